@@ -87,7 +87,11 @@ impl Saved {
         let damaged = |reason: String| RestoreError::Damaged { name: S::NAME, reason };
         let (state, rest) =
             postcard::take_from_bytes(&self.data).map_err(|e| damaged(e.to_string()))?;
-        if rest.is_empty() { Ok(state) } else { Err(damaged(format!("{} bytes too many", rest.len()))) }
+        if rest.is_empty() {
+            Ok(state)
+        } else {
+            Err(damaged(format!("{} bytes too many", rest.len())))
+        }
     }
 }
 
