@@ -10,11 +10,13 @@
 //! holds while it waits for something.
 
 pub mod clock;
+pub mod control;
 pub mod device;
 pub mod irq;
 pub mod space;
 
 pub use clock::{Clock, Timer, TimerQueue};
+pub use control::{ExitCode, MachineControl, ShutdownCause};
 pub use device::Device;
 pub use irq::{IrqLine, IrqSink, MsiMessage, MsiSink};
 pub use space::{AddressSpace, BusDevice, MapError};

@@ -1,1 +1,4 @@
-//! PLACEHOLDER
+//! A machine: assembled from a [`spec::MachineSpec`], run by its one [`run::Owner`].
+
+pub mod run;
+pub mod spec;
