@@ -1,4 +1,5 @@
 //! A machine: assembled from a [`spec::MachineSpec`], run by its one [`run::Owner`].
 
+pub mod pc;
 pub mod run;
 pub mod spec;

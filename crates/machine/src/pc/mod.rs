@@ -1,0 +1,4 @@
+//! The `pc` machine: i440FX and PIIX3 on PCI.
+
+pub mod boot;
+pub mod layout;
