@@ -10,7 +10,7 @@
 //! reset.
 
 use std::fs::File;
-use std::io::{Cursor, Read, Seek};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -173,6 +173,10 @@ impl BootImages {
         self.write(memory, COMMAND_LINE, &command_line)?;
         let entry = if magic == *b"\x7fELF" {
             let kernel = source.load::<Elf>(memory).map_err(|e| self.format_error(&e))?;
+            let zeroed = source.zeroed_segments().map_err(|e| self.format_error(&e.to_string()))?;
+            for (addr, len) in zeroed {
+                self.clear(memory, addr, len)?;
+            }
             self.prepare_pvh(memory, layout, rsdp, &kernel)?
         } else {
             let kernel = source.load::<BzImage>(memory).map_err(|e| self.format_error(&e))?;
@@ -297,6 +301,18 @@ impl BootImages {
         memory.write(addr, bytes).map_err(|_| BootError::NoRoom { file: self.kernel_name.clone() })
     }
 
+    /// Writes zeroes, which a segment's tail must hold at every start, not only the first.
+    fn clear(&self, memory: &GuestMemory, addr: u64, len: u64) -> Result<(), BootError> {
+        let zeroes = [0; PAGE_SIZE as usize];
+        let mut done = 0;
+        while done < len {
+            let part = (len - done).min(PAGE_SIZE);
+            self.write(memory, addr.wrapping_add(done), &zeroes[..part as usize])?;
+            done += part;
+        }
+        Ok(())
+    }
+
     fn format_error(&self, reason: &str) -> BootError {
         BootError::Format { file: self.kernel_name.clone(), reason: reason.to_owned() }
     }
@@ -305,17 +321,46 @@ impl BootImages {
 impl Source {
     fn magic(&mut self) -> std::io::Result<[u8; 4]> {
         let mut magic = [0; 4];
+        self.read_at(0, &mut magic)?;
+        Ok(magic)
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
         match self {
             Self::File(file) => {
-                file.rewind()?;
-                file.read_exact(&mut magic)?;
+                file.seek(SeekFrom::Start(offset))?;
+                file.read_exact(buf)
             }
             Self::Embedded(bytes) => {
-                bytes.rewind()?;
-                bytes.read_exact(&mut magic)?;
+                bytes.seek(SeekFrom::Start(offset))?;
+                bytes.read_exact(buf)
             }
         }
-        Ok(magic)
+    }
+
+    /// Address and length of the part of each loadable segment that is not in the file (System V ABI,
+    /// ELF-64 program headers: `p_memsz` beyond `p_filesz`).
+    fn zeroed_segments(&mut self) -> std::io::Result<Vec<(u64, u64)>> {
+        const HEADER: usize = 64;
+        const PROGRAM_HEADER: usize = 56;
+        const PT_LOAD: u64 = 1;
+        let field = |bytes: &[u8], at: usize, len: usize| {
+            bytes[at..at + len].iter().rev().fold(0, |value, &b| value << 8 | u64::from(b))
+        };
+        let mut header = [0; HEADER];
+        self.read_at(0, &mut header)?;
+        let (table, count) = (field(&header, 32, 8), field(&header, 56, 2));
+        let mut zeroed = Vec::new();
+        for i in 0..count {
+            let mut segment = [0; PROGRAM_HEADER];
+            self.read_at(table.saturating_add(i * PROGRAM_HEADER as u64), &mut segment)?;
+            let (paddr, in_file) = (field(&segment, 24, 8), field(&segment, 32, 8));
+            let tail = field(&segment, 40, 8).saturating_sub(in_file);
+            if field(&segment, 0, 4) == PT_LOAD && tail > 0 {
+                zeroed.push((paddr.saturating_add(in_file), tail));
+            }
+        }
+        Ok(zeroed)
     }
 
     fn load<L: KernelLoader>(
