@@ -1,30 +1,29 @@
-//! What a device may ask of the machine as a whole.
+//! What devices ask of the machine that they are in.
 
-/// Exit status of the process, 0 to 255.
-pub type ExitCode = u8;
-
-/// Why a machine was reset or shut down, as the RESET and SHUTDOWN events name it.
+/// Why a machine shuts down or resets; the names are those of QEMU's `ShutdownCause`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ShutdownCause {
-    /// The host's own error.
+    /// Nothing asked for it yet.
+    None,
+    /// The host failed.
     HostError,
-    /// The `quit` command.
+    /// `quit` over QMP.
     HostQmpQuit,
-    /// The `system_reset` command.
+    /// `system_reset` over QMP.
     HostQmpSystemReset,
-    /// A signal to the process.
+    /// A signal, as from Ctrl-C.
     HostSignal,
-    /// The user interface was closed.
+    /// The user interface's window was closed.
     HostUi,
-    /// The guest powered off.
+    /// The guest switched itself off.
     GuestShutdown,
     /// The guest asked for a reset, or its CPU shut down.
     GuestReset,
-    /// The guest reported a panic.
+    /// The guest reported that it panicked.
     GuestPanic,
-    /// A subsystem resets itself, as s390's does.
+    /// A part of the machine asked for a reset of all of it.
     SubsystemReset,
-    /// A snapshot was loaded.
+    /// A snapshot is being loaded.
     SnapshotLoad,
 }
 
@@ -32,6 +31,7 @@ impl ShutdownCause {
     /// The name on the wire.
     pub fn name(self) -> &'static str {
         match self {
+            Self::None => "none",
             Self::HostError => "host-error",
             Self::HostQmpQuit => "host-qmp-quit",
             Self::HostQmpSystemReset => "host-qmp-system-reset",
@@ -45,28 +45,29 @@ impl ShutdownCause {
         }
     }
 
-    /// Whether the guest brought it about.
+    /// Whether the guest is behind it, as the `guest` member of SHUTDOWN and RESET says.
     pub fn is_guest(self) -> bool {
         match self {
-            Self::GuestShutdown | Self::GuestReset | Self::GuestPanic | Self::SubsystemReset => {
-                true
-            }
-            Self::HostError
+            Self::GuestShutdown | Self::GuestReset | Self::GuestPanic => true,
+            Self::None
+            | Self::HostError
             | Self::HostQmpQuit
             | Self::HostQmpSystemReset
             | Self::HostSignal
             | Self::HostUi
+            | Self::SubsystemReset
             | Self::SnapshotLoad => false,
         }
     }
 }
 
-/// Takes a device's requests to the owner of the machine. The guest does not run on past a request.
+/// The machine as a device sees it. The calls note the request and return at once; the machine acts on
+/// it from its own thread, so a device may call with its own lock held.
 pub trait MachineControl: Send + Sync {
-    /// Asks for a reset.
+    /// Asks for a reset of the whole machine.
     fn request_reset(&self, cause: ShutdownCause);
-    /// Asks for a shutdown.
+    /// Asks for power off.
     fn request_shutdown(&self, cause: ShutdownCause);
-    /// Asks for the process to end with `code`.
-    fn request_exit(&self, code: ExitCode);
+    /// Asks for the end of the process with exit status `code`.
+    fn request_exit(&self, code: i32);
 }

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use accel::Vcpu;
 use bus::Clock;
-use bus::control::{ExitCode, MachineControl, ShutdownCause};
+use bus::{MachineControl, ShutdownCause};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::state::RunState;
@@ -141,7 +141,7 @@ impl RunHandle {
 struct Wishes {
     reset: Option<ShutdownCause>,
     shutdown: Option<ShutdownCause>,
-    exit: Option<ExitCode>,
+    exit: Option<i32>,
     failed: Option<String>,
     debug: bool,
 }
@@ -185,7 +185,7 @@ impl MachineControl for GuestRequests {
         self.wish(|w| w.shutdown = Some(cause));
     }
 
-    fn request_exit(&self, code: ExitCode) {
+    fn request_exit(&self, code: i32) {
         self.wish(|w| w.exit = Some(code));
     }
 }
@@ -207,7 +207,7 @@ impl VcpuEvents for GuestRequests {
 /// Whether the owner goes on.
 enum Next {
     Continue,
-    End(ExitCode),
+    End(i32),
 }
 
 /// Owns a machine's run state. See the module's documentation.
@@ -238,7 +238,7 @@ impl<B: Board> Owner<B> {
     }
 
     /// Serves until the machine ends; returns the exit status of the process.
-    pub async fn serve(mut self, autostart: bool) -> ExitCode {
+    pub async fn serve(mut self, autostart: bool) -> i32 {
         self.reset_hardware().await;
         if autostart {
             self.resume();
