@@ -61,9 +61,7 @@ impl Archive {
         self.bytes.extend_from_slice(b"070701");
         // inode, mode, uid, gid, links, mtime, size, device of the file system (2), device (2),
         // size of the name, checksum (unused in newc)
-        for field in
-            [inode, mode, 0, 0, links, 0, size, 0, 0, device.0, device.1, name_size, 0]
-        {
+        for field in [inode, mode, 0, 0, links, 0, size, 0, 0, device.0, device.1, name_size, 0] {
             self.bytes.extend_from_slice(format!("{field:08X}").as_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());

@@ -21,15 +21,8 @@ const POWER_BUTTON: &str = include_str!("../guest/power-button");
 
 /// What the guest may need: its devices, its file system, and the power button with the event
 /// interface by which acpid hears of it.
-const MODULES: &[&str] = &[
-    "virtio_pci",
-    "virtio_blk",
-    "virtio_balloon",
-    "virtio_rng",
-    "ext4",
-    "button",
-    "evdev",
-];
+const MODULES: &[&str] =
+    &["virtio_pci", "virtio_blk", "virtio_balloon", "virtio_rng", "ext4", "button", "evdev"];
 
 /// Makes `guest/`, or brings it up to date, and returns its path. With `refresh` the packages are
 /// fetched again, for a newer kernel.
@@ -67,7 +60,9 @@ fn fetch(guest: &Path, tree: &Path) -> Result<()> {
                 )
             })?;
             if !apt.download(&packages, &kernel) {
-                bail!("apt-get cannot download {kernel} and {BUSYBOX_PACKAGE}; is there a network?");
+                bail!(
+                    "apt-get cannot download {kernel} and {BUSYBOX_PACKAGE}; is there a network?"
+                );
             }
             kernel
         }
@@ -163,8 +158,21 @@ fn initramfs(tree: &Path, module_directory: &Path) -> Result<Vec<u8>> {
 
     let mut archive = Archive::default();
     for directory in [
-        "bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "lib", "lib/modules", "mnt", "proc",
-        "root", "sys", "tmp", "var", "var/run", "var/log",
+        "bin",
+        "dev",
+        "etc",
+        "etc/acpi",
+        "etc/acpi/PWRF",
+        "lib",
+        "lib/modules",
+        "mnt",
+        "proc",
+        "root",
+        "sys",
+        "tmp",
+        "var",
+        "var/run",
+        "var/log",
     ] {
         archive.directory(directory);
     }

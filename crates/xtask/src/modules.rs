@@ -31,8 +31,7 @@ pub(crate) fn collect(directory: &Path, wanted: &[&str]) -> Result<Vec<Module>> 
         .lines()
         .filter_map(|line| module_name(Path::new(line)))
         .collect();
-    let mut collector =
-        Collector { files, builtin, seen: HashSet::new(), ordered: Vec::new() };
+    let mut collector = Collector { files, builtin, seen: HashSet::new(), ordered: Vec::new() };
     for name in wanted {
         collector.add(&name.replace('-', "_"))?;
     }
@@ -64,8 +63,8 @@ impl Collector {
 }
 
 fn find(directory: &Path, files: &mut HashMap<String, PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(directory)
-        .with_context(|| format!("cannot list {}", directory.display()))?;
+    let entries =
+        fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
     for entry in entries {
         let path = entry?.path();
         if path.is_dir() && !path.is_symlink() {
