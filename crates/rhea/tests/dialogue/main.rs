@@ -161,17 +161,14 @@ fn compare(
     Ok(())
 }
 
-/// Compares the answers to one step, reply by reply and event by event.
+/// Compares the answers to one step one by one, in order.
 fn answers(theirs: &Value, ours: &Value, found: &mut Vec<shape::Difference>) {
-    for list in ["replies", "events"] {
-        let (Some(one), Some(other)) = (theirs[list].as_array(), ours[list].as_array()) else {
-            shape::differences(list, theirs, ours, found);
-            return;
-        };
-        for index in 0..one.len().max(other.len()) {
-            let path = format!("{list}[{index}]");
-            let pick = |list: &[Value]| list.get(index).cloned().unwrap_or_default();
-            shape::differences(&path, &pick(one), &pick(other), found);
-        }
+    let (Some(one), Some(other)) = (theirs.as_array(), ours.as_array()) else {
+        shape::differences("", theirs, ours, found);
+        return;
+    };
+    for index in 0..one.len().max(other.len()) {
+        let pick = |list: &[Value]| list.get(index).cloned().unwrap_or_default();
+        shape::differences(&format!("[{index}]"), &pick(one), &pick(other), found);
     }
 }

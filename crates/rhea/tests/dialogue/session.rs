@@ -15,6 +15,8 @@ pub(crate) struct Session {
     options: Vec<String>,
     /// Whether to negotiate before the first step.
     negotiate: bool,
+    /// Whether to record what is returned as it is instead of by its shape.
+    values: bool,
     steps: Vec<Step>,
 }
 
@@ -46,6 +48,7 @@ impl Session {
                 .map(|option| option.as_str().map(str::to_owned).context("options are strings"))
                 .collect::<Result<_>>()?,
             negotiate: file["negotiate"].as_bool().context("negotiate is a boolean")?,
+            values: file["values"].as_bool().unwrap_or_default(),
             steps: list("steps").iter().map(Step::read).collect::<Result<_>>()?,
         };
         let mut names: Vec<&str> = session.steps.iter().map(|step| step.name.as_str()).collect();
@@ -76,7 +79,7 @@ impl Session {
             qmp = qmp.negotiated().with_context(|| vm.stderr())?;
         }
         for (index, step) in self.steps.iter().enumerate() {
-            let answers = step.hold(&mut qmp, index).with_context(|| {
+            let answers = step.hold(&mut qmp, index, self.values).with_context(|| {
                 format!("step {}/{}; so far:\n{}", self.name, step.name, qmp.transcript())
             })?;
             recording.insert(step.name.clone(), answers);
@@ -118,7 +121,7 @@ impl Step {
 
     /// Sends the step and a harmless command behind it; all that is answered before that one's
     /// reply belongs to the step.
-    fn hold(&self, qmp: &mut Qmp, index: usize) -> Result<Value> {
+    fn hold(&self, qmp: &mut Qmp, index: usize, values: bool) -> Result<Value> {
         for (index, chunk) in self.chunks.iter().enumerate() {
             if index > 0 {
                 std::thread::sleep(Duration::from_millis(20));
@@ -126,8 +129,7 @@ impl Step {
             qmp.send(chunk)?;
         }
         let marker = json!({"execute": "query-name", "id": format!("marker {index}")});
-        let mut replies = Vec::new();
-        let mut events = Vec::new();
+        let mut answers = Vec::new();
         // It may fail where the step ended the session.
         let sent = qmp.send(format!("{marker}\n").as_bytes());
         loop {
@@ -135,7 +137,7 @@ impl Step {
                 Ok(Some(message)) => message,
                 Ok(None) => bail!("the monitor went silent"),
                 Err(_) => {
-                    replies.push(json!("closed"));
+                    answers.push(json!("closed"));
                     break;
                 }
             };
@@ -143,26 +145,39 @@ impl Step {
                 sent?;
                 break;
             }
-            if message.get("event").is_some() {
-                events
-                    .push(json!({"event": message["event"], "data": shape::of(&message["data"])}));
-            } else {
-                replies.push(reply(&message));
-            }
+            push(&mut answers, answer(&message, values));
         }
-        Ok(json!({"replies": replies, "events": events}))
+        Ok(Value::Array(answers))
     }
 }
 
-/// Errors and ids are compared as they are, what is returned by its shape.
-fn reply(message: &Value) -> Value {
+/// Errors, ids and events are compared as they are, but for the time.
+fn answer(message: &Value, values: bool) -> Value {
     let members = message.as_object().into_iter().flatten();
     members
+        .filter(|(name, _)| *name != "timestamp")
         .map(|(name, value)| {
-            let value = if name == "return" { shape::of(value) } else { value.clone() };
-            (name.clone(), value)
+            let shaped = name == "return" && !values;
+            (name.clone(), if shaped { shape::of(value) } else { value.clone() })
         })
         .collect()
+}
+
+/// Appends an answer; one that repeats the last is counted in its member `times`.
+fn push(answers: &mut Vec<Value>, mut answer: Value) {
+    if let Some(last) = answers.last_mut() {
+        let times = last["times"].as_u64().unwrap_or(1);
+        let mut once = last.clone();
+        if let Some(members) = once.as_object_mut() {
+            members.shift_remove("times");
+        }
+        if once == answer {
+            answer["times"] = json!(times + 1);
+            *last = answer;
+            return;
+        }
+    }
+    answers.push(answer);
 }
 
 fn bytes(digits: &str) -> Result<Vec<u8>> {
