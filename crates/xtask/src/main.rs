@@ -2,18 +2,28 @@
 //!
 //! See `cargo xtask help` for the commands.
 
+mod bench;
+mod boot;
 mod cpio;
 mod guest;
 mod modules;
+mod test;
 
 use anyhow::{Result, bail};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  guest [--refresh]             fetch a Debian kernel and busybox, make guest/
+  guest [--refresh]     fetch a Debian kernel and busybox with apt, make guest/
+  boot [OPTION...]      boot that guest on this terminal; --cpus N, --memory MIB, --accel NAME,
+                        --mode shell|commands|blk|smp|poweroff|reboot, -- ARGUMENT...
+  test [ARGUMENT...]    run all tests, with real guests; arguments go to the test runner
+  bench [WHAT]          measure against a peer: start, boot, cpu, qmp or all;
+                        --rounds N, --peer PATH (qemu-system-x86_64 if it is installed)
+
+RHEA_BIN names another program to boot, test or measure than this project's own.
 ";
 
 fn main() -> ExitCode {
@@ -35,18 +45,20 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
     match command {
         "guest" => {
             guest::make(rest.iter().any(|argument| argument == "--refresh"))?;
+            Ok(ExitCode::SUCCESS)
         }
-        "help" | "--help" | "-h" => print!("{HELP}"),
+        "boot" => boot::run(rest),
+        "test" => test::run(rest),
+        "bench" => bench::run(rest),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
         other => bail!("unknown command '{other}'\n\n{HELP}"),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The root of the workspace that this program was built from.
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .ancestors()
-        .nth(2)
-        .expect("crates/xtask is two levels below the root")
-        .to_owned()
+    testkit::workspace()
 }
