@@ -1,1 +1,17 @@
-//! PLACEHOLDER
+//! The software x86-64 CPU: decoder glue, interpreter and memory management unit.
+//!
+//! Follows AMD64 Architecture Programmer's Manual (volumes 1 to 5) and Intel 64 and IA-32
+//! Architectures Software Developer's Manual; where the two differ, AMD's reading is taken, since the
+//! default model presents itself as an AMD processor.
+//!
+//! - [`state`]: the architectural state as it is saved, restored and shown.
+//! - `cpu`: the running form of that state.
+//! - `op`: one decoded instruction, ready to execute.
+
+mod cpu;
+mod exception;
+mod op;
+pub mod state;
+
+pub use cpu::{Cpu, CpuConfig};
+pub use state::CpuState;

@@ -1,1 +1,3 @@
-//! PLACEHOLDER
+//! Devices: one folder a family.
+
+pub mod pci;

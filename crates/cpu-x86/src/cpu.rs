@@ -1,0 +1,44 @@
+//! The running form of a CPU: every handler works on a [`Cpu`].
+
+use std::sync::Arc;
+
+use accel::{CpuBus, GuestClock, InterruptController, Signals};
+use memory::GuestMemory;
+
+use crate::op::ZERO_REG;
+use crate::state::{Segment, TableRegister};
+
+/// What a CPU is made from.
+#[derive(Clone)]
+pub struct CpuConfig {
+    /// Index of the CPU, which is also its initial APIC id. CPU 0 starts at reset, others wait for a
+    /// start-up IPI.
+    pub index: u32,
+    /// Number of CPUs in the machine, for CPUID's topology leaves.
+    pub count: u32,
+}
+
+/// A software CPU.
+pub struct Cpu {
+    /// General registers, and a slot that is always zero (see `op::ZERO_REG`).
+    pub(crate) gpr: [u64; ZERO_REG as usize + 1],
+    /// Address of the next instruction (see `op`).
+    pub(crate) rip: u64,
+    /// RFLAGS without the arithmetic flags, which are kept apart (see `flags`).
+    pub(crate) system_flags: u64,
+    /// ES, CS, SS, DS, FS, GS.
+    pub(crate) seg: [Segment; 6],
+    pub(crate) ldtr: Segment,
+    pub(crate) tr: Segment,
+    pub(crate) gdtr: TableRegister,
+    pub(crate) idtr: TableRegister,
+    /// Current privilege level, 0 to 3.
+    pub(crate) cpl: u8,
+
+    pub(crate) config: CpuConfig,
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) bus: Arc<dyn CpuBus>,
+    pub(crate) interrupts: Arc<dyn InterruptController>,
+    pub(crate) clock: Arc<dyn GuestClock>,
+    pub(crate) signals: Arc<Signals>,
+}
