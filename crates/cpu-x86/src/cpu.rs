@@ -5,7 +5,8 @@ use std::sync::Arc;
 use accel::{CpuBus, GuestClock, InterruptController, Signals};
 use memory::GuestMemory;
 
-use crate::op::ZERO_REG;
+use crate::flags::LazyFlags;
+use crate::reg::GPR_SLOTS;
 use crate::state::{Segment, TableRegister};
 
 /// What a CPU is made from.
@@ -19,11 +20,14 @@ pub struct CpuConfig {
 }
 
 /// A software CPU.
+#[repr(C)]
 pub struct Cpu {
-    /// General registers, and a slot that is always zero (see `op::ZERO_REG`).
-    pub(crate) gpr: [u64; ZERO_REG as usize + 1],
+    /// General registers, and slots that are always zero (see `reg`).
+    pub(crate) gpr: [u64; GPR_SLOTS],
     /// Address of the next instruction (see `op`).
     pub(crate) rip: u64,
+    /// The arithmetic flags.
+    pub(crate) flags: LazyFlags,
     /// RFLAGS without the arithmetic flags, which are kept apart (see `flags`).
     pub(crate) system_flags: u64,
     /// ES, CS, SS, DS, FS, GS.
@@ -34,6 +38,10 @@ pub struct Cpu {
     pub(crate) idtr: TableRegister,
     /// Current privilege level, 0 to 3.
     pub(crate) cpl: u8,
+    /// Set by a store that hit decoded code: the running block ends after this instruction.
+    pub(crate) break_block: bool,
+    /// Instructions retired since reset.
+    pub(crate) instructions: u64,
 
     pub(crate) config: CpuConfig,
     pub(crate) memory: Arc<GuestMemory>,

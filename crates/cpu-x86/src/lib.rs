@@ -10,7 +10,10 @@
 
 mod cpu;
 mod exception;
+mod flags;
+mod int;
 mod op;
+mod reg;
 pub mod state;
 
 pub use cpu::{Cpu, CpuConfig};
