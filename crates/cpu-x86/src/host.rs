@@ -207,8 +207,7 @@ pub(crate) enum Access {
 }
 
 impl TlbEntry {
-    pub(crate) const EMPTY: Self =
-        Self { read: NO_PAGE, write: NO_PAGE, exec: NO_PAGE, addend: 0 };
+    pub(crate) const EMPTY: Self = Self { read: NO_PAGE, write: NO_PAGE, exec: NO_PAGE, addend: 0 };
 
     /// An entry for the page at `linear` with host page `host`, for the given kinds of access.
     pub(crate) fn new(linear: u64, host: HostPtr, read: bool, write: bool, exec: bool) -> Self {
@@ -241,8 +240,7 @@ impl TlbEntry {
     /// Takes away the right to write, if the entry is for the host page at `host`.
     pub(crate) fn protect(&mut self, host: HostPtr) {
         if self.write != NO_PAGE
-            && (self.write as usize).wrapping_add(self.addend)
-                == host.0 & !(PAGE_OFFSET as usize)
+            && (self.write as usize).wrapping_add(self.addend) == host.0 & !(PAGE_OFFSET as usize)
         {
             self.write = NO_PAGE;
         }

@@ -12,11 +12,12 @@ use memory::PAGE_SIZE;
 
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
+use crate::flags::bits;
 use crate::host::{Access, HostPtr, PAGE_OFFSET, with_split_lock};
 use crate::int::Int;
 use crate::mmu::{Privilege, is_canonical};
 use crate::op::Op;
-use crate::regs::{CR0_AM, FLAG_AC};
+use crate::regs::CR0_AM;
 use crate::segment::{READ_FLAT, SS, WRITE_FLAT};
 use crate::tlb::Class;
 
@@ -185,7 +186,11 @@ impl Cpu {
     }
 
     /// Replaces the value at a linear address as the CPU itself, atomically.
-    pub(crate) fn update_linear<T: Int>(&mut self, linear: u64, mut f: impl FnMut(T) -> T) -> Result<T> {
+    pub(crate) fn update_linear<T: Int>(
+        &mut self,
+        linear: u64,
+        mut f: impl FnMut(T) -> T,
+    ) -> Result<T> {
         let linear = linear & self.linear_mask;
         let (first, second) =
             self.places(NO_SEGMENT, linear, T::BYTES, Access::Write, Class::Supervisor)?;
@@ -195,12 +200,6 @@ impl Cpu {
     /// The page that the instruction at linear address `linear` is fetched from.
     #[inline]
     pub(crate) fn code_page(&mut self, linear: u64) -> Result<CodePage> {
-        if let Some(host) = self.tlb.probe(self.class, linear, 1, Access::Execute)
-            && let Some(found) = self.tlb.lookup(linear)
-        {
-            debug_assert_eq!(found.host.map(HostPtr::addr), Some(host.addr() & !(PAGE_OFFSET as usize)));
-            return Ok(CodePage { phys: found.phys, host: found.host });
-        }
         if self.long_mode() && !is_canonical(linear) {
             return Err(Exception::GP0);
         }
@@ -270,7 +269,7 @@ impl Cpu {
     pub(crate) fn privilege(&self) -> Privilege {
         if self.cpl == 3 {
             Privilege::User
-        } else if self.system_flags & FLAG_AC != 0 {
+        } else if self.system_flags & bits::AC != 0 {
             Privilege::SupervisorAc
         } else {
             Privilege::Supervisor
@@ -318,7 +317,7 @@ impl Cpu {
 
     /// #AC for a misaligned user access while CR0.AM and RFLAGS.AC are set.
     fn check_alignment(&self, linear: u64, len: usize) -> Result {
-        let active = self.cpl == 3 && self.cr0 & CR0_AM != 0 && self.system_flags & FLAG_AC != 0;
+        let active = self.cpl == 3 && self.cr0 & CR0_AM != 0 && self.system_flags & bits::AC != 0;
         if active && len.is_power_of_two() && len <= 8 && linear & (len as u64 - 1) != 0 {
             return Err(Exception::with_code(vector::AC, 0));
         }

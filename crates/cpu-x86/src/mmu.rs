@@ -8,7 +8,9 @@
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
 use crate::host::{Access, HostPtr, TlbEntry};
-use crate::regs::{CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE};
+use crate::regs::{
+    CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE,
+};
 use crate::tlb::{Class, Rights, Translation};
 
 /// Width of guest physical addresses in bits, as CPUID tells it.
@@ -358,7 +360,12 @@ impl Cpu {
     }
 
     /// Translates and, if the page is RAM, enters it into the first-level table of `class`.
-    pub(crate) fn fill(&mut self, linear: u64, access: Access, class: Class) -> Result<Translation> {
+    pub(crate) fn fill(
+        &mut self,
+        linear: u64,
+        access: Access,
+        class: Class,
+    ) -> Result<Translation> {
         let privilege = self.privilege_of(class);
         let found = self.translate(linear, access, privilege)?;
         if let Some(host) = found.host {
