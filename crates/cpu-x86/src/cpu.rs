@@ -5,6 +5,7 @@ use std::sync::Arc;
 use accel::{CpuBus, GuestClock, InterruptController, Signals};
 use memory::GuestMemory;
 
+use crate::entropy::Entropy;
 use crate::flags::LazyFlags;
 use crate::msr::Msrs;
 use crate::reg::GPR_SLOTS;
@@ -78,6 +79,7 @@ pub struct Cpu {
     /// DR0 to DR3, DR6, DR7; 4 and 5 are unused.
     pub(crate) dr: [u64; 8],
     pub(crate) msrs: Msrs,
+    pub(crate) entropy: Entropy,
 
     pub(crate) config: CpuConfig,
     pub(crate) memory: Arc<GuestMemory>,
@@ -137,6 +139,7 @@ impl Cpu {
             efer: 0,
             dr: [0; 8],
             msrs: Msrs::default(),
+            entropy: Entropy::default(),
             config,
             memory: wiring.memory,
             bus: wiring.bus,

@@ -160,7 +160,8 @@ impl Cpu {
     }
 
     fn cpuid_extended(&self, index: u32) -> Leaf {
-        const BRAND: &[u8; 48] = b"Rhea Virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        const BRAND: &[u8; 48] =
+            b"Rhea Virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
         let count = self.config.count.max(1);
         match index {
             0x8000_0000 => signature(MAX_EXTENDED, b"AuthenticAMD", [0, 2, 1]),

@@ -11,18 +11,25 @@
 mod cpu;
 mod cpuid;
 mod debug;
+mod descriptor;
+mod entropy;
 mod exception;
+mod far;
 mod flags;
 mod host;
 mod int;
+mod interrupt;
 mod mem;
 mod mmu;
 mod msr;
 mod op;
 mod reg;
 mod regs;
+mod save;
 mod segment;
+mod stack;
 pub mod state;
+mod system;
 mod tlb;
 
 pub use cpu::{Cpu, CpuConfig, CpuWiring};

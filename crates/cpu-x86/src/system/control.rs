@@ -84,8 +84,7 @@ impl Cpu {
             return Err(Exception::GP0);
         }
         self.cr4 = value;
-        const TRANSLATION: u64 =
-            CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP;
+        const TRANSLATION: u64 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP;
         if changed & TRANSLATION != 0 {
             self.tlb.flush_all();
             self.tlb.switch(self.pcid(), true);
@@ -166,7 +165,8 @@ fn clts(cpu: &mut Cpu, _: &Op) -> Result {
 fn invlpg(cpu: &mut Cpu, op: &Op) -> Result {
     require_cpl0(cpu)?;
     let offset = cpu.ea(op);
-    let linear = cpu.seg_access[usize::from(op.seg & 7)].base.wrapping_add(offset) & cpu.linear_mask;
+    let linear =
+        cpu.seg_access[usize::from(op.seg & 7)].base.wrapping_add(offset) & cpu.linear_mask;
     cpu.tlb.invalidate(linear);
     Ok(())
 }

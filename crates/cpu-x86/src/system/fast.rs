@@ -17,7 +17,8 @@ use crate::state::Segment;
 
 /// A flat segment as these instructions load without looking at a table.
 fn flat(selector: u16, attributes: u16) -> Segment {
-    let attributes = attributes | attr::NOT_SYSTEM | attr::PRESENT | attr::ACCESSED | attr::GRANULAR;
+    let attributes =
+        attributes | attr::NOT_SYSTEM | attr::PRESENT | attr::ACCESSED | attr::GRANULAR;
     Segment { selector, base: 0, limit: u32::MAX, attributes }
 }
 

@@ -62,17 +62,24 @@ fn load_pointer<T: Int, const SEGMENT: u8>(cpu: &mut Cpu, op: &Op) -> Result {
 
 /// The handler of `insn`, if it belongs to this group.
 pub(super) fn select(insn: &Instruction) -> Option<Handler> {
-    let segment0 =
-        insn.op0_kind() == OpKind::Register && insn.op0_register().is_segment_register();
+    let segment0 = insn.op0_kind() == OpKind::Register && insn.op0_register().is_segment_register();
     match insn.mnemonic() {
         Mnemonic::Push if segment0 => match insn.code() {
-            Code::Pushw_ES | Code::Pushw_CS | Code::Pushw_SS | Code::Pushw_DS | Code::Pushw_FS
+            Code::Pushw_ES
+            | Code::Pushw_CS
+            | Code::Pushw_SS
+            | Code::Pushw_DS
+            | Code::Pushw_FS
             | Code::Pushw_GS => Some(push::<u16>),
             Code::Pushq_FS | Code::Pushq_GS => Some(push::<u64>),
             _ => Some(push::<u32>),
         },
         Mnemonic::Pop if segment0 => match insn.code() {
-            Code::Popw_ES | Code::Popw_CS | Code::Popw_SS | Code::Popw_DS | Code::Popw_FS
+            Code::Popw_ES
+            | Code::Popw_CS
+            | Code::Popw_SS
+            | Code::Popw_DS
+            | Code::Popw_FS
             | Code::Popw_GS => Some(pop::<u16>),
             Code::Popq_FS | Code::Popq_GS => Some(pop::<u64>),
             _ => Some(pop::<u32>),
