@@ -116,29 +116,31 @@ impl BlockCache {
     #[inline(always)]
     pub(crate) fn get(&mut self, cpu: &mut Cpu) -> Result<&Block> {
         let linear = cpu.code_linear();
-        if let Some(host) = cpu.probe_code(linear) {
+        let hit = cpu.probe_code(linear).and_then(|host| {
             let slot = slot_of(host.addr());
-            let hit = match self.slots.get(slot) {
-                Some(Some(block)) => {
-                    block.host == host.addr()
-                        && block.rip == cpu.rip
-                        && block.mode == cpu.mode
-                        && block.epoch <= self.settled
-                        && block.second.is_none()
-                        && block.first.as_ref().is_some_and(Source::is_current)
-                }
-                _ => false,
-            };
-            if hit && let Some(Some(block)) = self.slots.get(slot) {
-                return Ok(block);
-            }
+            let block = self.slots.get(slot)?.as_ref()?;
+            let fresh = block.host == host.addr()
+                && block.rip == cpu.rip
+                && block.mode == cpu.mode
+                && block.epoch <= self.settled
+                && block.second.is_none()
+                && block.first.as_ref().is_some_and(Source::is_current);
+            fresh.then_some(slot)
+        });
+        let slot = match hit {
+            Some(slot) => slot,
+            None => self.find(cpu, linear)?,
+        };
+        match &self.slots[slot] {
+            Some(block) => Ok(block),
+            None => unreachable!("the slot holds the block that was just found"),
         }
-        self.get_slow(cpu, linear)
     }
 
+    /// The slot of the block at `linear`, `cpu`'s current instruction.
     #[cold]
     #[inline(never)]
-    fn get_slow(&mut self, cpu: &mut Cpu, linear: u64) -> Result<&Block> {
+    fn find(&mut self, cpu: &mut Cpu, linear: u64) -> Result<usize> {
         if self.slots.is_empty() {
             self.slots.resize_with(1 << SLOT_BITS, || None);
         }
@@ -159,10 +161,7 @@ impl BlockCache {
             self.cached_ops -= old.map_or(0, |old| old.ops.len());
             self.cached_ops += self.slots[slot].as_ref().map_or(0, |new| new.ops.len());
         }
-        match &self.slots[slot] {
-            Some(block) => Ok(block),
-            None => unreachable!("the slot was just filled"),
-        }
+        Ok(slot)
     }
 
     /// Whether the block in `slot`, found by its key, still is what memory holds.
@@ -176,7 +175,7 @@ impl BlockCache {
             }
         }
         if block.epoch > self.settled {
-            self.settled = cpu.settled_epoch();
+            self.settled = cpu.group.settled();
         }
         let settled = block.epoch <= self.settled;
         if settled && block.sources().all(|source| source.is_current()) {
@@ -276,11 +275,6 @@ impl Cpu {
         }
         let version = log.mark_code(page);
         self.tlb.protect(host);
-        (version, self.group.request_flush(&self.member))
-    }
-
-    /// The epoch that all other CPUs have passed.
-    fn settled_epoch(&self) -> u64 {
-        self.group.settled(&self.member)
+        (version, self.group.request_flush())
     }
 }

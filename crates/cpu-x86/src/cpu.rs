@@ -5,10 +5,14 @@ use std::sync::Arc;
 use accel::{CpuBus, GuestClock, InterruptController, Signals};
 use memory::GuestMemory;
 
+use crate::block::BlockCache;
+use crate::entropy::Entropy;
 use crate::flags::LazyFlags;
+use crate::group::{CpuGroup, Member};
 use crate::msr::Msrs;
 use crate::reg::GPR_SLOTS;
 use crate::regs::{CR0_CD, CR0_ET, CR0_NW, DR6_FIXED, DR7_FIXED};
+use crate::run::Glance;
 use crate::segment::{CS, Mode, SegAccess, attr};
 use crate::state::{Activity, Segment, TableRegister};
 use crate::tlb::{Class, Tlb};
@@ -61,6 +65,8 @@ pub struct Cpu {
     pub(crate) pending_debug: u64,
     /// Instructions retired since reset.
     pub(crate) instructions: u64,
+    /// The latest epoch of `group` that this CPU has passed.
+    pub(crate) passed_epoch: u64,
     pub(crate) tlb: Tlb,
 
     /// ES, CS, SS, DS, FS, GS.
@@ -78,6 +84,7 @@ pub struct Cpu {
     /// DR0 to DR3, DR6, DR7; 4 and 5 are unused.
     pub(crate) dr: [u64; 8],
     pub(crate) msrs: Msrs,
+    pub(crate) entropy: Entropy,
 
     pub(crate) config: CpuConfig,
     pub(crate) memory: Arc<GuestMemory>,
@@ -85,6 +92,11 @@ pub struct Cpu {
     pub(crate) interrupts: Arc<dyn InterruptController>,
     pub(crate) clock: Arc<dyn GuestClock>,
     pub(crate) signals: Arc<Signals>,
+    pub(crate) group: Arc<CpuGroup>,
+    pub(crate) member: Arc<Member>,
+    pub(crate) glance: Arc<Glance>,
+    /// Decoded blocks; the run loop takes them out while it runs.
+    pub(crate) blocks: BlockCache,
 }
 
 /// What a CPU is wired to.
@@ -100,6 +112,8 @@ pub struct CpuWiring {
     pub clock: Arc<dyn GuestClock>,
     /// What raises the CPU's attention.
     pub signals: Arc<Signals>,
+    /// The CPUs that share `memory`: the same for all of them.
+    pub group: Arc<CpuGroup>,
 }
 
 impl Cpu {
@@ -123,6 +137,7 @@ impl Cpu {
             activity: Activity::Running,
             pending_debug: 0,
             instructions: 0,
+            passed_epoch: 0,
             tlb: Tlb::new(),
             seg: [Segment::default(); 6],
             ldtr: Segment::default(),
@@ -137,12 +152,17 @@ impl Cpu {
             efer: 0,
             dr: [0; 8],
             msrs: Msrs::default(),
+            entropy: Entropy::default(),
             config,
             memory: wiring.memory,
             bus: wiring.bus,
             interrupts: wiring.interrupts,
             clock: wiring.clock,
+            member: wiring.group.join(&wiring.signals),
             signals: wiring.signals,
+            group: wiring.group,
+            glance: Arc::default(),
+            blocks: BlockCache::default(),
         };
         cpu.reset_state(false);
         cpu

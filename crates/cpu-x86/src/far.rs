@@ -5,9 +5,7 @@
 //! IRET with NT set, and an interrupt through a task gate raise #TS.
 
 use crate::cpu::Cpu;
-use crate::descriptor::{
-    Descriptor, gp, is_null, np, rpl, ss, system_type, ts,
-};
+use crate::descriptor::{Descriptor, gp, is_null, np, rpl, ss, system_type, ts};
 use crate::exception::{Exception, Result};
 use crate::flags::bits;
 use crate::interrupt::ts_unsupported;
@@ -23,14 +21,8 @@ enum Entry {
 }
 
 /// Flags that POPF and IRET at the most privileged level may change, VM and RF aside.
-const FLAGS_CPL0: u64 = bits::ARITH
-    | bits::TF
-    | bits::IF
-    | bits::DF
-    | bits::IOPL
-    | bits::NT
-    | bits::AC
-    | bits::ID;
+const FLAGS_CPL0: u64 =
+    bits::ARITH | bits::TF | bits::IF | bits::DF | bits::IOPL | bits::NT | bits::AC | bits::ID;
 
 impl Cpu {
     /// Far JMP to `selector:offset`.

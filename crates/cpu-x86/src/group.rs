@@ -1,10 +1,10 @@
 //! The CPUs of one machine, as far as their caches concern each other.
 //!
-//! A CPU that decodes instructions from a page needs to hear of every later write to it. Its own TLB it
-//! can fix at once; other CPUs may still hold entries that let them write without a word. So it takes a
-//! new epoch, and asks the others by [`Signal::Flush`] to empty their first-level TLBs. Until each has
-//! passed that epoch, or does not run, the page is not *settled*, and blocks decoded from it are
-//! compared with memory before each execution.
+//! A CPU that decodes instructions from a page needs to hear of every later write to it. But CPUs may
+//! hold TLB entries that let them write without a word. So it takes a new epoch, and asks all by
+//! [`Signal::Flush`] to empty their first-level TLBs. Until each has passed that epoch, or does not
+//! run, the page is not *settled*, and blocks decoded from it are compared with memory before each
+//! execution.
 //!
 //! Why that is enough: a CPU enters a write permission into its TLB only if the page is not marked as
 //! code at that moment, and it publishes that it runs before it enters anything. Marking a page and
@@ -35,10 +35,8 @@ pub struct CpuGroup {
 impl CpuGroup {
     /// Adds a CPU.
     pub(crate) fn join(&self, signals: &Arc<Signals>) -> Arc<Member> {
-        let member = Arc::new(Member {
-            signals: Arc::clone(signals),
-            passed: AtomicU64::new(NOT_RUNNING),
-        });
+        let member =
+            Arc::new(Member { signals: Arc::clone(signals), passed: AtomicU64::new(NOT_RUNNING) });
         self.members.write().unwrap_or_else(|e| e.into_inner()).push(Arc::clone(&member));
         member
     }
@@ -73,31 +71,27 @@ impl CpuGroup {
         self.epoch.load(Ordering::SeqCst)
     }
 
-    /// A page was just marked as code by `member`: asks all others to flush. Returns the epoch that
-    /// they have to pass; 0 if there are no others.
-    pub(crate) fn request_flush(&self, member: &Arc<Member>) -> u64 {
+    /// A page was just marked as code: asks all CPUs to flush. Returns the epoch that they have to
+    /// pass; 0 if there is only one CPU, whose TLB the caller has seen to.
+    pub(crate) fn request_flush(&self) -> u64 {
         fence(Ordering::SeqCst);
         let members = self.members.read().unwrap_or_else(|e| e.into_inner());
         if members.len() <= 1 {
             return 0;
         }
         let epoch = self.epoch.fetch_add(1, Ordering::SeqCst) + 1;
-        for other in members.iter().filter(|other| !Arc::ptr_eq(other, member)) {
-            if other.passed.load(Ordering::SeqCst) < epoch {
-                other.signals.raise(Signal::Flush);
+        for member in members.iter() {
+            if member.passed.load(Ordering::SeqCst) < epoch {
+                member.signals.raise(Signal::Flush);
             }
         }
         epoch
     }
 
-    /// The epoch that every CPU but `member` has passed.
-    pub(crate) fn settled(&self, member: &Arc<Member>) -> u64 {
+    /// The epoch that every CPU has passed.
+    pub(crate) fn settled(&self) -> u64 {
         let members = self.members.read().unwrap_or_else(|e| e.into_inner());
-        members
-            .iter()
-            .filter(|other| !Arc::ptr_eq(other, member))
-            .map(|other| other.passed.load(Ordering::SeqCst))
-            .min()
-            .unwrap_or(NOT_RUNNING)
+        let passed = members.iter().map(|member| member.passed.load(Ordering::SeqCst));
+        passed.min().unwrap_or(NOT_RUNNING)
     }
 }

@@ -130,9 +130,9 @@ impl Cpu {
         let high = if long { self.load_linear::<u64>(at.wrapping_add(8))? << 32 } else { 0 };
         let known = match gate.system_type() {
             Some(system_type::INT_GATE | system_type::TRAP_GATE) => true,
-            Some(
-                system_type::INT_GATE16 | system_type::TRAP_GATE16 | system_type::TASK_GATE,
-            ) => !long,
+            Some(system_type::INT_GATE16 | system_type::TRAP_GATE16 | system_type::TASK_GATE) => {
+                !long
+            }
             _ => false,
         };
         if !known || source == Source::Software && gate.dpl() < self.cpl {

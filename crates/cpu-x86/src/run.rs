@@ -12,8 +12,9 @@ use accel::{CpuGlance, Exit, Signal, Signals, Vcpu};
 
 use crate::block::{BlockCache, decode_block};
 use crate::cpu::Cpu;
-use crate::exception::{Exception, Result};
-use crate::flags::bits::{IF, RF, TF};
+use crate::exception::{Exception, Result, vector};
+use crate::flags::bits::{RF, TF};
+use crate::interrupt::Delivered;
 use crate::mmu::is_canonical;
 use crate::op::Op;
 use crate::regs::DR6_BS;
@@ -128,7 +129,6 @@ impl Cpu {
             self.check_code_breakpoints(self.code_linear())?;
         }
         let single_step = self.system_flags & TF != 0;
-        let shadowed = self.shadow;
         self.system_flags &= !RF;
         self.shadow = false;
         if let Err(exception) = self.run_one() {
@@ -140,60 +140,32 @@ impl Cpu {
         if single_step {
             self.pending_debug |= DR6_BS;
         }
-        // A shadow holds debug traps off, too; but only one instruction long, however many are set.
-        if shadowed {
-            self.shadow = false;
-        }
-        if self.pending_debug != 0 && !self.shadow {
-            self.deliver_debug_trap();
-        }
         Ok(())
+    }
+
+    /// Delivers the debug conditions that were met as a trap.
+    fn deliver_debug_trap(&mut self) -> Delivered {
+        self.dr[6] |= std::mem::take(&mut self.pending_debug);
+        self.deliver_exception(Exception::plain(vector::DB))
     }
 
     /// Looks at everything that may want attention between two instructions. `Some` leaves `run`.
     #[cold]
     #[inline(never)]
     fn attend(&mut self) -> Option<Exit> {
-        let signals = Arc::clone(&self.signals);
-        if signals.is_raised(Signal::Exit) {
+        if self.signals.is_raised(Signal::Exit) {
             return Some(Exit::Interrupted);
         }
-        if signals.is_raised(Signal::Flush) {
-            signals.clear(Signal::Flush);
+        if self.signals.clear(Signal::Flush) {
             let epoch = self.group.epoch();
             self.tlb.flush_l1();
             self.group.pass(&self.member, epoch);
             self.passed_epoch = epoch;
         }
-        if signals.clear(Signal::Init) {
-            self.reset_state(true);
-        }
-        if self.activity == Activity::WaitForStartup {
-            if !signals.clear(Signal::Startup) {
-                return Some(Exit::Halt);
-            }
-            self.start_up(self.interrupts.startup_vector());
-        } else {
-            signals.clear(Signal::Startup);
-        }
-        // There is no system management mode to enter.
-        signals.clear(Signal::Smi);
-        if !self.shadow {
-            if !self.nmi_blocked && signals.clear(Signal::Nmi) {
-                self.activity = Activity::Running;
-                self.deliver_nmi();
-            } else if self.system_flags & IF != 0
-                && signals.is_raised(Signal::Interrupt)
-                && let Some(vector) = self.interrupts.acknowledge()
-            {
-                self.activity = Activity::Running;
-                self.deliver_interrupt(vector);
-            }
-        }
-        if self.shutdown {
+        if self.take_event() == Delivered::Shutdown {
             return Some(Exit::Shutdown);
         }
-        (self.activity == Activity::Halted).then_some(Exit::Halt)
+        (self.activity != Activity::Running).then_some(Exit::Halt)
     }
 
     fn run_loop(&mut self, cache: &mut BlockCache) -> Exit {
@@ -211,11 +183,16 @@ impl Cpu {
             } else {
                 self.run_block(cache)
             };
-            if let Err(exception) = result {
-                self.deliver_exception(exception);
-                if self.shutdown {
-                    return Exit::Shutdown;
-                }
+            if let Err(exception) = result
+                && self.deliver_exception(exception) == Delivered::Shutdown
+            {
+                return Exit::Shutdown;
+            }
+            if self.pending_debug != 0
+                && !self.shadow
+                && self.deliver_debug_trap() == Delivered::Shutdown
+            {
+                return Exit::Shutdown;
             }
             until_glance -= 1;
             if until_glance == 0 {
@@ -235,19 +212,7 @@ impl Cpu {
     /// The signals that can wake the CPU from [`Exit::Halt`]: with interrupts disabled, a pending
     /// interrupt can't.
     pub fn wake_mask(&self) -> u32 {
-        let mut mask = Signal::Exit as u32 | Signal::Init as u32;
-        match self.activity {
-            Activity::WaitForStartup => mask |= Signal::Startup as u32,
-            _ => {
-                if !self.nmi_blocked {
-                    mask |= Signal::Nmi as u32;
-                }
-                if self.system_flags & IF != 0 {
-                    mask |= Signal::Interrupt as u32;
-                }
-            }
-        }
-        mask
+        self.wanted_signals() | Signal::Exit as u32
     }
 }
 
@@ -301,5 +266,137 @@ impl Vcpu for Cpu {
 impl Drop for Cpu {
     fn drop(&mut self) {
         self.group.leave(&self.member);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iced_x86::code_asm::*;
+
+    use accel::{Exit, Vcpu};
+
+    use crate::state::Activity;
+    use crate::testing::{CODE, load, long_mode, run_to_halt};
+
+    #[test]
+    fn a_loop_sums() {
+        let mut cpu = long_mode();
+        load(&cpu, |a| {
+            let mut top = a.create_label();
+            a.xor(eax, eax).unwrap();
+            a.mov(ecx, 1000).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.add(rax, rcx).unwrap();
+            a.mov(qword_ptr(0x20000), rax).unwrap();
+            a.dec(ecx).unwrap();
+            a.jne(top).unwrap();
+            a.push(rax).unwrap();
+            a.pop(rbx).unwrap();
+            a.mov(rdx, qword_ptr(0x20000)).unwrap();
+            a.hlt().unwrap();
+        });
+        run_to_halt(&mut cpu);
+        assert_eq!(cpu.gpr[0], 500_500);
+        assert_eq!(cpu.gpr[3], 500_500);
+        assert_eq!(cpu.gpr[2], 500_500);
+        assert_eq!(cpu.instructions, 2 + 4 * 1000 + 4);
+    }
+
+    /// A loop whose body rewrites the immediate of an instruction that follows in the same block.
+    #[test]
+    fn code_that_rewrites_itself_sees_the_new_code_at_once() {
+        let mut cpu = long_mode();
+        load(&cpu, |a| {
+            let mut top = a.create_label();
+            let mut patched = a.create_label();
+            a.xor(eax, eax).unwrap();
+            a.mov(ecx, 10).unwrap();
+            a.lea(rbx, qword_ptr(patched)).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.mov(dword_ptr(rbx + 1), ecx).unwrap();
+            a.set_label(&mut patched).unwrap();
+            a.mov(edx, 0x1234_5678).unwrap();
+            a.add(eax, edx).unwrap();
+            a.dec(ecx).unwrap();
+            a.jne(top).unwrap();
+            a.hlt().unwrap();
+        });
+        run_to_halt(&mut cpu);
+        assert_eq!(cpu.gpr[0], 55);
+    }
+
+    #[test]
+    fn code_written_by_a_device_is_decoded_again() {
+        let mut cpu = long_mode();
+        for value in [1u8, 2, 3] {
+            load(&cpu, |a| {
+                a.mov(eax, u32::from(value)).unwrap();
+                a.hlt().unwrap();
+            });
+            cpu.rip = CODE;
+            cpu.activity = Activity::Running;
+            run_to_halt(&mut cpu);
+            assert_eq!(cpu.gpr[0], u64::from(value));
+        }
+    }
+
+    #[test]
+    fn an_instruction_across_two_pages_follows_changes_in_both() {
+        let mut cpu = long_mode();
+        // mov eax, imm32 from two bytes before a page's end; hlt.
+        let at = CODE + 0xffe;
+        for (offset, byte) in [(1, 0x11), (2, 0x22), (4, 0x44)] {
+            cpu.memory.write(at, &[0xb8, 0, 0, 0, 0, 0xf4]).unwrap();
+            for _ in 0..2 {
+                cpu.rip = at;
+                cpu.activity = Activity::Running;
+                run_to_halt(&mut cpu);
+                assert_eq!(cpu.gpr[0], 0);
+            }
+            cpu.memory.write(at + offset, &[byte]).unwrap();
+            cpu.rip = at;
+            cpu.activity = Activity::Running;
+            run_to_halt(&mut cpu);
+            assert_eq!(cpu.gpr[0], u64::from(byte) << (8 * (offset - 1)));
+        }
+    }
+
+    #[test]
+    fn a_store_to_code_at_another_linear_address_is_seen() {
+        let mut cpu = long_mode();
+        // Map linear 2 MiB to physical 0 as well.
+        cpu.memory.write(0x3008, &0x87u64.to_le_bytes()).unwrap();
+        load(&cpu, |a| {
+            let mut patched = a.create_label();
+            let mut top = a.create_label();
+            a.lea(rbx, qword_ptr(patched)).unwrap();
+            a.xor(eax, eax).unwrap();
+            a.mov(ecx, 5).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.mov(byte_ptr(rbx + 0x20_0001), cl).unwrap();
+            a.set_label(&mut patched).unwrap();
+            a.mov(edx, 0).unwrap();
+            a.add(eax, edx).unwrap();
+            a.dec(ecx).unwrap();
+            a.jne(top).unwrap();
+            a.hlt().unwrap();
+        });
+        run_to_halt(&mut cpu);
+        assert_eq!(cpu.gpr[0], 15);
+    }
+
+    #[test]
+    fn an_exception_leaves_rip_at_the_instruction() {
+        let mut cpu = long_mode();
+        load(&cpu, |a| {
+            a.nop().unwrap();
+            a.mov(eax, dword_ptr(0x4000_0000u64)).unwrap();
+            a.hlt().unwrap();
+        });
+        // Without an IDT this ends in shutdown; the state is that of the first fault.
+        cpu.idtr.limit = 0;
+        assert_eq!(cpu.run(), Exit::Shutdown);
+        assert_eq!(cpu.rip, CODE + 1);
+        assert_eq!(cpu.cr2, 0x4000_0000);
     }
 }

@@ -275,9 +275,7 @@ impl Cpu {
             return Ok(());
         }
         if is_null(selector) {
-            if index == SS
-                && !(self.mode.is_64() && self.cpl < 3 && rpl(selector) == self.cpl)
-            {
+            if index == SS && !(self.mode.is_64() && self.cpl < 3 && rpl(selector) == self.cpl) {
                 return Err(Exception::GP0);
             }
             self.set_segment(index, Segment { selector, ..Segment::default() });

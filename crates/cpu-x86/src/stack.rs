@@ -46,8 +46,7 @@ impl Cpu {
 
     /// The running stack, to be filled by the CPU itself.
     pub(crate) fn current_stack(&self, long: bool) -> NewStack {
-        let mut stack =
-            self.new_stack(self.seg[usize::from(SS)], self.gpr[4], self.cpl, long);
+        let mut stack = self.new_stack(self.seg[usize::from(SS)], self.gpr[4], self.cpl, long);
         stack.fault = Exception::SS0;
         if self.mode.is_vm86() || self.mode.is_real() {
             stack.mask = self.stack_mask;
@@ -85,11 +84,8 @@ impl Cpu {
     /// The stack pointer and selector for privilege level `level` from a legacy task state segment.
     pub(crate) fn tss_stack(&mut self, level: u8) -> Result<(u64, u16)> {
         let wide = self.tr.attributes & 8 != 0;
-        let (offset, last) = if wide {
-            (4 + 8 * u64::from(level), 5)
-        } else {
-            (2 + 4 * u64::from(level), 3)
-        };
+        let (offset, last) =
+            if wide { (4 + 8 * u64::from(level), 5) } else { (2 + 4 * u64::from(level), 3) };
         if offset + last > u64::from(self.tr.limit) {
             return Err(ts(self.tr.selector));
         }

@@ -6,34 +6,26 @@
 
 mod operands;
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
+use iced_x86::{
+    Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, Register,
+};
 
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::exec;
 use crate::op::{Handler, Op, OpFlags};
+use crate::system;
 
 /// Longest possible instruction in bytes; a longer one raises #GP(0).
 pub(crate) const MAX_LEN: usize = 15;
 
-/// The default operand and address size of a code segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub(crate) enum CodeMode {
-    /// 16-bit: real mode, virtual-8086 mode and segments with D = 0.
-    Bits16 = 16,
-    /// 32-bit: segments with D = 1.
-    Bits32 = 32,
-    /// 64-bit mode.
-    Bits64 = 64,
-}
-
-/// Decodes the instruction that `bytes` begin with, for RIP `rip`. `None` if the bytes end before the
+/// Decodes the instruction that `bytes` begin with, for RIP `rip` in a code segment of 16, 32 or 64
+/// `bits`. `None` if the bytes end before the
 /// instruction does; with [`MAX_LEN`] bytes that never happens.
-pub(crate) fn decode(mode: CodeMode, rip: u64, bytes: &[u8]) -> Option<Op> {
+pub(crate) fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Op> {
     // Instructions of extensions that the CPU does not have decode as the older ones they extend.
-    let options = DecoderOptions::NO_WBNOINVD | DecoderOptions::NO_MPFX_0FBC;
-    let mut decoder = Decoder::with_ip(mode as u32, bytes, rip, options);
+    let options = DecoderOptions::AMD | DecoderOptions::NO_WBNOINVD | DecoderOptions::NO_MPFX_0FBC;
+    let mut decoder = Decoder::with_ip(bits, bytes, rip, options);
     let insn = decoder.decode();
     if insn.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
         return None;
@@ -65,7 +57,7 @@ pub(crate) fn decode(mode: CodeMode, rip: u64, bytes: &[u8]) -> Option<Op> {
 
 /// The handler of an instruction, if any group knows it.
 fn select(insn: &Instruction) -> Option<Handler> {
-    exec::select(insn)
+    exec::select(insn).or_else(|| system::select(insn))
 }
 
 fn undefined(_: &mut Cpu, _: &Op) -> Result {

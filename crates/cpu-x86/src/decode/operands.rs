@@ -33,12 +33,12 @@ pub(super) fn unpack(insn: &Instruction, op: &mut Op) {
                 op.imm = insn.near_branch_target();
             }
             OpKind::FarBranch16 => {
-                op.imm = u64::from(insn.far_branch16())
-                    | u64::from(insn.far_branch_selector()) << 32;
+                op.imm =
+                    u64::from(insn.far_branch16()) | u64::from(insn.far_branch_selector()) << 32;
             }
             OpKind::FarBranch32 => {
-                op.imm = u64::from(insn.far_branch32())
-                    | u64::from(insn.far_branch_selector()) << 32;
+                op.imm =
+                    u64::from(insn.far_branch32()) | u64::from(insn.far_branch_selector()) << 32;
             }
             OpKind::Memory => {
                 op.flags |= OpFlags::MEM;

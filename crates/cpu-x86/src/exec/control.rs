@@ -298,19 +298,17 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         Mnemonic::Cld => Some(cld),
         Mnemonic::Std => Some(std),
         _ if insn.is_jcc_short_or_near() => select_branch(insn),
-        _ if insn.condition_code() != ConditionCode::None => {
-            match (form(insn), size0(insn)) {
-                (Form::Reg, 1) => by_condition!(insn.condition_code(), set_reg),
-                (Form::Mem, 1) => by_condition!(insn.condition_code(), set_mem),
-                (Form::RegReg, size) if insn.op1_register().is_gpr() => {
-                    by_condition!(insn.condition_code(), size, cmov_reg)
-                }
-                (Form::RegMem, size) if insn.op0_register().is_gpr() => {
-                    by_condition!(insn.condition_code(), size, cmov_mem)
-                }
-                _ => None,
+        _ if insn.condition_code() != ConditionCode::None => match (form(insn), size0(insn)) {
+            (Form::Reg, 1) => by_condition!(insn.condition_code(), set_reg),
+            (Form::Mem, 1) => by_condition!(insn.condition_code(), set_mem),
+            (Form::RegReg, size) if insn.op1_register().is_gpr() => {
+                by_condition!(insn.condition_code(), size, cmov_reg)
             }
-        }
+            (Form::RegMem, size) if insn.op0_register().is_gpr() => {
+                by_condition!(insn.condition_code(), size, cmov_mem)
+            }
+            _ => None,
+        },
         _ => None,
     }
 }

@@ -22,8 +22,7 @@ use crate::op::Handler;
 /// Picks the instance of a generic handler for an operand size in bytes: `sized!(size, f)` is
 /// `f::<u8>` to `f::<u64>`; further generic arguments follow the size.
 macro_rules! sized {
-    ($size:expr, $f:path $(, $arg:ty)*) => { sized!(@ $size, $f, [$($arg),*]) };
-    (@ $size:expr, $f:ident, [$($arg:ty),*]) => {
+    ($size:expr, $f:ident $(, $arg:ty)*) => {
         match $size {
             1 => Some($f::<u8 $(, $arg)*> as $crate::op::Handler),
             2 => Some($f::<u16 $(, $arg)*> as $crate::op::Handler),
