@@ -3,5 +3,7 @@
 mod error;
 mod fd;
 pub mod socket;
+mod spec;
 
 pub use error::{ChardevError, reason};
+pub use spec::ChardevSpec;
