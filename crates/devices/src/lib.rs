@@ -1,3 +1,4 @@
 //! Devices: one folder a family.
 
 pub mod pci;
+pub mod virtio;
