@@ -14,6 +14,7 @@ pub mod irq;
 pub mod isa;
 pub mod lapic;
 pub mod pci;
+pub mod virtio;
 
 use std::sync::{Mutex, MutexGuard};
 
