@@ -10,6 +10,7 @@
 
 mod cpu;
 mod exception;
+mod fpu;
 mod op;
 pub mod state;
 
