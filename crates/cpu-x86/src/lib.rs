@@ -9,10 +9,22 @@
 //! - `op`: one decoded instruction, ready to execute.
 
 mod cpu;
+mod cpuid;
+mod debug;
 mod exception;
+mod flags;
 mod fpu;
+mod host;
+mod int;
+mod mem;
+mod mmu;
+mod msr;
 mod op;
+mod reg;
+mod regs;
+mod segment;
 pub mod state;
+mod tlb;
 
-pub use cpu::{Cpu, CpuConfig};
+pub use cpu::{Cpu, CpuConfig, CpuWiring};
 pub use state::CpuState;

@@ -354,6 +354,16 @@ impl Num {
         matches!(self.class, Class::QuietNan | Class::SignallingNan)
     }
 
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn is_quiet_nan(&self) -> bool {
+        self.class == Class::QuietNan
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn is_infinity(&self) -> bool {
+        self.class == Class::Infinity
+    }
+
     /// Normal or denormal: finite, and not zero.
     pub(crate) fn is_finite_nonzero(&self) -> bool {
         matches!(self.class, Class::Normal | Class::Denormal)

@@ -1,0 +1,38 @@
+//! Debug registers (APM volume 2, section 13.1): breakpoints on instructions and data, single step.
+
+use crate::cpu::Cpu;
+use crate::host::Access;
+
+impl Cpu {
+    /// Whether a data or I/O breakpoint is enabled in DR7.
+    pub(crate) fn watches_data(&self) -> bool {
+        let dr7 = self.dr[7];
+        (0..4).any(|n| dr7 >> (2 * n) & 3 != 0 && dr7 >> (16 + 4 * n) & 3 != 0)
+    }
+
+    /// Whether an instruction breakpoint is enabled in DR7.
+    pub(crate) fn watches_code(&self) -> bool {
+        let dr7 = self.dr[7];
+        (0..4).any(|n| dr7 >> (2 * n) & 3 != 0 && dr7 >> (16 + 4 * n) & 3 == 0)
+    }
+
+    /// Remembers the data breakpoints that an access to the `len` bytes at `linear` meets; they trap
+    /// after the instruction.
+    pub(crate) fn note_data_breakpoints(&mut self, linear: u64, len: usize, access: Access) {
+        for n in 0..4 {
+            let control = self.dr[7] >> (16 + 4 * n);
+            let wanted = match control & 3 {
+                1 => access == Access::Write,
+                3 => access != Access::Execute,
+                _ => false,
+            };
+            // The length field codes 1, 2, 8 and 4 bytes.
+            let size = [1, 2, 8, 4][(control >> 2 & 3) as usize];
+            let start = self.dr[n] & !(size - 1);
+            let before_end = linear.wrapping_sub(start) < size;
+            if wanted && (before_end || start.wrapping_sub(linear) < len as u64) {
+                self.pending_debug |= 1 << n;
+            }
+        }
+    }
+}
