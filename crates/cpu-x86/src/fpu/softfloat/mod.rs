@@ -156,6 +156,12 @@ impl Env {
         self.flags & !self.masks
     }
 
+    /// The flags that SSE reports: if any lane faults before it has a result, nothing is known of
+    /// the results of others.
+    pub(crate) fn sse_flags(&self) -> u8 {
+        if self.faults_before_result() { self.flags & flag::BEFORE } else { self.flags }
+    }
+
     /// An unmasked exception was found before there was a result.
     pub(crate) fn faults_before_result(&self) -> bool {
         self.unmasked() & flag::BEFORE != 0
