@@ -5,10 +5,14 @@ use std::sync::Arc;
 use accel::{CpuBus, GuestClock, InterruptController, Signals};
 use memory::GuestMemory;
 
+use crate::block::BlockCache;
 use crate::flags::LazyFlags;
+use crate::fpu::Fpu;
+use crate::group::{CpuGroup, Member};
 use crate::msr::Msrs;
 use crate::reg::GPR_SLOTS;
 use crate::regs::{CR0_CD, CR0_ET, CR0_NW, DR6_FIXED, DR7_FIXED};
+use crate::run::Glance;
 use crate::segment::{CS, Mode, SegAccess, attr};
 use crate::state::{Activity, Segment, TableRegister};
 use crate::tlb::{Class, Tlb};
@@ -61,7 +65,11 @@ pub struct Cpu {
     pub(crate) pending_debug: u64,
     /// Instructions retired since reset.
     pub(crate) instructions: u64,
+    /// The latest epoch of `group` that this CPU has passed.
+    pub(crate) passed_epoch: u64,
     pub(crate) tlb: Tlb,
+    /// x87, MMX and SSE.
+    pub(crate) fpu: Fpu,
 
     /// ES, CS, SS, DS, FS, GS.
     pub(crate) seg: [Segment; 6],
@@ -85,6 +93,11 @@ pub struct Cpu {
     pub(crate) interrupts: Arc<dyn InterruptController>,
     pub(crate) clock: Arc<dyn GuestClock>,
     pub(crate) signals: Arc<Signals>,
+    pub(crate) group: Arc<CpuGroup>,
+    pub(crate) member: Arc<Member>,
+    pub(crate) glance: Arc<Glance>,
+    /// Decoded blocks; the run loop takes them out while it runs.
+    pub(crate) blocks: BlockCache,
 }
 
 /// What a CPU is wired to.
@@ -100,6 +113,8 @@ pub struct CpuWiring {
     pub clock: Arc<dyn GuestClock>,
     /// What raises the CPU's attention.
     pub signals: Arc<Signals>,
+    /// The CPUs that share `memory`: the same for all of them.
+    pub group: Arc<CpuGroup>,
 }
 
 impl Cpu {
@@ -123,7 +138,9 @@ impl Cpu {
             activity: Activity::Running,
             pending_debug: 0,
             instructions: 0,
+            passed_epoch: 0,
             tlb: Tlb::new(),
+            fpu: Fpu::default(),
             seg: [Segment::default(); 6],
             ldtr: Segment::default(),
             tr: Segment::default(),
@@ -142,7 +159,11 @@ impl Cpu {
             bus: wiring.bus,
             interrupts: wiring.interrupts,
             clock: wiring.clock,
+            member: wiring.group.join(&wiring.signals),
             signals: wiring.signals,
+            group: wiring.group,
+            glance: Arc::default(),
+            blocks: BlockCache::default(),
         };
         cpu.reset_state(false);
         cpu
@@ -184,6 +205,7 @@ impl Cpu {
         self.pending_debug = 0;
         if !init {
             self.xcr0 = 1;
+            self.fpu = Fpu::default();
             self.msrs = Msrs::default();
             self.instructions = 0;
         }

@@ -1,6 +1,7 @@
 //! Debug registers (APM volume 2, section 13.1): breakpoints on instructions and data, single step.
 
 use crate::cpu::Cpu;
+use crate::exception::{Exception, Result, vector};
 use crate::host::Access;
 
 impl Cpu {
@@ -34,5 +35,20 @@ impl Cpu {
                 self.pending_debug |= 1 << n;
             }
         }
+    }
+
+    /// Raises #DB if an instruction breakpoint is set on the instruction at `linear`.
+    pub(crate) fn check_code_breakpoints(&mut self, linear: u64) -> Result {
+        let met = (0..4).filter(|&n| {
+            self.dr[7] >> (2 * n) & 3 != 0
+                && self.dr[7] >> (16 + 4 * n) & 3 == 0
+                && self.dr[n] == linear
+        });
+        let conditions = met.fold(0, |conditions, n| conditions | 1 << n);
+        if conditions == 0 {
+            return Ok(());
+        }
+        self.dr[6] |= conditions;
+        Err(Exception::plain(vector::DB))
     }
 }

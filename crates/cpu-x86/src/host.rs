@@ -162,11 +162,7 @@ impl HostPtr {
         assert!(self.holds(16) && self.0.is_multiple_of(16));
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("cmpxchg16b") {
-            let order = Ordering::SeqCst;
-            // SAFETY: the feature was detected; the 16 bytes are in the page and aligned.
-            return unsafe {
-                std::arch::x86_64::cmpxchg16b(self.0 as *mut u128, old, new, order, order)
-            };
+            return self.native_compare_exchange_16(old, new);
         }
         with_split_lock(|| {
             let high = Self(self.0 + 8);
@@ -177,6 +173,26 @@ impl HostPtr {
             }
             found
         })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn native_compare_exchange_16(self, old: u128, new: u128) -> u128 {
+        let (low, high): (u64, u64);
+        // SAFETY: the caller has checked that the processor has the instruction, and that the 16 bytes
+        // are in the page and aligned. RBX is given back as it was; the compiler keeps it to itself.
+        unsafe {
+            std::arch::asm!(
+                "xchg rsi, rbx",
+                "lock cmpxchg16b xmmword ptr [rdi]",
+                "mov rbx, rsi",
+                in("rdi") self.0,
+                inout("rsi") new as u64 => _,
+                in("rcx") (new >> 64) as u64,
+                inout("rax") old as u64 => low,
+                inout("rdx") (old >> 64) as u64 => high,
+            );
+        }
+        u128::from(low) | u128::from(high) << 64
     }
 }
 

@@ -8,23 +8,36 @@
 //! - `cpu`: the running form of that state.
 //! - `op`: one decoded instruction, ready to execute.
 
+mod block;
 mod cpu;
 mod cpuid;
 mod debug;
+mod decode;
+mod descriptor;
 mod exception;
+mod exec;
+mod far;
 mod flags;
 mod fpu;
+mod group;
 mod host;
 mod int;
+mod interrupt;
 mod mem;
 mod mmu;
 mod msr;
 mod op;
 mod reg;
 mod regs;
+mod run;
 mod segment;
+mod stack;
 pub mod state;
+mod temp;
+#[cfg(test)]
+mod testing;
 mod tlb;
 
 pub use cpu::{Cpu, CpuConfig, CpuWiring};
+pub use group::CpuGroup;
 pub use state::CpuState;

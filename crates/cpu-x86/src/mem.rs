@@ -172,7 +172,7 @@ impl Cpu {
 
     /// Loads from a linear address as the CPU itself: descriptor tables, task state segments.
     pub(crate) fn load_linear<T: Int>(&mut self, linear: u64) -> Result<T> {
-        let linear = linear & self.linear_mask;
+        let linear = linear & self.system_mask();
         match self.tlb.probe(Class::Supervisor, linear, T::BYTES, Access::Read) {
             Some(host) => Ok(host.read()),
             None => self.load_slow(NO_SEGMENT, linear, Class::Supervisor),
@@ -181,8 +181,25 @@ impl Cpu {
 
     /// Stores to a linear address as the CPU itself.
     pub(crate) fn store_linear<T: Int>(&mut self, linear: u64, value: T) -> Result {
-        let linear = linear & self.linear_mask;
+        let linear = linear & self.system_mask();
         self.store_slow(NO_SEGMENT, linear, value, Class::Supervisor)
+    }
+
+    /// Stores to a linear address on behalf of `class`.
+    pub(crate) fn store_as<T: Int>(&mut self, class: Class, linear: u64, value: T) -> Result {
+        let linear = linear & self.system_mask();
+        match self.tlb.probe(class, linear, T::BYTES, Access::Write) {
+            Some(host) => {
+                host.write(value);
+                Ok(())
+            }
+            None => self.store_slow(SS, linear, value, class),
+        }
+    }
+
+    /// Width of the linear addresses that the CPU itself uses.
+    fn system_mask(&self) -> u64 {
+        if self.long_mode() { u64::MAX } else { 0xffff_ffff }
     }
 
     /// Replaces the value at a linear address as the CPU itself, atomically.
@@ -191,7 +208,7 @@ impl Cpu {
         linear: u64,
         mut f: impl FnMut(T) -> T,
     ) -> Result<T> {
-        let linear = linear & self.linear_mask;
+        let linear = linear & self.system_mask();
         let (first, second) =
             self.places(NO_SEGMENT, linear, T::BYTES, Access::Write, Class::Supervisor)?;
         Ok(self.update_places(linear, first, second, true, &mut f))
@@ -292,7 +309,9 @@ impl Cpu {
         }
         let first = self.place(seg, linear, access, class)?;
         let second = if first_len < len {
-            let next = linear.wrapping_add(first_len as u64) & self.linear_mask;
+            // The tables of long mode may be above 4 GiB while compatibility code runs.
+            let mask = if linear >> 32 == 0 { self.linear_mask } else { u64::MAX };
+            let next = linear.wrapping_add(first_len as u64) & mask;
             Some(self.place(seg, next, access, class)?)
         } else {
             None

@@ -6,9 +6,11 @@
 //! that `seg_access`, `linear_mask`, `stack_mask` and `class` agree with them.
 
 use crate::cpu::Cpu;
+use crate::descriptor::{Descriptor, SELECTOR_INDEX, gp, is_null, np, rpl, ss};
 use crate::exception::{Exception, Result};
 use crate::flags::bits;
 use crate::host::Access;
+use crate::mmu::is_canonical;
 use crate::regs::{CR0_AM, CR0_PE};
 use crate::state::Segment;
 use crate::tlb::Class;
@@ -71,7 +73,7 @@ impl Segment {
     }
 
     /// Whether `offset..offset + len` is within the limit.
-    fn holds(&self, offset: u64, len: usize) -> bool {
+    pub(crate) fn holds(&self, offset: u64, len: usize) -> bool {
         let last = offset.wrapping_add(len as u64 - 1);
         let limit = u64::from(self.limit);
         if self.has(attr::EXPAND_DOWN) && !self.has(attr::CODE) {
@@ -250,5 +252,132 @@ impl Cpu {
         } else {
             Err(Exception::GP0)
         }
+    }
+}
+
+/// Loads of segment registers.
+impl Cpu {
+    /// Replaces the hidden and visible parts of segment register `index`, other than CS.
+    pub(crate) fn set_segment(&mut self, index: u8, segment: Segment) {
+        let big = segment.has(attr::BIG) != self.seg[usize::from(index)].has(attr::BIG);
+        self.seg[usize::from(index)] = segment;
+        if index == SS && big {
+            self.update_mode();
+        } else {
+            self.update_segment(index);
+        }
+    }
+
+    /// Loads segment register `index`, other than CS, as MOV and POP do.
+    pub(crate) fn load_segment(&mut self, index: u8, selector: u16) -> Result {
+        if !self.mode.is_protected() {
+            self.load_segment_real(index, selector);
+            return Ok(());
+        }
+        if is_null(selector) {
+            if index == SS && !(self.mode.is_64() && self.cpl < 3 && rpl(selector) == self.cpl) {
+                return Err(Exception::GP0);
+            }
+            self.set_segment(index, Segment { selector, ..Segment::default() });
+            return Ok(());
+        }
+        let mut descriptor = self.descriptor(selector)?;
+        if index == SS {
+            let level = self.cpl;
+            if rpl(selector) != level || !descriptor.is_writable_data() || descriptor.dpl() != level
+            {
+                return Err(gp(selector));
+            }
+            if !descriptor.present() {
+                return Err(ss(selector));
+            }
+        } else {
+            let code = descriptor.is_code();
+            if !descriptor.has(attr::NOT_SYSTEM) || code && !descriptor.has(attr::READABLE) {
+                return Err(gp(selector));
+            }
+            let conforming = code && descriptor.has(attr::CONFORMING);
+            if !conforming && descriptor.dpl() < self.cpl.max(rpl(selector)) {
+                return Err(gp(selector));
+            }
+            if !descriptor.present() {
+                return Err(np(selector));
+            }
+        }
+        self.mark_accessed(&mut descriptor)?;
+        self.set_segment(index, descriptor.segment(selector));
+        Ok(())
+    }
+
+    /// A load in real or virtual-8086 mode. Real mode keeps limit and attributes ("unreal" segments).
+    pub(crate) fn load_segment_real(&mut self, index: u8, selector: u16) {
+        let base = u64::from(selector) << 4;
+        let old = self.seg[usize::from(index)];
+        let segment = if self.mode.is_vm86() {
+            Segment { selector, base, limit: 0xffff, attributes: attr::real(3) }
+        } else if old.has(attr::PRESENT) {
+            Segment { selector, base, ..old }
+        } else {
+            Segment { selector, base, limit: 0xffff, attributes: attr::real(0) }
+        };
+        self.seg[usize::from(index)] = segment;
+        self.update_mode();
+    }
+
+    /// Loads CS from a checked descriptor and continues at `rip`, with privilege level `cpl`.
+    pub(crate) fn set_code(&mut self, segment: Segment, cpl: u8, rip: u64) {
+        let selector = segment.selector & SELECTOR_INDEX | u16::from(cpl);
+        self.seg[usize::from(CS)] = Segment { selector, ..segment };
+        self.cpl = cpl;
+        self.rip = rip;
+        self.update_mode();
+    }
+
+    /// Empties data segment registers that privilege level `cpl`, newly entered from a more privileged
+    /// one, must not use.
+    pub(crate) fn drop_privileged_segments(&mut self, cpl: u8) {
+        for index in [ES, DS, FS, GS] {
+            let segment = &self.seg[usize::from(index)];
+            let conforming = segment.has(attr::CODE | attr::CONFORMING);
+            if segment.has(attr::PRESENT) && !conforming && segment.dpl() < cpl {
+                // The base stays for 64-bit code, which does not look at the rest.
+                let base = segment.base;
+                self.set_segment(index, Segment { base, ..Segment::default() });
+            }
+        }
+    }
+
+    /// Whether code at offset `rip` can run in `segment`: canonical, or within the limit.
+    pub(crate) fn check_code_offset(&self, segment: &Segment, rip: u64) -> Result {
+        let fits = if self.long_mode() && segment.has(attr::LONG) {
+            is_canonical(rip)
+        } else {
+            rip <= u64::from(segment.limit)
+        };
+        if fits { Ok(()) } else { Err(Exception::GP0) }
+    }
+
+    /// The checks that a code segment for a direct far jump or call has to pass.
+    pub(crate) fn check_code(&self, descriptor: Descriptor, selector: u16) -> Result {
+        let allowed = if descriptor.has(attr::CONFORMING) {
+            descriptor.dpl() <= self.cpl
+        } else {
+            rpl(selector) <= self.cpl && descriptor.dpl() == self.cpl
+        };
+        if !descriptor.is_code() || !allowed {
+            return Err(gp(selector));
+        }
+        self.check_code_kind(descriptor, selector)
+    }
+
+    /// Whether a code segment is present and of a kind that exists: L and D are not both set.
+    pub(crate) fn check_code_kind(&self, descriptor: Descriptor, selector: u16) -> Result {
+        if self.long_mode() && descriptor.has(attr::LONG | attr::BIG) {
+            return Err(gp(selector));
+        }
+        if !descriptor.present() {
+            return Err(np(selector));
+        }
+        Ok(())
     }
 }

@@ -94,9 +94,7 @@ impl GuestMemory {
     /// [`MemoryError::NotRam`] if any byte is outside RAM; `buf` may then be partly filled.
     pub fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
         let len = buf.len();
-        self.view
-            .read_slice(buf, GuestAddress(addr))
-            .map_err(|_| MemoryError::NotRam { addr, len })
+        self.view.read_slice(buf, GuestAddress(addr)).map_err(|_| MemoryError::NotRam { addr, len })
     }
 
     /// Writes `data` at guest physical `addr` and notes the pages as written.

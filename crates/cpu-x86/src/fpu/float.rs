@@ -32,8 +32,7 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
 fn packed<F: FloatLane>(cpu: &mut Cpu, op: &Op, f: impl Fn(&mut Env, F, F) -> F) -> Result {
     vector(cpu, op, |env, a, b| {
         (0..128 / <F as Lane>::BITS).fold(0, |r, i| {
-            r | Lane::to_bits(f(env, lanes::get(a, i), lanes::get(b, i)))
-                << (i * <F as Lane>::BITS)
+            r | Lane::to_bits(f(env, lanes::get(a, i), lanes::get(b, i))) << (i * <F as Lane>::BITS)
         })
     })
 }
@@ -160,12 +159,8 @@ fn select_horizontal(mnemonic: Mnemonic) -> Option<Handler> {
         Hsubpd => |cpu, op| vector(cpu, op, |env, a, b| horizontal::<u64>(env, a, b, soft::sub)),
         Addsubps => |cpu, op| vector(cpu, op, add_sub::<u32>),
         Addsubpd => |cpu, op| vector(cpu, op, add_sub::<u64>),
-        Dpps => |cpu, op| {
-            vector(cpu, op, |env, a, b| dot_product::<u32>(env, a, b, op.imm as u8))
-        },
-        Dppd => |cpu, op| {
-            vector(cpu, op, |env, a, b| dot_product::<u64>(env, a, b, op.imm as u8))
-        },
+        Dpps => |cpu, op| vector(cpu, op, |env, a, b| dot_product::<u32>(env, a, b, op.imm as u8)),
+        Dppd => |cpu, op| vector(cpu, op, |env, a, b| dot_product::<u64>(env, a, b, op.imm as u8)),
         _ => return None,
     };
     Some(handler)
@@ -209,18 +204,18 @@ pub(super) fn order_flags(order: Order) -> u64 {
 fn select_compare(mnemonic: Mnemonic) -> Option<Handler> {
     use Mnemonic::*;
     let handler: Handler = match mnemonic {
-        Cmpps => |cpu, op| {
-            packed::<u32>(cpu, op, |env, a, b| predicate(env, a, b, op.imm as u8 & 7))
-        },
-        Cmppd => |cpu, op| {
-            packed::<u64>(cpu, op, |env, a, b| predicate(env, a, b, op.imm as u8 & 7))
-        },
-        Cmpss => |cpu, op| {
-            scalar::<u32>(cpu, op, |env, a, b| predicate(env, a, b, op.imm as u8 & 7))
-        },
-        Cmpsd => |cpu, op| {
-            scalar::<u64>(cpu, op, |env, a, b| predicate(env, a, b, op.imm as u8 & 7))
-        },
+        Cmpps => {
+            |cpu, op| packed::<u32>(cpu, op, |env, a, b| predicate(env, a, b, op.imm as u8 & 7))
+        }
+        Cmppd => {
+            |cpu, op| packed::<u64>(cpu, op, |env, a, b| predicate(env, a, b, op.imm as u8 & 7))
+        }
+        Cmpss => {
+            |cpu, op| scalar::<u32>(cpu, op, |env, a, b| predicate(env, a, b, op.imm as u8 & 7))
+        }
+        Cmpsd => {
+            |cpu, op| scalar::<u64>(cpu, op, |env, a, b| predicate(env, a, b, op.imm as u8 & 7))
+        }
         Comiss => compare_flags::<u32, true>,
         Comisd => compare_flags::<u64, true>,
         Ucomiss => compare_flags::<u32, false>,

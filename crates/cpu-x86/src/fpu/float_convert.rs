@@ -207,11 +207,8 @@ where
     T: TwoFloats,
 {
     mixed_check(cpu)?;
-    let source = if T::BYTES == 16 {
-        cpu.xmm_source(op)?
-    } else {
-        cpu.xmm_source_low::<T>(op)?.to_u128()
-    };
+    let source =
+        if T::BYTES == 16 { cpu.xmm_source(op)? } else { cpu.xmm_source_low::<T>(op)?.to_u128() };
     let mut env = cpu.sse_env();
     let lane = |env: &mut Env, i| f(env, lanes::get(source, i)) as u32;
     let low = lane(&mut env, 0);

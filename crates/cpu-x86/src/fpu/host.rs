@@ -21,9 +21,9 @@ pub(crate) struct Outcome {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{image_of, reciprocal, reciprocal_sqrt};
-#[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{f2xm1, fcos, fpatan, fptan, fsin, fsincos, fyl2x, fyl2xp1};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{reciprocal, reciprocal_sqrt};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86 {

@@ -21,9 +21,7 @@ pub(super) trait Lane: Copy + PartialOrd {
     fn map(a: u128, f: impl Fn(Self) -> Self) -> u128;
     /// Applies `f` to each pair of lanes.
     fn zip(a: u128, b: u128, f: impl Fn(Self, Self) -> Self) -> u128;
-    fn wrapping_add(self, other: Self) -> Self;
-    fn wrapping_sub(self, other: Self) -> Self;
-    fn wrapping_mul(self, other: Self) -> Self;
+    fn wrapping_neg(self) -> Self;
 }
 
 macro_rules! lane {
@@ -77,18 +75,8 @@ macro_rules! lane {
             }
 
             #[inline(always)]
-            fn wrapping_add(self, other: Self) -> Self {
-                <$t>::wrapping_add(self, other)
-            }
-
-            #[inline(always)]
-            fn wrapping_sub(self, other: Self) -> Self {
-                <$t>::wrapping_sub(self, other)
-            }
-
-            #[inline(always)]
-            fn wrapping_mul(self, other: Self) -> Self {
-                <$t>::wrapping_mul(self, other)
+            fn wrapping_neg(self) -> Self {
+                <$t>::wrapping_neg(self)
             }
         }
     )*};
@@ -187,16 +175,14 @@ pub(super) fn sum_differences(a: u128, b: u128) -> u128 {
 /// MPSADBW.
 pub(super) fn multiple_sum_differences(a: u128, b: u128, imm: u8) -> u128 {
     let (a, b) = (a >> (u32::from(imm >> 2 & 1) * 32), b >> (u32::from(imm & 3) * 32));
-    build::<u16>(16, |i| {
-        (0..4).map(|k| u16::from(get::<u8>(a, i + k).abs_diff(get(b, k)))).sum()
-    })
+    build::<u16>(16, |i| (0..4).map(|k| u16::from(get::<u8>(a, i + k).abs_diff(get(b, k)))).sum())
 }
 
 /// PSIGN.
 pub(super) fn sign<T: Lane>(a: u128, b: u128) -> u128 {
     T::zip(a, b, |x, y| {
         if y < T::ZERO {
-            T::ZERO.wrapping_sub(x)
+            x.wrapping_neg()
         } else if y == T::ZERO {
             T::ZERO
         } else {
@@ -215,9 +201,7 @@ pub(super) fn shuffle_bytes(a: u128, b: u128, width: u32) -> u128 {
 /// PSHUFD, PSHUFW: lanes of the low `4 * BITS` bits picked by pairs of bits.
 #[inline(always)]
 pub(super) fn shuffle4<T: Lane>(v: u128, imm: u8) -> u128 {
-    (0..4).fold(0, |r, i| {
-        r | get::<T>(v, u32::from(imm >> (2 * i) & 3)).to_bits() << (i * T::BITS)
-    })
+    (0..4).fold(0, |r, i| r | get::<T>(v, u32::from(imm >> (2 * i) & 3)).to_bits() << (i * T::BITS))
 }
 
 /// PALIGNR: the pair `a:b` shifted right by bytes.
@@ -293,8 +277,7 @@ pub(super) fn blend<T: Lane>(a: u128, b: u128, imm: u8) -> u128 {
 
 /// PHMINPOSUW: the least word and its index.
 pub(super) fn min_position(v: u128) -> u128 {
-    let (value, index) =
-        (0..8).map(|i| (get::<u16>(v, i), i)).min().unwrap_or_default();
+    let (value, index) = (0..8).map(|i| (get::<u16>(v, i), i)).min().unwrap_or_default();
     u128::from(value) | u128::from(index) << 16
 }
 

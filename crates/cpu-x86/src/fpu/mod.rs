@@ -199,11 +199,13 @@ pub(crate) fn select(insn: &Instruction) -> Option<Handler> {
         .or_else(|| xsave::select(insn))
 }
 
-/// The opcode that x87's FOP register takes from an instruction's bytes: the low bits of its first
-/// opcode byte, which is an escape (D8 to DF), and its ModRM byte.
-pub(crate) fn x87_opcode(bytes: &[u8]) -> u16 {
-    bytes
-        .windows(2)
-        .find(|pair| pair[0] & 0xf8 == 0xd8)
-        .map_or(0, |pair| u16::from(pair[0] & 7) << 8 | u16::from(pair[1]))
+/// What x87's opcode register takes from an instruction's bytes, if it is an x87 instruction: the low
+/// bits of its first opcode byte, which is an escape (D8 to DF), and its ModRM byte.
+pub(crate) fn x87_opcode(bytes: &[u8]) -> Option<u16> {
+    let is_prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    let start = bytes.iter().position(|byte| !is_prefix(byte))?;
+    match bytes[start..] {
+        [escape @ 0xd8..=0xdf, modrm, ..] => Some(u16::from(escape & 7) << 8 | u16::from(modrm)),
+        _ => None,
+    }
 }

@@ -1,7 +1,5 @@
 //! Moves of MMX and SSE: whole registers and parts, inserts and extracts, masked and non-temporal
-//! stores; fences, prefetches and MXCSR.
-
-use std::sync::atomic::{Ordering, fence};
+//! stores; MXCSR and EMMS.
 
 use iced_x86::{Code, Instruction, Mnemonic};
 
@@ -152,7 +150,9 @@ fn select_general(code: Code) -> Option<Handler> {
         Movd_rm32_xmm => |cpu, op| extract::<u32>(cpu, op, 0),
         Movq_rm64_xmm => |cpu, op| extract::<u64>(cpu, op, 0),
         Pextrb_r32m8_xmm_imm8 | Pextrb_r64m8_xmm_imm8 => |cpu, op| extract::<u8>(cpu, op, op.imm),
-        Pextrw_r32_xmm_imm8 | Pextrw_r64_xmm_imm8 | Pextrw_r32m16_xmm_imm8
+        Pextrw_r32_xmm_imm8
+        | Pextrw_r64_xmm_imm8
+        | Pextrw_r32m16_xmm_imm8
         | Pextrw_r64m16_xmm_imm8 => |cpu, op| extract::<u16>(cpu, op, op.imm),
         Pextrd_rm32_xmm_imm8 | Extractps_rm32_xmm_imm8 | Extractps_r64m32_xmm_imm8 => {
             |cpu, op| extract::<u32>(cpu, op, op.imm)
@@ -197,11 +197,7 @@ fn from_general<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
 
 /// The low bits of a general register, whose number is that of a 32- or 64-bit one, or memory.
 fn low_source<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<T> {
-    if op.flags.contains(OpFlags::MEM) {
-        cpu.load_op(op)
-    } else {
-        Ok(T::from_u64(cpu.gpr(op.src)))
-    }
+    if op.flags.contains(OpFlags::MEM) { cpu.load_op(op) } else { Ok(T::from_u64(cpu.gpr(op.src))) }
 }
 
 /// One lane of an XMM register to memory or, zero-extended, to a general register.
@@ -227,9 +223,8 @@ fn insert_single(cpu: &mut Cpu, op: &Op) -> Result {
         lanes::get(cpu.xmm(op.src), imm >> 6 & 3)
     };
     let inserted = lanes::put(cpu.xmm(op.dst), imm >> 4 & 3, value);
-    let result = (0..4)
-        .filter(|i| imm >> i & 1 != 0)
-        .fold(inserted, |v, i| lanes::put::<u32>(v, i, 0));
+    let result =
+        (0..4).filter(|i| imm >> i & 1 != 0).fold(inserted, |v, i| lanes::put::<u32>(v, i, 0));
     cpu.set_xmm(op.dst, result);
     Ok(())
 }
@@ -238,7 +233,9 @@ fn insert_single(cpu: &mut Cpu, op: &Op) -> Result {
 fn select_mmx_move(code: Code) -> Option<Handler> {
     use Code::*;
     let handler: Handler = match code {
-        Movd_mm_rm32 => |cpu, op| mmx_load(cpu, op, |cpu, op| Ok(cpu.gpr_source::<u32>(op)?.into())),
+        Movd_mm_rm32 => {
+            |cpu, op| mmx_load(cpu, op, |cpu, op| Ok(cpu.gpr_source::<u32>(op)?.into()))
+        }
         Movq_mm_rm64 => |cpu, op| mmx_load(cpu, op, |cpu, op| cpu.gpr_source::<u64>(op)),
         Movq_mm_mmm64 => |cpu, op| mmx_load(cpu, op, |cpu, op| cpu.mm_source::<u64>(op)),
         Movq_mmm64_mm | Movntq_m64_mm => |cpu, op| {
@@ -293,11 +290,7 @@ pub(super) fn mixed_check(cpu: &Cpu) -> Result {
 }
 
 #[inline(always)]
-fn mmx_load(
-    cpu: &mut Cpu,
-    op: &Op,
-    source: impl Fn(&mut Cpu, &Op) -> Result<u64>,
-) -> Result {
+fn mmx_load(cpu: &mut Cpu, op: &Op, source: impl Fn(&mut Cpu, &Op) -> Result<u64>) -> Result {
     cpu.mmx_check()?;
     let value = source(cpu, op)?;
     cpu.enter_mmx();
@@ -317,7 +310,7 @@ fn mmx_extract<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     Ok(())
 }
 
-/// Masked stores, MXCSR, EMMS, fences and hints.
+/// Masked stores, MXCSR and EMMS.
 fn select_control(insn: &Instruction) -> Option<Handler> {
     use Mnemonic::*;
     let handler: Handler = match insn.mnemonic() {
@@ -331,13 +324,6 @@ fn select_control(insn: &Instruction) -> Option<Handler> {
             masked_store(cpu, op, data, mask, 8)?;
             cpu.enter_mmx();
             Ok(())
-        },
-        Movnti => |cpu, op| {
-            if op.size == 8 {
-                cpu.store_op(op, cpu.reg::<u64>(op.dst))
-            } else {
-                cpu.store_op(op, cpu.reg::<u32>(op.dst))
-            }
         },
         Ldmxcsr => |cpu, op| {
             cpu.sse_check()?;
@@ -358,15 +344,6 @@ fn select_control(insn: &Instruction) -> Option<Handler> {
             cpu.fpu.valid = 0;
             Ok(())
         },
-        Mfence => |_, _| {
-            fence(Ordering::SeqCst);
-            Ok(())
-        },
-        Lfence | Sfence => |_, _| {
-            fence(Ordering::AcqRel);
-            Ok(())
-        },
-        Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchw | Prefetch => |_, _| Ok(()),
         _ => return None,
     };
     Some(handler)

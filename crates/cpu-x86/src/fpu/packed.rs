@@ -10,8 +10,7 @@ use crate::op::{Handler, Op, OpFlags};
 
 /// Whether the instruction is the MMX form: one of its registers is an MMX register.
 pub(super) fn uses_mmx(insn: &Instruction) -> bool {
-    (0..insn.op_count())
-        .any(|i| insn.op_kind(i) == OpKind::Register && insn.op_register(i).is_mm())
+    (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Register && insn.op_register(i).is_mm())
 }
 
 /// `dst = f(dst, src)` on XMM registers.
@@ -186,19 +185,17 @@ fn select_rearranging(mnemonic: Mnemonic, mmx: bool) -> Option<Handler> {
             sized!(mmx, on_mmx, |a, b, w| horizontal::<i16>(a, b, w, i16::saturating_sub))
         }
         Pshufb => sized!(mmx, on_mmx, |a, b, w| lanes::shuffle_bytes(a, b, w)),
-        Palignr if mmx => |cpu, op| {
-            on_mmx(cpu, op, |a, b| lanes::align_right(a, b, 8, op.imm as u8))
-        },
+        Palignr if mmx => {
+            |cpu, op| on_mmx(cpu, op, |a, b| lanes::align_right(a, b, 8, op.imm as u8))
+        }
         Palignr => |cpu, op| on_xmm(cpu, op, |a, b| lanes::align_right(a, b, 16, op.imm as u8)),
         Pshufw => |cpu, op| on_mmx(cpu, op, |_, b| lanes::shuffle4::<u16>(b, op.imm as u8)),
         Pshufd => |cpu, op| on_xmm(cpu, op, |_, b| lanes::shuffle4::<u32>(b, op.imm as u8)),
-        Pshuflw => |cpu, op| {
-            on_xmm(cpu, op, |_, b| b & !HALF | lanes::shuffle4::<u16>(b, op.imm as u8))
-        },
+        Pshuflw => {
+            |cpu, op| on_xmm(cpu, op, |_, b| b & !HALF | lanes::shuffle4::<u16>(b, op.imm as u8))
+        }
         Pshufhw => |cpu, op| {
-            on_xmm(cpu, op, |_, b| {
-                b & HALF | lanes::shuffle4::<u16>(b >> 64, op.imm as u8) << 64
-            })
+            on_xmm(cpu, op, |_, b| b & HALF | lanes::shuffle4::<u16>(b >> 64, op.imm as u8) << 64)
         },
         Shufps => |cpu, op| {
             on_xmm(cpu, op, |a, b| {
@@ -243,12 +240,12 @@ fn select_shift(insn: &Instruction, mmx: bool) -> Option<Handler> {
         Mnemonic::Psrlq => shift!(lanes::shift_right::<u64>),
         Mnemonic::Psraw => shift!(lanes::shift_right_sign::<i16>),
         Mnemonic::Psrad => shift!(lanes::shift_right_sign::<i32>),
-        Mnemonic::Pslldq => |cpu, op| {
-            shift_xmm(cpu, op, |a, bytes| if bytes > 15 { 0 } else { a << (bytes * 8) })
-        },
-        Mnemonic::Psrldq => |cpu, op| {
-            shift_xmm(cpu, op, |a, bytes| if bytes > 15 { 0 } else { a >> (bytes * 8) })
-        },
+        Mnemonic::Pslldq => {
+            |cpu, op| shift_xmm(cpu, op, |a, bytes| if bytes > 15 { 0 } else { a << (bytes * 8) })
+        }
+        Mnemonic::Psrldq => {
+            |cpu, op| shift_xmm(cpu, op, |a, bytes| if bytes > 15 { 0 } else { a >> (bytes * 8) })
+        }
         _ => return None,
     };
     Some(handler)
@@ -286,9 +283,9 @@ fn select_sse4(mnemonic: Mnemonic) -> Option<Handler> {
         Pmulld => |cpu, op| on_xmm(cpu, op, |a, b| u32::zip(a, b, u32::wrapping_mul)),
         Pmuldq => |cpu, op| on_xmm(cpu, op, lanes::multiply_even::<i32>),
         Phminposuw => |cpu, op| on_xmm(cpu, op, |_, b| lanes::min_position(b)),
-        Mpsadbw => |cpu, op| {
-            on_xmm(cpu, op, |a, b| lanes::multiple_sum_differences(a, b, op.imm as u8))
-        },
+        Mpsadbw => {
+            |cpu, op| on_xmm(cpu, op, |a, b| lanes::multiple_sum_differences(a, b, op.imm as u8))
+        }
         Pblendw => |cpu, op| on_xmm(cpu, op, |a, b| lanes::blend::<u16>(a, b, op.imm as u8)),
         Blendps => |cpu, op| on_xmm(cpu, op, |a, b| lanes::blend::<u32>(a, b, op.imm as u8)),
         Blendpd => |cpu, op| on_xmm(cpu, op, |a, b| lanes::blend::<u64>(a, b, op.imm as u8)),

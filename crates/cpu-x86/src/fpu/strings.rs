@@ -1,4 +1,4 @@
-//! SSE4.2's string comparisons and CRC32.
+//! SSE4.2's string comparisons.
 
 use iced_x86::{Code, Instruction};
 
@@ -10,7 +10,7 @@ use crate::int::Int;
 use crate::op::{Handler, Op};
 use crate::reg::{RAX, RCX, RDX};
 
-/// Finds the handler of a string comparison or CRC32.
+/// Finds the handler of a string comparison.
 pub(super) fn select(insn: &Instruction) -> Option<Handler> {
     use Code::*;
     let handler: Handler = match insn.code() {
@@ -20,10 +20,6 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         Pcmpestri64_xmm_xmmm128_imm8 => |cpu, op| string(cpu, op, explicit::<u64>, index),
         Pcmpestrm_xmm_xmmm128_imm8 => |cpu, op| string(cpu, op, explicit::<u32>, mask),
         Pcmpestrm64_xmm_xmmm128_imm8 => |cpu, op| string(cpu, op, explicit::<u64>, mask),
-        Crc32_r32_rm8 | Crc32_r64_rm8 => crc32::<u8>,
-        Crc32_r32_rm16 => crc32::<u16>,
-        Crc32_r32_rm32 => crc32::<u32>,
-        Crc32_r64_rm64 => crc32::<u64>,
         _ => return None,
     };
     Some(handler)
@@ -138,38 +134,4 @@ fn mask(cpu: &mut Cpu, control: Control, result: u32) {
         (true, _) => lanes::build::<u16>(16, |i| if set(i) { 0xffff } else { 0 }),
     };
     cpu.set_xmm(0, value);
-}
-
-/// CRC-32C of one more operand, least significant bits first.
-fn crc32<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
-    let value = cpu.gpr_source::<T>(op)?.to_u64();
-    let crc = crc32c(cpu.reg::<u32>(op.dst), value, T::BITS);
-    cpu.set_reg::<u32>(op.dst, crc);
-    Ok(())
-}
-
-/// Castagnoli's polynomial, bits reversed.
-const CRC32C: u32 = 0x82f6_3b78;
-
-/// One step for each value of a byte.
-static CRC32C_TABLE: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut crc = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 != 0 { crc >> 1 ^ CRC32C } else { crc >> 1 };
-            bit += 1;
-        }
-        table[byte] = crc;
-        byte += 1;
-    }
-    table
-};
-
-fn crc32c(crc: u32, value: u64, bits: u32) -> u32 {
-    value.to_le_bytes()[..bits as usize / 8].iter().fold(crc, |crc, &byte| {
-        crc >> 8 ^ CRC32C_TABLE[usize::from(crc as u8 ^ byte)]
-    })
 }

@@ -4,7 +4,7 @@
 use iced_x86::{Code, Instruction};
 
 use super::softfloat::F80;
-use super::{Fpu, MXCSR_MASK, MXCSR_RESET};
+use super::{Fpu, MXCSR_MASK};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::host::Access;
@@ -257,11 +257,7 @@ fn xrstor(cpu: &mut Cpu, op: &Op, wide: bool) -> Result {
     if present & !cpu.xcr0 != 0 || reserved != [0; 16] {
         return Err(Exception::GP0);
     }
-    let mxcsr = if requested & (SSE | AVX) != 0 {
-        checked_mxcsr(&image)?
-    } else {
-        cpu.fpu.mxcsr
-    };
+    let mxcsr = if requested & (SSE | AVX) != 0 { checked_mxcsr(&image)? } else { cpu.fpu.mxcsr };
     let count = vector_count(cpu);
     let fpu = &mut cpu.fpu;
     fpu.mxcsr = mxcsr;

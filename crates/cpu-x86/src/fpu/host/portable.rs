@@ -65,13 +65,7 @@ fn binary(control: u16, st0: F80, st1: F80, f: fn(f64, f64) -> f64) -> Outcome {
     finish(control, [st0, st1], [result, F80::ZERO], 1, flags)
 }
 
-fn pushing(
-    control: u16,
-    st0: F80,
-    st1: F80,
-    f: fn(f64) -> f64,
-    pushed: fn(f64) -> f64,
-) -> Outcome {
+fn pushing(control: u16, st0: F80, st1: F80, f: fn(f64) -> f64, pushed: fn(f64) -> f64) -> Outcome {
     if out_of_range(st0) {
         return Outcome { st: [st0, st1], top_change: 0, status: 0x400 };
     }

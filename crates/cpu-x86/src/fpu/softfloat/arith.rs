@@ -77,10 +77,8 @@ fn add_finite<F: Format>(env: &mut Env, a: &Num, b: &Num) -> F {
     let (large, small) = if (a.exp, a.sig) >= (b.exp, b.sig) { (a, b) } else { (b, a) };
     // One bit of room for the carry; 63 bits below for the smaller operand and its sticky bit.
     let large_sig = u128::from(large.sig) << 63;
-    let small_sig =
-        shift_right_sticky(u128::from(small.sig) << 63, (large.exp - small.exp) as u32);
-    let sum =
-        if a.sign == b.sign { large_sig + small_sig } else { large_sig - small_sig };
+    let small_sig = shift_right_sticky(u128::from(small.sig) << 63, (large.exp - small.exp) as u32);
+    let sum = if a.sign == b.sign { large_sig + small_sig } else { large_sig - small_sig };
     if sum == 0 {
         return F::zero(env.round == Round::Down);
     }

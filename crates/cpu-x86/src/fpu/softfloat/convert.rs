@@ -1,8 +1,8 @@
 //! Conversions between formats, to and from integers, and rounding to integral values.
 
 use super::{
-    Class, Env, F80, Format, Num, Unit, flag, note_denormal, operand, round_pack, round_significand,
-    shift_right_sticky, special_unary,
+    Class, Env, F80, Format, Num, Unit, flag, note_denormal, operand, round_pack,
+    round_significand, shift_right_sticky, special_unary,
 };
 
 /// Converts between formats and rounds, as CVTSD2SS and FST do. Denormals raise an exception, except
@@ -104,11 +104,7 @@ pub(crate) fn from_int<F: Format>(env: &mut Env, value: i64) -> F {
 
 /// Rounds to an integral value in the same format. `denormal_exception`: whether denormals raise DE (x87's
 /// FRNDINT does, SSE4.1's ROUNDPS does not).
-pub(crate) fn round_to_integral<F: Format>(
-    env: &mut Env,
-    value: F,
-    denormal_exception: bool,
-) -> F {
+pub(crate) fn round_to_integral<F: Format>(env: &mut Env, value: F, denormal_exception: bool) -> F {
     let num = operand(env, value);
     if let Some(special) = special_unary(env, &num) {
         return special;

@@ -18,9 +18,7 @@ mod native;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 
-pub(crate) use arith::{
-    Order, Remainder, add, compare, div, max, min, mul, remainder, scale, sqrt, sub,
-};
+pub(crate) use arith::{Order, add, compare, div, max, min, mul, remainder, scale, sqrt, sub};
 pub(crate) use convert::{
     Integer, convert, extract_exponent, from_int, round_to_integral, to_int, widen,
 };
@@ -537,13 +535,7 @@ fn overflow<F: Format>(env: &mut Env, sign: bool, exp: i32, rounded: &Rounded) -
     }
 }
 
-fn underflow<F: Format>(
-    env: &mut Env,
-    sign: bool,
-    exp: i32,
-    sig: u128,
-    rounded: &Rounded,
-) -> F {
+fn underflow<F: Format>(env: &mut Env, sign: bool, exp: i32, sig: u128, rounded: &Rounded) -> F {
     if env.masks & flag::UE == 0 {
         env.raise(flag::UE);
         let biased = exp + i32::from(rounded.carry) + X87_BIAS_ADJUST + F::EMAX;

@@ -48,8 +48,7 @@ macro_rules! native {
             fn native_mul(env: &Env, a: Self, b: Self) -> Option<Self> {
                 let product = (<$float>::from_bits(a) * <$float>::from_bits(b)).to_bits();
                 let exact_zero = a << 1 == 0 || b << 1 == 0;
-                let good =
-                    env.native && plain(a) && plain(b) && (normal(product) || exact_zero);
+                let good = env.native && plain(a) && plain(b) && (normal(product) || exact_zero);
                 good.then_some(product)
             }
 

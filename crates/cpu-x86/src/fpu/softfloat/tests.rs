@@ -433,9 +433,12 @@ fn sse_compare() {
         let mask = |set: bool| if set { !0u64 } else { 0 };
         mask(order == Order::Less || order == Order::Equal)
     });
-    check_sse(host_cmpeqss, |env, a, b| {
-        if compare(env, a, b, false) == Order::Equal { !0u32 } else { 0 }
-    });
+    check_sse(
+        host_cmpeqss,
+        |env, a, b| {
+            if compare(env, a, b, false) == Order::Equal { !0u32 } else { 0 }
+        },
+    );
 }
 
 #[test]

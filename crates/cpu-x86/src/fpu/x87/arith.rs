@@ -8,9 +8,7 @@ use crate::exception::Result;
 use crate::flags::bits;
 use crate::fpu::Fpu;
 use crate::fpu::float::order_flags;
-use crate::fpu::softfloat::{
-    self as soft, Env, F80, Format, Order, from_int, widen,
-};
+use crate::fpu::softfloat::{self as soft, Env, F80, Format, Order, from_int, widen};
 use crate::int::Int;
 use crate::op::{Handler, Op};
 
@@ -38,8 +36,7 @@ enum Form {
 
 fn form(insn: &Instruction) -> Form {
     use Mnemonic::*;
-    let integer =
-        matches!(insn.mnemonic(), Fiadd | Fimul | Fisub | Fisubr | Fidiv | Fidivr);
+    let integer = matches!(insn.mnemonic(), Fiadd | Fimul | Fisub | Fisubr | Fidiv | Fidivr);
     let pop = matches!(insn.mnemonic(), Faddp | Fmulp | Fsubp | Fsubrp | Fdivp | Fdivrp);
     let size = insn.memory_size().size();
     match insn.op0_kind() {
@@ -198,12 +195,7 @@ fn compare(cpu: &mut Cpu, op: &Op, signalling: bool, pops: u8) -> Result {
 }
 
 #[inline(always)]
-fn compare_memory<T: Int>(
-    cpu: &mut Cpu,
-    op: &Op,
-    widen: impl Fn(T) -> F80,
-    pops: u8,
-) -> Result {
+fn compare_memory<T: Int>(cpu: &mut Cpu, op: &Op, widen: impl Fn(T) -> F80, pops: u8) -> Result {
     cpu.x87_from_memory(op, |fpu, value| fpu.compare(Some(widen(value)), true, pops))
 }
 

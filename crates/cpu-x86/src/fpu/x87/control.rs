@@ -180,8 +180,7 @@ fn save(cpu: &mut Cpu, op: &Op, width: Width) -> Result {
     cpu.x87_available()?;
     let mut image = [0; 108];
     let size = width.size();
-    image[..size]
-        .copy_from_slice(&environment(&cpu.fpu, width, linear_pointers(cpu))[..size]);
+    image[..size].copy_from_slice(&environment(&cpu.fpu, width, linear_pointers(cpu))[..size]);
     for i in 0..8 {
         let value = cpu.fpu.regs[cpu.fpu.physical(i)].to_bits().to_le_bytes();
         let at = size + 10 * usize::from(i);

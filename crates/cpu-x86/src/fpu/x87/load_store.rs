@@ -189,9 +189,9 @@ const BCD_INDEFINITE: u128 = 0xffff_c000_0000_0000_0000;
 
 /// 18 digits, and the sign in the top bit of the tenth byte. Digits above nine count as they are.
 fn from_bcd(bits: u128) -> F80 {
-    let magnitude = (0..18).rev().fold(0u64, |n, digit| {
-        n.wrapping_mul(10).wrapping_add((bits >> (4 * digit)) as u64 & 15)
-    });
+    let magnitude = (0..18)
+        .rev()
+        .fold(0u64, |n, digit| n.wrapping_mul(10).wrapping_add((bits >> (4 * digit)) as u64 & 15));
     let value: F80 = from_int(&mut Env::x87(0x37f), magnitude as i64);
     F80 { exp: value.exp | (bits >> 64) as u16 & 0x8000, ..value }
 }
@@ -237,9 +237,9 @@ fn select_register(code: Code) -> Option<Handler> {
                 fpu.pop();
             })
         },
-        Fxch_st0_sti | Fxch_st0_sti_DDC8 | Fxch_st0_sti_DFC8 => |cpu, op| {
-            cpu.x87_on_stack(op, |fpu| exchange(fpu, op.src))
-        },
+        Fxch_st0_sti | Fxch_st0_sti_DDC8 | Fxch_st0_sti_DFC8 => {
+            |cpu, op| cpu.x87_on_stack(op, |fpu| exchange(fpu, op.src))
+        }
         Ffree_sti => |cpu, op| cpu.x87_on_stack(op, |fpu| fpu.free(op.dst)),
         Ffreep_sti => |cpu, op| {
             cpu.x87_on_stack(op, |fpu| {
@@ -287,7 +287,7 @@ fn select_constant(code: Code) -> Option<Handler> {
     let handler: Handler = match code {
         Fld1 => |cpu, op| cpu.x87_on_stack(op, |fpu| fpu.push_checked(F80::ONE)),
         Fldz => |cpu, op| cpu.x87_on_stack(op, |fpu| fpu.push_checked(F80::ZERO)),
-        Fldl2t => |cpu, op| constant(cpu, op, 0x4000, 0xd49a_784b_cd1b_8afe_4924_6491_b1e2_8b72),
+        Fldl2t => |cpu, op| constant(cpu, op, 0x4000, 0xd49a_784b_cd1b_8afe_492b_f6ff_4daf_db4c),
         Fldl2e => |cpu, op| constant(cpu, op, 0x3fff, 0xb8aa_3b29_5c17_f0bb_be87_fed0_691d_3e88),
         Fldpi => |cpu, op| constant(cpu, op, 0x4000, 0xc90f_daa2_2168_c234_c4c6_628b_80dc_1cd1),
         Fldlg2 => |cpu, op| constant(cpu, op, 0x3ffd, 0x9a20_9a84_fbcf_f798_8f89_59ac_0b7c_9178),
