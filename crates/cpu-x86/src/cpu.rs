@@ -6,6 +6,7 @@ use accel::{CpuBus, GuestClock, InterruptController, Signals};
 use memory::GuestMemory;
 
 use crate::block::BlockCache;
+use crate::entropy::Entropy;
 use crate::flags::LazyFlags;
 use crate::fpu::Fpu;
 use crate::group::{CpuGroup, Member};
@@ -86,6 +87,7 @@ pub struct Cpu {
     /// DR0 to DR3, DR6, DR7; 4 and 5 are unused.
     pub(crate) dr: [u64; 8],
     pub(crate) msrs: Msrs,
+    pub(crate) entropy: Entropy,
 
     pub(crate) config: CpuConfig,
     pub(crate) memory: Arc<GuestMemory>,
@@ -154,6 +156,7 @@ impl Cpu {
             efer: 0,
             dr: [0; 8],
             msrs: Msrs::default(),
+            entropy: Entropy::default(),
             config,
             memory: wiring.memory,
             bus: wiring.bus,

@@ -15,6 +15,7 @@ use crate::exception::{Exception, Result};
 use crate::exec;
 use crate::fpu;
 use crate::op::{Handler, Op, OpFlags};
+use crate::system;
 
 /// Longest possible instruction in bytes; a longer one raises #GP(0).
 pub(crate) const MAX_LEN: usize = 15;
@@ -60,7 +61,7 @@ pub(crate) fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Op> {
 
 /// The handler of an instruction, if any group knows it.
 fn select(insn: &Instruction) -> Option<Handler> {
-    exec::select(insn).or_else(|| fpu::select(insn)).or_else(|| crate::temp::select(insn))
+    exec::select(insn).or_else(|| fpu::select(insn)).or_else(|| system::select(insn))
 }
 
 fn undefined(_: &mut Cpu, _: &Op) -> Result {
