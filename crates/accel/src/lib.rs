@@ -65,8 +65,11 @@ pub trait GuestClock: Send + Sync {
 /// Why [`Vcpu::run`] returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The CPU halted and waits for an interrupt. Run it again once [`Signals`] has something for it.
-    Halt,
+    /// The CPU halted. Run it again once [`Signals`] has something for it.
+    Halt {
+        /// Whether [`Signal::Interrupt`] wakes it; otherwise only NMI, INIT and the like do.
+        interruptible: bool,
+    },
     /// The CPU can't go on and asks the board to reset (x86: triple fault).
     Shutdown,
     /// [`Signal::Exit`] was raised. The CPU stands between two instructions.

@@ -70,6 +70,4 @@ pub trait MachineControl: Send + Sync {
     fn request_shutdown(&self, cause: ShutdownCause);
     /// Asks for the end of the process with exit status `code`.
     fn request_exit(&self, code: i32);
-    /// Asks for suspend to RAM; the machine wakes it again.
-    fn request_suspend(&self);
 }

@@ -1,1 +1,4 @@
 //! PLACEHOLDER
+#[derive(Clone, Debug)]
+/// PLACEHOLDER
+pub enum ChardevSpec {}

@@ -13,6 +13,7 @@ pub mod ioapic;
 pub mod irq;
 pub mod isa;
 pub mod lapic;
+pub mod pci;
 
 use std::sync::{Mutex, MutexGuard};
 
