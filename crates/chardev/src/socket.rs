@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-use crate::ChardevError;
+use crate::{ChardevError, Notice};
 
 /// Where a socket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,6 +219,20 @@ impl SocketListener {
             stream.set_nodelay()?;
         }
         Ok(stream)
+    }
+
+    /// With `wait=on`, blocks until the first client is there, and says so before.
+    pub fn wait_if_asked(
+        &self,
+        notify: &dyn Fn(&Notice),
+    ) -> Result<Option<SocketStream>, ChardevError> {
+        if !self.spec.wait {
+            return Ok(None);
+        }
+        notify(&Notice::Waiting { filename: self.spec.disconnected() });
+        let accepted = self.accept(true);
+        let what = "Failed to accept a connection";
+        accepted.map(Some).map_err(|source| ChardevError::System { what, source })
     }
 
     /// The same socket once more. It shares the non-blocking mode with this one.
