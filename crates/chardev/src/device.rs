@@ -152,7 +152,7 @@ impl Chardev {
                 (Kind::Ringbuf(*size), "ringbuf".to_owned(), None)
             }
             ChardevSpec::Stdio { signal } => {
-                let port = Port::Stdio { claim: Claim::take(*signal)?, ended: false };
+                let port = Port::Stdio { _claim: Claim::take(*signal)?, ended: false };
                 (Kind::Threaded, "stdio".to_owned(), Some(port))
             }
             ChardevSpec::File { path, append } => {

@@ -4,6 +4,7 @@
 //! multiplexer itself: `h` lists the keys, `x` ends the program, `c` goes to the next device model,
 //! `b` sends a break, Ctrl-A itself sends one Ctrl-A.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -19,9 +20,33 @@ const HELP: &str = "\r\n\
     C-a b    send a break\r\n\
     C-a C-a  send C-a\r\n";
 
+/// Input kept for a device model that doesn't want it yet, so that Ctrl-A still gets through.
+const PENDING: usize = 64;
+
+#[derive(Default)]
+struct Line {
+    receiver: Option<Box<dyn CharReceiver>>,
+    pending: VecDeque<u8>,
+}
+
+impl Line {
+    /// Hands over what waits, as far as it is wanted.
+    fn deliver(&mut self) {
+        let Some(receiver) = &self.receiver else { return };
+        while !self.pending.is_empty() {
+            let count = receiver.can_receive().min(self.pending.len());
+            if count == 0 {
+                return;
+            }
+            let data: Vec<u8> = self.pending.drain(..count).collect();
+            receiver.receive(&data);
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
-    receivers: Vec<Option<Box<dyn CharReceiver>>>,
+    lines: Vec<Line>,
     focus: usize,
     escaped: bool,
 }
@@ -73,41 +98,43 @@ impl Mux {
 
     /// What `query-chardev` tells of it.
     pub fn info(&self) -> ChardevInfo {
-        let frontend_open = lock(&self.state).receivers.iter().any(Option::is_some);
+        let frontend_open = lock(&self.state).lines.iter().any(|line| line.receiver.is_some());
         ChardevInfo { label: self.label.clone(), filename: "mux".to_owned(), frontend_open }
     }
 
     /// A place for one more device model.
     pub fn port(self: &Arc<Mux>) -> Arc<MuxPort> {
         let mut state = lock(&self.state);
-        state.receivers.push(None);
-        Arc::new(MuxPort { mux: self.clone(), index: state.receivers.len() - 1 })
+        state.lines.push(Line::default());
+        Arc::new(MuxPort { mux: self.clone(), index: state.lines.len() - 1 })
     }
 
     /// One byte of input; what it asks of the caller, who holds no lock then.
     fn take(&self, byte: u8) -> Request {
         let mut state = lock(&self.state);
-        let State { receivers, focus, escaped } = &mut *state;
-        let focused = receivers.get(*focus).and_then(Option::as_ref);
-        if !std::mem::take(escaped) {
-            if byte == ESCAPE {
-                *escaped = true;
-            } else if let Some(receiver) = focused {
-                receiver.receive(&[byte]);
+        let State { lines, focus, escaped } = &mut *state;
+        let count = lines.len();
+        let Some(line) = lines.get_mut(*focus) else { return Request::Nothing };
+        let escape = std::mem::take(escaped);
+        match byte {
+            ESCAPE if !escape => *escaped = true,
+            b'h' | b'?' if escape => return Request::Help,
+            b'x' if escape => return Request::Quit,
+            b'b' if escape => {
+                if let Some(receiver) = &line.receiver {
+                    receiver.event(CharEvent::Break);
+                }
             }
-            return Request::Nothing;
-        }
-        match (byte, focused) {
-            (b'h' | b'?', _) => return Request::Help,
-            (b'x', _) => return Request::Quit,
-            (b'c', _) => {
-                let count = receivers.len();
-                let next = (1..=count).map(|step| (*focus + step) % count);
-                *focus = next.into_iter().find(|at| receivers[*at].is_some()).unwrap_or(*focus);
+            b'c' if escape => {
+                let mut others = (1..count).map(|step| (*focus + step) % count);
+                *focus = others.find(|at| lines[*at].receiver.is_some()).unwrap_or(*focus);
             }
-            (b'b', Some(receiver)) => receiver.event(CharEvent::Break),
-            (ESCAPE, Some(receiver)) => receiver.receive(&[ESCAPE]),
-            _ => {}
+            // An unknown key behind the escape means nothing.
+            _ if escape && byte != ESCAPE => {}
+            _ => {
+                line.pending.push_back(byte);
+                line.deliver();
+            }
         }
         Request::Nothing
     }
@@ -124,13 +151,12 @@ struct Input(Weak<Mux>);
 
 impl CharReceiver for Input {
     fn can_receive(&self) -> usize {
-        // Byte by byte, because each may move the focus to a receiver with less room.
         let Some(mux) = self.0.upgrade() else { return 0 };
-        let state = lock(&mux.state);
-        match state.receivers.get(state.focus) {
-            Some(Some(receiver)) => receiver.can_receive().min(1),
-            Some(None) | None => 1,
-        }
+        let mut state = lock(&mux.state);
+        state.lines.iter_mut().for_each(Line::deliver);
+        let focus = state.focus;
+        // Byte by byte, because each may move the focus to a line with less room.
+        state.lines.get(focus).map_or(1, |line| usize::from(line.pending.len() < PENDING))
     }
 
     fn receive(&self, data: &[u8]) {
@@ -148,14 +174,14 @@ impl CharReceiver for Input {
 
     fn event(&self, event: CharEvent) {
         let Some(mux) = self.0.upgrade() else { return };
-        for receiver in lock(&mux.state).receivers.iter().flatten() {
+        for receiver in lock(&mux.state).lines.iter().filter_map(|line| line.receiver.as_ref()) {
             receiver.event(event);
         }
     }
 
     fn writable(&self) {
         let Some(mux) = self.0.upgrade() else { return };
-        for receiver in lock(&mux.state).receivers.iter().flatten() {
+        for receiver in lock(&mux.state).lines.iter().filter_map(|line| line.receiver.as_ref()) {
             receiver.writable();
         }
     }
@@ -177,7 +203,7 @@ impl CharBackend for MuxPort {
         if self.mux.base.is_connected() {
             receiver.event(CharEvent::Opened);
         }
-        lock(&self.mux.state).receivers[self.index] = Some(receiver);
+        lock(&self.mux.state).lines[self.index].receiver = Some(receiver);
         self.mux.base.accept_input();
     }
 

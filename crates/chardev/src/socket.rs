@@ -494,8 +494,12 @@ mod tests {
         let path = dir.path().join("s");
         drop(UnixListener::bind(&path).unwrap());
         let listener = SocketListener::bind(&unix(&path)).unwrap();
-        assert_eq!(listener.spec().disconnected(), format!("disconnected:unix:{},server=on", path.display()));
-        let client = SocketStream::connect(&SocketSpec::client(SocketAddress::Unix(path.clone()))).unwrap();
+        assert_eq!(
+            listener.spec().disconnected(),
+            format!("disconnected:unix:{},server=on", path.display())
+        );
+        let client =
+            SocketStream::connect(&SocketSpec::client(SocketAddress::Unix(path.clone()))).unwrap();
         let served = listener.accept(false).unwrap();
         assert_eq!(listener.connected(&served), format!("unix:{},server=on", path.display()));
         assert_eq!(client.describe(false), "unix:");
@@ -521,7 +525,10 @@ mod tests {
         let path = dir.path().join("precious");
         std::fs::write(&path, "data").unwrap();
         let error = SocketListener::bind(&unix(&path)).unwrap_err().to_string();
-        assert_eq!(error, format!("Failed to bind socket to {}: Address already in use", path.display()));
+        assert_eq!(
+            error,
+            format!("Failed to bind socket to {}: Address already in use", path.display())
+        );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
     }
 

@@ -30,8 +30,8 @@ const FINAL_FLUSH: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) enum Port {
     Stdio {
-        /// Held for its drop.
-        claim: Claim,
+        /// Sets the terminal back when it is dropped.
+        _claim: Claim,
         /// Standard input has come to its end.
         ended: bool,
     },
