@@ -1,5 +1,6 @@
 //! A machine: assembled from a [`spec::MachineSpec`], run by its one [`run::Owner`].
 
+pub mod acpi;
 pub mod pc;
 pub mod run;
 pub mod spec;
