@@ -74,7 +74,6 @@ fn pci_root(config: &Config) -> Sequence {
         vec![
             &hid("PNP0A03"),
             &Name::new("_UID".into(), &ZERO),
-            &Name::new("_ADR".into(), &ZERO),
             &Name::new("_CRS".into(), &resources),
             &Name::new("_PRT".into(), &routing_table()),
             &isa_bridge(config),
@@ -184,7 +183,6 @@ fn link(name: &str, route: &Path, uid: u8) -> Sequence {
         0,
         true,
         vec![
-            &Name::new("BUF0".into(), &current),
             &CreateDWordField::new(&number, &buffer, &INTERRUPT_NUMBER),
             &If::new(
                 &Equal::new(&And::new(&ZERO, route, &ROUTE_OFF), &ZERO),
@@ -211,6 +209,7 @@ fn link(name: &str, route: &Path, uid: u8) -> Sequence {
             &hid("PNP0C0F"),
             &Name::new("_UID".into(), &uid),
             &Name::new("_PRS".into(), &possible),
+            &Name::new("BUF0".into(), &current),
             &status,
             &disable,
             &get,

@@ -80,7 +80,8 @@ fn the_reference_compiler_accepts_them() {
         }
     }
     let source = dir.path().join("DSDT.dsl");
-    let output = Command::new("iasl").arg("-p").arg(dir.path().join("again")).arg(source).output();
-    let text = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
+    let again = dir.path().join("again");
+    let output = Command::new("iasl").arg("-p").arg(again).arg(source).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("0 Errors, 0 Warnings"), "{text}");
 }
