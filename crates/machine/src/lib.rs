@@ -1,6 +1,7 @@
 //! A machine: assembled from a [`spec::MachineSpec`], run by its one [`run::Owner`], seen by its clients
 //! as a [`Machine`].
 
+pub mod acpi;
 mod error;
 pub mod machine;
 pub mod pc;
