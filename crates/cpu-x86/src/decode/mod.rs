@@ -13,6 +13,7 @@ use iced_x86::{
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::exec;
+use crate::fpu;
 use crate::op::{Handler, Op, OpFlags};
 use crate::system;
 
@@ -45,6 +46,9 @@ pub(crate) fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Op> {
         return Some(op);
     }
     operands::unpack(&insn, &mut op);
+    if let Some(opcode) = fpu::x87_opcode(&bytes[..insn.len()]) {
+        op.imm = u64::from(opcode);
+    }
     match select(&insn) {
         Some(handler) => op.run = handler,
         None => op.flags |= OpFlags::ENDS_BLOCK,
@@ -57,7 +61,7 @@ pub(crate) fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Op> {
 
 /// The handler of an instruction, if any group knows it.
 fn select(insn: &Instruction) -> Option<Handler> {
-    exec::select(insn).or_else(|| system::select(insn))
+    exec::select(insn).or_else(|| fpu::select(insn)).or_else(|| system::select(insn))
 }
 
 fn undefined(_: &mut Cpu, _: &Op) -> Result {
