@@ -61,12 +61,12 @@ fn gate(cpu: &Cpu, v: u8, selector: u16, kind: u64, dpl: u64, ist: u64) {
 fn tables(cpu: &mut Cpu) {
     let entries = [
         0,
-        0x00af_9b00_0000_ffff, // CODE64
-        0x00cf_9300_0000_ffff, // DATA
-        0x00cf_9b00_0000_ffff, // CODE32
-        0x00cf_fb00_0000_ffff, // USER_CODE32
-        0x00cf_f300_0000_ffff, // USER_DATA
-        0x00af_fb00_0000_ffff, // USER_CODE64
+        0x00af_9b00_0000_ffff,              // CODE64
+        0x00cf_9300_0000_ffff,              // DATA
+        0x00cf_9b00_0000_ffff,              // CODE32
+        0x00cf_fb00_0000_ffff,              // USER_CODE32
+        0x00cf_f300_0000_ffff,              // USER_DATA
+        0x00af_fb00_0000_ffff,              // USER_CODE64
         0x00cf_9300_0000_ffff & !(1 << 47), // not present
         TSS << 16 | 0x67 | 0x89 << 40,
         0,
@@ -394,11 +394,7 @@ fn descriptor_loads_raise_what_the_manuals_say() {
 fn call_gates_change_level_and_copy_parameters() {
     let mut cpu = protected_cpu();
     let target = 0x9000u64;
-    put(
-        &cpu,
-        GDT + 0x48,
-        target | u64::from(CODE32) << 16 | 2 << 32 | 0xec << 40,
-    );
+    put(&cpu, GDT + 0x48, target | u64::from(CODE32) << 16 | 2 << 32 | 0xec << 40);
     // At the target: RETF 8.
     cpu.memory.write(target, &[0xca, 8, 0]).unwrap();
     // CALL 0x48:0; INT 0x80
@@ -469,7 +465,7 @@ fn single_steps_and_breakpoints() {
     let mut cpu = long_cpu();
     load(&cpu, |a| {
         a.mov(rcx, qword_ptr(0x20000)).unwrap();
-        a.mov(dword_ptr(0x20006), eax).unwrap();
+        a.mov(dword_ptr(0x20006), ebx).unwrap();
         a.nop().unwrap();
     });
     cpu.dr[3] = 0x2_0008;
@@ -519,7 +515,7 @@ fn the_switch_to_long_mode_and_back() {
     load(&cpu, |a| {
         a.push(u32::from(CODE32) as i32).unwrap();
         a.push(0x9000).unwrap();
-        a.retfq().unwrap();
+        a.db(&[0x48, 0xcb]).unwrap(); // RETFQ
     });
     // mov eax, cr0; btr eax, 31; mov cr0, eax; hlt
     let code = [0x0f, 0x20, 0xc0, 0x0f, 0xba, 0xf0, 31, 0x0f, 0x22, 0xc0, 0xf4];
@@ -549,7 +545,10 @@ fn state_survives_saving() {
         |s: &mut crate::state::CpuState| s.cr0 = CR0_PG,
         |s: &mut crate::state::CpuState| s.cr4 |= 1 << 63,
         |s: &mut crate::state::CpuState| s.msrs.push((0xdead, 1)),
-        |s: &mut crate::state::CpuState| s.msrs.retain(|(n, _)| *n != index::EFER),
+        |s: &mut crate::state::CpuState| {
+            s.msrs.retain(|(n, _)| *n != index::EFER);
+            s.msrs.push((index::EFER, EFER_LME));
+        },
         |s: &mut crate::state::CpuState| s.xcr0 = 0,
     ] {
         let mut bad = saved.clone();

@@ -129,8 +129,7 @@ fn rights_of_all_four_levels_combine() {
         if case.count_ones() > 3 {
             continue;
         }
-        let mut page =
-            Combined { present: true, writable: true, user: true, no_execute: false };
+        let mut page = Combined { present: true, writable: true, user: true, no_execute: false };
         for level in 0..4 {
             let bits = case >> (4 * level) & 0xf;
             let next = TABLES.get(level + 1).copied().unwrap_or(TARGET);
@@ -154,7 +153,8 @@ fn large_pages_of_long_mode_map_and_have_reserved_bits() {
     let mut cpu = long_cpu();
     write(&cpu, TABLES[0] + 8, TABLES[1] | 7);
     for bits in 0..16u64 {
-        let mut entry = 0x4000_0000 | 0x80 | 2 * (!bits & 2) / 2 | 4 * (!bits & 4) / 4 | (!bits & 1);
+        let mut entry =
+            0x4000_0000 | 0x80 | 2 * (!bits & 2) / 2 | 4 * (!bits & 4) / 4 | (!bits & 1);
         set(&mut entry, 1 << 63, bits & 8 != 0);
         let page = Combined {
             present: bits & 1 == 0,
@@ -304,9 +304,11 @@ fn address_spaces_are_kept_apart_by_pcid() {
     assert_eq!(phys(&mut cpu), TARGET);
     map(&cpu, TARGET + 0x1000, 0);
     cpu.write_cr3(TABLES[0] | 2).unwrap();
-    assert_eq!(phys(&mut cpu), TARGET + 0x1000);
     cpu.write_cr3(TABLES[0] | 1 | 1 << 63).unwrap();
     assert_eq!(phys(&mut cpu), TARGET, "bit 63 keeps what PCID 1 had");
+    cpu.write_cr3(TABLES[0] | 2 | 1 << 63).unwrap();
+    assert_eq!(phys(&mut cpu), TARGET + 0x1000, "which is not PCID 2's");
+    cpu.write_cr3(TABLES[0] | 1 | 1 << 63).unwrap();
     cpu.tlb.flush_space(2, false);
     cpu.write_cr3(TABLES[0] | 2 | 1 << 63).unwrap();
     map(&cpu, TARGET + 0x2000, 0);
@@ -338,10 +340,7 @@ fn stores_across_pages_change_nothing_if_either_faults() {
     let end = (LINEAR & !0xfff) + 0xffc;
     write(&cpu, TARGET + 0xff8, 0x1111_1111_1111_1111);
     cpu.cr4 &= !CR4_SMAP;
-    assert_eq!(
-        cpu.store::<u64>(3, end, 0).err(),
-        Some(Exception::with_code(vector::PF, 2)),
-    );
+    assert_eq!(cpu.store::<u64>(3, end, 0).err(), Some(Exception::with_code(vector::PF, 2)),);
     assert_eq!(cpu.cr2, end + 4);
     assert_eq!(read(&cpu, TARGET + 0xff8), 0x1111_1111_1111_1111);
     write(&cpu, TABLES[3] + 40, TARGET + 0x2007);
@@ -363,10 +362,7 @@ fn addresses_that_are_not_canonical_raise_by_segment() {
     assert_eq!(cpu.store::<u8>(0, u64::MAX >> 1, 0), Err(Exception::GP0));
     // The last byte is what leaves the lower half; its page is the one that faults first.
     write(&cpu, TABLES[0] + 8 * 255, 0);
-    assert_eq!(
-        cpu.load::<u64>(3, hole - 4),
-        Err(Exception::with_code(vector::PF, 0)),
-    );
+    assert_eq!(cpu.load::<u64>(3, hole - 4), Err(Exception::with_code(vector::PF, 0)),);
     assert!(is_canonical(0xffff_8000_0000_0000));
     assert!(!is_canonical(0xffff_7fff_ffff_ffff));
 }
