@@ -65,8 +65,12 @@ pub trait GuestClock: Send + Sync {
 /// Why [`Vcpu::run`] returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The CPU halted and waits for an interrupt. Run it again once [`Signals`] has something for it.
-    Halt,
+    /// The CPU halted. Run it again once [`Signals`] has something for it.
+    Halt {
+        /// The signals that end the halt, as a bit set: with interrupts disabled, a pending interrupt
+        /// does not.
+        wake: u32,
+    },
     /// The CPU can't go on and asks the board to reset (x86: triple fault).
     Shutdown,
     /// [`Signal::Exit`] was raised. The CPU stands between two instructions.

@@ -76,10 +76,8 @@ impl Signals {
             guard = match timeout {
                 None => self.wake.wait(guard).unwrap_or_else(|e| e.into_inner()),
                 Some(limit) => {
-                    let (_guard, _) = self
-                        .wake
-                        .wait_timeout(guard, limit)
-                        .unwrap_or_else(|e| e.into_inner());
+                    let (_guard, _) =
+                        self.wake.wait_timeout(guard, limit).unwrap_or_else(|e| e.into_inner());
                     return;
                 }
             };

@@ -1,1 +1,122 @@
-//! PLACEHOLDER
+//! Rust from a checked QAPI schema: types, the server's command trait with argument checking, the
+//! typed client, events, introspection.
+//!
+//! [`generate`] writes one text that the crate `schema` includes; it relies on that crate's
+//! `error`, `input` and `client` modules for what is not specific to a schema. Output depends on
+//! the schema alone and is in its order, so it is the same on every build.
+//!
+//! Wire names are kept by serde attributes; in Rust they follow Rust's habits:
+//!
+//! | schema | Rust |
+//! |---|---|
+//! | `str`, `bool`, `number`, `any`, `null` | `String`, `bool`, `f64`, `serde_json::Value`, `()` |
+//! | `int`, `size`, `uint8`… | `i64`, `u64`, `u8`… |
+//! | `['T']`, `'*x': 'T'` | `Vec<T>`, `Option<T>` |
+//! | struct with a base | a struct with the members of both |
+//! | union | an enum tagged by its discriminator, in a struct if there are further common members |
+//! | alternate | an untagged enum |
+
+mod commands;
+mod names;
+mod types;
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use qapi::ir::{Condition, DefinitionKind, Schema};
+
+/// What the generator needs to know beside the schema.
+#[derive(Debug, Default)]
+pub struct Options<'a> {
+    /// Commands that the QMP session answers itself: in introspection, but not in the trait.
+    pub session_commands: &'a [&'a str],
+    /// The symbols for `if` conditions that are defined.
+    pub defined: &'a [&'a str],
+}
+
+/// The generated text and what goes with it.
+#[derive(Debug)]
+pub struct Generated {
+    /// Rust source, to be included in a module.
+    pub code: String,
+    /// What `query-qmp-schema` returns, as JSON on one line.
+    pub introspection: String,
+}
+
+/// Generates everything for `schema`, which must have been checked without errors.
+pub fn generate(schema: &Schema, options: &Options<'_>) -> Generated {
+    let defined = |symbol: &str| options.defined.contains(&symbol);
+    let mut writer = Writer { schema, options, boxed: HashSet::new() };
+    writer.find_recursion();
+    let mut code = String::new();
+    for definition in schema.definitions.values().filter(|d| writer.applies(&d.condition)) {
+        match &definition.kind {
+            DefinitionKind::Command(_) | DefinitionKind::Event(_) => {}
+            _ => code += &types::definition(&writer, definition),
+        }
+    }
+    code += &commands::all(&writer);
+    let introspection = qapi::introspect::introspect(schema, &defined).to_string();
+    Generated { code, introspection }
+}
+
+/// What the parts of the generator share.
+pub(crate) struct Writer<'a> {
+    pub(crate) schema: &'a Schema,
+    pub(crate) options: &'a Options<'a>,
+    /// Types that contain themselves: uses of them as members are boxed.
+    pub(crate) boxed: HashSet<String>,
+}
+
+impl Writer<'_> {
+    pub(crate) fn applies(&self, condition: &Option<Condition>) -> bool {
+        condition.as_ref().is_none_or(|c| c.holds(&|symbol| self.options.defined.contains(&symbol)))
+    }
+
+    /// Finds the types that can reach themselves without an array between.
+    fn find_recursion(&mut self) {
+        for name in self.schema.definitions.keys() {
+            let mut seen = HashSet::new();
+            let mut open: Vec<&str> = types::contained(self.schema, name);
+            while let Some(next) = open.pop() {
+                if next == name {
+                    self.boxed.insert(name.clone());
+                    break;
+                }
+                if seen.insert(next) {
+                    open.extend(types::contained(self.schema, next));
+                }
+            }
+        }
+    }
+}
+
+/// A documentation comment from schema text: brackets would be taken for links.
+pub(crate) fn doc(out: &mut String, indent: &str, text: &str, fallback: &str) {
+    let text = if text.trim().is_empty() { fallback } else { text };
+    for line in text.lines() {
+        let line = line.replace('[', "\\[").replace(']', "\\]").replace('<', "&lt;");
+        let line = backquote_references(&line);
+        let _ = writeln!(out, "{}", format!("{indent}/// {line}").trim_end());
+    }
+}
+
+/// `@name` of schema text as `` `name` ``.
+fn backquote_references(line: &str) -> String {
+    let mut out = String::new();
+    let mut rest = line;
+    while let Some(at) = rest.find('@') {
+        let (before, after) = rest.split_at(at);
+        out += before;
+        let after = &after[1..];
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let end = after.find(|c| !is_name(c)).unwrap_or(after.len());
+        if end == 0 {
+            out.push('@');
+        } else {
+            let _ = write!(out, "`{}`", &after[..end]);
+        }
+        rest = &after[end..];
+    }
+    out + rest
+}

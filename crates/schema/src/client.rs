@@ -1,0 +1,16 @@
+//! What makes the client typed.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// A command with its arguments, ready to be sent.
+pub trait Command: Serialize {
+    /// The name on the wire.
+    const NAME: &'static str;
+    /// What a success returns.
+    type Ok: DeserializeOwned;
+}
+
+/// The return value of commands that return nothing: an object, whose members are ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Empty {}
