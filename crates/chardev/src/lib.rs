@@ -3,9 +3,7 @@
 mod error;
 mod fd;
 pub mod socket;
+mod spec;
 
 pub use error::{ChardevError, reason};
-
-/// PLACEHOLDER
-#[derive(Clone, Debug)]
-pub enum ChardevSpec {}
+pub use spec::ChardevSpec;

@@ -95,7 +95,7 @@ pub(super) fn reply(id: Option<Value>, outcome: Result<Value, QmpError>) -> Valu
                 reply.insert("id".to_owned(), id);
             }
             let mut object = Map::new();
-            object.insert("class".to_owned(), error.class.into());
+            object.insert("class".to_owned(), error.class.as_str().into());
             object.insert("desc".to_owned(), error.desc.into());
             reply.insert("error".to_owned(), Value::Object(object));
         }
