@@ -16,20 +16,19 @@ use std::time::{Duration, Instant};
 /// Deadline of a timer that is not armed.
 const NEVER: u64 = u64::MAX;
 
-#[derive(Debug)]
-enum Source {
-    /// Stands at this many nanoseconds.
-    Stopped(u64),
-    /// Runs since the instant, when it stood at this many nanoseconds.
-    Running(Instant, u64),
-}
+/// Set in [`Inner::anchor`] while time passes.
+const RUNNING: u64 = 1 << 63;
 
 #[derive(Debug)]
 struct Inner {
-    source: Mutex<Source>,
+    /// Bit 63 says whether time passes; the rest is the time in nanoseconds if it does not, else what
+    /// is to be added to the host's nanoseconds since `epoch` (modulo 2^63) to get it. One word, so
+    /// that reading the time, which guests do all the while, takes no lock.
+    anchor: AtomicU64,
+    epoch: Instant,
     manual: bool,
-    /// Told when the clock starts, stops or jumps.
-    changed: Mutex<Vec<Weak<QueueShared>>>,
+    /// Told when the clock starts, stops or jumps; held while it does.
+    watchers: Mutex<Vec<Weak<QueueShared>>>,
 }
 
 /// The guest's clock. Clones are the same clock.
@@ -41,68 +40,66 @@ pub struct Clock {
 impl Clock {
     /// A clock that stands at zero until [`Clock::start`].
     pub fn new() -> Self {
-        Self::with_source(false)
+        Self::stopped(false)
     }
 
     /// A clock that only [`Clock::set`] moves.
     pub fn manual() -> Self {
-        Self::with_source(true)
+        Self::stopped(true)
     }
 
-    fn with_source(manual: bool) -> Self {
-        let source = Mutex::new(Source::Stopped(0));
-        Self { inner: Arc::new(Inner { source, manual, changed: Mutex::default() }) }
+    fn stopped(manual: bool) -> Self {
+        let inner = Inner {
+            anchor: AtomicU64::new(0),
+            epoch: Instant::now(),
+            manual,
+            watchers: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Guest time in nanoseconds.
+    #[inline]
     pub fn now_ns(&self) -> u64 {
-        match *lock(&self.inner.source) {
-            Source::Stopped(at) => at,
-            Source::Running(since, at) => at + since.elapsed().as_nanos() as u64,
-        }
+        let anchor = self.inner.anchor.load(Ordering::Acquire);
+        if anchor & RUNNING == 0 { anchor } else { anchor.wrapping_add(self.host_ns()) & !RUNNING }
     }
 
     /// Whether time passes by itself now.
     pub fn is_running(&self) -> bool {
-        matches!(*lock(&self.inner.source), Source::Running(..))
+        self.inner.anchor.load(Ordering::Acquire) & RUNNING != 0
     }
 
     /// Lets time pass. Has no effect on a manual clock.
     pub fn start(&self) {
         if !self.inner.manual {
-            let mut source = lock(&self.inner.source);
-            if let Source::Stopped(at) = *source {
-                *source = Source::Running(Instant::now(), at);
-            }
+            self.change(|now| (now, true));
         }
-        self.notify();
     }
 
     /// Freezes time.
     pub fn stop(&self) {
-        {
-            let mut source = lock(&self.inner.source);
-            if let Source::Running(since, at) = *source {
-                *source = Source::Stopped(at + since.elapsed().as_nanos() as u64);
-            }
-        }
-        self.notify();
+        self.change(|now| (now, false));
     }
 
     /// Sets the time, as a manual clock's driver or a restored machine does.
     pub fn set(&self, now_ns: u64) {
-        {
-            let mut source = lock(&self.inner.source);
-            *source = match *source {
-                Source::Stopped(_) => Source::Stopped(now_ns),
-                Source::Running(..) => Source::Running(Instant::now(), now_ns),
-            };
-        }
-        self.notify();
+        let running = self.is_running();
+        self.change(|_| (now_ns & !RUNNING, running));
     }
 
-    fn notify(&self) {
-        lock(&self.inner.changed).retain(|queue| {
+    fn host_ns(&self) -> u64 {
+        self.inner.epoch.elapsed().as_nanos() as u64
+    }
+
+    /// Sets time and motion to what `next` makes of the time now, and wakes the timers' threads.
+    fn change(&self, next: impl FnOnce(u64) -> (u64, bool)) {
+        let mut watchers = lock(&self.inner.watchers);
+        let (time, runs) = next(self.now_ns());
+        let anchor =
+            if runs { (time.wrapping_sub(self.host_ns()) & !RUNNING) | RUNNING } else { time };
+        self.inner.anchor.store(anchor, Ordering::Release);
+        watchers.retain(|queue| {
             queue.upgrade().is_some_and(|queue| {
                 drop(lock(&queue.heap));
                 queue.wake.notify_all();
@@ -214,7 +211,7 @@ impl TimerQueue {
             heap: Mutex::default(),
             wake: Condvar::new(),
         });
-        lock(&clock.inner.changed).push(Arc::downgrade(&shared));
+        lock(&clock.inner.watchers).push(Arc::downgrade(&shared));
         Self { shared, thread: Mutex::new(None) }
     }
 

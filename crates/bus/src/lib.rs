@@ -3,6 +3,7 @@
 //! - [`AddressSpace`]: which device answers at which port or guest physical address.
 //! - [`IrqLine`] and [`MsiSink`]: how a device asks for attention.
 //! - [`clock`]: guest time and timers.
+//! - [`MachineControl`]: what a device may ask of its machine.
 //! - [`Device`]: what every device can do besides its registers: reset, save, restore.
 //!
 //! Devices know these traits and never the machine or the monitor. They are shared between vCPU
@@ -19,4 +20,4 @@ pub use clock::{Clock, Timer, TimerQueue};
 pub use control::{MachineControl, ShutdownCause};
 pub use device::Device;
 pub use irq::{IrqLine, IrqSink, MsiMessage, MsiSink};
-pub use space::{AddressSpace, BusDevice, MapError};
+pub use space::{AddressSpace, BusDevice, MapError, MappingId};

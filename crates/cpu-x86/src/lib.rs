@@ -8,10 +8,37 @@
 //! - `cpu`: the running form of that state.
 //! - `op`: one decoded instruction, ready to execute.
 
+mod block;
 mod cpu;
+mod cpuid;
+mod debug;
+mod decode;
+mod descriptor;
+mod entropy;
 mod exception;
+mod exec;
+mod far;
+mod flags;
+mod group;
+mod host;
+mod int;
+mod interrupt;
+mod mem;
+mod mmu;
+mod msr;
 mod op;
+mod reg;
+mod regs;
+mod run;
+mod save;
+mod segment;
+mod stack;
 pub mod state;
+mod system;
+#[cfg(test)]
+mod testing;
+mod tlb;
 
-pub use cpu::{Cpu, CpuConfig};
+pub use cpu::{Cpu, CpuConfig, CpuWiring};
+pub use group::CpuGroup;
 pub use state::CpuState;

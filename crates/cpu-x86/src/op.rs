@@ -42,7 +42,8 @@ bitflags::bitflags! {
 pub(crate) struct Op {
     /// What executes it.
     pub(crate) run: Handler,
-    /// Address of the following instruction, as RIP will hold it.
+    /// Address of the following instruction: this one's RIP plus its length, not yet wrapped at 32 bits
+    /// outside 64-bit mode.
     pub(crate) next_rip: u64,
     /// Displacement of the memory operand, sign-extended; for RIP-relative operands the resolved
     /// address with `base` = `index` = [`ZERO_REG`].
@@ -75,4 +76,38 @@ pub(crate) struct Op {
     pub(crate) addr_size: u8,
     /// Prefixes and properties.
     pub(crate) flags: OpFlags,
+}
+
+impl Op {
+    /// No operands, no prefixes; raises nothing and does nothing.
+    pub(crate) const EMPTY: Self = Self {
+        run: |_, _| Ok(()),
+        next_rip: 0,
+        disp: 0,
+        imm: 0,
+        code: Code::INVALID,
+        len: 0,
+        dst: 0,
+        src: 0,
+        src2: 0,
+        base: ZERO_REG,
+        index: ZERO_REG,
+        scale: 0,
+        seg: 0,
+        size: 0,
+        addr_size: 0,
+        flags: OpFlags::empty(),
+    };
+
+    /// Whether the instruction has a LOCK prefix.
+    #[inline(always)]
+    pub(crate) fn locked(&self) -> bool {
+        self.flags.contains(OpFlags::LOCK)
+    }
+
+    /// Address of this instruction, as RIP held it.
+    #[inline(always)]
+    pub(crate) fn rip(&self) -> u64 {
+        self.next_rip.wrapping_sub(u64::from(self.len))
+    }
 }

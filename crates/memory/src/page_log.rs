@@ -1,8 +1,9 @@
 //! What is known about each page of a RAM range: whether it was written since the log was last
 //! cleared, and whether a software CPU decoded instructions from it.
 //!
-//! A page that holds decoded code has a version. Any write to it, from a CPU or a device, gives it a
-//! new version; decoded blocks remember the version they were made from and are stale once it differs.
+//! A page that holds decoded code has a version. The first write to it, from a CPU or a device, gives it
+//! a new version, and it counts as plain data until instructions are decoded from it again. Decoded
+//! blocks remember the version they were made from and are stale once it differs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -18,7 +19,6 @@ pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 pub type CodeVersion = u32;
 
 const CODE: u32 = 1;
-const STEP: u32 = 2;
 
 #[derive(Debug, Default)]
 struct Pages {
@@ -60,8 +60,11 @@ impl PageLog {
             word.fetch_or(bit, Ordering::Relaxed);
         }
         let code = &self.pages.code[page];
-        if code.load(Ordering::Acquire) & CODE != 0 {
-            code.fetch_add(STEP, Ordering::AcqRel);
+        let version = code.load(Ordering::Acquire);
+        if version & CODE != 0 {
+            // If it fails, someone else has just done the same.
+            let next = version.wrapping_add(1);
+            let _ = code.compare_exchange(version, next, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 

@@ -16,6 +16,15 @@ pub trait State: Serialize + DeserializeOwned {
     const NAME: &'static str;
     /// Version of this layout. Bump it when the layout changes.
     const VERSION: u32;
+
+    /// Checks what the types can't say: that indices, lengths and register values are ones that the
+    /// device can have. [`Saved::decode`] calls it, so a restored state needs no further checks.
+    ///
+    /// # Errors
+    /// Says what is impossible about the state.
+    fn validate(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// Encoded state with its label.
@@ -85,13 +94,13 @@ impl Saved {
             });
         }
         let damaged = |reason: String| RestoreError::Damaged { name: S::NAME, reason };
-        let (state, rest) =
+        let (state, rest): (S, _) =
             postcard::take_from_bytes(&self.data).map_err(|e| damaged(e.to_string()))?;
-        if rest.is_empty() {
-            Ok(state)
-        } else {
-            Err(damaged(format!("{} bytes too many", rest.len())))
+        if !rest.is_empty() {
+            return Err(damaged(format!("{} bytes too many", rest.len())));
         }
+        state.validate().map_err(damaged)?;
+        Ok(state)
     }
 }
 
