@@ -24,6 +24,8 @@ pub mod uart16550;
 pub mod virtio;
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod testing;
 
 use std::sync::{Mutex, MutexGuard};

@@ -88,9 +88,15 @@ impl Uart16550 {
     }
 
     /// Starts the time that input may wait in the FIFO anew, if any waits.
-    fn restart_timeout(&self, registers: &Uart16550State) {
-        match registers.timeout_ns() {
-            Some(ns) => self.timeout.arm(self.clock.now_ns().saturating_add(ns)),
+    fn restart_timeout(&self, registers: &mut Uart16550State) {
+        let now = self.clock.now_ns();
+        registers.timeout_at = registers.timeout_ns().map(|ns| now.saturating_add(ns));
+        self.arm_timeout(registers);
+    }
+
+    fn arm_timeout(&self, registers: &Uart16550State) {
+        match registers.timeout_at {
+            Some(time) => self.timeout.arm(time),
             None => self.timeout.disarm(),
         }
     }
@@ -118,7 +124,7 @@ impl PortDevice for Uart16550 {
         let had_room = registers.room() > 0;
         let value = registers.read(port.wrapping_sub(self.port) & 7);
         if registers.take_input_moved() {
-            self.restart_timeout(&registers);
+            self.restart_timeout(&mut registers);
         }
         let has_room = registers.room() > 0;
         self.refresh(&registers);
@@ -134,7 +140,7 @@ impl PortDevice for Uart16550 {
         let had_room = registers.room() > 0;
         registers.write(port.wrapping_sub(self.port) & 7, value);
         if registers.take_input_moved() {
-            self.restart_timeout(&registers);
+            self.restart_timeout(&mut registers);
         }
         let has_room = registers.room() > 0;
         let waits = registers.waiting_output().1 > 0;
@@ -160,7 +166,7 @@ impl CharReceiver for Uart16550 {
             registers.receive(byte);
         }
         registers.take_input_moved();
-        self.restart_timeout(&registers);
+        self.restart_timeout(&mut registers);
         self.refresh(&registers);
     }
 
@@ -168,7 +174,7 @@ impl CharReceiver for Uart16550 {
         let mut registers = lock(&self.registers);
         registers.receive_break();
         registers.take_input_moved();
-        self.restart_timeout(&registers);
+        self.restart_timeout(&mut registers);
         self.refresh(&registers);
     }
 }
@@ -194,7 +200,7 @@ impl Device for Uart16550 {
         let restored: Uart16550State = saved.decode()?;
         let mut registers = lock(&self.registers);
         *registers = restored;
-        self.restart_timeout(&registers);
+        self.arm_timeout(&registers);
         self.refresh(&registers);
         if registers.waiting_output().1 > 0 {
             self.retry.arm(self.clock.now_ns());
