@@ -357,3 +357,6 @@ fn is_fault(v: u8) -> bool {
 pub(crate) fn ts_unsupported(selector: u16) -> Exception {
     crate::descriptor::ts(selector)
 }
+
+#[cfg(test)]
+mod tests;
