@@ -7,7 +7,6 @@
 //! lock released. So a device may drive its interrupt line with its lock held, which keeps the line and
 //! the registers in step.
 
-pub mod character;
 pub mod debug;
 pub mod i440fx;
 pub mod i8042;
