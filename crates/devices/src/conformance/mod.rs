@@ -229,13 +229,15 @@ fn for_each_device<S: Strategy>(
     strategy: S,
     check: impl Fn(&rigs::Entry, S::Value) -> Result<(), TestCaseError>,
 ) {
+    let mut failures = Vec::new();
     for entry in rigs::all() {
         let config = Config { failure_persistence: None, ..Config::default() };
         let result = TestRunner::new(config).run(&strategy, |value| check(&entry, value));
         if let Err(failure) = result {
-            panic!("{}: {failure}", entry.kind);
+            failures.push(format!("{}: {failure}", entry.kind));
         }
     }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
