@@ -14,7 +14,6 @@ pub mod irq;
 pub mod isa;
 pub mod lapic;
 pub mod pci;
-pub mod properties;
 pub mod virtio;
 
 use std::sync::{Mutex, MutexGuard};

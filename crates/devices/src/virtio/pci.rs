@@ -258,14 +258,6 @@ impl Device for VirtioPci {
         self.endpoint().reset();
     }
 
-    fn pause(&self) {
-        self.core.pause();
-    }
-
-    fn resume(&self) {
-        self.core.resume();
-    }
-
     fn save(&self) -> Saved {
         self.core.pause();
         let state = VirtioPciState { endpoint: self.endpoint().save(), core: self.core.save() };
