@@ -49,7 +49,8 @@ pub(crate) struct Op {
     /// address with `base` = `index` = [`ZERO_REG`].
     pub(crate) disp: u64,
     /// Immediate operand, extended to 64 bits as the instruction does; for near branches the target.
-    /// For instructions with two immediates (ENTER, far pointers) the second is in bits 32 and up.
+    /// For instructions with two immediates (ENTER, far pointers) the second is in bits 32 and up. For
+    /// x87 instructions their opcode as the unit's opcode register has it.
     pub(crate) imm: u64,
     /// iced's code: mnemonic and operand forms.
     pub(crate) code: Code,

@@ -34,6 +34,12 @@ pub struct Options<'a> {
     pub defined: &'a [&'a str],
 }
 
+impl Options<'_> {
+    fn holds(&self, condition: &Condition) -> bool {
+        condition.holds(&|symbol| self.defined.contains(&symbol))
+    }
+}
+
 /// The generated text and what goes with it.
 #[derive(Debug)]
 pub struct Generated {
@@ -45,7 +51,6 @@ pub struct Generated {
 
 /// Generates everything for `schema`, which must have been checked without errors.
 pub fn generate(schema: &Schema, options: &Options<'_>) -> Generated {
-    let defined = |symbol: &str| options.defined.contains(&symbol);
     let mut writer = Writer { schema, options, boxed: HashSet::new() };
     writer.find_recursion();
     let mut code = String::new();
@@ -56,7 +61,7 @@ pub fn generate(schema: &Schema, options: &Options<'_>) -> Generated {
         }
     }
     code += &commands::all(&writer);
-    let introspection = qapi::introspect::introspect(schema, &defined).to_string();
+    let introspection = qapi::introspect::introspect(schema, &|c| options.holds(c)).to_string();
     Generated { code, introspection }
 }
 

@@ -353,10 +353,10 @@ impl<'a> Checker<'a> {
             self.clashes(members.iter());
         }
         let values = if base_ok { self.discriminator(u, &base) } else { None };
-        if u.branches.is_empty() {
+        if values.is_some_and(|e| e.members.is_empty()) {
             self.diags.push(
                 Diagnostic::error(u.discriminator_span, "this union has no branches")
-                    .help("a struct does without"),
+                    .help("the enum of the discriminator needs at least one value"),
             );
         }
         for branch in &u.branches {

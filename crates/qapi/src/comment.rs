@@ -66,8 +66,10 @@ struct Reader<'d> {
     place: Place,
     /// Blank lines seen since the last text.
     blank: usize,
-    /// The smallest indentation that a continuation line must have; none before the first line.
+    /// The indentation of the first continuation line; 0 for text at the left margin.
     indent: Option<usize>,
+    /// The line `Features:`.
+    features_head: Option<Span>,
     dialect: Dialect,
     diags: &'d mut Diagnostics,
 }
@@ -87,7 +89,15 @@ pub(crate) fn read(
         features: Vec::new(),
         sections: Vec::new(),
     };
-    let mut reader = Reader { doc, place: Place::Text, blank: 0, indent: None, dialect, diags };
+    let mut reader = Reader {
+        doc,
+        place: Place::Text,
+        blank: 0,
+        indent: None,
+        features_head: None,
+        dialect,
+        diags,
+    };
     for (line, at) in lines(sources, span, reader.diags) {
         reader.line(line, at);
     }
@@ -150,15 +160,14 @@ impl Reader<'_> {
             return;
         }
         if line.starts_with([' ', '\t']) {
-            self.continuation(line, at);
+            self.continuation(line);
             return;
         }
         let word = line.split([' ', '\t']).next().unwrap_or(line);
         if let Some(name) = word.strip_prefix('@').and_then(|w| w.strip_suffix(':')) {
             self.entry(name, line[word.len()..].trim_start(), head(at, word.len()));
         } else if line == "Features:" {
-            self.place = Place::FeaturesHead;
-            self.begin("");
+            self.features(at);
         } else if let Some(tag) = tag_of(word) {
             let rest = line[word.len()..].trim_start();
             self.section(tag, rest, head(at, word.len()));
@@ -251,6 +260,17 @@ impl Reader<'_> {
         self.begin(rest);
     }
 
+    fn features(&mut self, at: Span) {
+        if let Some(first) = self.features_head.replace(at) {
+            self.diags.push(
+                Diagnostic::error(at, "a second 'Features' section")
+                    .related(first, "the first is here"),
+            );
+        }
+        self.place = Place::FeaturesHead;
+        self.begin("");
+    }
+
     fn section(&mut self, tag: &str, rest: &str, span: Span) {
         let single = matches!(tag, "Returns" | "Since" | "Errors");
         if let Some(first) = self.doc.sections.iter().find(|s| single && s.tag == tag) {
@@ -265,19 +285,9 @@ impl Reader<'_> {
     }
 
     /// An indented line continues what came before.
-    fn continuation(&mut self, line: &str, at: Span) {
+    fn continuation(&mut self, line: &str) {
         let indent = line.len() - line.trim_start().len();
-        match self.indent {
-            None => self.indent = Some(indent),
-            Some(_) if self.place == Place::Text => {}
-            Some(0) => {}
-            Some(expected) if indent < expected && self.place != Place::Section => {
-                // Less than the first continuation line, but never less than one column.
-                self.indent = Some(indent);
-            }
-            Some(_) => {}
-        }
-        let _ = at;
+        self.indent.get_or_insert(indent);
         self.append(line);
     }
 
@@ -287,7 +297,7 @@ impl Reader<'_> {
         match self.place {
             Place::Text | Place::FeaturesHead => self.append(line),
             _ if self.seed() => self.append(line),
-            Place::Section if self.current_is_flush() => self.append(line),
+            Place::Section if self.indent == Some(0) => self.append(line),
             _ if self.blank > 0 && !(empty && self.place == Place::Section) => {
                 self.doc.sections.push(DocSection {
                     tag: String::new(),
@@ -314,11 +324,6 @@ impl Reader<'_> {
                 self.append(line);
             }
         }
-    }
-
-    /// Whether the current section's text is at the left margin by itself.
-    fn current_is_flush(&self) -> bool {
-        self.indent == Some(0)
     }
 
     fn begin(&mut self, first: &str) {
@@ -353,6 +358,14 @@ impl Reader<'_> {
     }
 
     fn finish(mut self) -> DocComment {
+        if let Some(head) = self.features_head
+            && self.doc.features.is_empty()
+        {
+            self.diags.push(
+                Diagnostic::error(head, "no feature is described below 'Features:'")
+                    .help("describe features as '@name: description', or remove the line"),
+            );
+        }
         for section in &self.doc.sections {
             if !section.tag.is_empty() && section.text.trim().is_empty() && !self.seed() {
                 self.diags.push(

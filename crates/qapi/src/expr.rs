@@ -183,7 +183,11 @@ impl Lowering<'_> {
         match kind {
             NameKind::Type if !names::is_camel(stem) => self.diags.push(
                 Diagnostic::error(span, format!("the name of {} is in CamelCase", article(what)))
-                    .help(format!("write '{}'", camel(name))),
+                    .help(match camel(name) {
+                        better if better != name => format!("write '{better}'"),
+                        _ => "a capital first, no '-' or '_', and a small letter somewhere"
+                            .to_owned(),
+                    }),
             ),
             NameKind::Event if lower || stem.contains('-') => self.diags.push(
                 Diagnostic::error(

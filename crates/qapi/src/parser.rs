@@ -151,7 +151,7 @@ impl Parser<'_, '_> {
                 self.token,
                 Token::Str | Token::OpenBrace | Token::OpenBracket | Token::True | Token::False
             ) {
-                self.missing("':'", key_span);
+                self.missing("':'");
             } else {
                 return Err(self.unexpected("':'", open));
             }
@@ -174,7 +174,7 @@ impl Parser<'_, '_> {
                         return Ok(self.close());
                     }
                 }
-                Token::Str => self.missing("',' or '}'", key_span),
+                Token::Str => self.missing("',' or '}'"),
                 _ => return Err(self.unexpected("',' or '}'", open)),
             }
         }
@@ -204,7 +204,7 @@ impl Parser<'_, '_> {
                         return Ok(Node { span: open.to(end), kind: Kind::List(items) });
                     }
                 }
-                Token::Str | Token::OpenBrace => self.missing("',' or ']'", open),
+                Token::Str | Token::OpenBrace => self.missing("',' or ']'"),
                 _ => return Err(self.unexpected("',' or ']'", open)),
             }
         }
@@ -249,7 +249,7 @@ impl Parser<'_, '_> {
     }
 
     /// A token is missing, but what follows shows clearly how to go on.
-    fn missing(&mut self, what: &str, _after: Span) {
+    fn missing(&mut self, what: &str) {
         self.broken = true;
         self.diags.push(
             Diagnostic::error(

@@ -14,9 +14,8 @@
 //! | [`client`] | the other side, async and blocking |
 
 pub mod client;
-mod error;
 pub mod events;
 pub mod json;
 pub mod server;
 
-pub use error::QmpError;
+pub use schema::{ErrorClass, QmpError};

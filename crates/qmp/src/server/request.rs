@@ -65,7 +65,9 @@ impl Request {
                 }
             };
             let Value::String(text) = value else {
-                return Err(QmpError::generic(format!("QMP input member '{name}' must be a string")));
+                return Err(QmpError::generic(format!(
+                    "QMP input member '{name}' must be a string"
+                )));
             };
             if let Some((first, _)) = command {
                 let text = format!("QMP input member '{name}' clashes with '{first}'");
@@ -95,7 +97,7 @@ pub(super) fn reply(id: Option<Value>, outcome: Result<Value, QmpError>) -> Valu
                 reply.insert("id".to_owned(), id);
             }
             let mut object = Map::new();
-            object.insert("class".to_owned(), error.class.into());
+            object.insert("class".to_owned(), error.class.as_str().into());
             object.insert("desc".to_owned(), error.desc.into());
             reply.insert("error".to_owned(), Value::Object(object));
         }

@@ -25,13 +25,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use schema::commands::QmpCapabilities;
+use schema::{ErrorClass, QMPCapability, QmpError};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use super::request::{Call, Request, reply};
 use super::{Service, SessionOptions};
-use crate::QmpError;
 use crate::events::{EventBus, Subscription};
 use crate::json::{Parser, write_compact, write_pretty};
 
@@ -210,8 +211,7 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
 
     fn begin(&self, id: Option<Value>, call: Call) -> Running {
         let service = self.service.clone();
-        let outcome =
-            Box::pin(async move { service.execute(&call.command, call.arguments).await });
+        let outcome = Box::pin(async move { service.execute(&call.command, call.arguments).await });
         Running { id, outcome }
     }
 
@@ -220,17 +220,15 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
     fn look_up(&mut self, request: Request, oob: bool) -> Result<Option<Call>, QmpError> {
         let call = request.into_call(self.oob_enabled)?;
         if call.command == "qmp_capabilities" && !oob {
-            self.negotiate(&call)?;
+            self.negotiate(call)?;
             return Ok(None);
         }
         if self.events.is_none() {
             let text = "Expecting capabilities negotiation with 'qmp_capabilities'";
-            return Err(QmpError::command_not_found(text));
+            return Err(QmpError::new(ErrorClass::CommandNotFound, text));
         }
-        let known = self.service.command(&call.command);
-        let Some(info) = known else {
-            let text = format!("The command {} has not been found", call.command);
-            return Err(QmpError::command_not_found(text));
+        let Some(info) = self.service.command(&call.command) else {
+            return Err(QmpError::command_not_found(&call.command));
         };
         if oob && !info.allow_oob {
             let text = format!("The command {} does not support OOB", call.command);
@@ -239,11 +237,11 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
         Ok(Some(call))
     }
 
-    fn negotiate(&mut self, call: &Call) -> Result<(), QmpError> {
+    fn negotiate(&mut self, call: Call) -> Result<(), QmpError> {
         let oob = requested_oob(call)?;
         if self.events.is_some() {
             let text = "Capabilities negotiation is already complete, command ignored";
-            return Err(QmpError::command_not_found(text));
+            return Err(QmpError::new(ErrorClass::CommandNotFound, text));
         }
         self.oob_enabled = oob;
         Ok(())
@@ -374,27 +372,7 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
 struct Hopeless;
 
 /// Whether the arguments of `qmp_capabilities` ask for `oob`.
-fn requested_oob(call: &Call) -> Result<bool, QmpError> {
-    let mut oob = false;
-    for (name, value) in &call.arguments {
-        if name != "enable" {
-            return Err(QmpError::generic(format!("Parameter '{name}' is unexpected")));
-        }
-        let wrong = |name: &str, expected: &str| {
-            let text = format!("Invalid parameter type for '{name}', expected: {expected}");
-            QmpError::generic(text)
-        };
-        let items = value.as_array().ok_or_else(|| wrong("enable", "array"))?;
-        for (i, item) in items.iter().enumerate() {
-            let name = format!("enable[{i}]");
-            match item.as_str().ok_or_else(|| wrong(&name, "string"))? {
-                "oob" => oob = true,
-                other => {
-                    let text = format!("Parameter '{name}' does not accept value '{other}'");
-                    return Err(QmpError::generic(text));
-                }
-            }
-        }
-    }
-    Ok(oob)
+fn requested_oob(call: Call) -> Result<bool, QmpError> {
+    let arguments = schema::input::arguments::<QmpCapabilities>(call.arguments)?;
+    Ok(arguments.enable.is_some_and(|enable| enable.contains(&QMPCapability::Oob)))
 }
