@@ -22,7 +22,6 @@ pub mod pci;
 pub mod piix;
 pub mod uart16550;
 pub mod virtio;
-pub mod virtio;
 
 #[cfg(test)]
 mod testing;

@@ -258,6 +258,14 @@ impl Device for VirtioPci {
         self.endpoint().reset();
     }
 
+    fn pause(&self) {
+        self.core.pause();
+    }
+
+    fn resume(&self) {
+        self.core.resume();
+    }
+
     fn save(&self) -> Saved {
         self.core.pause();
         let state = VirtioPciState { endpoint: self.endpoint().save(), core: self.core.save() };
