@@ -155,6 +155,8 @@ impl Cpu {
             }
             // x87 and SSE: the legacy area and the header.
             0xd if sub == 0 => leaf(3, 576, 576, 0),
+            // XSAVEOPT.
+            0xd if sub == 1 => leaf(1, 0, 0, 0),
             _ => Leaf::default(),
         }
     }

@@ -166,19 +166,26 @@ fn select_mmx(code: Code) -> Option<Handler> {
     use Code::*;
     let handler: Handler = match code {
         Cvtpi2ps_xmm_mmm64 => |cpu, op| {
-            mixed_check(cpu)?;
+            // With its operand in memory, no MMX register is involved.
+            let in_memory = op.flags.contains(OpFlags::MEM);
+            if in_memory {
+                cpu.sse_check()?
+            } else {
+                mixed_check(cpu)?
+            }
             let source = cpu.mm_source::<u64>(op)?;
             let mut env = cpu.sse_env();
             let result = lanes_to(&mut env, u128::from(source), from_i32::<u32>);
             // Only two lanes were there.
             let result = result as u64;
             cpu.sse_finish(&env)?;
-            cpu.enter_mmx();
+            if !in_memory {
+                cpu.enter_mmx();
+            }
             cpu.set_xmm_low(op.dst, result);
             Ok(())
         },
         Cvtpi2pd_xmm_mmm64 => |cpu, op| {
-            // With its operand in memory, no MMX register is involved.
             if op.flags.contains(OpFlags::MEM) {
                 return half(cpu, op, |e, v| lanes_to(e, v, from_i32::<u64>));
             }

@@ -283,3 +283,22 @@ fn xrstor(cpu: &mut Cpu, op: &Op, wide: bool) -> Result {
     }
     Ok(())
 }
+
+#[cfg(test)]
+impl Cpu {
+    /// Takes up FXSAVE64's image without an instruction.
+    pub(crate) fn load_image_for_test(&mut self, image: &[u8; LEGACY_SIZE]) {
+        self.fpu.restore_x87(image, true);
+        self.fpu.mxcsr = u32::from_le_bytes(get(image, 24));
+        Fpu::restore_vectors(&mut self.fpu.xmm, image, 160, 16);
+    }
+
+    /// FXSAVE64's image.
+    pub(crate) fn save_image_for_test(&self) -> [u8; LEGACY_SIZE] {
+        let mut image = [0; LEGACY_SIZE];
+        self.fpu.save_x87(&mut image, true);
+        self.fpu.save_mxcsr(&mut image);
+        Fpu::save_vectors(&self.fpu.xmm, &mut image, 160, 16);
+        image
+    }
+}

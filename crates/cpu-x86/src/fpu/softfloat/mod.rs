@@ -16,11 +16,13 @@ mod arith;
 mod convert;
 mod native;
 #[cfg(all(test, target_arch = "x86_64"))]
-mod tests;
+pub(crate) mod tests;
 
-pub(crate) use arith::{Order, add, compare, div, max, min, mul, remainder, scale, sqrt, sub};
+pub(crate) use arith::{
+    Order, Quotient, add, compare, div, max, min, mul, remainder, scale, sqrt, sub,
+};
 pub(crate) use convert::{
-    Integer, convert, extract_exponent, from_int, round_to_integral, to_int, widen,
+    Integer, convert, extract_exponent, from_int, round_to_integral, to_int, widen, widen_operand,
 };
 pub(crate) use native::Native;
 
@@ -86,6 +88,8 @@ pub(crate) struct Env {
     /// The host's arithmetic gives the same result and all that it would flag is masked and set
     /// already.
     pub(crate) native: bool,
+    /// An operand was a denormal before it was widened (see [`widen_operand`]).
+    pub(crate) denormal_source: bool,
     /// Exceptions raised so far.
     pub(crate) flags: u8,
     /// The last result was rounded away from zero (x87's C1).
@@ -107,6 +111,7 @@ impl Env {
             ftz: mxcsr & 0x8000 != 0,
             precision: 64,
             native: mxcsr & RELEVANT == 0x1fa0,
+            denormal_source: false,
             flags: 0,
             rounded_up: false,
         }
@@ -126,6 +131,7 @@ impl Env {
                 _ => 64,
             },
             native: false,
+            denormal_source: false,
             flags: 0,
             rounded_up: false,
         }
@@ -383,7 +389,7 @@ fn operand<F: Format>(env: &Env, value: F) -> Num {
 
 /// Raises the denormal-operand exception if one of the operands calls for it.
 fn note_denormal(env: &mut Env, operands: &[&Num]) {
-    if operands.iter().any(|n| n.class == Class::Denormal) {
+    if env.denormal_source || operands.iter().any(|n| n.class == Class::Denormal) {
         env.raise(flag::DE);
     }
 }
