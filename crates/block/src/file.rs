@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -59,7 +60,7 @@ pub(crate) fn describe(error: &io::Error) -> String {
     }
 }
 
-/// An open file or block device.
+/// An open file or block device. It is locked only by [`BlockBackend::lock`].
 #[derive(Debug)]
 pub struct FileNode {
     path: PathBuf,
@@ -68,6 +69,8 @@ pub struct FileNode {
     direct: Option<File>,
     driver: &'static str,
     size: u64,
+    /// What the host said last; asking it anew could take long.
+    allocated: AtomicU64,
     read_only: bool,
     no_flush: bool,
     discard: DiscardMode,
@@ -75,7 +78,7 @@ pub struct FileNode {
 }
 
 impl FileNode {
-    /// Opens `path`. It is locked only by [`FileNode::lock`].
+    /// Opens `path`.
     ///
     /// # Errors
     /// If the host refuses, or `path` is no file or block device.
@@ -117,25 +120,12 @@ impl FileNode {
             direct,
             driver,
             size,
+            allocated: AtomicU64::new(metadata.blocks() * 512),
             read_only,
             no_flush: cache.no_flush,
             discard,
             stats: IoStats::default(),
         })
-    }
-
-    /// Locks the image against uses by other processes that this one excludes; `share_write` lets
-    /// others write.
-    ///
-    /// # Errors
-    /// If it is in use so.
-    pub fn lock(&self, share_write: bool) -> Result<(), LockError> {
-        lock_image(&self.file, &self.path, !self.read_only, share_write)
-    }
-
-    /// Lets others use the image.
-    pub fn unlock(&self) {
-        unlock_image(&self.file);
     }
 
     /// The first bytes of the image, at most `buf.len()`; returns how many there are.
@@ -176,6 +166,12 @@ impl FileNode {
             return Err(io::Error::from(io::ErrorKind::PermissionDenied));
         }
         self.check_range(offset, len)
+    }
+
+    fn note_allocated(&self) {
+        if let Ok(metadata) = self.file.metadata() {
+            self.allocated.store(metadata.blocks() * 512, Ordering::Relaxed);
+        }
     }
 
     fn fallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<bool> {
@@ -281,6 +277,7 @@ impl BlockBackend for FileNode {
         if !self.no_flush && !self.read_only {
             self.file.sync_data().inspect_err(|_| self.stats.count_failure())?;
         }
+        self.note_allocated();
         self.stats.count_flush(begin.elapsed());
         Ok(())
     }
@@ -293,6 +290,7 @@ impl BlockBackend for FileNode {
         let begin = Instant::now();
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         self.fallocate(flags, offset, len).inspect_err(|_| self.stats.count_failure())?;
+        self.note_allocated();
         self.stats.count_discard(len, begin.elapsed());
         Ok(())
     }
@@ -325,7 +323,15 @@ impl BlockBackend for FileNode {
     }
 
     fn allocated_size(&self) -> u64 {
-        self.file.metadata().map_or(0, |m| m.blocks() * 512)
+        self.allocated.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self, share_write: bool) -> Result<(), LockError> {
+        lock_image(&self.file, &self.path, !self.read_only, share_write)
+    }
+
+    fn unlock(&self) {
+        unlock_image(&self.file);
     }
 
     fn is_read_only(&self) -> bool {

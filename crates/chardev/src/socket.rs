@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-use crate::ChardevError;
+use crate::{ChardevError, Notice};
 
 /// Where a socket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,6 +219,20 @@ impl SocketListener {
             stream.set_nodelay()?;
         }
         Ok(stream)
+    }
+
+    /// With `wait=on`, blocks until the first client is there, and says so before.
+    pub fn wait_if_asked(
+        &self,
+        notify: &dyn Fn(&Notice),
+    ) -> Result<Option<SocketStream>, ChardevError> {
+        if !self.spec.wait {
+            return Ok(None);
+        }
+        notify(&Notice::Waiting { filename: self.spec.disconnected() });
+        let accepted = self.accept(true);
+        let what = "Failed to accept a connection";
+        accepted.map(Some).map_err(|source| ChardevError::System { what, source })
     }
 
     /// The same socket once more. It shares the non-blocking mode with this one.
@@ -480,8 +494,12 @@ mod tests {
         let path = dir.path().join("s");
         drop(UnixListener::bind(&path).unwrap());
         let listener = SocketListener::bind(&unix(&path)).unwrap();
-        assert_eq!(listener.spec().disconnected(), format!("disconnected:unix:{},server=on", path.display()));
-        let client = SocketStream::connect(&SocketSpec::client(SocketAddress::Unix(path.clone()))).unwrap();
+        assert_eq!(
+            listener.spec().disconnected(),
+            format!("disconnected:unix:{},server=on", path.display())
+        );
+        let client =
+            SocketStream::connect(&SocketSpec::client(SocketAddress::Unix(path.clone()))).unwrap();
         let served = listener.accept(false).unwrap();
         assert_eq!(listener.connected(&served), format!("unix:{},server=on", path.display()));
         assert_eq!(client.describe(false), "unix:");
@@ -507,7 +525,10 @@ mod tests {
         let path = dir.path().join("precious");
         std::fs::write(&path, "data").unwrap();
         let error = SocketListener::bind(&unix(&path)).unwrap_err().to_string();
-        assert_eq!(error, format!("Failed to bind socket to {}: Address already in use", path.display()));
+        assert_eq!(
+            error,
+            format!("Failed to bind socket to {}: Address already in use", path.display())
+        );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
     }
 

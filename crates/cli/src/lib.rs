@@ -53,8 +53,9 @@ fn unknown_option(arg: &str, name: &str) -> OptionError {
         OPTIONS.iter().flat_map(|item| item.aliases.iter().copied().chain([item.name])).collect();
     let error = OptionError::unknown("invalid option", name, &known).to_string();
     // Show what was typed, dashes included.
-    OptionError::new(error.replacen(&format!("'{name}'"), &format!("'{arg}'"), 1).replace(
-        "did you mean '",
-        "did you mean '-",
-    ))
+    OptionError::new(
+        error
+            .replacen(&format!("'{name}'"), &format!("'{arg}'"), 1)
+            .replace("did you mean '", "did you mean '-"),
+    )
 }

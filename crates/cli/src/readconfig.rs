@@ -8,8 +8,8 @@
 //! A section is the same as the option of its group's name with those keys, and `id` if the section has
 //! one. Lines that begin with `#` are comments.
 
-use ::options::OptionError;
 use crate::options::Builder;
+use ::options::OptionError;
 
 /// Groups and the options they stand for.
 const GROUPS: &[(&str, &str)] = &[

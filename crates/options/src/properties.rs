@@ -150,7 +150,11 @@ impl Properties {
     }
 }
 
-fn split(option: &str, text: &str, implied: Option<&str>) -> Result<Map<String, Value>, OptionError> {
+fn split(
+    option: &str,
+    text: &str,
+    implied: Option<&str>,
+) -> Result<Map<String, Value>, OptionError> {
     let mut values = Map::new();
     let mut rest = text;
     let mut first = true;
@@ -217,7 +221,11 @@ pub fn parse_bool(option: &str, key: &str, text: &str) -> Result<bool, OptionErr
 ///
 /// # Errors
 /// If it is none or does not fit into `T`.
-pub fn parse_number<T: TryFrom<u64>>(option: &str, key: &str, text: &str) -> Result<T, OptionError> {
+pub fn parse_number<T: TryFrom<u64>>(
+    option: &str,
+    key: &str,
+    text: &str,
+) -> Result<T, OptionError> {
     let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => u64::from_str_radix(hex, 16),
         None => text.parse(),

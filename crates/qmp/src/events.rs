@@ -170,6 +170,15 @@ impl EventBus {
         }
     }
 
+    /// Sends an event of the schema: see [`EventBus::publish`].
+    pub fn send(&self, event: &schema::Event) {
+        let data = match event.data() {
+            Some(Value::Object(data)) => Some(data),
+            _ => None,
+        };
+        self.publish(event.name(), data);
+    }
+
     /// Begins to collect events.
     pub fn subscribe(&self) -> Subscription {
         let mailbox = Arc::new(Mutex::new(Mailbox::default()));
@@ -296,7 +305,9 @@ mod tests {
         assert!(throttle.expire(second + Duration::from_secs(2)).is_empty());
         assert_eq!(throttle.next(), None);
         assert!(
-            throttle.offer("BALLOON_CHANGE", balloon(11), second + Duration::from_secs(2)).is_some()
+            throttle
+                .offer("BALLOON_CHANGE", balloon(11), second + Duration::from_secs(2))
+                .is_some()
         );
     }
 

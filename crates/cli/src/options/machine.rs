@@ -277,7 +277,9 @@ mod tests {
 
     #[test]
     fn topologies_fill_in_as_on_qemu() {
-        let smp = |n, s, c, t, m| topology(n, s, c, t, m).map(|s| (s.cpus, s.sockets, s.cores, s.threads));
+        let smp = |n, s, c, t, m| {
+            topology(n, s, c, t, m).map(|s| (s.cpus, s.sockets, s.cores, s.threads))
+        };
         assert_eq!(smp(Some(4), None, None, None, None), Ok((4, 1, 4, 1)));
         assert_eq!(smp(Some(4), None, None, Some(2), None), Ok((4, 1, 2, 2)));
         assert_eq!(smp(None, Some(2), Some(2), None, None), Ok((4, 2, 2, 1)));

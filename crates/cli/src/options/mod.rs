@@ -113,7 +113,13 @@ pub const OPTIONS: &[OptionItem] = &[
     option("monitor", &[], Takes::Value("none"), "the human monitor: none", backend::monitor),
     option("nodefaults", &[], Takes::Nothing, "no default devices", machine::nodefaults),
     option("no-user-config", &[], Takes::Nothing, "no configuration files", process::nothing),
-    option("nographic", &[], Takes::Nothing, "serial port on stdio, no display", machine::nographic),
+    option(
+        "nographic",
+        &[],
+        Takes::Nothing,
+        "serial port on stdio, no display",
+        machine::nographic,
+    ),
     option("display", &[], Takes::Value("none"), "the display: none", machine::display),
     option("vga", &[], Takes::Value("none"), "the graphics card: none", machine::vga),
     option("net", &["nic"], Takes::Value("none"), "the network: none", machine::net),
@@ -122,7 +128,13 @@ pub const OPTIONS: &[OptionItem] = &[
     option("daemonize", &[], Takes::Nothing, "detach from the terminal", process::daemonize),
     option("d", &[], Takes::Value("item,..."), "log these items; 'help' lists them", process::log),
     option("D", &[], Takes::Value("file"), "log to a file", process::log_file),
-    option("readconfig", &[], Takes::Value("file"), "read options from a file", process::readconfig),
+    option(
+        "readconfig",
+        &[],
+        Takes::Value("file"),
+        "read options from a file",
+        process::readconfig,
+    ),
 ];
 
 const fn option(

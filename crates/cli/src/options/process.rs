@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::{Builder, OPTIONS, Takes};
 use crate::QEMU_VERSION;
 use crate::config::LOG_ITEMS;
-use ::options::OptionError;
 use crate::readconfig;
+use ::options::OptionError;
 
 pub(super) fn help(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     let mut text = version_line();
@@ -73,7 +73,8 @@ pub(super) fn log(builder: &mut Builder, value: &str) -> Result<(), OptionError>
     let names: Vec<&str> = LOG_ITEMS.iter().map(|item| item.0).collect();
     for wanted in value.split(',') {
         let known = names.iter().find(|name| **name == wanted);
-        let name = known.ok_or_else(|| OptionError::unknown("-d: unknown log item", wanted, &names))?;
+        let name =
+            known.ok_or_else(|| OptionError::unknown("-d: unknown log item", wanted, &names))?;
         if !builder.config.log.items.contains(name) {
             builder.config.log.items.push(name);
         }

@@ -1,11 +1,12 @@
 //! The bus: which function sits where, and who gets its interrupts.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use ::bus::{AddressSpace, IrqLine, IrqSink, MsiSink};
 
 use super::{Devfn, PciFunction};
+use crate::lock;
 
 /// What a function needs of its surroundings; see [`PciBus::wiring`].
 #[derive(Clone)]
@@ -190,8 +191,7 @@ impl IrqSink for IntxMux {
         let (word, bit) = ((pin >> 6) as usize & 15, 1_u64 << (pin & 63));
         let slot = pin >> 5;
         let input = (slot + (pin & 3)).wrapping_sub(1) as usize & 3;
-        let mut state: MutexGuard<'_, MuxState> =
-            self.state.lock().unwrap_or_else(|e| e.into_inner());
+        let mut state = lock(&self.state);
         if (state.asserted[word] & bit != 0) == level {
             return;
         }

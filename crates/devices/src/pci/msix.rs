@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ::bus::{BusDevice, MsiMessage, MsiSink};
 use serde::{Deserialize, Serialize};
 
+use crate::lock;
+
 /// The vector number that stands for "no vector" in virtio and the like.
 pub const NO_VECTOR: u16 = 0xffff;
 
@@ -76,7 +78,7 @@ impl MsiX {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vectors> {
-        self.vectors.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.vectors)
     }
 
     /// Number of vectors.

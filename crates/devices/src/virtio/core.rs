@@ -9,6 +9,7 @@ use vmstate::{RestoreError, Saved};
 
 use super::work::Work;
 use super::{Chain, QueueError, QueueState, SplitQueue, VirtioDevice, feature};
+use crate::lock;
 use crate::pci::{MsiX, NO_VECTOR, PciEndpoint};
 
 /// Bits of the status register (specification, section 2.1).
@@ -92,7 +93,7 @@ impl Interrupts {
     fn with_endpoint(&self, act: impl FnOnce(&mut PciEndpoint)) {
         // It is gone only while the machine is being taken apart.
         if let Some(endpoint) = self.endpoint.get().and_then(Weak::upgrade) {
-            act(&mut endpoint.lock().unwrap_or_else(|e| e.into_inner()));
+            act(&mut lock(&endpoint));
         }
     }
 }
@@ -158,13 +159,13 @@ impl VirtioCore {
     }
 
     pub(super) fn registers(&self) -> MutexGuard<'_, Registers> {
-        self.registers.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.registers)
     }
 
     /// Queue `index`, if there is one.
     pub(super) fn queue(&self, index: u16) -> Option<MutexGuard<'_, SplitQueue>> {
         let queue = self.queues.get(usize::from(index))?;
-        Some(queue.lock().unwrap_or_else(|e| e.into_inner()))
+        Some(lock(queue))
     }
 
     pub(super) fn queue_count(&self) -> u16 {
@@ -253,7 +254,7 @@ impl VirtioCore {
     /// The driver broke the rules: the device stops until it is reset, and says so.
     pub fn fail(&self, error: &QueueError) {
         self.running.store(false, Ordering::Release);
-        *self.failure.lock().unwrap_or_else(|e| e.into_inner()) = Some(error.to_string());
+        *lock(&self.failure) = Some(error.to_string());
         let mut registers = self.registers();
         registers.status |= status::NEEDS_RESET;
         let tell = registers.driver_features & feature::VERSION_1 != 0;
@@ -266,7 +267,7 @@ impl VirtioCore {
 
     /// Why the device stopped, while it waits for the driver to reset it.
     pub fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        lock(&self.failure).clone()
     }
 
     /// The configuration structure changed: the driver is told if there is one.
@@ -335,7 +336,7 @@ impl VirtioCore {
         self.work.pause();
         self.running.store(false, Ordering::Release);
         *self.registers() = Registers::RESET;
-        *self.failure.lock().unwrap_or_else(|e| e.into_inner()) = None;
+        *lock(&self.failure) = None;
         for index in 0..self.queue_count() {
             if let Some(mut queue) = self.queue(index) {
                 queue.reset();

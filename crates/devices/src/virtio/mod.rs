@@ -22,6 +22,7 @@
 pub mod balloon;
 pub mod blk;
 mod core;
+pub mod factory;
 mod legacy;
 mod modern;
 mod pci;

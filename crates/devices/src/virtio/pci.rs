@@ -12,6 +12,7 @@ use super::core::CoreState;
 use super::legacy::{self, LegacyBar};
 use super::modern::{self, ModernBar};
 use super::{VirtioCore, VirtioDevice};
+use crate::lock;
 use crate::pci::{BarKind, EndpointState, Identity, MsiX, PciEndpoint, PciFunction, PciWiring};
 
 const VENDOR: u16 = 0x1af4;
@@ -171,7 +172,7 @@ impl VirtioPci {
                     }
                 })
                 .map_err(|source| TransportError::Thread { id: self.id.clone(), source })?;
-            self.workers.lock().unwrap_or_else(|e| e.into_inner()).push(thread);
+            lock(&self.workers).push(thread);
         }
         Ok(())
     }
@@ -182,7 +183,7 @@ impl VirtioPci {
     }
 
     fn endpoint(&self) -> MutexGuard<'_, PciEndpoint> {
-        self.endpoint.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.endpoint)
     }
 
     /// What an access to the window's data register reaches: offset in the BAR and width.
@@ -293,7 +294,7 @@ impl Device for VirtioPci {
 impl Drop for VirtioPci {
     fn drop(&mut self) {
         self.core.work().close();
-        for worker in self.workers.lock().unwrap_or_else(|e| e.into_inner()).drain(..) {
+        for worker in lock(&self.workers).drain(..) {
             // A worker may hold the last reference; it can't wait for itself.
             if worker.thread().id() != std::thread::current().id() {
                 let _ = worker.join();

@@ -167,7 +167,8 @@ fn cut(segments: &[Segment], mut offset: u64, mut len: u64) -> Vec<Segment> {
         if taken == 0 {
             break;
         }
-        result.push(Segment { addr: segment.addr + offset, len: taken as u32 });
+        // A chain from damaged saved state may wrap; what it then names is not RAM.
+        result.push(Segment { addr: segment.addr.wrapping_add(offset), len: taken as u32 });
         offset = 0;
         len -= taken;
     }

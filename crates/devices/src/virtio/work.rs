@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+use crate::lock;
+
 #[derive(Debug, Default)]
 struct State {
     /// One bit for each queue that wants service.
@@ -28,7 +30,7 @@ pub(super) struct Work {
 
 impl Work {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.state)
     }
 
     /// Asks for service of `queue` (below 64).

@@ -16,6 +16,7 @@
 //! still written, for at most [`FLUSH_TIME`]. A `quit` handler calls it and returns: its reply goes out,
 //! and what was pipelined behind it gets no answer.
 
+mod contract;
 mod request;
 mod session;
 mod transport;
@@ -33,6 +34,7 @@ use tokio::task::LocalSet;
 
 use crate::QmpError;
 use crate::events::EventBus;
+pub use contract::SchemaService;
 pub use transport::{Endpoint, MonitorInfo};
 
 /// How long the server waits at its end for clients to read their last replies.
@@ -49,7 +51,7 @@ pub struct CommandInfo {
 ///
 /// `qmp_capabilities` is not among the commands; the session answers it itself.
 pub trait Service: 'static {
-    /// The `version` of the greeting: what `query-version` returns.
+    /// The `version` of the greeting.
     fn version(&self) -> Value;
 
     /// The command of that name, or `None` if there is none.

@@ -65,7 +65,9 @@ impl Request {
                 }
             };
             let Value::String(text) = value else {
-                return Err(QmpError::generic(format!("QMP input member '{name}' must be a string")));
+                return Err(QmpError::generic(format!(
+                    "QMP input member '{name}' must be a string"
+                )));
             };
             if let Some((first, _)) = command {
                 let text = format!("QMP input member '{name}' clashes with '{first}'");

@@ -211,8 +211,7 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
 
     fn begin(&self, id: Option<Value>, call: Call) -> Running {
         let service = self.service.clone();
-        let outcome =
-            Box::pin(async move { service.execute(&call.command, call.arguments).await });
+        let outcome = Box::pin(async move { service.execute(&call.command, call.arguments).await });
         Running { id, outcome }
     }
 

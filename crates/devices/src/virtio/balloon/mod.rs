@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
 use super::{Chain, Kind, QueueError, VirtioCore, VirtioDevice};
+use crate::lock;
 
 #[cfg(test)]
 mod tests;
@@ -106,6 +107,8 @@ pub type BalloonHook = Box<dyn Fn(u64) + Send + Sync>;
 /// A virtio memory balloon.
 pub struct VirtioBalloon {
     memory: Arc<GuestMemory>,
+    /// Bytes of memory that the machine was given, holes in the address space included.
+    ram_size: u64,
     deflate_on_oom: bool,
     clock: Clock,
     /// Pages that the host wants.
@@ -120,11 +123,17 @@ pub struct VirtioBalloon {
 }
 
 impl VirtioBalloon {
-    /// A balloon in `memory`, empty. With `deflate_on_oom` the guest may take pages back when it runs
+    /// A balloon, empty, in `memory`, of a machine that was given `ram_size` bytes of it. With `deflate_on_oom` the guest may take pages back when it runs
     /// out of memory. Statistics are polled by the clock of `timers`.
-    pub fn new(memory: Arc<GuestMemory>, deflate_on_oom: bool, timers: &TimerQueue) -> Arc<Self> {
+    pub fn new(
+        memory: Arc<GuestMemory>,
+        ram_size: u64,
+        deflate_on_oom: bool,
+        timers: &TimerQueue,
+    ) -> Arc<Self> {
         let this = Arc::new(Self {
             memory,
+            ram_size,
             deflate_on_oom,
             clock: timers.clock().clone(),
             target_pages: AtomicU32::new(0),
@@ -153,7 +162,7 @@ impl VirtioBalloon {
 
     /// Asks the guest to keep `bytes` of memory and give the rest.
     pub fn set_target(&self, bytes: u64) {
-        let given = self.memory.size().saturating_sub(bytes) >> PAGE_SHIFT;
+        let given = self.ram_size.saturating_sub(bytes) >> PAGE_SHIFT;
         self.target_pages.store(u32::try_from(given).unwrap_or(u32::MAX), Ordering::Release);
         if let Some(core) = self.core() {
             core.config_changed();
@@ -161,9 +170,9 @@ impl VirtioBalloon {
     }
 
     /// The guest's memory without the balloon, in bytes.
-    pub fn actual(&self) -> u64 {
+    pub fn guest_memory(&self) -> u64 {
         let given = u64::from(self.actual_pages.load(Ordering::Acquire)) << PAGE_SHIFT;
-        self.memory.size().saturating_sub(given)
+        self.ram_size.saturating_sub(given)
     }
 
     /// The guest's latest statistics.
@@ -194,7 +203,7 @@ impl VirtioBalloon {
     }
 
     fn lock_stats(&self) -> MutexGuard<'_, StatsState> {
-        self.stats.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.stats)
     }
 
     fn arm_poll(&self) {
@@ -306,7 +315,7 @@ impl VirtioDevice for VirtioBalloon {
         let actual = word(CONFIG_ACTUAL);
         if self.actual_pages.swap(actual, Ordering::AcqRel) != actual {
             if let Some(hook) = self.on_change.get() {
-                hook(self.actual());
+                hook(self.guest_memory());
             }
         }
     }

@@ -17,7 +17,7 @@ fn fixture() -> Fixture {
     let clock = Clock::manual();
     let timers = TimerQueue::without_thread(clock.clone());
     let memory = Machine::memory();
-    let balloon = VirtioBalloon::new(memory.clone(), true, &timers);
+    let balloon = VirtioBalloon::new(memory.clone(), RAM, true, &timers);
     let options = VirtioPciOptions { id: "balloon0".into(), ..Default::default() };
     let machine = Machine::new(memory, balloon.clone(), options);
     Fixture { clock, timers, balloon, machine }
@@ -42,13 +42,13 @@ fn the_guest_is_told_the_target_and_tells_what_it_gave() {
     assert!(!machine.intx());
     assert_ne!(machine.read(0x15, 1), generation);
     assert_eq!(machine.read(0x2000, 4), RAM / 2 >> 12);
-    assert_eq!(balloon.actual(), RAM);
+    assert_eq!(balloon.guest_memory(), RAM);
     machine.write(0x2004, 4, 100);
     machine.write(0x2004, 4, 100);
-    assert_eq!(balloon.actual(), RAM - 100 * 4096);
+    assert_eq!(balloon.guest_memory(), RAM - 100 * 4096);
     assert_eq!(*changes.lock().unwrap(), [RAM - 100 * 4096]);
     machine.write(0x2004, 4, 0xffff_ffff);
-    assert_eq!(balloon.actual(), 0);
+    assert_eq!(balloon.guest_memory(), 0);
     balloon.set_target(u64::MAX);
     assert_eq!(machine.read(0x2000, 4), 0);
 }

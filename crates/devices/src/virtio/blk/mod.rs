@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
 use super::{Chain, Kind, QueueError, VirtioCore, VirtioDevice, slices};
+use crate::lock;
 
 #[cfg(test)]
 mod tests;
@@ -109,48 +110,72 @@ impl Default for BlkOptions {
     }
 }
 
-/// An option of a disk that makes no sense.
+/// Smallest and largest block size in bytes.
+const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=2 << 20;
+
+/// Why a disk can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BlkError {
-    /// The drive can't be had.
+    /// The drive can't be claimed.
     #[error(transparent)]
     Drive(#[from] block::BlockError),
-    /// A size or number out of range.
-    #[error("Property 'virtio-blk-device.{name}' doesn't take value '{value}', {rule}")]
-    Value {
-        /// The property.
-        name: &'static str,
-        /// The value.
-        value: u64,
-        /// What it should be.
-        rule: &'static str,
-    },
     /// There is no disk in the drive.
     #[error("Device needs media, but drive is empty")]
     Empty,
+    /// A block size out of range.
+    #[error("Property .{name} doesn't take value {size} (minimum: 512, maximum: 2097152)")]
+    BlockSizeRange {
+        /// The property.
+        name: &'static str,
+        /// The value.
+        size: u32,
+    },
+    /// A block size that is no power of two.
+    #[error("Property .{name} doesn't take value '{size}', it's not a power of 2")]
+    BlockSizePower {
+        /// The property.
+        name: &'static str,
+        /// The value.
+        size: u32,
+    },
+    /// Physical blocks smaller than logical ones.
+    #[error("logical_block_size > physical_block_size not supported")]
+    BlockSizeOrder,
+    /// No queue.
+    #[error("num-queues property must be larger than 0")]
+    NoQueue,
+    /// Too many queues.
+    #[error("num-queues={0} is more than the 63 that a disk can have")]
+    TooManyQueues(u16),
+    /// A queue that is no power of two, or too small or large.
+    #[error("invalid queue-size property ({0}), must be a power of 2 (min 4, max 1024)")]
+    QueueSize(u16),
 }
 
 impl BlkOptions {
     fn check(&self) -> Result<(), BlkError> {
-        let bad = |name, value, rule| Err(BlkError::Value { name, value: u64::from(value), rule });
-        let block = |size: u32| size.is_power_of_two() && (512..=2 << 20).contains(&size);
-        let rule = "it's not a power of 2 between 512 and 2097152";
-        if !block(self.logical_block_size) {
-            return bad("logical_block_size", self.logical_block_size, rule);
-        }
-        if !block(self.physical_block_size) {
-            return bad("physical_block_size", self.physical_block_size, rule);
+        let sizes = [
+            ("logical_block_size", self.logical_block_size),
+            ("physical_block_size", self.physical_block_size),
+        ];
+        for (name, size) in sizes {
+            if !BLOCK_SIZES.contains(&size) {
+                return Err(BlkError::BlockSizeRange { name, size });
+            }
+            if !size.is_power_of_two() {
+                return Err(BlkError::BlockSizePower { name, size });
+            }
         }
         if self.physical_block_size < self.logical_block_size {
-            let rule = "it's less than logical_block_size";
-            return bad("physical_block_size", self.physical_block_size, rule);
+            return Err(BlkError::BlockSizeOrder);
         }
-        if !(1..=63).contains(&self.num_queues) {
-            return bad("num-queues", u32::from(self.num_queues), "it's not between 1 and 63");
+        match self.num_queues {
+            0 => return Err(BlkError::NoQueue),
+            1..=63 => {}
+            more => return Err(BlkError::TooManyQueues(more)),
         }
         if !self.queue_size.is_power_of_two() || !(4..=1024).contains(&self.queue_size) {
-            let rule = "it's not a power of 2 between 4 and 1024";
-            return bad("queue-size", u32::from(self.queue_size), rule);
+            return Err(BlkError::QueueSize(self.queue_size));
         }
         Ok(())
     }
@@ -217,7 +242,7 @@ impl VirtioBlk {
     }
 
     fn held(&self) -> MutexGuard<'_, Vec<HeldRequest>> {
-        self.held.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.held)
     }
 
     /// Makes one request; `None` if it is to be made again later.
@@ -326,7 +351,7 @@ impl VirtioBlk {
             Ok(Some(status)) => {
                 let last = chain.writable_len() - 1;
                 match chain.write(core.memory(), last, &[status as u8]) {
-                    Ok(_) => core.complete(queue, &chain, last as u32 + 1),
+                    Ok(_) => core.complete(queue, &chain, (last as u32).wrapping_add(1)),
                     Err(error) => core.fail(&error),
                 }
             }

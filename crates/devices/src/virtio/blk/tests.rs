@@ -3,7 +3,7 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use block::DriveOptions;
+use block::{BlockBackend, DriveOptions};
 use bus::Device;
 use proptest::prelude::*;
 
@@ -341,7 +341,6 @@ fn event_indices_say_when_to_interrupt_and_notify() {
     assert_eq!(*machine.interrupts.messages.lock().unwrap(), [0x41, 0x41]);
     let mut event = [0; 2];
     machine.wait("the event index", || {
-        machine.memory.read(avail_event, &mut event.clone()).unwrap();
         let mut now = [0; 2];
         machine.memory.read(avail_event, &mut now).unwrap();
         u16::from_le_bytes(now) == 4
@@ -442,31 +441,92 @@ fn both_interfaces_cannot_be_disabled() {
     assert!(VirtioPci::new(device, options, wiring, machine.memory.clone()).is_err());
 }
 
+/// A disk that fails writes while it is told to.
+#[derive(Default)]
+struct Failing {
+    fails: AtomicBool,
+    writes: std::sync::atomic::AtomicU32,
+    stats: block::IoStats,
+}
+
+impl BlockBackend for Failing {
+    fn read_at(&self, _offset: u64, _bufs: &[block::GuestSlice<'_>]) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(5))
+    }
+    fn write_at(&self, _offset: u64, _bufs: &[block::GuestSlice<'_>]) -> io::Result<()> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn write_zeroes(&self, _offset: u64, _len: u64, _may_unmap: bool) -> io::Result<()> {
+        Ok(())
+    }
+    fn size(&self) -> u64 {
+        DISK
+    }
+    fn allocated_size(&self) -> u64 {
+        0
+    }
+    fn lock(&self, _share_write: bool) -> Result<(), block::LockError> {
+        Ok(())
+    }
+    fn unlock(&self) {}
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    fn driver(&self) -> &'static str {
+        "failing"
+    }
+    fn filename(&self) -> String {
+        "failing".into()
+    }
+    fn stats(&self) -> &block::IoStats {
+        &self.stats
+    }
+}
+
 #[test]
-fn a_failed_write_stops_the_machine_and_is_made_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("disk.img");
-    File::create(&path).unwrap().set_len(DISK).unwrap();
-    // The drive believes that it may write; the host refuses through a read-only description.
-    let options = DriveOptions { werror: block::OnError::Stop, ..Default::default() };
-    let drive = Arc::new(
-        Drive::open("disk0", Path::new("/dev/full-disk-stand-in"), &options)
-            .or_else(|_| Drive::open("disk0", &path, &options))
-            .unwrap(),
-    );
+fn a_write_that_found_no_space_stops_the_machine_and_is_made_again() {
+    let node = Arc::new(Failing::default());
+    let drive = Arc::new(Drive::with_node("disk0", node.clone(), &DriveOptions::default()));
     let events = Arc::new(Mutex::new(Vec::new()));
     let seen = events.clone();
     drive.set_error_hook(Box::new(move |event| seen.lock().unwrap().push(event)));
-    let error = io::Error::from_raw_os_error(28);
-    assert_eq!(drive.failed(Operation::Write, &error), ErrorAction::Stop);
+    let machine = machine(&drive, BlkOptions::default());
+    let mut queue = start(&machine);
+    node.fails.store(true, Ordering::SeqCst);
+    header(&machine, HEADER_AT, request::OUT, 1);
+    let pieces = [(HEADER_AT, 16, READ), (DATA_AT, 512, READ), (STATUS_AT, 1, WRITE)];
+    let head = queue.submit(&pieces);
+    queue.kick();
+    machine.wait("the event", || !events.lock().unwrap().is_empty());
+    machine.function.pause();
     assert_eq!(drive.io_status(), Some(block::IoStatus::NoSpace));
-    assert_eq!(drive.failed(Operation::Read, &error), ErrorAction::Report);
-    drive.reset_io_status();
+    let event = events.lock().unwrap()[0].clone();
+    assert_eq!((event.action, event.no_space), (ErrorAction::Stop, true));
+    assert_eq!(event.reason, "no storage space");
+    assert_eq!(queue.used_index(), 0);
+    // The request survives a trip through saved state.
+    let saved = machine.function.save();
+    machine.function.reset();
     assert_eq!(drive.io_status(), Some(block::IoStatus::Ok));
-    let events = events.lock().unwrap();
-    assert_eq!(events.len(), 2);
-    assert!(events[0].no_space && events[0].device == "disk0");
-    assert_eq!(events[0].reason, "No space left on device");
+    machine.function.restore(&saved).unwrap();
+    assert_eq!(machine.function.save(), saved);
+    node.fails.store(false, Ordering::SeqCst);
+    machine.function.resume();
+    assert_eq!(queue.wait_used(), (head, 1));
+    assert_eq!(node.writes.load(Ordering::SeqCst), 1);
+    // Reads are only reported.
+    assert_eq!(request(&mut queue, request::IN, 0, &[(DATA_AT, 512, WRITE)]), 1);
+    assert_eq!(events.lock().unwrap()[1].reason, "Input/output error");
 }
 
 #[test]

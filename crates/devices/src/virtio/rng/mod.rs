@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
 use super::{Kind, VirtioCore, VirtioDevice};
+use crate::lock;
 
 #[cfg(test)]
 mod tests;
@@ -84,7 +85,7 @@ impl VirtioRng {
     }
 
     fn quota(&self) -> MutexGuard<'_, Quota> {
-        self.quota.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.quota)
     }
 
     fn begin_period(&self) {
