@@ -118,6 +118,11 @@ impl Host {
         Ok((before, a.assemble(0)?))
     }
 
+    /// Where the instruction is.
+    fn rip(&self) -> u64 {
+        (self.page as usize + self.before.len()) as u64
+    }
+
     /// Runs the instruction; returns whether it raised an SSE exception, after which MXCSR in the
     /// context is what the handler found.
     fn run(&self, instruction: &[u8], context: &mut Context) -> bool {
@@ -125,8 +130,7 @@ impl Host {
         assert!(code.len() <= PAGE);
         context.buffer_address = context.buffer.0.as_ptr() as u64;
         context.mxcsr_default = 0x1f80;
-        let end = self.page as usize + self.before.len() + instruction.len();
-        RESUME_AT.store(end as u64, Ordering::Relaxed);
+        RESUME_AT.store(self.rip() + instruction.len() as u64, Ordering::Relaxed);
         FAULT_MXCSR.store(NO_FAULT, Ordering::Relaxed);
         // SAFETY: the page is ours, writable and executable; the code is a function of the C calling
         // convention that saves what it must, and touches `context` only. The instruction is one of
@@ -202,15 +206,21 @@ fn random_context(rng: &mut Rng) -> Context {
 }
 
 /// Runs the instruction on our CPU; returns what it raised.
-fn run_ours(cpu: &mut Cpu, instruction: &[u8], context: &mut Context) -> Option<Exception> {
+fn run_ours(
+    cpu: &mut Cpu,
+    rip: u64,
+    instruction: &[u8],
+    context: &mut Context,
+) -> Option<Exception> {
     cpu.memory.write(GUEST_BUFFER, &context.buffer.0).unwrap();
     cpu.load_image_for_test(&context.image);
     for (&n, &value) in GPRS.iter().zip(&context.gprs) {
         cpu.gpr[usize::from(n)] = value;
     }
     cpu.gpr[7] = GUEST_BUFFER;
+    context.buffer_address = GUEST_BUFFER;
     cpu.set_rflags_arith(context.rflags);
-    let op = decode(64, 0x1000, instruction).expect("complete");
+    let op = decode(64, rip, instruction).expect("complete");
     let raised = (op.run)(cpu, &op).err();
     for (&n, value) in GPRS.iter().zip(&mut context.gprs) {
         *value = cpu.gpr[usize::from(n)];
@@ -231,6 +241,18 @@ fn difference(insn: &Instruction, ours: &Context, host: &Context) -> Option<Stri
     range("control", 0, 2)
         .or_else(|| range("status", 2, 4))
         .or_else(|| range("tags", 4, 5))
+        .or_else(|| range("opcode", 6, 8))
+        .or_else(|| range("instruction pointer", 8, 16))
+        .or_else(|| {
+            let offset = |context: &Context| {
+                let dp = u64::from_le_bytes(context.image[16..24].try_into().unwrap());
+                (dp != 0).then(|| dp.wrapping_sub(context.buffer_address))
+            };
+            let (x, y) = (offset(ours), offset(host));
+            // An environment that was loaded has the same pointer on both sides.
+            let loaded = ours.image[16..24] == host.image[16..24];
+            (x != y && !loaded).then(|| format!("operand pointer: ours {x:x?} host {y:x?}"))
+        })
         .or_else(|| range("mxcsr", 24, 28))
         .or_else(|| (0..8).find_map(|i| range(&format!("st{i}"), 32 + 16 * i, 42 + 16 * i)))
         .or_else(|| (0..16).find_map(|i| range(&format!("xmm{i}"), 160 + 16 * i, 176 + 16 * i)))
@@ -253,14 +275,13 @@ fn difference(insn: &Instruction, ours: &Context, host: &Context) -> Option<Stri
         })
 }
 
-/// Bytes of images that hold x87's opcode and pointers, which tell the harnesses apart, and MXCSR_MASK,
-/// which tells the hosts apart.
+/// Bytes of images in memory that hold x87's operand pointer, which tells the harnesses apart, and
+/// MXCSR_MASK, which tells hosts apart.
 fn is_pointer(mnemonic: Mnemonic, offset: usize) -> bool {
     use Mnemonic::*;
     match mnemonic {
-        Fnstenv | Fnsave => (12..28).contains(&offset),
         Fxsave | Fxsave64 | Xsave | Xsave64 | Xsaveopt | Xsaveopt64 => {
-            (6..24).contains(&offset) || (28..32).contains(&offset)
+            (16..24).contains(&offset) || (28..32).contains(&offset)
         }
         _ => false,
     }
@@ -374,7 +395,7 @@ impl Plan {
             let (mut ours, mut theirs) = (before.clone(), before.clone());
             let faulted = host.run(&bytes, &mut theirs);
             let expected = faulted.then_some(Exception::plain(vector::XF));
-            let raised = run_ours(&mut cpu, &bytes, &mut ours);
+            let raised = run_ours(&mut cpu, host.rip(), &bytes, &mut ours);
             let wrong = if raised == expected {
                 difference(&insn, &ours, &theirs)
             } else {
