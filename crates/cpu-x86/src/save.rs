@@ -5,7 +5,6 @@
 
 use crate::cpu::Cpu;
 use crate::flags::bits;
-use crate::fpu::Fpu;
 use crate::mmu::PHYS_BITS;
 use crate::msr::index;
 use crate::regs::{
@@ -20,7 +19,7 @@ impl Cpu {
     pub(crate) fn save(&self) -> CpuState {
         let mut gpr = [0; 16];
         gpr.copy_from_slice(&self.gpr[..16]);
-        let mut state = CpuState {
+        CpuState {
             gpr,
             rip: self.rip,
             rflags: self.rflags(),
@@ -40,9 +39,7 @@ impl Cpu {
             interrupt_shadow: self.shadow,
             nmi_blocked: self.nmi_blocked,
             ..CpuState::default()
-        };
-        self.fpu.save(&mut state);
-        state
+        }
     }
 
     /// Replaces the whole architectural state.
@@ -51,7 +48,6 @@ impl Cpu {
     /// Names the part that the CPU can't be in; nothing has changed then.
     pub(crate) fn restore(&mut self, state: &CpuState) -> Result<(), String> {
         let efer = check(state)?;
-        let fpu = Fpu::restore(state)?;
         let msrs = self.msrs.clone();
         if let Err(reason) = self.restore_msrs(&state.msrs) {
             self.msrs = msrs;
@@ -78,7 +74,6 @@ impl Cpu {
         self.shadow = state.interrupt_shadow;
         self.nmi_blocked = state.nmi_blocked;
         self.pending_debug = 0;
-        self.fpu = fpu;
         self.cpl = match () {
             () if state.cr0 & CR0_PE == 0 => 0,
             () if state.rflags & bits::VM != 0 => 3,

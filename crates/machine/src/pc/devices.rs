@@ -345,7 +345,7 @@ fn isa_debugcon(pc: &mut Pc, _: &str, mut properties: Properties) -> Result<(), 
     let chardev = properties.require("chardev")?;
     properties.finish()?;
     let device =
-        DebugConsole::new(Arc::new(super::board::Adapter(pc.claim_chardev(&chardev)?)), readback);
+        DebugConsole::new(Arc::new(super::board::Adapter(pc.chardevs.claim(&chardev)?)), readback);
     device.attach(&pc.ports, iobase)?;
     pc.devices.push(device);
     Ok(())
