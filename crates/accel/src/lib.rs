@@ -67,8 +67,9 @@ pub trait GuestClock: Send + Sync {
 pub enum Exit {
     /// The CPU halted. Run it again once [`Signals`] has something for it.
     Halt {
-        /// Whether [`Signal::Interrupt`] wakes it; otherwise only NMI, INIT and the like do.
-        interruptible: bool,
+        /// The signals that end the halt, as a bit set: with interrupts disabled, a pending interrupt
+        /// does not.
+        wake: u32,
     },
     /// The CPU can't go on and asks the board to reset (x86: triple fault).
     Shutdown,

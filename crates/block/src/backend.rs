@@ -5,7 +5,7 @@ use std::io;
 use memory::PageLog;
 use memory::vm_memory::VolatileSlice;
 
-use crate::IoStats;
+use crate::{IoStats, LockError};
 
 /// A stretch of guest memory that a request reads from or writes to.
 pub type GuestSlice<'a> = VolatileSlice<'a, PageLog>;
@@ -48,8 +48,18 @@ pub trait BlockBackend: Send + Sync {
     /// Size of the disk in bytes.
     fn size(&self) -> u64;
 
-    /// Bytes that the disk takes on the host now.
+    /// Bytes that the disk takes on the host, as of the last flush or discard. Does not ask the host.
     fn allocated_size(&self) -> u64;
+
+    /// Locks the image against uses by other processes that this one excludes; `share_write` lets
+    /// others write.
+    ///
+    /// # Errors
+    /// If it is in use so.
+    fn lock(&self, share_write: bool) -> Result<(), LockError>;
+
+    /// Lets others use the image.
+    fn unlock(&self);
 
     /// Whether writes are refused.
     fn is_read_only(&self) -> bool;

@@ -41,8 +41,12 @@ pub enum BlockError {
 pub enum Operation {
     /// It read.
     Read,
-    /// It wrote, flushed or discarded.
+    /// It wrote data or zeroes.
     Write,
+    /// It flushed.
+    Flush,
+    /// It discarded.
+    Discard,
 }
 
 /// What a failed request leads to.
@@ -129,10 +133,17 @@ pub struct DriveInfo {
 
 /// What is in the drive.
 struct Medium {
-    node: Arc<FileNode>,
+    node: Arc<dyn BlockBackend>,
     cache: CacheMode,
     node_name: String,
     parent_node_name: String,
+}
+
+/// What failures lead to.
+#[derive(Clone, Copy, Debug)]
+struct ErrorPolicy {
+    read: OnError,
+    write: OnError,
 }
 
 /// A drive with or without a disk in it.
@@ -140,8 +151,7 @@ pub struct Drive {
     id: String,
     medium: Option<Medium>,
     read_only: bool,
-    rerror: OnError,
-    werror: OnError,
+    policy: Mutex<ErrorPolicy>,
     /// Whether the guest's device has its write cache on.
     write_cache: AtomicBool,
     io_status: AtomicU8,
@@ -161,14 +171,19 @@ impl Drive {
         if options.format.is_none() {
             refuse_other_formats(&node, path)?;
         }
+        Ok(Self::with_node(id, Arc::new(node), options))
+    }
+
+    /// A drive with a disk whose bytes are in `node`.
+    pub fn with_node(id: &str, node: Arc<dyn BlockBackend>, options: &DriveOptions) -> Self {
         let mut drive = Self::empty(id, options);
         drive.medium = Some(Medium {
-            node: Arc::new(node),
+            node,
             cache: options.cache,
             node_name: format!("#{id}"),
             parent_node_name: format!("#{id}.file"),
         });
-        Ok(drive)
+        drive
     }
 
     /// A drive with nothing in it.
@@ -177,8 +192,7 @@ impl Drive {
             id: id.to_owned(),
             medium: None,
             read_only: options.read_only,
-            rerror: options.rerror,
-            werror: options.werror,
+            policy: Mutex::new(ErrorPolicy { read: options.rerror, write: options.werror }),
             write_cache: AtomicBool::new(options.cache.writeback),
             io_status: AtomicU8::new(IoStatus::Ok as u8),
             owner: Mutex::default(),
@@ -221,6 +235,17 @@ impl Drive {
         }
     }
 
+    fn policy(&self) -> ErrorPolicy {
+        *self.policy.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Replaces what failed reads or writes lead to, as a device's own options do.
+    pub fn set_error_policy(&self, read: Option<OnError>, write: Option<OnError>) {
+        let mut policy = self.policy.lock().unwrap_or_else(|e| e.into_inner());
+        policy.read = read.unwrap_or(policy.read);
+        policy.write = write.unwrap_or(policy.write);
+    }
+
     /// Sets who is told of failed requests; only the first call counts.
     pub fn set_error_hook(&self, hook: ErrorHook) {
         let _ = self.on_error.set(hook);
@@ -251,15 +276,15 @@ impl Drive {
         self.write_cache.store(on, Ordering::Release);
     }
 
-    fn node(&self) -> io::Result<&FileNode> {
+    fn node(&self) -> io::Result<&dyn BlockBackend> {
         match &self.medium {
-            Some(medium) => Ok(&medium.node),
+            Some(medium) => Ok(&*medium.node),
             None => Err(io::Error::from_raw_os_error(libc::ENOMEDIUM)),
         }
     }
 
-    fn counted<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        result.inspect_err(|_| self.stats.count_failure())
+    fn counted<T>(&self, operation: Operation, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|_| self.stats.count_failure(operation))
     }
 
     /// Fills `bufs` from `offset` on.
@@ -268,7 +293,7 @@ impl Drive {
     /// As [`BlockBackend::read_at`], and if there is no disk.
     pub fn read(&self, offset: u64, bufs: &[GuestSlice<'_>]) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(self.node().and_then(|node| node.read_at(offset, bufs)))?;
+        self.counted(Operation::Read, self.node().and_then(|node| node.read_at(offset, bufs)))?;
         self.stats.count_read(slices_len(bufs), begin.elapsed());
         Ok(())
     }
@@ -279,10 +304,13 @@ impl Drive {
     /// As [`BlockBackend::write_at`], and if there is no disk.
     pub fn write(&self, offset: u64, bufs: &[GuestSlice<'_>]) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(self.node().and_then(|node| {
-            node.write_at(offset, bufs)?;
-            self.write_through(node)
-        }))?;
+        self.counted(
+            Operation::Write,
+            self.node().and_then(|node| {
+                node.write_at(offset, bufs)?;
+                self.write_through(node)
+            }),
+        )?;
         self.stats.count_write(offset, slices_len(bufs), begin.elapsed());
         Ok(())
     }
@@ -293,7 +321,7 @@ impl Drive {
     /// As [`BlockBackend::flush`], and if there is no disk.
     pub fn flush(&self) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(self.node().and_then(BlockBackend::flush))?;
+        self.counted(Operation::Flush, self.node().and_then(|node| node.flush()))?;
         self.stats.count_flush(begin.elapsed());
         Ok(())
     }
@@ -304,7 +332,7 @@ impl Drive {
     /// As [`BlockBackend::discard`], and if there is no disk.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(self.node().and_then(|node| node.discard(offset, len)))?;
+        self.counted(Operation::Discard, self.node().and_then(|node| node.discard(offset, len)))?;
         self.stats.count_discard(len, begin.elapsed());
         Ok(())
     }
@@ -315,15 +343,18 @@ impl Drive {
     /// As [`BlockBackend::write_zeroes`], and if there is no disk.
     pub fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(self.node().and_then(|node| {
-            node.write_zeroes(offset, len, may_unmap)?;
-            self.write_through(node)
-        }))?;
+        self.counted(
+            Operation::Write,
+            self.node().and_then(|node| {
+                node.write_zeroes(offset, len, may_unmap)?;
+                self.write_through(node)
+            }),
+        )?;
         self.stats.count_write(offset, len, begin.elapsed());
         Ok(())
     }
 
-    fn write_through(&self, node: &FileNode) -> io::Result<()> {
+    fn write_through(&self, node: &dyn BlockBackend) -> io::Result<()> {
         if self.write_cache() { Ok(()) } else { node.flush() }
     }
 
@@ -332,8 +363,8 @@ impl Drive {
     pub fn failed(&self, operation: Operation, error: &io::Error) -> ErrorAction {
         let no_space = error.kind() == io::ErrorKind::StorageFull;
         let policy = match operation {
-            Operation::Read => self.rerror,
-            Operation::Write => self.werror,
+            Operation::Read => self.policy().read,
+            Operation::Write | Operation::Flush | Operation::Discard => self.policy().write,
         };
         let action = match policy {
             OnError::Ignore => ErrorAction::Ignore,
@@ -370,8 +401,9 @@ impl Drive {
 
     /// How the last failure left the drive; `None` if no failure stops the machine.
     pub fn io_status(&self) -> Option<IoStatus> {
+        let policy = self.policy();
         let stops =
-            self.rerror == OnError::Stop || matches!(self.werror, OnError::Stop | OnError::Enospc);
+            policy.read == OnError::Stop || matches!(policy.write, OnError::Stop | OnError::Enospc);
         let status = match self.io_status.load(Ordering::Acquire) {
             0 => IoStatus::Ok,
             1 => IoStatus::Failed,

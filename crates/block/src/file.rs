@@ -8,10 +8,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use crate::Operation;
 use crate::lock::{lock_image, unlock_image};
 use crate::{
     BlockBackend, CacheMode, DiscardMode, GuestSlice, IoStats, LockError, slices_len, sys,
@@ -59,7 +61,7 @@ pub(crate) fn describe(error: &io::Error) -> String {
     }
 }
 
-/// An open file or block device.
+/// An open file or block device. It is locked only by [`BlockBackend::lock`].
 #[derive(Debug)]
 pub struct FileNode {
     path: PathBuf,
@@ -68,6 +70,8 @@ pub struct FileNode {
     direct: Option<File>,
     driver: &'static str,
     size: u64,
+    /// What the host said last; asking it anew could take long.
+    allocated: AtomicU64,
     read_only: bool,
     no_flush: bool,
     discard: DiscardMode,
@@ -75,7 +79,7 @@ pub struct FileNode {
 }
 
 impl FileNode {
-    /// Opens `path`. It is locked only by [`FileNode::lock`].
+    /// Opens `path`.
     ///
     /// # Errors
     /// If the host refuses, or `path` is no file or block device.
@@ -117,25 +121,12 @@ impl FileNode {
             direct,
             driver,
             size,
+            allocated: AtomicU64::new(metadata.blocks() * 512),
             read_only,
             no_flush: cache.no_flush,
             discard,
             stats: IoStats::default(),
         })
-    }
-
-    /// Locks the image against uses by other processes that this one excludes; `share_write` lets
-    /// others write.
-    ///
-    /// # Errors
-    /// If it is in use so.
-    pub fn lock(&self, share_write: bool) -> Result<(), LockError> {
-        lock_image(&self.file, &self.path, !self.read_only, share_write)
-    }
-
-    /// Lets others use the image.
-    pub fn unlock(&self) {
-        unlock_image(&self.file);
     }
 
     /// The first bytes of the image, at most `buf.len()`; returns how many there are.
@@ -148,7 +139,7 @@ impl FileNode {
 
     /// The description to use for a request.
     fn file_for(&self, offset: u64, bufs: &[GuestSlice<'_>]) -> &File {
-        let aligned = |n: u64| n % DIRECT_ALIGNMENT == 0;
+        let aligned = |n: u64| n.is_multiple_of(DIRECT_ALIGNMENT);
         match &self.direct {
             Some(direct)
                 if aligned(offset)
@@ -176,6 +167,12 @@ impl FileNode {
             return Err(io::Error::from(io::ErrorKind::PermissionDenied));
         }
         self.check_range(offset, len)
+    }
+
+    fn note_allocated(&self) {
+        if let Ok(metadata) = self.file.metadata() {
+            self.allocated.store(metadata.blocks() * 512, Ordering::Relaxed);
+        }
     }
 
     fn fallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<bool> {
@@ -259,7 +256,7 @@ impl BlockBackend for FileNode {
                 Ok(())
             },
         )
-        .inspect_err(|_| self.stats.count_failure())?;
+        .inspect_err(|_| self.stats.count_failure(Operation::Read))?;
         self.stats.count_read(len, begin.elapsed());
         Ok(())
     }
@@ -271,7 +268,7 @@ impl BlockBackend for FileNode {
         let file = self.file_for(offset, bufs);
         let full = |_: &[GuestSlice<'_>]| Err(io::Error::from(io::ErrorKind::StorageFull));
         transfer(bufs, offset, |bufs, offset| sys::write_vectored(file, bufs, offset), full)
-            .inspect_err(|_| self.stats.count_failure())?;
+            .inspect_err(|_| self.stats.count_failure(Operation::Write))?;
         self.stats.count_write(offset, len, begin.elapsed());
         Ok(())
     }
@@ -279,8 +276,9 @@ impl BlockBackend for FileNode {
     fn flush(&self) -> io::Result<()> {
         let begin = Instant::now();
         if !self.no_flush && !self.read_only {
-            self.file.sync_data().inspect_err(|_| self.stats.count_failure())?;
+            self.file.sync_data().inspect_err(|_| self.stats.count_failure(Operation::Flush))?;
         }
+        self.note_allocated();
         self.stats.count_flush(begin.elapsed());
         Ok(())
     }
@@ -292,7 +290,9 @@ impl BlockBackend for FileNode {
         }
         let begin = Instant::now();
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        self.fallocate(flags, offset, len).inspect_err(|_| self.stats.count_failure())?;
+        self.fallocate(flags, offset, len)
+            .inspect_err(|_| self.stats.count_failure(Operation::Discard))?;
+        self.note_allocated();
         self.stats.count_discard(len, begin.elapsed());
         Ok(())
     }
@@ -315,7 +315,7 @@ impl BlockBackend for FileNode {
             }
             self.write_zero_bytes(offset, len)
         };
-        attempt().inspect_err(|_| self.stats.count_failure())?;
+        attempt().inspect_err(|_| self.stats.count_failure(Operation::Write))?;
         self.stats.count_write(offset, len, begin.elapsed());
         Ok(())
     }
@@ -325,7 +325,15 @@ impl BlockBackend for FileNode {
     }
 
     fn allocated_size(&self) -> u64 {
-        self.file.metadata().map_or(0, |m| m.blocks() * 512)
+        self.allocated.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self, share_write: bool) -> Result<(), LockError> {
+        lock_image(&self.file, &self.path, !self.read_only, share_write)
+    }
+
+    fn unlock(&self) {
+        unlock_image(&self.file);
     }
 
     fn is_read_only(&self) -> bool {

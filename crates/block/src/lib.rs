@@ -22,6 +22,8 @@ mod lock;
 mod options;
 mod stats;
 mod sys;
+#[cfg(test)]
+mod tests;
 
 pub use backend::{BlockBackend, GuestSlice, slices_len};
 pub use drive::{

@@ -55,7 +55,8 @@ pub enum OnError {
 }
 
 impl OnError {
-    fn from_name(name: &str) -> Option<Self> {
+    /// The policy of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "report" => Some(Self::Report),
             "ignore" => Some(Self::Ignore),

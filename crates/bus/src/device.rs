@@ -14,6 +14,14 @@ pub trait Device: Send + Sync {
     /// Brings the device into its power-on state, lines lowered and timers disarmed.
     fn reset(&self);
 
+    /// The machine stops: returns once nothing is in flight that would change the machine, and starts
+    /// nothing until [`Device::resume`]. Pauses nest. Devices that act only for a vCPU or a timer need
+    /// not do anything.
+    fn pause(&self) {}
+
+    /// The machine continues.
+    fn resume(&self) {}
+
     /// The device's state. Called while no vCPU runs.
     fn save(&self) -> Saved;
 

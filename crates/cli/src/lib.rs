@@ -5,14 +5,12 @@
 //! applies it. An unknown option or value is an error that names the nearest known one.
 
 pub mod config;
-pub mod error;
-pub mod keyval;
 pub mod options;
 mod readconfig;
 
 pub use config::{Action, Config, LOG_ITEMS, LogSpec, MonitorSpec};
-pub use error::CliError;
 
+use ::options::OptionError;
 use options::{Builder, OPTIONS, OptionItem, Takes};
 
 /// Version of QEMU that options, QMP and formats are compatible with: major, minor, micro.
@@ -22,12 +20,12 @@ pub const QEMU_VERSION: (u32, u32, u32) = (7, 2, 0);
 ///
 /// # Errors
 /// Says what is wrong with the first argument that is.
-pub fn parse<I: IntoIterator<Item = String>>(args: I) -> Result<Action, CliError> {
+pub fn parse<I: IntoIterator<Item = String>>(args: I) -> Result<Action, OptionError> {
     let mut args = args.into_iter();
     let mut builder = Builder::default();
     while let Some(arg) = args.next() {
         let Some(name) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')) else {
-            return Err(CliError::new(format!(
+            return Err(OptionError::new(format!(
                 "{arg}: a disk image without an option is not supported yet; use -drive file={arg}"
             )));
         };
@@ -36,7 +34,7 @@ pub fn parse<I: IntoIterator<Item = String>>(args: I) -> Result<Action, CliError
             Takes::Nothing => String::new(),
             Takes::Value(_) => args
                 .next()
-                .ok_or_else(|| CliError::new(format!("-{}: requires an argument", item.name)))?,
+                .ok_or_else(|| OptionError::new(format!("-{}: requires an argument", item.name)))?,
         };
         (item.apply)(&mut builder, &value)?;
         if let Some(text) = builder.print.take() {
@@ -50,13 +48,14 @@ fn find(name: &str) -> Option<&'static OptionItem> {
     OPTIONS.iter().find(|item| item.name == name || item.aliases.contains(&name))
 }
 
-fn unknown_option(arg: &str, name: &str) -> CliError {
+fn unknown_option(arg: &str, name: &str) -> OptionError {
     let known: Vec<&str> =
         OPTIONS.iter().flat_map(|item| item.aliases.iter().copied().chain([item.name])).collect();
-    let error = CliError::unknown("invalid option", name, &known).to_string();
+    let error = OptionError::unknown("invalid option", name, &known).to_string();
     // Show what was typed, dashes included.
-    CliError::new(error.replacen(&format!("'{name}'"), &format!("'{arg}'"), 1).replace(
-        "did you mean '",
-        "did you mean '-",
-    ))
+    OptionError::new(
+        error
+            .replacen(&format!("'{name}'"), &format!("'{arg}'"), 1)
+            .replace("did you mean '", "did you mean '-"),
+    )
 }

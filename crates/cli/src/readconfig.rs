@@ -8,8 +8,8 @@
 //! A section is the same as the option of its group's name with those keys, and `id` if the section has
 //! one. Lines that begin with `#` are comments.
 
-use crate::error::CliError;
 use crate::options::Builder;
+use ::options::OptionError;
 
 /// Groups and the options they stand for.
 const GROUPS: &[(&str, &str)] = &[
@@ -31,12 +31,12 @@ struct Section {
 }
 
 /// Applies the file's sections in order.
-pub(crate) fn apply(builder: &mut Builder, file: &str, text: &str) -> Result<(), CliError> {
+pub(crate) fn apply(builder: &mut Builder, file: &str, text: &str) -> Result<(), OptionError> {
     let mut section: Option<Section> = None;
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         let wrong =
-            |what: &str| CliError::new(format!("-readconfig {file}:{}: {what}", number + 1));
+            |what: &str| OptionError::new(format!("-readconfig {file}:{}: {what}", number + 1));
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
@@ -62,12 +62,12 @@ pub(crate) fn apply(builder: &mut Builder, file: &str, text: &str) -> Result<(),
     end(builder, section)
 }
 
-fn open(header: &str) -> Result<Section, CliError> {
+fn open(header: &str) -> Result<Section, OptionError> {
     let (group, id) = match header.split_once(char::is_whitespace) {
         None => (header, None),
         Some((group, id)) => {
             let id = id.trim().strip_prefix('"').and_then(|i| i.strip_suffix('"'));
-            (group, Some(id.ok_or_else(|| CliError::new("the id needs double quotes"))?))
+            (group, Some(id.ok_or_else(|| OptionError::new("the id needs double quotes"))?))
         }
     };
     let names: Vec<&str> = GROUPS.iter().map(|g| g.0).collect();
@@ -75,12 +75,12 @@ fn open(header: &str) -> Result<Section, CliError> {
         .iter()
         .find(|(name, _)| *name == group)
         .map(|(_, option)| *option)
-        .ok_or_else(|| CliError::unknown("unknown group", group, &names))?;
+        .ok_or_else(|| OptionError::unknown("unknown group", group, &names))?;
     let parts = id.map(|id| format!("id={}", id.replace(',', ",,"))).into_iter().collect();
     Ok(Section { option, parts })
 }
 
-fn end(builder: &mut Builder, section: Option<Section>) -> Result<(), CliError> {
+fn end(builder: &mut Builder, section: Option<Section>) -> Result<(), OptionError> {
     let Some(section) = section else { return Ok(()) };
     let item = crate::find(section.option).expect("every group stands for an option");
     (item.apply)(builder, &section.parts.join(","))

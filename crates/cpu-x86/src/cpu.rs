@@ -8,6 +8,7 @@ use memory::GuestMemory;
 use crate::block::BlockCache;
 use crate::entropy::Entropy;
 use crate::flags::LazyFlags;
+use crate::fpu::Fpu;
 use crate::group::{CpuGroup, Member};
 use crate::msr::Msrs;
 use crate::reg::GPR_SLOTS;
@@ -68,6 +69,8 @@ pub struct Cpu {
     /// The latest epoch of `group` that this CPU has passed.
     pub(crate) passed_epoch: u64,
     pub(crate) tlb: Tlb,
+    /// x87, MMX and SSE.
+    pub(crate) fpu: Fpu,
 
     /// ES, CS, SS, DS, FS, GS.
     pub(crate) seg: [Segment; 6],
@@ -139,6 +142,7 @@ impl Cpu {
             instructions: 0,
             passed_epoch: 0,
             tlb: Tlb::new(),
+            fpu: Fpu::default(),
             seg: [Segment::default(); 6],
             ldtr: Segment::default(),
             tr: Segment::default(),
@@ -204,6 +208,7 @@ impl Cpu {
         self.pending_debug = 0;
         if !init {
             self.xcr0 = 1;
+            self.fpu = Fpu::default();
             self.msrs = Msrs::default();
             self.instructions = 0;
         }

@@ -19,6 +19,7 @@ mod exception;
 mod exec;
 mod far;
 mod flags;
+mod fpu;
 mod group;
 mod host;
 mod int;

@@ -165,7 +165,7 @@ impl Cpu {
         if self.take_event() == Delivered::Shutdown {
             return Some(Exit::Shutdown);
         }
-        (self.activity != Activity::Running).then_some(Exit::Halt)
+        (self.activity != Activity::Running).then(|| Exit::Halt { wake: self.wanted_signals() })
     }
 
     fn run_loop(&mut self, cache: &mut BlockCache) -> Exit {
@@ -207,12 +207,6 @@ impl Cpu {
         self.glance.pc.store(self.rip, Ordering::Relaxed);
         self.glance.halted.store(self.activity != Activity::Running, Ordering::Relaxed);
         self.glance.instructions.store(self.instructions, Ordering::Relaxed);
-    }
-
-    /// The signals that can wake the CPU from [`Exit::Halt`]: with interrupts disabled, a pending
-    /// interrupt can't.
-    pub fn wake_mask(&self) -> u32 {
-        self.wanted_signals() | Signal::Exit as u32
     }
 }
 

@@ -11,6 +11,7 @@
 //! - Every write by a device goes through `vm-memory` and so through the page log; a CPU that writes
 //!   by host address calls [`PageLog::note_write`] itself, unless the page's state lets it skip that.
 
+mod discard;
 mod page_log;
 
 pub use page_log::{CodeVersion, PAGE_SHIFT, PAGE_SIZE, PageLog};
@@ -42,6 +43,14 @@ pub enum MemoryError {
         addr: u64,
         /// Length in bytes.
         len: usize,
+    },
+    /// The host would not take pages back.
+    #[error("cannot give the pages at guest physical {addr:#x} back to the host: {source}")]
+    Discard {
+        /// First byte, a guest physical address.
+        addr: u64,
+        /// What the host said.
+        source: std::io::Error,
     },
 }
 
@@ -130,6 +139,28 @@ impl GuestMemory {
     }
 }
 
+impl GuestMemory {
+    /// Gives the whole pages `addr..addr + len` back to the host: they read as zero from now on, take no
+    /// memory until they are used again, and count as written.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`] if any of it is outside RAM or not whole pages; nothing is then given
+    /// back. [`MemoryError::Discard`] if the host refuses.
+    pub fn discard(&self, addr: u64, len: u64) -> Result<(), MemoryError> {
+        let bytes = usize::try_from(len).unwrap_or(usize::MAX);
+        let not_ram = || MemoryError::NotRam { addr, len: bytes };
+        let whole = addr.is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE);
+        if !whole || !GuestMemoryBackend::check_range(&self.view, GuestAddress(addr), bytes) {
+            return Err(not_ram());
+        }
+        for slice in GuestMemoryBackend::get_slices(&self.view, GuestAddress(addr), bytes) {
+            let slice = slice.map_err(|_| not_ram())?;
+            discard::discard(&slice).map_err(|source| MemoryError::Discard { addr, source })?;
+        }
+        Ok(())
+    }
+}
+
 /// Access to a region's page log; a trait so that the log's type stays private to `vm-memory`'s shape.
 trait RegionLog {
     fn bitmap_ref(&self) -> &PageLog;
@@ -155,6 +186,24 @@ mod tests {
         assert!(memory.write(0xfffd, &[0; 4]).is_err());
         assert!(memory.read(u64::MAX, &mut buf).is_err());
         assert_eq!(memory.size(), 0x20000);
+    }
+
+    #[test]
+    fn discarded_pages_read_as_zero_and_count_as_written() {
+        let memory = GuestMemory::new(&[(0, 0x10000)]).unwrap();
+        memory.write(0x2000, &[7; 0x3000]).unwrap();
+        let (log, page) = memory.page_log(0x3000).unwrap();
+        let before = log.mark_code(page);
+        memory.discard(0x3000, 0x1000).unwrap();
+        let mut buf = [1; 3];
+        memory.read(0x2fff, &mut buf).unwrap();
+        assert_eq!(buf, [7, 0, 0]);
+        memory.read(0x3fff, &mut buf).unwrap();
+        assert_eq!(buf, [0, 7, 7]);
+        assert_ne!(log.code_version(page), before);
+        assert!(memory.discard(0x3800, 0x1000).is_err());
+        assert!(memory.discard(0xf000, 0x2000).is_err());
+        assert!(memory.discard(!0xfff, 0x2000).is_err());
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn inserted(info: InsertedInfo) -> BlockDeviceInfo {
         iops: 0,
         iops_rd: 0,
         iops_wr: 0,
-        image: ImageInfo {
+        image: Box::new(ImageInfo {
             filename: info.file,
             format: info.driver.to_owned(),
             dirty_flag: Some(false),
@@ -71,7 +71,7 @@ fn inserted(info: InsertedInfo) -> BlockDeviceInfo {
             full_backing_filename: None,
             backing_filename_format: None,
             backing_image: None,
-        },
+        }),
         bps_max: None,
         bps_rd_max: None,
         bps_wr_max: None,

@@ -23,7 +23,7 @@ pub(crate) fn select_cpu(_: &commands::Cpu) -> Result<(), QmpError> {
 
 impl Monitor {
     pub(crate) fn uuid(&self) -> UuidInfo {
-        UuidInfo { UUID: self.machine.uuid().to_string() }
+        UuidInfo { uuid: self.machine.uuid().to_string() }
     }
 
     pub(crate) fn cpus(&self) -> Vec<CpuInfo> {
@@ -31,7 +31,7 @@ impl Monitor {
         cpus.map(|(index, cpu)| {
             let glance = cpu.glance();
             CpuInfo {
-                CPU: int(index),
+                cpu: int(index),
                 current: index == 0,
                 halted: glance.halted,
                 // The wire's integers are signed; clients read addresses back as unsigned.

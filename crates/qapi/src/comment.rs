@@ -5,6 +5,8 @@
 //! `Features:` list and tagged sections (`Returns:`, `Errors:`, `Since:`, `Note:`, `Example:`,
 //! `TODO:`).
 
+use std::collections::HashMap;
+
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::ir::Dialect;
 use crate::source::{Sources, Span};
@@ -66,8 +68,14 @@ struct Reader<'d> {
     place: Place,
     /// Blank lines seen since the last text.
     blank: usize,
-    /// The smallest indentation that a continuation line must have; none before the first line.
+    /// The indentation of the first continuation line; 0 for text at the left margin.
     indent: Option<usize>,
+    /// The names described so far; features are apart from members.
+    described: HashMap<(bool, String), Span>,
+    /// The sections so far of which there is only one.
+    singles: HashMap<String, Span>,
+    /// The line `Features:`.
+    features_head: Option<Span>,
     dialect: Dialect,
     diags: &'d mut Diagnostics,
 }
@@ -87,7 +95,17 @@ pub(crate) fn read(
         features: Vec::new(),
         sections: Vec::new(),
     };
-    let mut reader = Reader { doc, place: Place::Text, blank: 0, indent: None, dialect, diags };
+    let mut reader = Reader {
+        doc,
+        place: Place::Text,
+        blank: 0,
+        indent: None,
+        described: HashMap::new(),
+        singles: HashMap::new(),
+        features_head: None,
+        dialect,
+        diags,
+    };
     for (line, at) in lines(sources, span, reader.diags) {
         reader.line(line, at);
     }
@@ -150,15 +168,14 @@ impl Reader<'_> {
             return;
         }
         if line.starts_with([' ', '\t']) {
-            self.continuation(line, at);
+            self.continuation(line);
             return;
         }
         let word = line.split([' ', '\t']).next().unwrap_or(line);
         if let Some(name) = word.strip_prefix('@').and_then(|w| w.strip_suffix(':')) {
             self.entry(name, line[word.len()..].trim_start(), head(at, word.len()));
         } else if line == "Features:" {
-            self.place = Place::FeaturesHead;
-            self.begin("");
+            self.features(at);
         } else if let Some(tag) = tag_of(word) {
             let rest = line[word.len()..].trim_start();
             self.section(tag, rest, head(at, word.len()));
@@ -240,10 +257,12 @@ impl Reader<'_> {
             );
         }
         let entries = if feature { &mut self.doc.features } else { &mut self.doc.members };
-        if let Some(first) = entries.iter().find(|e| e.name == name && !name.is_empty()) {
+        if !name.is_empty()
+            && let Some(first) = self.described.insert((feature, name.to_owned()), span)
+        {
             self.diags.push(
                 Diagnostic::error(span, format!("'@{name}' is described twice"))
-                    .related(first.span, "first described here"),
+                    .related(first, "first described here"),
             );
         }
         entries.push(DocEntry { name: name.to_owned(), span, text: String::new() });
@@ -251,12 +270,23 @@ impl Reader<'_> {
         self.begin(rest);
     }
 
+    fn features(&mut self, at: Span) {
+        if let Some(first) = self.features_head.replace(at) {
+            self.diags.push(
+                Diagnostic::error(at, "a second 'Features' section")
+                    .related(first, "the first is here"),
+            );
+        }
+        self.place = Place::FeaturesHead;
+        self.begin("");
+    }
+
     fn section(&mut self, tag: &str, rest: &str, span: Span) {
         let single = matches!(tag, "Returns" | "Since" | "Errors");
-        if let Some(first) = self.doc.sections.iter().find(|s| single && s.tag == tag) {
+        if single && let Some(first) = self.singles.insert(tag.to_owned(), span) {
             self.diags.push(
                 Diagnostic::error(span, format!("a second '{tag}' section"))
-                    .related(first.span, "the first is here"),
+                    .related(first, "the first is here"),
             );
         }
         self.doc.sections.push(DocSection { tag: tag.to_owned(), span, text: String::new() });
@@ -265,19 +295,9 @@ impl Reader<'_> {
     }
 
     /// An indented line continues what came before.
-    fn continuation(&mut self, line: &str, at: Span) {
+    fn continuation(&mut self, line: &str) {
         let indent = line.len() - line.trim_start().len();
-        match self.indent {
-            None => self.indent = Some(indent),
-            Some(_) if self.place == Place::Text => {}
-            Some(0) => {}
-            Some(expected) if indent < expected && self.place != Place::Section => {
-                // Less than the first continuation line, but never less than one column.
-                self.indent = Some(indent);
-            }
-            Some(_) => {}
-        }
-        let _ = at;
+        self.indent.get_or_insert(indent);
         self.append(line);
     }
 
@@ -287,7 +307,7 @@ impl Reader<'_> {
         match self.place {
             Place::Text | Place::FeaturesHead => self.append(line),
             _ if self.seed() => self.append(line),
-            Place::Section if self.current_is_flush() => self.append(line),
+            Place::Section if self.indent == Some(0) => self.append(line),
             _ if self.blank > 0 && !(empty && self.place == Place::Section) => {
                 self.doc.sections.push(DocSection {
                     tag: String::new(),
@@ -314,11 +334,6 @@ impl Reader<'_> {
                 self.append(line);
             }
         }
-    }
-
-    /// Whether the current section's text is at the left margin by itself.
-    fn current_is_flush(&self) -> bool {
-        self.indent == Some(0)
     }
 
     fn begin(&mut self, first: &str) {
@@ -353,6 +368,14 @@ impl Reader<'_> {
     }
 
     fn finish(mut self) -> DocComment {
+        if let Some(head) = self.features_head
+            && self.doc.features.is_empty()
+        {
+            self.diags.push(
+                Diagnostic::error(head, "no feature is described below 'Features:'")
+                    .help("describe features as '@name: description', or remove the line"),
+            );
+        }
         for section in &self.doc.sections {
             if !section.tag.is_empty() && section.text.trim().is_empty() && !self.seed() {
                 self.diags.push(

@@ -11,14 +11,14 @@ use serde_json::{Map, Value, json};
 
 use crate::ir::*;
 
-/// The introspection of `schema` as a JSON array, with the definitions and members whose
-/// condition holds when exactly the symbols that `defined` accepts are defined.
-pub fn introspect(schema: &Schema, defined: &dyn Fn(&str) -> bool) -> Value {
+/// The introspection of `schema` as a JSON array: the definitions and members without a condition
+/// and those whose condition `holds`.
+pub fn introspect(schema: &Schema, holds: &dyn Fn(&Condition) -> bool) -> Value {
     let mut walk =
-        Introspection { schema, defined, ids: HashMap::new(), masked: 0, used: Vec::new() };
+        Introspection { schema, holds, ids: HashMap::new(), masked: 0, used: Vec::new() };
     let mut entities = Vec::new();
     for definition in schema.definitions.values() {
-        if applies(defined, &definition.condition) {
+        if applies(holds, &definition.condition) {
             entities.extend(walk.entity(definition));
         }
     }
@@ -45,7 +45,7 @@ enum Used {
 
 struct Introspection<'a> {
     schema: &'a Schema,
-    defined: &'a dyn Fn(&str) -> bool,
+    holds: &'a dyn Fn(&Condition) -> bool,
     /// The names given out so far.
     ids: HashMap<Used, String>,
     /// How many of them are numbers.
@@ -97,10 +97,10 @@ impl Introspection<'_> {
     }
 
     fn features(&self, features: &[Feature], into: &mut Map<String, Value>) {
-        let defined = self.defined;
+        let holds = self.holds;
         let names: Vec<&str> = features
             .iter()
-            .filter(|f| applies(defined, &f.condition))
+            .filter(|f| applies(holds, &f.condition))
             .map(|f| f.name.as_str())
             .collect();
         if !names.is_empty() {
@@ -173,13 +173,13 @@ impl Introspection<'_> {
     }
 
     fn defined_type(&mut self, definition: &Definition, entity: &mut Map<String, Value>) {
-        let (schema, defined) = (self.schema, self.defined);
+        let (schema, holds) = (self.schema, self.holds);
         match &definition.kind {
             DefinitionKind::Enum(e) => {
                 entity.insert("meta-type".into(), json!("enum"));
                 let mut members = Vec::new();
                 let mut values = Vec::new();
-                for member in e.members.iter().filter(|m| applies(defined, &m.condition)) {
+                for member in e.members.iter().filter(|m| applies(holds, &m.condition)) {
                     let mut entry = Map::new();
                     entry.insert("name".into(), json!(member.name));
                     self.features(&member.features, &mut entry);
@@ -200,7 +200,7 @@ impl Introspection<'_> {
             DefinitionKind::Alternate(a) => {
                 entity.insert("meta-type".into(), json!("alternate"));
                 let mut members = Vec::new();
-                for branch in a.branches.iter().filter(|b| applies(defined, &b.condition)) {
+                for branch in a.branches.iter().filter(|b| applies(holds, &b.condition)) {
                     members.push(json!({ "type": self.use_ref(&branch.ty) }));
                 }
                 entity.insert("members".into(), Value::Array(members));
@@ -210,10 +210,10 @@ impl Introspection<'_> {
     }
 
     fn object(&mut self, members: &[&Member], entity: &mut Map<String, Value>) {
-        let defined = self.defined;
+        let holds = self.holds;
         entity.insert("meta-type".into(), json!("object"));
         let mut entries = Vec::new();
-        for member in members.iter().filter(|m| applies(defined, &m.condition)) {
+        for member in members.iter().filter(|m| applies(holds, &m.condition)) {
             let mut entry = Map::new();
             entry.insert("name".into(), json!(member.name));
             entry.insert("type".into(), json!(self.use_ref(&member.ty)));
@@ -228,16 +228,16 @@ impl Introspection<'_> {
 
     /// The branches in the order of the schema, then the values without a branch.
     fn variants(&mut self, union: &Union, base: &[&Member]) -> Vec<Value> {
-        let defined = self.defined;
+        let holds = self.holds;
         let mut variants = Vec::new();
-        for branch in union.branches.iter().filter(|b| applies(defined, &b.condition)) {
+        for branch in union.branches.iter().filter(|b| applies(holds, &b.condition)) {
             variants.push(json!({ "case": branch.name, "type": self.use_ref(&branch.ty) }));
         }
         let tag = base.iter().find(|m| m.name == union.discriminator);
         let Some(values) = tag.and_then(|t| self.schema.enumeration(&t.ty.name)) else {
             return variants;
         };
-        for value in values.members.iter().filter(|m| applies(defined, &m.condition)) {
+        for value in values.members.iter().filter(|m| applies(holds, &m.condition)) {
             if !union.branches.iter().any(|b| b.name == value.name) {
                 variants.push(json!({ "case": value.name, "type": self.name(Used::Empty) }));
             }
@@ -257,6 +257,6 @@ fn json_type(builtin: Builtin) -> &'static str {
     }
 }
 
-fn applies(defined: &dyn Fn(&str) -> bool, condition: &Option<Condition>) -> bool {
-    condition.as_ref().is_none_or(|c| c.holds(defined))
+fn applies(holds: &dyn Fn(&Condition) -> bool, condition: &Option<Condition>) -> bool {
+    condition.as_ref().is_none_or(holds)
 }

@@ -406,3 +406,17 @@ impl Condition {
         }
     }
 }
+
+impl DefinitionKind {
+    /// The key that the schema language has for it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            DefinitionKind::Enum(_) => "enum",
+            DefinitionKind::Struct(_) => "struct",
+            DefinitionKind::Union(_) => "union",
+            DefinitionKind::Alternate(_) => "alternate",
+            DefinitionKind::Command(_) => "command",
+            DefinitionKind::Event(_) => "event",
+        }
+    }
+}

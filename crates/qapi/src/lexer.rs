@@ -100,6 +100,10 @@ impl<'a> Lexer<'a> {
                     Some(token) => token,
                     None => continue,
                 },
+                b'"' => match self.lex_double_quoted(start, diags) {
+                    Some(token) => token,
+                    None => continue,
+                },
                 b'#' => match self.lex_comment(start, diags) {
                     Some(token) => token,
                     None => continue,
@@ -178,6 +182,26 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    /// A string in the wrong quotes is reported and then taken as meant.
+    fn lex_double_quoted(&mut self, start: usize, diags: &mut Diagnostics) -> Option<Token> {
+        let rest = &self.text[start + 1..self.line_end(start)];
+        let Some(len) = rest.find('"') else {
+            diags.push(
+                Diagnostic::error(self.span(start, start + 1), "stray '\"'")
+                    .help("strings in a schema are in single quotes"),
+            );
+            return None;
+        };
+        self.pos = start + len + 2;
+        self.decoded = None;
+        diags.push(
+            Diagnostic::error(self.span(start, self.pos), "a string in double quotes").help(
+                format!("write '{}': the schema language has single quotes", shorten(&rest[..len])),
+            ),
+        );
+        Some(Token::Str)
+    }
+
     /// Skips an ordinary comment; a documentation block is a token.
     fn lex_comment(&mut self, start: usize, diags: &mut Diagnostics) -> Option<Token> {
         let end = self.line_end(start);
@@ -198,7 +222,8 @@ impl<'a> Lexer<'a> {
         loop {
             let line_start = (self.pos + 1).min(self.text.len());
             let rest = &self.text.as_bytes()[line_start..];
-            let indent = rest.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+            // Empty lines may be in between.
+            let indent = rest.iter().take_while(|b| b.is_ascii_whitespace()).count();
             if rest.get(indent) != Some(&b'#') {
                 diags.push(
                     Diagnostic::error(
@@ -243,19 +268,18 @@ impl<'a> Lexer<'a> {
         match &rest[..len] {
             "true" => return Some(Token::True),
             "false" => return Some(Token::False),
-            "\"" => diags.push(
-                Diagnostic::error(span, "stray '\"'")
-                    .help("strings in a schema are in single quotes"),
-            ),
-            "null" => {
-                diags.push(Diagnostic::error(span, "stray 'null'").help(
-                    "a schema has no null; leave the member out, or write 'null' for the type",
-                ))
+            word if is_word(c) => {
+                let help = if word == "null" {
+                    "a schema has no null; leave the member out, or write 'null' for the type"
+                } else {
+                    "names are in single quotes; the only bare words are true and false"
+                };
+                let message = format!("stray '{}'", shorten(word));
+                diags.push(Diagnostic::error(span, message).help(help));
+                // Most likely the quotes were forgotten.
+                self.decoded = Some(word.to_owned());
+                return Some(Token::Str);
             }
-            word if is_word(c) => diags.push(
-                Diagnostic::error(span, format!("stray '{}'", shorten(word)))
-                    .help("names are in single quotes; the only bare words are true and false"),
-            ),
             _ => diags.push(
                 Diagnostic::error(span, format!("stray {c:?}"))
                     .label("not part of the schema language"),

@@ -17,6 +17,8 @@ use std::path::Path;
 
 pub mod comment;
 pub mod diag;
+pub mod doc;
+pub mod dump;
 pub mod introspect;
 pub mod ir;
 pub mod source;

@@ -3,6 +3,8 @@
 //! A syntax error is reported once; parsing continues at the next top-level item. What was read of
 //! the broken item is kept (and marked), so that its name does not look undefined elsewhere.
 
+use std::collections::HashMap;
+
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::lexer::{Lexer, Token};
 use crate::source::{FileId, Span};
@@ -138,6 +140,7 @@ impl Parser<'_, '_> {
         if self.token == Token::CloseBrace {
             return Ok(self.close());
         }
+        let mut seen: HashMap<String, Span> = HashMap::new();
         loop {
             if self.token != Token::Str {
                 return Err(self.unexpected("a member name in quotes or '}'", open));
@@ -151,19 +154,24 @@ impl Parser<'_, '_> {
                 self.token,
                 Token::Str | Token::OpenBrace | Token::OpenBracket | Token::True | Token::False
             ) {
-                self.missing("':'", key_span);
+                self.missing("':'");
             } else {
                 return Err(self.unexpected("':'", open));
             }
-            if let Some(first) = entries.iter().find(|e| e.key == key) {
+            let first = seen.get(&key).copied();
+            if let Some(first) = first {
                 self.diags.push(
                     Diagnostic::error(key_span, format!("duplicate key '{key}'"))
                         .label("given a second time")
-                        .related(first.key_span, "first given here"),
+                        .related(first, "first given here"),
                 );
+            } else {
+                seen.insert(key.clone(), key_span);
             }
             let value = self.value(open, depth + 1)?;
-            entries.push(Entry { key, key_span, value });
+            if first.is_none() {
+                entries.push(Entry { key, key_span, value });
+            }
             match self.token {
                 Token::CloseBrace => return Ok(self.close()),
                 Token::Comma => {
@@ -174,7 +182,7 @@ impl Parser<'_, '_> {
                         return Ok(self.close());
                     }
                 }
-                Token::Str => self.missing("',' or '}'", key_span),
+                Token::Str => self.missing("',' or '}'"),
                 _ => return Err(self.unexpected("',' or '}'", open)),
             }
         }
@@ -204,7 +212,7 @@ impl Parser<'_, '_> {
                         return Ok(Node { span: open.to(end), kind: Kind::List(items) });
                     }
                 }
-                Token::Str | Token::OpenBrace => self.missing("',' or ']'", open),
+                Token::Str | Token::OpenBrace => self.missing("',' or ']'"),
                 _ => return Err(self.unexpected("',' or ']'", open)),
             }
         }
@@ -249,7 +257,7 @@ impl Parser<'_, '_> {
     }
 
     /// A token is missing, but what follows shows clearly how to go on.
-    fn missing(&mut self, what: &str, _after: Span) {
+    fn missing(&mut self, what: &str) {
         self.broken = true;
         self.diags.push(
             Diagnostic::error(

@@ -7,8 +7,8 @@ use machine::spec::{
 use uuid::Uuid;
 
 use super::Builder;
-use crate::error::CliError;
-use crate::keyval::{Properties, parse_choice};
+use ::options::OptionError;
+use ::options::{Properties, parse_choice};
 
 /// Most CPUs that a machine can have.
 const MAX_CPUS: u32 = 8;
@@ -20,7 +20,7 @@ const ACCELERATORS: &[(&str, Option<Accelerator>)] =
 
 const MACHINES: &[(&str, ())] = &[("pc", ()), ("pc-i440fx-7.2", ())];
 
-pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     if matches!(value, "help" | "?") {
         builder.print = Some(
             "Supported machines are:\n\
@@ -38,7 +38,7 @@ pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), CliError
     options.finish()
 }
 
-pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let mut options = Properties::parse("-accel", value, Some("accel"))?;
     let name = options.require("accel")?;
     set_accelerator(builder, "-accel", &name)?;
@@ -46,24 +46,24 @@ pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), CliError> 
 }
 
 /// Takes the first of `names`, separated by colons, that is to be had.
-fn set_accelerator(builder: &mut Builder, option: &str, names: &str) -> Result<(), CliError> {
+fn set_accelerator(builder: &mut Builder, option: &str, names: &str) -> Result<(), OptionError> {
     for name in names.split(':') {
         if let Some(accelerator) = parse_choice(option, "accel", name, ACCELERATORS)? {
             builder.machine().accelerator = accelerator;
             return Ok(());
         }
     }
-    Err(CliError::new(format!(
+    Err(OptionError::new(format!(
         "{option}: accelerator '{names}' is not available in this build; use 'soft'"
     )))
 }
 
-pub(super) fn cpu(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn cpu(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     builder.machine().cpu = Some(value.to_owned());
     Ok(())
 }
 
-pub(super) fn smp(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn smp(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let mut options = Properties::parse("-smp", value, Some("cpus"))?;
     let cpus: Option<u32> = options.take_number("cpus")?;
     let sockets: Option<u32> = options.take_number("sockets")?;
@@ -83,10 +83,10 @@ fn topology(
     cores: Option<u32>,
     threads: Option<u32>,
     max: Option<u32>,
-) -> Result<Smp, CliError> {
+) -> Result<Smp, OptionError> {
     let given = [cpus, sockets, cores, threads, max];
     if given.contains(&Some(0)) {
-        return Err(CliError::new(
+        return Err(OptionError::new(
             "Invalid CPU topology: CPU topology parameters must be greater than zero",
         ));
     }
@@ -111,31 +111,31 @@ fn topology(
     let total = total.map_or(product, u64::from);
     let cpus = cpus.map_or(total, u64::from);
     if product != total {
-        return Err(CliError::new(format!(
+        return Err(OptionError::new(format!(
             "Invalid CPU topology: product of the hierarchy must match maxcpus: \
              sockets ({sockets}) * cores ({cores}) * threads ({threads}) != maxcpus ({total})"
         )));
     }
     if cpus > total {
-        return Err(CliError::new(format!(
+        return Err(OptionError::new(format!(
             "Invalid CPU topology: maxcpus must be equal to or greater than smp: \
              maxcpus ({total}) < smp_cpus ({cpus})"
         )));
     }
     if total > u64::from(MAX_CPUS) {
-        return Err(CliError::new(format!(
+        return Err(OptionError::new(format!(
             "Invalid SMP CPUs {total}. The max CPUs supported by machine 'pc' is {MAX_CPUS}"
         )));
     }
     Ok(Smp { cpus: cpus as u32, sockets, cores, threads })
 }
 
-pub(super) fn memory(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn memory(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let mut options = Properties::parse("-m", value, Some("size"))?;
     let size = options.take_size("size", 1 << 20)?.unwrap_or(super::DEFAULT_MEMORY);
     options.finish()?;
     if size < MIN_MEMORY {
-        return Err(CliError::new(format!(
+        return Err(OptionError::new(format!(
             "-m {value}: a machine needs at least {} MiB of memory",
             MIN_MEMORY >> 20
         )));
@@ -145,7 +145,7 @@ pub(super) fn memory(builder: &mut Builder, value: &str) -> Result<(), CliError>
     Ok(())
 }
 
-pub(super) fn name(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn name(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let mut options = Properties::parse("-name", value, Some("guest"))?;
     builder.machine().name = options.take("guest");
     // Naming threads for debuggers is what we do anyway.
@@ -153,9 +153,9 @@ pub(super) fn name(builder: &mut Builder, value: &str) -> Result<(), CliError> {
     options.finish()
 }
 
-pub(super) fn uuid(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn uuid(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let uuid = Uuid::parse_str(value).map_err(|_| {
-        CliError::new(format!(
+        OptionError::new(format!(
             "failed to parse UUID '{value}': it looks like 550e8400-e29b-41d4-a716-446655440000"
         ))
     })?;
@@ -163,38 +163,38 @@ pub(super) fn uuid(builder: &mut Builder, value: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-pub(super) fn kernel(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn kernel(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let kernel = BootImage::File(value.into());
     builder.machine().boot = Some(DirectBoot { kernel, ..DirectBoot::default() });
     Ok(())
 }
 
-pub(super) fn initrd(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn initrd(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     builder.initrd = Some(value.into());
     Ok(())
 }
 
-pub(super) fn append(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn append(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     builder.append = Some(value.to_owned());
     Ok(())
 }
 
-pub(super) fn paused(builder: &mut Builder, _: &str) -> Result<(), CliError> {
+pub(super) fn paused(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.machine().start_paused = true;
     Ok(())
 }
 
-pub(super) fn no_reboot(builder: &mut Builder, _: &str) -> Result<(), CliError> {
+pub(super) fn no_reboot(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.machine().actions.reboot = RebootAction::Shutdown;
     Ok(())
 }
 
-pub(super) fn no_shutdown(builder: &mut Builder, _: &str) -> Result<(), CliError> {
+pub(super) fn no_shutdown(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.machine().actions.shutdown = ShutdownAction::Pause;
     Ok(())
 }
 
-pub(super) fn action(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn action(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let mut options = Properties::parse("-action", value, None)?;
     let actions = &mut builder.machine().actions;
     if let Some(reboot) = options.take_choice(
@@ -237,37 +237,37 @@ pub(super) fn action(builder: &mut Builder, value: &str) -> Result<(), CliError>
     options.finish()
 }
 
-pub(super) fn nodefaults(builder: &mut Builder, _: &str) -> Result<(), CliError> {
+pub(super) fn nodefaults(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.no_defaults = true;
     Ok(())
 }
 
-pub(super) fn nographic(builder: &mut Builder, _: &str) -> Result<(), CliError> {
+pub(super) fn nographic(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.no_graphic = true;
     Ok(())
 }
 
-pub(super) fn display(_: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn display(_: &mut Builder, value: &str) -> Result<(), OptionError> {
     only_none("-display", value)
 }
 
-pub(super) fn vga(_: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn vga(_: &mut Builder, value: &str) -> Result<(), OptionError> {
     only_none("-vga", value)
 }
 
-pub(super) fn net(_: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn net(_: &mut Builder, value: &str) -> Result<(), OptionError> {
     only_none("-net", value)
 }
 
-pub(super) fn parallel(_: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn parallel(_: &mut Builder, value: &str) -> Result<(), OptionError> {
     only_none("-parallel", value)
 }
 
 /// For what this build has not: it can only be switched off.
-pub(super) fn only_none(option: &str, value: &str) -> Result<(), CliError> {
+pub(super) fn only_none(option: &str, value: &str) -> Result<(), OptionError> {
     match value {
         "none" => Ok(()),
-        _ => Err(CliError::value(option, value, "not available in this build; use 'none'")),
+        _ => Err(OptionError::value(option, value, "not available in this build; use 'none'")),
     }
 }
 
@@ -277,7 +277,9 @@ mod tests {
 
     #[test]
     fn topologies_fill_in_as_on_qemu() {
-        let smp = |n, s, c, t, m| topology(n, s, c, t, m).map(|s| (s.cpus, s.sockets, s.cores, s.threads));
+        let smp = |n, s, c, t, m| {
+            topology(n, s, c, t, m).map(|s| (s.cpus, s.sockets, s.cores, s.threads))
+        };
         assert_eq!(smp(Some(4), None, None, None, None), Ok((4, 1, 4, 1)));
         assert_eq!(smp(Some(4), None, None, Some(2), None), Ok((4, 1, 2, 2)));
         assert_eq!(smp(None, Some(2), Some(2), None, None), Ok((4, 2, 2, 1)));

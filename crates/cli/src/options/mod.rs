@@ -8,7 +8,7 @@ use ::machine::spec::{MachineSpec, NamedChardev, SerialSpec};
 use chardev::ChardevSpec;
 
 use crate::config::{Config, MonitorSpec};
-use crate::error::CliError;
+use ::options::OptionError;
 
 /// RAM of a machine whose command line does not say: 128 MiB, in bytes.
 pub const DEFAULT_MEMORY: u64 = 128 << 20;
@@ -33,7 +33,7 @@ pub struct OptionItem {
     /// One line of help.
     pub help: &'static str,
     /// Applies it.
-    pub apply: fn(&mut Builder, &str) -> Result<(), CliError>,
+    pub apply: fn(&mut Builder, &str) -> Result<(), OptionError>,
 }
 
 /// Every option, in the order of `-help`.
@@ -113,7 +113,13 @@ pub const OPTIONS: &[OptionItem] = &[
     option("monitor", &[], Takes::Value("none"), "the human monitor: none", backend::monitor),
     option("nodefaults", &[], Takes::Nothing, "no default devices", machine::nodefaults),
     option("no-user-config", &[], Takes::Nothing, "no configuration files", process::nothing),
-    option("nographic", &[], Takes::Nothing, "serial port on stdio, no display", machine::nographic),
+    option(
+        "nographic",
+        &[],
+        Takes::Nothing,
+        "serial port on stdio, no display",
+        machine::nographic,
+    ),
     option("display", &[], Takes::Value("none"), "the display: none", machine::display),
     option("vga", &[], Takes::Value("none"), "the graphics card: none", machine::vga),
     option("net", &["nic"], Takes::Value("none"), "the network: none", machine::net),
@@ -122,7 +128,13 @@ pub const OPTIONS: &[OptionItem] = &[
     option("daemonize", &[], Takes::Nothing, "detach from the terminal", process::daemonize),
     option("d", &[], Takes::Value("item,..."), "log these items; 'help' lists them", process::log),
     option("D", &[], Takes::Value("file"), "log to a file", process::log_file),
-    option("readconfig", &[], Takes::Value("file"), "read options from a file", process::readconfig),
+    option(
+        "readconfig",
+        &[],
+        Takes::Value("file"),
+        "read options from a file",
+        process::readconfig,
+    ),
 ];
 
 const fn option(
@@ -130,7 +142,7 @@ const fn option(
     aliases: &'static [&'static str],
     takes: Takes,
     help: &'static str,
-    apply: fn(&mut Builder, &str) -> Result<(), CliError>,
+    apply: fn(&mut Builder, &str) -> Result<(), OptionError>,
 ) -> OptionItem {
     OptionItem { name, aliases, takes, help, apply }
 }
@@ -160,25 +172,25 @@ impl Builder {
     }
 
     /// Adds a character device.
-    pub(crate) fn add_chardev(&mut self, id: &str, spec: ChardevSpec) -> Result<(), CliError> {
+    pub(crate) fn add_chardev(&mut self, id: &str, spec: ChardevSpec) -> Result<(), OptionError> {
         if self.config.machine.chardevs.iter().any(|c| c.id == id) {
-            return Err(CliError::new(format!("Duplicate ID '{id}' for chardev")));
+            return Err(OptionError::new(format!("Duplicate ID '{id}' for chardev")));
         }
         self.config.machine.chardevs.push(NamedChardev { id: id.to_owned(), spec });
         Ok(())
     }
 
     /// Adds a monitor.
-    pub(crate) fn add_monitor(&mut self, chardev: String, pretty: bool) -> Result<(), CliError> {
+    pub(crate) fn add_monitor(&mut self, chardev: String, pretty: bool) -> Result<(), OptionError> {
         if self.config.monitors.iter().any(|m| m.chardev == chardev) {
-            return Err(CliError::new(format!("chardev '{chardev}' is already in use")));
+            return Err(OptionError::new(format!("chardev '{chardev}' is already in use")));
         }
         self.config.monitors.push(MonitorSpec { chardev, pretty });
         Ok(())
     }
 
     /// Adds the defaults and checks what only the whole can show.
-    pub(crate) fn finish(mut self) -> Result<Config, CliError> {
+    pub(crate) fn finish(mut self) -> Result<Config, OptionError> {
         self.finish_boot()?;
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;
@@ -192,7 +204,7 @@ impl Builder {
         Ok(self.config)
     }
 
-    fn finish_boot(&mut self) -> Result<(), CliError> {
+    fn finish_boot(&mut self) -> Result<(), OptionError> {
         let (initrd, append) = (self.initrd.take(), self.append.take());
         match &mut self.machine().boot {
             Some(boot) => {
@@ -201,30 +213,30 @@ impl Builder {
                 Ok(())
             }
             None if append.is_some() => {
-                Err(CliError::new("-append only allowed with -kernel option"))
+                Err(OptionError::new("-append only allowed with -kernel option"))
             }
             None if initrd.is_some() => {
-                Err(CliError::new("-initrd only allowed with -kernel option"))
+                Err(OptionError::new("-initrd only allowed with -kernel option"))
             }
             None => Ok(()),
         }
     }
 
-    fn check_chardevs(&self) -> Result<(), CliError> {
+    fn check_chardevs(&self) -> Result<(), OptionError> {
         let exists = |id: &String| self.config.machine.chardevs.iter().any(|c| c.id == *id);
         for monitor in &self.config.monitors {
             if !exists(&monitor.chardev) {
-                return Err(CliError::new(format!("chardev \"{}\" not found", monitor.chardev)));
+                return Err(OptionError::new(format!("chardev \"{}\" not found", monitor.chardev)));
             }
         }
         let mut users: Vec<&String> = self.config.monitors.iter().map(|m| &m.chardev).collect();
         for serial in &self.config.machine.serials {
             if let SerialSpec::Chardev(id) = serial {
                 if !exists(id) {
-                    return Err(CliError::new(format!("chardev \"{id}\" not found")));
+                    return Err(OptionError::new(format!("chardev \"{id}\" not found")));
                 }
                 if users.contains(&id) {
-                    return Err(CliError::new(format!("chardev '{id}' is already in use")));
+                    return Err(OptionError::new(format!("chardev '{id}' is already in use")));
                 }
                 users.push(id);
             }

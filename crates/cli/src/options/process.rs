@@ -5,10 +5,10 @@ use std::fmt::Write;
 use super::{Builder, OPTIONS, Takes};
 use crate::QEMU_VERSION;
 use crate::config::LOG_ITEMS;
-use crate::error::CliError;
 use crate::readconfig;
+use ::options::OptionError;
 
-pub(super) fn help(builder: &mut Builder, _: &str) -> Result<(), CliError> {
+pub(super) fn help(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     let mut text = version_line();
     text.push_str("\nusage: rhea [options]\n\n");
     for item in OPTIONS {
@@ -27,7 +27,7 @@ pub(super) fn help(builder: &mut Builder, _: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-pub(super) fn version(builder: &mut Builder, _: &str) -> Result<(), CliError> {
+pub(super) fn version(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.print = Some(version_line());
     Ok(())
 }
@@ -41,27 +41,27 @@ fn version_line() -> String {
     )
 }
 
-pub(super) fn demo(builder: &mut Builder, _: &str) -> Result<(), CliError> {
+pub(super) fn demo(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.config.demo = true;
     Ok(())
 }
 
 /// For options that ask for what is so anyway.
-pub(super) fn nothing(_: &mut Builder, _: &str) -> Result<(), CliError> {
+pub(super) fn nothing(_: &mut Builder, _: &str) -> Result<(), OptionError> {
     Ok(())
 }
 
-pub(super) fn pidfile(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn pidfile(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     builder.config.pidfile = Some(value.into());
     Ok(())
 }
 
-pub(super) fn daemonize(builder: &mut Builder, _: &str) -> Result<(), CliError> {
+pub(super) fn daemonize(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.config.daemonize = true;
     Ok(())
 }
 
-pub(super) fn log(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn log(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     if value == "help" {
         let mut text = String::from("Log items (comma separated):\n");
         for (name, what) in LOG_ITEMS {
@@ -73,7 +73,8 @@ pub(super) fn log(builder: &mut Builder, value: &str) -> Result<(), CliError> {
     let names: Vec<&str> = LOG_ITEMS.iter().map(|item| item.0).collect();
     for wanted in value.split(',') {
         let known = names.iter().find(|name| **name == wanted);
-        let name = known.ok_or_else(|| CliError::unknown("-d: unknown log item", wanted, &names))?;
+        let name =
+            known.ok_or_else(|| OptionError::unknown("-d: unknown log item", wanted, &names))?;
         if !builder.config.log.items.contains(name) {
             builder.config.log.items.push(name);
         }
@@ -81,14 +82,14 @@ pub(super) fn log(builder: &mut Builder, value: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-pub(super) fn log_file(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn log_file(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     builder.config.log.file = Some(value.into());
     Ok(())
 }
 
-pub(super) fn readconfig(builder: &mut Builder, value: &str) -> Result<(), CliError> {
+pub(super) fn readconfig(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let text = std::fs::read_to_string(value).map_err(|e| {
-        CliError::new(format!("-readconfig {value}: cannot read config file: {e}"))
+        OptionError::new(format!("-readconfig {value}: cannot read config file: {e}"))
     })?;
     readconfig::apply(builder, value, &text)
 }

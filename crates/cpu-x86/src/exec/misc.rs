@@ -72,6 +72,7 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
     match insn.mnemonic() {
         // Hints of extensions that this CPU lacks are no-ops by design of their encodings.
         Mnemonic::Nop
+        | Mnemonic::Reservednop
         | Mnemonic::Endbr32
         | Mnemonic::Endbr64
         | Mnemonic::Rdsspd

@@ -1,9 +1,9 @@
 //! The board's interrupt wiring: which line ends where.
 //!
 //! An ISA line goes to both the 8259 pair and the I/O APIC, the timer's to pin 2 of the latter instead
-//! of pin 0, as the ACPI tables say. The four PCI lines INTA# to INTD# of each slot are swizzled on to
-//! PIRQA to PIRQD, and the PIIX3's route registers take those to ISA lines (PIIX3 data sheet, section
-//! 3.1.4 and PCI Local Bus 3.0, section 2.2.6). An ISA line is high while any of its sources is.
+//! of pin 0, as the ACPI tables say. The PCI bus ends at PIRQA to PIRQD, and the PIIX3's route registers
+//! take those to ISA lines (PIIX3 data sheet, 290550, PIRQRC registers). An ISA line is high while any
+//! of its sources is.
 //!
 //! Restoring: this state is what the lines were at, so it may come before or after the devices'.
 
@@ -12,7 +12,6 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use bus::{Device, IrqLine, IrqSink};
@@ -25,8 +24,6 @@ use crate::lock;
 pub const ISA_LINES: u32 = 16;
 /// PCI interrupt router lines, PIRQA to PIRQD.
 pub const PIRQS: usize = 4;
-/// Input of [`PciInterrupts`] for INTA# of device and function number 0.
-const PINS_PER_FUNCTION: u32 = 4;
 
 /// The board's ISA lines by name.
 pub mod line {
@@ -51,8 +48,13 @@ pub mod line {
 pub struct IrqRouterState {
     /// Levels that devices drive on their own ISA lines, a bit a line.
     isa: u16,
-    /// PCI pins that are asserted: device and function number times 4, plus the pin.
-    pci: BTreeSet<u16>,
+    /// Levels of PIRQA to PIRQD.
+    pirqs: [bool; PIRQS],
+}
+
+impl State for IrqRouterState {
+    const NAME: &'static str = "irq-router";
+    const VERSION: u32 = 1;
 }
 
 /// Levels, and where PIRQs go.
@@ -65,33 +67,9 @@ struct Wiring {
 }
 
 impl Wiring {
-    /// Whether any pin on `pirq` is asserted.
-    fn pirq_level(&self, pirq: usize) -> bool {
-        self.state.pci.iter().any(|&pin| swizzle(pin) == pirq)
-    }
-
     fn line_level(&self, line: u32) -> bool {
-        let routed = |pirq: &usize| self.routes[*pirq].map(u32::from) == Some(line);
-        self.state.isa & 1 << line != 0
-            || (0..PIRQS).filter(routed).any(|pirq| self.pirq_level(pirq))
-    }
-}
-
-/// The PIRQ of a PCI pin. Slot 1, the PIIX3's own, has INTA# on PIRQA.
-fn swizzle(pin: u16) -> usize {
-    let (slot, pin) = (usize::from(pin) / (8 * PINS_PER_FUNCTION as usize), usize::from(pin) % 4);
-    (slot + pin + PIRQS - 1) % PIRQS
-}
-
-impl State for IrqRouterState {
-    const NAME: &'static str = "irq-router";
-    const VERSION: u32 = 1;
-
-    fn validate(&self) -> Result<(), String> {
-        if let Some(pin) = self.pci.iter().find(|&&pin| u32::from(pin) >= 256 * PINS_PER_FUNCTION) {
-            return Err(format!("PCI pin {pin}"));
-        }
-        Ok(())
+        let pirq = |i: usize| self.state.pirqs[i] && self.routes[i].map(u32::from) == Some(line);
+        self.state.isa & 1 << line != 0 || (0..PIRQS).any(pirq)
     }
 }
 
@@ -113,11 +91,10 @@ impl IrqRouter {
         IrqLine::new(self.clone(), line)
     }
 
-    /// A PCI function's wire: `devfn` is its device and function number, `pin` 0 to 3 for INTA# to
-    /// INTD#.
-    pub fn pci_line(self: &Arc<Self>, devfn: u8, pin: u8) -> IrqLine {
-        let sink = Arc::new(PciInterrupts { router: self.clone() });
-        IrqLine::new(sink, u32::from(devfn) * PINS_PER_FUNCTION + u32::from(pin & 3))
+    /// Inputs PIRQA to PIRQD, where a PCI bus's interrupts end.
+    pub fn pirq_lines(self: &Arc<Self>) -> [IrqLine; PIRQS] {
+        let sink = Arc::new(PirqInputs { router: self.clone() });
+        [0, 1, 2, 3].map(|pirq| IrqLine::new(sink.clone(), pirq))
     }
 
     /// Routes a PIRQ to an ISA line, or nowhere.
@@ -157,17 +134,16 @@ impl IrqSink for IrqRouter {
 }
 
 /// The PCI side of an [`IrqRouter`].
-struct PciInterrupts {
+struct PirqInputs {
     router: Arc<IrqRouter>,
 }
 
-impl IrqSink for PciInterrupts {
+impl IrqSink for PirqInputs {
     fn set_level(&self, pin: u32, level: bool) {
-        let Ok(pin) = u16::try_from(pin) else { return };
+        let pirq = pin as usize % PIRQS;
         let mut wiring = lock(&self.router.wiring);
-        let pins = &mut wiring.state.pci;
-        let changed = if level { pins.insert(pin) } else { pins.remove(&pin) };
-        if changed && let Some(line) = wiring.routes[swizzle(pin)] {
+        wiring.state.pirqs[pirq] = level;
+        if let Some(line) = wiring.routes[pirq] {
             self.router.drive(&wiring, line.into());
         }
     }

@@ -1,11 +1,12 @@
 //! The bus: which function sits where, and who gets its interrupts.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use ::bus::{AddressSpace, IrqLine, IrqSink, MsiSink};
 
 use super::{Devfn, PciFunction};
+use crate::lock;
 
 /// What a function needs of its surroundings; see [`PciBus::wiring`].
 #[derive(Clone)]
@@ -159,16 +160,16 @@ impl PciBus {
 
     /// Configuration write as the host bridge makes it; lost if no function is there.
     pub fn write_config(&self, devfn: Devfn, offset: u16, size: u8, value: u32) {
-        if is_config_access(offset, size) {
-            if let Some(function) = self.function(devfn) {
-                function.write_config(offset, size, value);
-            }
+        if is_config_access(offset, size)
+            && let Some(function) = self.function(devfn)
+        {
+            function.write_config(offset, size, value);
         }
     }
 }
 
 fn is_config_access(offset: u16, size: u8) -> bool {
-    matches!(size, 1 | 2 | 4) && offset % u16::from(size) == 0 && offset < 256
+    matches!(size, 1 | 2 | 4) && offset.is_multiple_of(u16::from(size)) && offset < 256
 }
 
 /// ORs the wires of all functions onto the four inputs of the router.
@@ -190,8 +191,7 @@ impl IrqSink for IntxMux {
         let (word, bit) = ((pin >> 6) as usize & 15, 1_u64 << (pin & 63));
         let slot = pin >> 5;
         let input = (slot + (pin & 3)).wrapping_sub(1) as usize & 3;
-        let mut state: MutexGuard<'_, MuxState> =
-            self.state.lock().unwrap_or_else(|e| e.into_inner());
+        let mut state = lock(&self.state);
         if (state.asserted[word] & bit != 0) == level {
             return;
         }

@@ -56,16 +56,14 @@ impl PciEndpoint {
         self.windows[index] = Some(Window { handler, mapped: None });
     }
 
-    /// Adds MSI-X with `count` vectors in a 32-bit memory BAR of its own.
-    pub fn add_msix(&mut self, bar: usize, count: u16) -> Arc<MsiX> {
-        let msix = Arc::new(MsiX::new(count, Arc::clone(&self.wiring.msi)));
+    /// Shows `msix` in a 32-bit memory BAR of its own.
+    pub fn add_msix(&mut self, bar: usize, msix: Arc<MsiX>) {
         let kind = BarKind::Memory32 { prefetchable: false };
         self.add_bar(bar, kind, msix.bar_size(), msix.clone());
         let offset = self.config.add_capability(0x11, &msix.capability(bar as u32));
         let control = MsiX::control_mask();
         self.config.allow_writes(offset + 2, &control.to_le_bytes());
-        self.msix = Some((offset, Arc::clone(&msix)));
-        msix
+        self.msix = Some((offset, msix));
     }
 
     /// A configuration read.
@@ -221,7 +219,7 @@ mod tests {
         let bus = PciBus::new(ports.clone(), mmio.clone(), router, Arc::new(NoMsi));
         let mut endpoint = PciEndpoint::new(&IDENTITY, bus.wiring(Devfn::new(3, 0), 1));
         endpoint.add_bar(0, BarKind::Io, 0x20, Arc::new(Echo));
-        endpoint.add_msix(1, 2);
+        endpoint.add_msix(1, Arc::new(MsiX::new(2, Arc::new(NoMsi))));
         endpoint.write(0x10, 4, 0xc000);
         endpoint.write(0x14, 4, 0xfebf_0000);
         assert_eq!(ports.read(0xc004, 1), None);

@@ -14,6 +14,9 @@ use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Mutex;
 
+use accel::Vcpu;
+use cpu_x86::Cpu;
+use cpu_x86::state::{Segment, TableRegister};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use linux_loader::loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
@@ -44,6 +47,12 @@ const PVH_MAGIC: u32 = 0x336e_c578;
 pub const BOOT_CS: u16 = 0x10;
 /// See [`BOOT_CS`].
 pub const BOOT_DS: u16 = 0x18;
+/// Descriptors in the table that holds them.
+const GDT_ENTRIES: usize = 4;
+/// Indices into [`cpu_x86::CpuState`]: the code segment, RBX, RSI.
+const CS: usize = 1;
+const RBX: usize = 3;
+const RSI: usize = 6;
 
 /// Why a kernel could not be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +110,23 @@ pub struct Entry {
     pub ebx: u32,
     /// Guest physical address of the descriptor table with the flat segments.
     pub gdt: u32,
+}
+
+/// Puts `cpu`, fresh from reset, into the mode that both protocols start in.
+pub fn enter(cpu: &mut Cpu, entry: &Entry) {
+    const CR0_PE: u64 = 1;
+    let mut state = cpu.state();
+    let flat = |selector, attributes| Segment { selector, base: 0, limit: u32::MAX, attributes };
+    state.segments = [flat(BOOT_DS, 0xc093); 6];
+    state.segments[CS] = flat(BOOT_CS, 0xc09b);
+    state.gdtr = TableRegister { base: entry.gdt.into(), limit: (GDT_ENTRIES * 8 - 1) as u16 };
+    state.cr0 |= CR0_PE;
+    state.rip = entry.eip.into();
+    state.gpr[RBX] = entry.ebx.into();
+    state.gpr[RSI] = entry.esi.into();
+    if let Err(reason) = cpu.set_state(&state) {
+        eprintln!("rhea: cannot enter the kernel: {reason}");
+    }
 }
 
 /// Bytes that can be loaded again and again.
@@ -392,10 +418,8 @@ fn open_regular(path: &Path) -> std::io::Result<File> {
 
 /// The boot protocol's descriptors: null, unused, flat code at [`BOOT_CS`], flat data at [`BOOT_DS`].
 fn gdt() -> Vec<u8> {
-    [0u64, 0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff]
-        .iter()
-        .flat_map(|d| d.to_le_bytes())
-        .collect()
+    let descriptors: [u64; GDT_ENTRIES] = [0, 0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
+    descriptors.iter().flat_map(|d| d.to_le_bytes()).collect()
 }
 
 #[cfg(test)]

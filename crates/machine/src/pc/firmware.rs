@@ -6,7 +6,9 @@
 
 use std::ops::Range;
 
+use bus::AddressSpace;
 use devices::pci::{Devfn, PciBus, reg};
+use devices::piix::{self, Piix3, Piix4Pm};
 
 /// Ports for BARs.
 const IO_WINDOW: Range<u64> = 0xc000..0x1_0000;
@@ -46,8 +48,30 @@ struct Bar {
     size: u64,
 }
 
+/// Ports of the PIIX4's power management and SMBus blocks.
+pub const PM_BASE: u16 = 0x600;
+/// See [`PM_BASE`].
+pub const SMBUS_BASE: u16 = 0x700;
+/// Edge/level control register of the second 8259, and its bits for IRQs 10 and 11.
+const ELCR2: u64 = 0x4d1;
+const ELCR2_PCI: u64 = 0x0c;
+
+/// Routes PCI interrupts, opens the chipset's own ports and configures every function of `bus`.
+pub fn configure(bus: &PciBus, ports: &AddressSpace) {
+    configure_pci(bus);
+    for (pirq, irq) in (0..).zip(PIRQ_ROUTES) {
+        bus.write_config(Piix3::DEVFN, piix::reg::PIRQ_ROUTES + pirq, 1, irq.into());
+    }
+    ports.write(ELCR2, 1, ELCR2_PCI);
+    let pm = Piix4Pm::DEVFN;
+    bus.write_config(pm, piix::reg::PM_BASE, 4, u32::from(PM_BASE) | 1);
+    bus.write_config(pm, piix::reg::PM_ENABLE, 1, 1);
+    bus.write_config(pm, piix::reg::SMBUS_BASE, 4, u32::from(SMBUS_BASE) | 1);
+    bus.write_config(pm, piix::reg::SMBUS_ENABLE, 1, 9);
+}
+
 /// Configures every function of `bus`.
-pub fn configure_pci(bus: &PciBus) {
+fn configure_pci(bus: &PciBus) {
     let mut io = Allocator::new(IO_WINDOW);
     let mut memory = Allocator::new(MEMORY_WINDOW);
     for (devfn, _) in bus.functions() {

@@ -15,14 +15,6 @@ use std::thread::JoinHandle;
 use accel::{CpuGlance, Exit, Signal, Signals, Vcpu};
 use tokio::sync::Notify;
 
-/// Signals that wake a halted CPU even when it takes no interrupts.
-const WAKES_ALWAYS: u32 = Signal::Exit as u32
-    | Signal::Nmi as u32
-    | Signal::Smi as u32
-    | Signal::Init as u32
-    | Signal::Startup as u32
-    | Signal::Flush as u32;
-
 /// What a vCPU thread tells the machine's owner.
 pub trait VcpuEvents: Send + Sync {
     /// The CPU shut down (triple fault).
@@ -232,10 +224,7 @@ impl<C: Vcpu> Worker<C> {
     fn run_guest(&mut self) {
         while !self.signals.is_raised(Signal::Exit) {
             match self.cpu.run() {
-                Exit::Halt { interruptible: true } => {
-                    self.signals.wait(WAKES_ALWAYS | Signal::Interrupt as u32, None);
-                }
-                Exit::Halt { interruptible: false } => self.signals.wait(WAKES_ALWAYS, None),
+                Exit::Halt { wake } => self.signals.wait(wake | Signal::Exit as u32, None),
                 Exit::Interrupted => {}
                 Exit::Shutdown => return self.stop_here(|events, i| events.cpu_shutdown(i)),
                 Exit::Debug => return self.stop_here(|events, i| events.cpu_debug(i)),

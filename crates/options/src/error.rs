@@ -4,11 +4,11 @@ use std::fmt;
 
 /// A message for the user; the process then exits with status 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CliError {
+pub struct OptionError {
     message: String,
 }
 
-impl CliError {
+impl OptionError {
     /// An error with this message.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into() }
@@ -30,13 +30,13 @@ impl CliError {
     }
 }
 
-impl fmt::Display for CliError {
+impl fmt::Display for OptionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for CliError {}
+impl std::error::Error for OptionError {}
 
 /// The known name that `name` most probably was meant to be.
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use crate::error::CliError;
+use crate::error::OptionError;
 
 /// An option's value, taken apart.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,17 +29,22 @@ impl Properties {
     ///
     /// # Errors
     /// If the syntax is wrong or a JSON object does not parse.
-    pub fn parse(option: &str, text: &str, implied: Option<&str>) -> Result<Self, CliError> {
+    pub fn parse(option: &str, text: &str, implied: Option<&str>) -> Result<Self, OptionError> {
         let values = if text.trim_start().starts_with('{') {
             match serde_json::from_str(text) {
                 Ok(Value::Object(values)) => values,
-                Ok(_) => return Err(CliError::value(option, text, "a JSON object is expected")),
-                Err(e) => return Err(CliError::value(option, text, &format!("bad JSON: {e}"))),
+                Ok(_) => return Err(OptionError::value(option, text, "a JSON object is expected")),
+                Err(e) => return Err(OptionError::value(option, text, &format!("bad JSON: {e}"))),
             }
         } else {
             split(option, text, implied)?
         };
         Ok(Self { option: option.to_owned(), values, known: BTreeSet::new() })
+    }
+
+    /// Properties that were taken apart already.
+    pub fn from_map(option: &str, values: Map<String, Value>) -> Self {
+        Self { option: option.to_owned(), values, known: BTreeSet::new() }
     }
 
     /// The option's name, for messages.
@@ -67,9 +72,9 @@ impl Properties {
     ///
     /// # Errors
     /// If it isn't.
-    pub fn require(&mut self, key: &'static str) -> Result<String, CliError> {
+    pub fn require(&mut self, key: &'static str) -> Result<String, OptionError> {
         self.take(key).ok_or_else(|| {
-            CliError::new(format!("{}: parameter '{key}' is missing", self.option))
+            OptionError::new(format!("{}: parameter '{key}' is missing", self.option))
         })
     }
 
@@ -77,7 +82,7 @@ impl Properties {
     ///
     /// # Errors
     /// If the value is neither `on` nor `off` (nor `yes`, `no`, `true`, `false`, `y`, `n`).
-    pub fn take_bool(&mut self, key: &'static str) -> Result<Option<bool>, CliError> {
+    pub fn take_bool(&mut self, key: &'static str) -> Result<Option<bool>, OptionError> {
         self.take(key).map(|text| parse_bool(&self.option, key, &text)).transpose()
     }
 
@@ -88,7 +93,7 @@ impl Properties {
     pub fn take_number<T: TryFrom<u64>>(
         &mut self,
         key: &'static str,
-    ) -> Result<Option<T>, CliError> {
+    ) -> Result<Option<T>, OptionError> {
         self.take(key).map(|text| parse_number(&self.option, key, &text)).transpose()
     }
 
@@ -100,7 +105,7 @@ impl Properties {
         &mut self,
         key: &'static str,
         default_unit: u64,
-    ) -> Result<Option<u64>, CliError> {
+    ) -> Result<Option<u64>, OptionError> {
         self.take(key).map(|text| parse_size(&self.option, key, &text, default_unit)).transpose()
     }
 
@@ -112,7 +117,7 @@ impl Properties {
         &mut self,
         key: &'static str,
         choices: &[(&str, T)],
-    ) -> Result<Option<T>, CliError> {
+    ) -> Result<Option<T>, OptionError> {
         self.take(key).map(|text| parse_choice(&self.option, key, &text, choices)).transpose()
     }
 
@@ -130,12 +135,12 @@ impl Properties {
     ///
     /// # Errors
     /// Names the first unknown key and the nearest known one.
-    pub fn finish(self) -> Result<(), CliError> {
+    pub fn finish(self) -> Result<(), OptionError> {
         match self.values.keys().next() {
             None => Ok(()),
             Some(key) => {
                 let known: Vec<&str> = self.known.into_iter().collect();
-                Err(CliError::unknown(
+                Err(OptionError::unknown(
                     &format!("{}: invalid parameter", self.option),
                     key,
                     &known,
@@ -145,7 +150,11 @@ impl Properties {
     }
 }
 
-fn split(option: &str, text: &str, implied: Option<&str>) -> Result<Map<String, Value>, CliError> {
+fn split(
+    option: &str,
+    text: &str,
+    implied: Option<&str>,
+) -> Result<Map<String, Value>, OptionError> {
     let mut values = Map::new();
     let mut rest = text;
     let mut first = true;
@@ -159,7 +168,7 @@ fn split(option: &str, text: &str, implied: Option<&str>) -> Result<Map<String, 
             (None, _) => flag(&part),
         };
         if key.is_empty() {
-            return Err(CliError::value(option, text, "a parameter has no name"));
+            return Err(OptionError::value(option, text, "a parameter has no name"));
         }
         // The last one wins, as in QEMU.
         values.insert(key, Value::String(value));
@@ -198,11 +207,11 @@ fn flag(part: &str) -> (String, String) {
 ///
 /// # Errors
 /// If it is none.
-pub fn parse_bool(option: &str, key: &str, text: &str) -> Result<bool, CliError> {
+pub fn parse_bool(option: &str, key: &str, text: &str) -> Result<bool, OptionError> {
     match text {
         "on" | "yes" | "true" | "y" => Ok(true),
         "off" | "no" | "false" | "n" => Ok(false),
-        _ => Err(CliError::new(format!(
+        _ => Err(OptionError::new(format!(
             "{option}: parameter '{key}' expects 'on' or 'off', not '{text}'"
         ))),
     }
@@ -212,13 +221,17 @@ pub fn parse_bool(option: &str, key: &str, text: &str) -> Result<bool, CliError>
 ///
 /// # Errors
 /// If it is none or does not fit into `T`.
-pub fn parse_number<T: TryFrom<u64>>(option: &str, key: &str, text: &str) -> Result<T, CliError> {
+pub fn parse_number<T: TryFrom<u64>>(
+    option: &str,
+    key: &str,
+    text: &str,
+) -> Result<T, OptionError> {
     let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => u64::from_str_radix(hex, 16),
         None => text.parse(),
     };
     parsed.ok().and_then(|n| T::try_from(n).ok()).ok_or_else(|| {
-        CliError::new(format!("{option}: parameter '{key}' expects a number, not '{text}'"))
+        OptionError::new(format!("{option}: parameter '{key}' expects a number, not '{text}'"))
     })
 }
 
@@ -232,9 +245,9 @@ pub fn parse_size(
     key: &str,
     text: &str,
     default_unit: u64,
-) -> Result<u64, CliError> {
+) -> Result<u64, OptionError> {
     let wrong = || {
-        CliError::new(format!(
+        OptionError::new(format!(
             "{option}: parameter '{key}' expects a size such as 512M or 4G, not '{text}'"
         ))
     };
@@ -273,12 +286,12 @@ pub fn parse_choice<T: Copy>(
     key: &str,
     text: &str,
     choices: &[(&str, T)],
-) -> Result<T, CliError> {
+) -> Result<T, OptionError> {
     match choices.iter().find(|(name, _)| *name == text) {
         Some((_, value)) => Ok(*value),
         None => {
             let names: Vec<&str> = choices.iter().map(|c| c.0).collect();
-            Err(CliError::unknown(
+            Err(OptionError::unknown(
                 &format!("{option}: parameter '{key}' does not accept value"),
                 text,
                 &names,
