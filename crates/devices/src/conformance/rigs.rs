@@ -152,7 +152,7 @@ fn io_apic() -> Rig {
     let end = ioapic.clone();
     let window = ioapic.clone();
     let other = move |kind: u32, value: u64| {
-        if kind % 4 == 0 {
+        if kind.is_multiple_of(4) {
             lapic::EndOfInterrupt::end_of_interrupt(&*end, value as u8);
             return 0;
         }
@@ -294,7 +294,7 @@ fn piix4_pm() -> Rig {
     });
     let function = pm.clone();
     let other = move |kind: u32, _| {
-        if kind % 4 == 0 {
+        if kind.is_multiple_of(4) {
             function.press_power_button();
         } else {
             function.write_config(reg::PM_BASE, 4, 0x600);

@@ -132,7 +132,8 @@ impl ModernBar {
             (DRIVER_FEATURE_SELECT, 4) => registers.driver_feature_select = value as u32,
             (DRIVER_FEATURE, 4) => {
                 // Settled features stay.
-                if registers.status & super::core::status::FEATURES_OK == 0 {
+                let settled = super::core::status::FEATURES_OK | super::core::status::DRIVER_OK;
+                if registers.status & settled == 0 {
                     let features = registers.driver_features;
                     registers.driver_features = match registers.driver_feature_select {
                         0 => features & !0xffff_ffff | value,

@@ -7,7 +7,7 @@ use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
 use devices::i440fx::I440fx;
-use devices::i8042::I8042;
+use devices::i8042::{I8042, Port92};
 use devices::i8254::I8254;
 use devices::i8259::I8259;
 use devices::ioapic::{self, IoApic};
@@ -182,6 +182,8 @@ impl Pc {
             self.control.clone(),
         );
         keyboard.attach(&self.ports)?;
+        let port92 = Port92::new(self.control.clone());
+        port92.attach(&self.ports)?;
         let post = devices::debug::PostCode::new();
         post.attach(&self.ports)?;
         self.devices.extend([
@@ -194,6 +196,7 @@ impl Pc {
             pit,
             rtc,
             keyboard,
+            port92,
             post,
         ]);
         let apics = self.chipset.apics.apics().iter();
