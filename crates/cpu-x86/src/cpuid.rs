@@ -155,6 +155,8 @@ impl Cpu {
             }
             // x87 and SSE: the legacy area and the header.
             0xd if sub == 0 => leaf(3, 576, 576, 0),
+            // XSAVEOPT.
+            0xd if sub == 1 => leaf(1, 0, 0, 0),
             _ => Leaf::default(),
         }
     }
@@ -184,7 +186,8 @@ impl Cpu {
             0x8000_0007 => leaf(0, 0, 0, 1 << 8),
             0x8000_0008 => {
                 let id_bits = count.next_power_of_two().trailing_zeros();
-                leaf(LINEAR_BITS << 8 | PHYS_BITS, 0, id_bits << 12 | (count - 1) & 0xff, 0)
+                // EBX: FXSAVE and XSAVE always store x87's error pointers.
+                leaf(LINEAR_BITS << 8 | PHYS_BITS, 1 << 2, id_bits << 12 | (count - 1) & 0xff, 0)
             }
             // LFENCE serialises; a null selector clears the base.
             0x8000_0021 => leaf(1 << 2 | 1 << 6, 0, 0, 0),

@@ -390,3 +390,6 @@ impl Cpu {
             .is_some_and(|(log, page)| log.is_dirty(page) && !log.is_code(page))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 //! as a [`Machine`].
 
 pub mod acpi;
+pub mod chardevs;
 mod error;
 pub mod machine;
 pub mod pc;

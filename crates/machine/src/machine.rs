@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use block::Drive;
-use chardev::Chardev;
+use chardev::ChardevInfo;
 use cpu_x86::Cpu;
 use devices::i8042;
 use devices::virtio::balloon::VirtioBalloon;
@@ -92,8 +92,8 @@ impl Machine {
     }
 
     /// The character devices of guest devices.
-    pub fn chardevs(&self) -> &[Arc<Chardev>] {
-        self.board.chardevs()
+    pub fn chardevs(&self) -> Vec<ChardevInfo> {
+        self.board.chardevs().infos()
     }
 
     /// The balloon, if there is one.

@@ -6,16 +6,16 @@ use crate::Monitor;
 
 impl Monitor {
     pub(crate) fn chardevs(&self) -> Vec<ChardevInfo> {
-        let machine = self.machine.chardevs().iter().map(|chardev| ChardevInfo {
-            label: chardev.label().to_owned(),
-            filename: chardev.filename(),
-            frontend_open: chardev.frontend_open(),
+        let machine = self.machine.chardevs().into_iter().map(|chardev| ChardevInfo {
+            label: chardev.label,
+            filename: chardev.filename,
+            frontend_open: chardev.frontend_open,
         });
-        let monitors = self.monitors.iter().map(|monitor| ChardevInfo {
-            label: monitor.label.clone(),
-            filename: (monitor.filename)(),
+        let monitors = self.connections.get().into_iter().flatten().map(|monitor| ChardevInfo {
+            label: monitor.label().to_owned(),
+            filename: monitor.filename(),
             frontend_open: true,
         });
-        machine.chain(monitors).collect()
+        monitors.chain(machine).collect()
     }
 }

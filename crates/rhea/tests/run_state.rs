@@ -143,29 +143,3 @@ fn daemonize_and_pidfile() {
         Ok(())
     });
 }
-
-/// Wrong options end the program with status 1 before a machine is made, and say what was wrong.
-#[test]
-fn wrong_options_are_refused() {
-    testkit::run("wrong_options_are_refused", || {
-        let cases: [(&[&str], &str); 7] = [
-            (&["-nonsense"], "nonsense"),
-            (&["-machine", "nonsense"], "machine type"),
-            (&["-accel", "nonsense"], "nonsense"),
-            (&["-device", "nonsense"], "nonsense"),
-            (&["-m", "nonsense"], "nonsense"),
-            (&["-kernel", "/nonexistent/kernel"], "/nonexistent/kernel"),
-            (&["-drive", "file=/nonexistent/disk,format=raw,if=none"], "/nonexistent/disk"),
-        ];
-        for (arguments, named) in cases {
-            let mut vm = VmBuilder::bare(&binary())?
-                .args(["-display", "none", "-nodefaults"])
-                .args(arguments)
-                .spawn()?;
-            let status = vm.wait_exit()?;
-            ensure!(status.code() == Some(1), "{arguments:?}: {status}");
-            ensure!(vm.stderr().contains(named), "{arguments:?}: {}", vm.stderr());
-        }
-        Ok(())
-    });
-}

@@ -55,8 +55,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     if !documentation.success() {
         println!("\nDOCUMENTATION TESTS FAILED, see above");
     }
-    println!();
-    summarise(&summary).iter().for_each(|line| println!("{line}"));
+    println!("\n{}", summarise(&summary, status.success()));
     let success = status.success() && documentation.success();
     Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -79,10 +78,11 @@ fn pass_on(reader: impl Read) -> Vec<String> {
     kept
 }
 
-/// nextest has one summary; cargo test has one for each program, which are added up.
-fn summarise(lines: &[String]) -> Vec<String> {
+/// nextest has one summary; cargo test has one for each program, which are added up. Neither has
+/// one if the tests don't compile.
+fn summarise(lines: &[String], success: bool) -> String {
     if let Some(line) = lines.iter().rfind(|line| !line.starts_with("test result: ")) {
-        return vec![line.clone()];
+        return line.clone();
     }
     let count = |word: &str| -> u64 {
         lines
@@ -92,8 +92,8 @@ fn summarise(lines: &[String]) -> Vec<String> {
             .sum()
     };
     let (passed, failed, ignored) = (count("passed"), count("failed"), count("ignored"));
-    let verdict = if failed == 0 { "ok" } else { "FAILED" };
-    vec![format!("test result: {verdict}. {passed} passed; {failed} failed; {ignored} ignored")]
+    let verdict = if success { "ok" } else { "FAILED" };
+    format!("test result: {verdict}. {passed} passed; {failed} failed; {ignored} ignored")
 }
 
 /// Installs what `tests/qemu-qmp/requirements.txt` lists into `target/qmp-venv`, once.
@@ -131,13 +131,18 @@ mod tests {
             "test result: ok. 4 passed; 0 failed; 1 ignored; 0 measured; finished in 0.1s",
             "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; finished in 0.1s",
         ];
-        let sum = summarise(&lines.map(str::to_owned));
-        assert_eq!(sum, ["test result: FAILED. 6 passed; 3 failed; 1 ignored"]);
+        let sum = summarise(&lines.map(str::to_owned), false);
+        assert_eq!(sum, "test result: FAILED. 6 passed; 3 failed; 1 ignored");
     }
 
     #[test]
     fn summary_of_nextest_is_kept() {
-        let lines = ["     Summary [   1.4s] 4 tests run: 4 passed, 0 skipped".to_owned()];
-        assert_eq!(summarise(&lines), lines);
+        let line = "     Summary [   1.4s] 4 tests run: 4 passed, 0 skipped".to_owned();
+        assert_eq!(summarise(std::slice::from_ref(&line), true), line);
+    }
+
+    #[test]
+    fn tests_that_do_not_compile_have_failed() {
+        assert!(summarise(&[], false).starts_with("test result: FAILED."));
     }
 }

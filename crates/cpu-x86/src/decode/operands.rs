@@ -10,6 +10,8 @@ fn number(register: Register) -> u8 {
         Register::AH | Register::CH | Register::DH | Register::BH => {
             16 + (register as u8 - Register::AH as u8)
         }
+        // iced numbers the low bytes of RSP to R15 after the high ones.
+        _ if register.is_gpr8() => register.full_register().number() as u8,
         _ => register.number() as u8,
     }
 }

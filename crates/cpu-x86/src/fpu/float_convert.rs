@@ -166,19 +166,27 @@ fn select_mmx(code: Code) -> Option<Handler> {
     use Code::*;
     let handler: Handler = match code {
         Cvtpi2ps_xmm_mmm64 => |cpu, op| {
-            mixed_check(cpu)?;
+            // With its operand in memory, no MMX register is involved.
+            let in_memory = op.flags.contains(OpFlags::MEM);
+            if in_memory {
+                cpu.sse_check()?
+            } else {
+                mixed_check(cpu)?
+            }
             let source = cpu.mm_source::<u64>(op)?;
             let mut env = cpu.sse_env();
             let result = lanes_to(&mut env, u128::from(source), from_i32::<u32>);
             // Only two lanes were there.
             let result = result as u64;
+            // Even if there is an exception.
+            if !in_memory {
+                cpu.enter_mmx();
+            }
             cpu.sse_finish(&env)?;
-            cpu.enter_mmx();
             cpu.set_xmm_low(op.dst, result);
             Ok(())
         },
         Cvtpi2pd_xmm_mmm64 => |cpu, op| {
-            // With its operand in memory, no MMX register is involved.
             if op.flags.contains(OpFlags::MEM) {
                 return half(cpu, op, |e, v| lanes_to(e, v, from_i32::<u64>));
             }
@@ -198,14 +206,7 @@ fn select_mmx(code: Code) -> Option<Handler> {
 
 /// Two lanes to an MMX register. A source of 16 bytes must be aligned.
 #[inline(always)]
-fn to_mmx<T: Int>(
-    cpu: &mut Cpu,
-    op: &Op,
-    f: impl Fn(&mut Env, <T as TwoFloats>::Float) -> i32,
-) -> Result
-where
-    T: TwoFloats,
-{
+fn to_mmx<T: TwoFloats>(cpu: &mut Cpu, op: &Op, f: impl Fn(&mut Env, T::Float) -> i32) -> Result {
     mixed_check(cpu)?;
     let source =
         if T::BYTES == 16 { cpu.xmm_source(op)? } else { cpu.xmm_source_low::<T>(op)?.to_u128() };
@@ -213,14 +214,15 @@ where
     let lane = |env: &mut Env, i| f(env, lanes::get(source, i)) as u32;
     let low = lane(&mut env, 0);
     let high = lane(&mut env, 1);
-    cpu.sse_finish(&env)?;
+    // Even if there is an exception.
     cpu.enter_mmx();
+    cpu.sse_finish(&env)?;
     cpu.set_mm(op.dst, u64::from(high) << 32 | u64::from(low));
     Ok(())
 }
 
 /// An operand of two floating-point numbers.
-trait TwoFloats {
+trait TwoFloats: Int {
     type Float: FloatLane;
 }
 impl TwoFloats for u64 {

@@ -20,6 +20,8 @@ mod operand;
 mod packed;
 pub(crate) mod softfloat;
 mod strings;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
 mod x87;
 mod xsave;
 

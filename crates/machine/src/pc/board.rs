@@ -5,7 +5,7 @@ use std::sync::Arc;
 use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
-use chardev::{CharBackend, Chardev};
+use chardev::CharBackend;
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
 use devices::i440fx::I440fx;
 use devices::i8042::I8042;
@@ -25,8 +25,10 @@ use memory::GuestMemory;
 use super::boot::{self, BootImages, Entry};
 use super::cpu::{BoardClock, CpuView};
 use super::firmware;
-use super::layout::Layout;
+use super::layout::{self, Layout};
 use crate::BuildError;
+use crate::acpi;
+use crate::chardevs::Chardevs;
 use crate::run::Board;
 use crate::spec::{MachineSpec, SerialSpec};
 
@@ -57,7 +59,9 @@ pub struct Pc {
     pub(super) virtio: Vec<Arc<VirtioPci>>,
     pub(super) balloon: Option<Arc<VirtioBalloon>>,
     pub(super) drives: Vec<Arc<Drive>>,
-    pub(super) chardevs: Vec<Arc<Chardev>>,
+    pub(super) chardevs: Chardevs,
+    /// First port and interrupt line of each serial port.
+    serial_ports: Vec<(u16, u32)>,
     boot: Option<BootImages>,
     entry: std::sync::Mutex<Option<Entry>>,
 }
@@ -79,6 +83,7 @@ impl Pc {
         let pirqs = chipset.router.pirq_lines();
         let msi: Arc<dyn MsiSink> = chipset.apics.clone();
         let pci = Arc::new(PciBus::new(ports.clone(), mmio.clone(), pirqs, msi));
+        let chardevs = Chardevs::open(&spec.chardevs, &control)?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
         let mut pc = Self {
             spec: Arc::new(spec.clone()),
@@ -96,12 +101,12 @@ impl Pc {
             virtio: Vec::new(),
             balloon: None,
             drives: Vec::new(),
-            chardevs: Vec::new(),
+            chardevs,
+            serial_ports: Vec::new(),
             boot,
             entry: std::sync::Mutex::default(),
         };
         pc.add_chipset()?;
-        pc.open_chardevs()?;
         pc.add_serial_ports()?;
         pc.open_drives()?;
         pc.add_devices()?;
@@ -144,7 +149,7 @@ impl Pc {
     }
 
     /// The character devices.
-    pub fn chardevs(&self) -> &[Arc<Chardev>] {
+    pub fn chardevs(&self) -> &Chardevs {
         &self.chardevs
     }
 
@@ -197,14 +202,6 @@ impl Pc {
         Ok(())
     }
 
-    fn open_chardevs(&mut self) -> Result<(), BuildError> {
-        for named in &self.spec.chardevs {
-            self.chardevs
-                .push(Chardev::open(&named.id, &named.spec, &|notice| eprintln!("{notice}"))?);
-        }
-        Ok(())
-    }
-
     fn add_serial_ports(&mut self) -> Result<(), BuildError> {
         let spec = Arc::clone(&self.spec);
         for (index, serial) in spec.serials.iter().enumerate() {
@@ -226,26 +223,18 @@ impl Pc {
         port: u16,
         chardev: &str,
     ) -> Result<(), BuildError> {
-        let backend = self.claim_chardev(chardev)?;
+        let backend = self.chardevs.claim(chardev)?;
         let irq = if COM_PORTS.iter().position(|&p| p == port).is_some_and(|i| i % 2 == 1) {
             line::COM2
         } else {
             line::COM1
         };
+        self.serial_ports.push((port, irq));
         let irq = self.chipset.router.isa_line(irq);
-        let uart = Uart16550::new(id, port, &self.timers, irq, Arc::new(Adapter(backend.clone())));
+        let uart = Uart16550::new(id, port, &self.timers, irq, backend);
         uart.attach(&self.ports)?;
-        backend.set_receiver(Box::new(Receiver(uart.clone())));
         self.devices.push(uart);
         Ok(())
-    }
-
-    /// Takes a character device for a frontend.
-    pub(super) fn claim_chardev(&self, id: &str) -> Result<Arc<Chardev>, BuildError> {
-        let found = self.chardevs.iter().find(|chardev| chardev.label() == id);
-        let chardev =
-            found.ok_or_else(|| BuildError::Device(format!("chardev \"{id}\" not found")))?;
-        Ok(Arc::clone(chardev))
     }
 
     /// Puts the boot images into memory and remembers where CPU 0 starts.
@@ -259,7 +248,17 @@ impl Pc {
 
     /// Writes the ACPI tables; returns where the root pointer is.
     fn write_tables(&self) -> Result<u64, BuildError> {
-        Ok(0)
+        let config = acpi::Config {
+            cpus: self.spec.smp.cpus,
+            pci_hole: self.layout.pci_hole(),
+            pm_base: firmware::PM_BASE,
+            serial_ports: self.serial_ports.clone(),
+        };
+        let tables = acpi::build(&config, layout::FIRMWARE_TABLES);
+        for (addr, bytes) in &tables.blobs {
+            self.memory.write(*addr, bytes)?;
+        }
+        Ok(tables.rsdp)
     }
 }
 
@@ -323,24 +322,4 @@ impl Board for Pc {
     fn clock(&self) -> &Clock {
         self.timers.clock()
     }
-}
-
-pub(super) struct Adapter(pub(super) Arc<Chardev>);
-impl devices::character::CharBackend for Adapter {
-    fn write(&self, data: &[u8]) -> usize {
-        self.0.write(data)
-    }
-    fn accept_input(&self) {
-        self.0.accept_input();
-    }
-}
-struct Receiver(Arc<Uart16550>);
-impl chardev::CharReceiver for Receiver {
-    fn can_receive(&self) -> usize {
-        devices::character::CharReceiver::can_receive(&*self.0)
-    }
-    fn receive(&self, data: &[u8]) {
-        devices::character::CharReceiver::receive(&*self.0, data);
-    }
-    fn event(&self, _: chardev::CharEvent) {}
 }

@@ -20,7 +20,7 @@ pub(super) fn run(bench: &Bench) -> Result<()> {
 }
 
 fn measure(binary: &Path, guest: &Guest, cpus: &str) -> Result<Vec<f64>> {
-    let builder = VmBuilder::new(binary)?.disk()?.args(["-smp", cpus]).linux(guest, "commands");
+    let builder = VmBuilder::new(binary)?.disk()?.args(["-smp", cpus]).linux(guest, "shell");
     let start = Instant::now();
     let mut vm = builder.spawn()?;
     vm.serial.wait_for("rhea-guest: ready")?;

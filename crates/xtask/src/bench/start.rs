@@ -1,4 +1,5 @@
-//! From the start of the process to the QMP greeting, and the memory resident by then.
+//! From the start of the process to the QMP greeting, the memory resident by then, and from `quit`
+//! to the end of the process.
 
 use super::Bench;
 use anyhow::{Context as _, Result, bail};
@@ -7,13 +8,26 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
+use testkit::VmBuilder;
 
 const GUEST_MIB: u64 = 128;
 
 pub(super) fn run(bench: &Bench) -> Result<()> {
     println!("\nstart: -S -nodefaults -m {GUEST_MIB} -qmp stdio");
     let names = ["start to greeting (ms)", "resident beyond guest memory (MiB)"];
-    bench.compare(&names, 21, measure)
+    bench.compare(&names, 21, measure)?;
+    println!("\nquit: a guest that spins with interrupts disabled");
+    bench.compare(&["quit to exit (ms)"], 11, measure_quit)
+}
+
+fn measure_quit(binary: &Path) -> Result<Vec<f64>> {
+    let mut vm = VmBuilder::new(binary)?.code(testkit::bare::SPIN)?.spawn()?;
+    vm.serial.wait_for("S")?;
+    vm.qmp()?;
+    let start = Instant::now();
+    vm.qmp()?.query("quit")?;
+    vm.wait_exit()?;
+    Ok(vec![start.elapsed().as_secs_f64() * 1e3])
 }
 
 fn measure(binary: &Path) -> Result<Vec<f64>> {

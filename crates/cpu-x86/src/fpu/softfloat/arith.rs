@@ -236,20 +236,31 @@ fn pick<F: Native>(env: &mut Env, a: F, b: F, wanted: Order) -> F {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Remainder {
     pub(crate) value: F80,
-    /// The three low bits of the quotient, or `None` if the reduction is not complete.
-    pub(crate) quotient: Option<u8>,
+    pub(crate) quotient: Quotient,
+}
+
+/// What FPREM and FPREM1 tell of the quotient.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Quotient {
+    /// There is none: the operands are invalid, or one is a NaN.
+    None,
+    /// The reduction is not complete.
+    Partial,
+    /// The three low bits.
+    Low(u8),
 }
 
 /// FPREM (`nearest` false: the quotient is truncated) and FPREM1 (rounded to nearest even). If the
 /// exponents are 64 or more apart, a part of the reduction is done.
 pub(crate) fn remainder(env: &mut Env, a: F80, b: F80, nearest: bool) -> Remainder {
-    let whole = |value| Remainder { value, quotient: Some(0) };
+    let whole = |value| Remainder { value, quotient: Quotient::Low(0) };
+    let none = |value| Remainder { value, quotient: Quotient::None };
     let (x, y) = (operand(env, a), operand(env, b));
     if let Some(special) = special_binary(env, &x, &y) {
-        return whole(special);
+        return none(special);
     }
     if x.class == Class::Infinity || y.class == Class::Zero {
-        return whole(env.invalid());
+        return none(env.invalid());
     }
     note_denormal(env, &[&x, &y]);
     if x.class == Class::Zero {
@@ -294,7 +305,8 @@ pub(crate) fn remainder(env: &mut Env, a: F80, b: F80, nearest: bool) -> Remaind
         let exp = if partial { x.exp - steps as i32 } else { y.exp };
         round_pack(env, sign, exp + 63 - shift as i32, rest << shift)
     };
-    Remainder { value, quotient: (!partial).then_some(quotient as u8 & 7) }
+    let quotient = if partial { Quotient::Partial } else { Quotient::Low(quotient as u8 & 7) };
+    Remainder { value, quotient }
 }
 
 /// FSCALE: `a` times two to the power of `b`'s integral part.

@@ -22,8 +22,8 @@ pub(crate) fn convert<F: Format, G: Format>(env: &mut Env, value: F) -> G {
     }
 }
 
-/// Converts a memory operand of an x87 instruction to double extended, without any exception:
-/// signalling NaNs stay so, for the operation to find.
+/// Converts to double extended without any exception: signalling NaNs stay so, for the operation to
+/// find.
 pub(crate) fn widen<F: Format>(value: F) -> F80 {
     let num = value.unpack();
     match num.class {
@@ -34,6 +34,12 @@ pub(crate) fn widen<F: Format>(value: F) -> F80 {
         }
         _ => F80::pack(num.sign, 0x7fff, num.sig),
     }
+}
+
+/// [`widen`] for the memory operand of arithmetic, which notes that it was a denormal.
+pub(crate) fn widen_operand<F: Format>(env: &mut Env, value: F) -> F80 {
+    env.denormal_source = value.unpack().class == Class::Denormal;
+    widen(value)
 }
 
 /// Integers that numbers convert to.

@@ -16,11 +16,13 @@ mod arith;
 mod convert;
 mod native;
 #[cfg(all(test, target_arch = "x86_64"))]
-mod tests;
+pub(crate) mod tests;
 
-pub(crate) use arith::{Order, add, compare, div, max, min, mul, remainder, scale, sqrt, sub};
+pub(crate) use arith::{
+    Order, Quotient, add, compare, div, max, min, mul, remainder, scale, sqrt, sub,
+};
 pub(crate) use convert::{
-    Integer, convert, extract_exponent, from_int, round_to_integral, to_int, widen,
+    Integer, convert, extract_exponent, from_int, round_to_integral, to_int, widen, widen_operand,
 };
 pub(crate) use native::Native;
 
@@ -86,8 +88,12 @@ pub(crate) struct Env {
     /// The host's arithmetic gives the same result and all that it would flag is masked and set
     /// already.
     pub(crate) native: bool,
+    /// An operand was a denormal before it was widened (see [`widen_operand`]).
+    pub(crate) denormal_source: bool,
     /// Exceptions raised so far.
     pub(crate) flags: u8,
+    /// Those of them that steps raised which are done (see [`Self::settle`]).
+    settled: u8,
     /// The last result was rounded away from zero (x87's C1).
     pub(crate) rounded_up: bool,
 }
@@ -107,7 +113,9 @@ impl Env {
             ftz: mxcsr & 0x8000 != 0,
             precision: 64,
             native: mxcsr & RELEVANT == 0x1fa0,
+            denormal_source: false,
             flags: 0,
+            settled: 0,
             rounded_up: false,
         }
     }
@@ -126,7 +134,9 @@ impl Env {
                 _ => 64,
             },
             native: false,
+            denormal_source: false,
             flags: 0,
+            settled: 0,
             rounded_up: false,
         }
     }
@@ -157,7 +167,18 @@ impl Env {
     /// The flags that SSE reports: if any lane faults before it has a result, nothing is known of
     /// the results of others.
     pub(crate) fn sse_flags(&self) -> u8 {
-        if self.faults_before_result() { self.flags & flag::BEFORE } else { self.flags }
+        let known = if self.faults_before_result() { flag::BEFORE } else { flag::ALL };
+        self.flags & known | self.settled
+    }
+
+    /// Ends a step of an instruction that has several. Says whether to go on: no exception of the step
+    /// is unmasked.
+    pub(crate) fn settle(&mut self) -> bool {
+        let go_on = self.unmasked() == 0;
+        if go_on {
+            self.settled = self.flags;
+        }
+        go_on
     }
 
     /// An unmasked exception was found before there was a result.
@@ -383,7 +404,7 @@ fn operand<F: Format>(env: &Env, value: F) -> Num {
 
 /// Raises the denormal-operand exception if one of the operands calls for it.
 fn note_denormal(env: &mut Env, operands: &[&Num]) {
-    if operands.iter().any(|n| n.class == Class::Denormal) {
+    if env.denormal_source || operands.iter().any(|n| n.class == Class::Denormal) {
         env.raise(flag::DE);
     }
 }

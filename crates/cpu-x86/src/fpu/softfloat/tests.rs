@@ -17,7 +17,7 @@ impl Rng {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         (self.next() >> 8) % n
     }
 
@@ -34,7 +34,7 @@ impl Rng {
     }
 
     /// A number in a format with biased exponents up to `max`: often special, often close to 1.
-    fn number<F: Format>(&mut self) -> F {
+    pub(crate) fn number<F: Format>(&mut self) -> F {
         let max = 2 * F::EMAX as u64 + 1;
         let biased = match self.below(8) {
             0 => 0,
@@ -49,7 +49,7 @@ impl Rng {
     }
 
     /// Likewise with the integer bit that belongs to the exponent, mostly.
-    fn number80(&mut self) -> F80 {
+    pub(crate) fn number80(&mut self) -> F80 {
         let n = self.number::<F80>();
         match self.below(16) {
             0 => n,
@@ -59,7 +59,7 @@ impl Rng {
     }
 
     /// Control words: all masked half of the time.
-    fn control(&mut self) -> u16 {
+    pub(crate) fn control(&mut self) -> u16 {
         let masks = if self.below(2) == 0 { 0x3f } else { self.below(64) as u16 };
         0x40 | masks | ([0, 2, 3][self.below(3) as usize] << 8) | (self.below(4) as u16) << 10
     }
@@ -172,8 +172,9 @@ fn x87_remainder() {
             status &= !0x200;
             if !env.faults_before_result() {
                 status |= match result.quotient {
-                    None => 0x400,
-                    Some(q) => {
+                    Quotient::None => 0,
+                    Quotient::Partial => 0x400,
+                    Quotient::Low(q) => {
                         let bit = |n: u8, to: u16| u16::from(q >> n & 1) << to;
                         bit(0, 9) | bit(1, 14) | bit(2, 8)
                     }

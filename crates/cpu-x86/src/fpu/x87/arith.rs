@@ -8,7 +8,7 @@ use crate::exception::Result;
 use crate::flags::bits;
 use crate::fpu::Fpu;
 use crate::fpu::float::order_flags;
-use crate::fpu::softfloat::{self as soft, Env, F80, Format, Order, from_int, widen};
+use crate::fpu::softfloat::{self as soft, Env, F80, Order, from_int, widen_operand};
 use crate::int::Int;
 use crate::op::{Handler, Op};
 
@@ -58,8 +58,8 @@ fn select_arithmetic(insn: &Instruction) -> Option<Handler> {
     macro_rules! forms {
         ($f:expr) => {
             match form {
-                Form::Single => |cpu, op| with_memory(cpu, op, widen::<u32>, $f),
-                Form::Double => |cpu, op| with_memory(cpu, op, widen::<u64>, $f),
+                Form::Single => |cpu, op| with_memory(cpu, op, widen_operand::<u32>, $f),
+                Form::Double => |cpu, op| with_memory(cpu, op, widen_operand::<u64>, $f),
                 Form::Int16 => |cpu, op| with_memory(cpu, op, integer::<u16>, $f),
                 Form::Int32 => |cpu, op| with_memory(cpu, op, integer::<u32>, $f),
                 Form::ToTop => |cpu, op| with_register(cpu, op, 0, op.src, 0, $f),
@@ -81,21 +81,22 @@ fn select_arithmetic(insn: &Instruction) -> Option<Handler> {
 }
 
 /// A signed integer operand, which is exact in double extended precision.
-fn integer<T: Int>(value: T) -> F80 {
-    from_int(&mut Env::x87(0x37f), value.sext() as i64)
+fn integer<T: Int>(env: &mut Env, value: T) -> F80 {
+    from_int(&mut env.full_precision(), value.sext() as i64)
 }
 
 #[inline(always)]
 fn with_memory<T: Int>(
     cpu: &mut Cpu,
     op: &Op,
-    widen: impl Fn(T) -> F80,
+    widen: impl Fn(&mut Env, T) -> F80,
     f: impl Fn(&mut Env, F80, F80) -> F80,
 ) -> Result {
     cpu.x87_from_memory(op, |fpu, value| match fpu.st(0) {
         Some(a) => {
             let mut env = fpu.env();
-            let result = f(&mut env, a, widen(value));
+            let b = widen(&mut env, value);
+            let result = f(&mut env, a, b);
             fpu.finish(&env, 0, result, 0);
         }
         None => fpu.finish_underflow(0, 0),
@@ -134,6 +135,10 @@ fn codes(order: Order) -> u16 {
 impl Fpu {
     /// Compares ST(0) with `b`, `None` being an empty register; then pops.
     fn compare(&mut self, b: Option<F80>, signalling: bool, pops: u8) {
+        self.compare_in(self.env(), b, signalling, pops);
+    }
+
+    fn compare_in(&mut self, mut env: Env, b: Option<F80>, signalling: bool, pops: u8) {
         let (Some(a), Some(b)) = (self.st(0), b) else {
             let masked = self.stack_underflow();
             self.set_codes(codes(Order::Unordered));
@@ -142,7 +147,6 @@ impl Fpu {
             }
             return;
         };
-        let mut env = self.env();
         let order = soft::compare(&mut env, a, b, signalling);
         let done = self.commit(&env);
         self.set_codes(codes(order));
@@ -176,10 +180,10 @@ fn select_compare(code: Code) -> Option<Handler> {
 fn select_compare_memory(code: Code) -> Option<Handler> {
     use Code::*;
     let handler: Handler = match code {
-        Fcom_m32fp => |cpu, op| compare_memory(cpu, op, widen::<u32>, 0),
-        Fcomp_m32fp => |cpu, op| compare_memory(cpu, op, widen::<u32>, 1),
-        Fcom_m64fp => |cpu, op| compare_memory(cpu, op, widen::<u64>, 0),
-        Fcomp_m64fp => |cpu, op| compare_memory(cpu, op, widen::<u64>, 1),
+        Fcom_m32fp => |cpu, op| compare_memory(cpu, op, widen_operand::<u32>, 0),
+        Fcomp_m32fp => |cpu, op| compare_memory(cpu, op, widen_operand::<u32>, 1),
+        Fcom_m64fp => |cpu, op| compare_memory(cpu, op, widen_operand::<u64>, 0),
+        Fcomp_m64fp => |cpu, op| compare_memory(cpu, op, widen_operand::<u64>, 1),
         Ficom_m16int => |cpu, op| compare_memory(cpu, op, integer::<u16>, 0),
         Ficomp_m16int => |cpu, op| compare_memory(cpu, op, integer::<u16>, 1),
         Ficom_m32int => |cpu, op| compare_memory(cpu, op, integer::<u32>, 0),
@@ -195,11 +199,20 @@ fn compare(cpu: &mut Cpu, op: &Op, signalling: bool, pops: u8) -> Result {
 }
 
 #[inline(always)]
-fn compare_memory<T: Int>(cpu: &mut Cpu, op: &Op, widen: impl Fn(T) -> F80, pops: u8) -> Result {
-    cpu.x87_from_memory(op, |fpu, value| fpu.compare(Some(widen(value)), true, pops))
+fn compare_memory<T: Int>(
+    cpu: &mut Cpu,
+    op: &Op,
+    widen: impl Fn(&mut Env, T) -> F80,
+    pops: u8,
+) -> Result {
+    cpu.x87_from_memory(op, |fpu, value| {
+        let mut env = fpu.env();
+        let b = widen(&mut env, value);
+        fpu.compare_in(env, Some(b), true, pops);
+    })
 }
 
-/// FCOMI and its like: the result goes to RFLAGS; the condition codes stay, but for C1.
+/// FCOMI and its like: the result goes to RFLAGS; the condition codes stay.
 fn compare_flags(cpu: &mut Cpu, op: &Op, signalling: bool, pops: u8) -> Result {
     cpu.x87_wait()?;
     cpu.x87_note(op);
@@ -208,7 +221,8 @@ fn compare_flags(cpu: &mut Cpu, op: &Op, signalling: bool, pops: u8) -> Result {
         (Some(a), Some(b)) => {
             let mut env = fpu.env();
             let order = soft::compare(&mut env, a, b, signalling);
-            (order, fpu.commit(&env))
+            fpu.raise(&env);
+            (order, !env.faults_before_result())
         }
         _ => (Order::Unordered, fpu.stack_underflow()),
     };
@@ -227,16 +241,12 @@ pub(super) fn move_if(cpu: &mut Cpu, op: &Op, condition: fn(u64) -> bool) -> Res
     let fpu = &mut cpu.fpu;
     match (fpu.st(0), fpu.st(op.src)) {
         (Some(_), Some(value)) => {
-            fpu.set_c1(false);
             if holds {
                 fpu.set_st(0, value);
             }
         }
-        _ => {
-            if fpu.stack_underflow() && holds {
-                fpu.set_st(0, F80::INDEFINITE);
-            }
-        }
+        // Whether the condition holds or not.
+        _ => fpu.finish_underflow(0, 0),
     }
     Ok(())
 }

@@ -66,7 +66,11 @@ fn load_float<T: Int + Format>(cpu: &mut Cpu, op: &Op) -> Result {
             if fpu.stack_overflow() {
                 fpu.push(F80::INDEFINITE);
             }
-        } else if fpu.commit(&env) {
+            return;
+        }
+        fpu.commit(&env);
+        // A denormal is loaded even if its exception is not masked.
+        if env.unmasked() & flag::IE == 0 {
             fpu.push(result);
         }
     })
@@ -229,21 +233,28 @@ fn select_register(code: Code) -> Option<Handler> {
         Fst_sti => |cpu, op| copy_top(cpu, op, 0),
         Fstp_sti | Fstp_sti_DFD0 | Fstp_sti_DFD8 => |cpu, op| copy_top(cpu, op, 1),
         Fstpnce_sti => |cpu, op| {
-            // Like FSTP, but an empty ST(0) is no fault.
+            // Like FSTP, but an empty ST(0) is no fault and is not copied.
             cpu.x87_on_stack(op, |fpu| {
-                let value = fpu.regs[fpu.physical(0)];
                 fpu.set_c1(false);
-                fpu.set_st(op.dst, value);
+                if let Some(value) = fpu.st(0) {
+                    fpu.set_st(op.dst, value);
+                }
                 fpu.pop();
             })
         },
         Fxch_st0_sti | Fxch_st0_sti_DDC8 | Fxch_st0_sti_DFC8 => {
             |cpu, op| cpu.x87_on_stack(op, |fpu| exchange(fpu, op.src))
         }
-        Ffree_sti => |cpu, op| cpu.x87_on_stack(op, |fpu| fpu.free(op.dst)),
+        Ffree_sti => |cpu, op| {
+            cpu.x87_on_stack(op, |fpu| {
+                fpu.free(op.dst);
+                fpu.set_c1(false);
+            })
+        },
         Ffreep_sti => |cpu, op| {
             cpu.x87_on_stack(op, |fpu| {
                 fpu.free(op.dst);
+                fpu.set_c1(false);
                 fpu.pop();
             })
         },

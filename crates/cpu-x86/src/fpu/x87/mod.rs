@@ -12,8 +12,6 @@
 mod arith;
 pub(super) mod control;
 mod load_store;
-#[cfg(all(test, target_arch = "x86_64"))]
-mod tests;
 mod unary;
 
 use iced_x86::Instruction;
@@ -116,10 +114,15 @@ impl Fpu {
         Env::x87(self.control)
     }
 
-    /// Takes up what an operation raised. Says whether its result is to be written.
+    /// Takes up the exceptions that an operation raised.
+    fn raise(&mut self, env: &Env) {
+        self.status |= u16::from(env.flags);
+    }
+
+    /// Takes up what an operation raised, and C1. Says whether its result is to be written.
     fn commit(&mut self, env: &Env) -> bool {
         self.set_c1(env.rounded_up);
-        self.status |= u16::from(env.flags);
+        self.raise(env);
         !env.faults_before_result()
     }
 

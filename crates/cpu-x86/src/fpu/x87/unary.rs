@@ -8,7 +8,7 @@ use crate::cpu::Cpu;
 use crate::exception::Result;
 use crate::fpu::Fpu;
 use crate::fpu::host::{self, Outcome};
-use crate::fpu::softfloat::{self as soft, Class, Env, F80, Format};
+use crate::fpu::softfloat::{self as soft, Class, Env, F80, Format, Quotient};
 use crate::op::{Handler, Op};
 
 /// Finds the handler.
@@ -25,8 +25,8 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         Fprem1 => |cpu, op| cpu.x87_on_stack(op, |fpu| remainder(fpu, true)),
         Fxtract => |cpu, op| cpu.x87_on_stack(op, extract),
         F2xm1 => |cpu, op| function(cpu, op, 1, host::f2xm1),
-        Fsin => |cpu, op| function(cpu, op, 1, host::fsin),
-        Fcos => |cpu, op| function(cpu, op, 1, host::fcos),
+        Fsin => |cpu, op| trigonometric(cpu, op, host::fsin),
+        Fcos => |cpu, op| trigonometric(cpu, op, host::fcos),
         Fptan => |cpu, op| pushing_function(cpu, op, host::fptan),
         Fsincos => |cpu, op| pushing_function(cpu, op, host::fsincos),
         Fpatan => |cpu, op| function(cpu, op, 2, host::fpatan),
@@ -90,6 +90,7 @@ fn scale(fpu: &mut Fpu) {
 
 /// FPREM and FPREM1: C2 says that the reduction is not complete, the others have the quotient's bits.
 fn remainder(fpu: &mut Fpu, nearest: bool) {
+    fpu.status &= !C2;
     let (Some(a), Some(b)) = (fpu.st(0), fpu.st(1)) else {
         fpu.finish_underflow(0, 0);
         return;
@@ -99,10 +100,11 @@ fn remainder(fpu: &mut Fpu, nearest: bool) {
     if fpu.commit(&env) {
         fpu.set_st(0, result.value);
         let bit = |q: u8, n: u8, code: u16| if q >> n & 1 != 0 { code } else { 0 };
-        fpu.set_codes(match result.quotient {
-            None => C2,
-            Some(q) => bit(q, 2, C0) | bit(q, 1, C3) | bit(q, 0, C1),
-        });
+        match result.quotient {
+            Quotient::None => {}
+            Quotient::Partial => fpu.set_codes(C2),
+            Quotient::Low(q) => fpu.set_codes(bit(q, 2, C0) | bit(q, 1, C3) | bit(q, 0, C1)),
+        }
     }
 }
 
@@ -150,18 +152,32 @@ fn function(cpu: &mut Cpu, op: &Op, operands: u8, f: Function) -> Result {
     })
 }
 
-/// A function of ST(0) with two results.
-fn pushing_function(cpu: &mut Cpu, op: &Op, f: Function) -> Result {
-    cpu.x87_on_stack(op, |fpu| match fpu.st(0) {
-        Some(a) => {
-            if push_fits(fpu) {
-                apply(fpu, a, F80::ZERO, f);
-            }
+/// FSIN and FCOS: C2 says that the operand is out of range.
+fn trigonometric(cpu: &mut Cpu, op: &Op, f: Function) -> Result {
+    cpu.x87_on_stack(op, |fpu| {
+        fpu.status &= !C2;
+        match fpu.st(0) {
+            Some(a) => apply(fpu, a, F80::ZERO, f),
+            None => fpu.finish_underflow(0, 0),
         }
-        None => {
-            if fpu.stack_underflow() {
-                fpu.set_st(0, F80::INDEFINITE);
-                fpu.push(F80::INDEFINITE);
+    })
+}
+
+/// FPTAN and FSINCOS, which have two results.
+fn pushing_function(cpu: &mut Cpu, op: &Op, f: Function) -> Result {
+    cpu.x87_on_stack(op, |fpu| {
+        fpu.status &= !C2;
+        match fpu.st(0) {
+            Some(a) => {
+                if push_fits(fpu) {
+                    apply(fpu, a, F80::ZERO, f);
+                }
+            }
+            None => {
+                if fpu.stack_underflow() {
+                    fpu.set_st(0, F80::INDEFINITE);
+                    fpu.push(F80::INDEFINITE);
+                }
             }
         }
     })
@@ -170,7 +186,7 @@ fn pushing_function(cpu: &mut Cpu, op: &Op, f: Function) -> Result {
 /// Takes up exceptions, C1, C2 and the results.
 fn apply(fpu: &mut Fpu, a: F80, b: F80, f: Function) {
     let outcome = f(fpu.control, a, b);
-    fpu.status = fpu.status & !(C1 | C2) | outcome.status & (C1 | C2 | 0x3f);
+    fpu.status = fpu.status & !C1 | outcome.status & (C1 | C2 | 0x3f);
     match outcome.top_change {
         -1 => {
             fpu.set_st(0, outcome.st[1]);

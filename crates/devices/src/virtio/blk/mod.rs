@@ -279,7 +279,7 @@ impl VirtioBlk {
                 let bufs = slices(memory, &chain.readable(HEADER, readable))?;
                 (Operation::Write, self.drive.write(offset, &bufs))
             }
-            request::FLUSH => (Operation::Write, self.drive.flush()),
+            request::FLUSH => (Operation::Flush, self.drive.flush()),
             request::GET_ID => {
                 // The status byte is not to be overwritten.
                 let len = SERIAL_LEN.min(usize::try_from(writable).unwrap_or(SERIAL_LEN));
@@ -287,7 +287,7 @@ impl VirtioBlk {
                 return Ok(Some(Status::Ok));
             }
             request::DISCARD if self.options.discard => match self.range(core, chain, 0)? {
-                Ok((offset, len, _)) => (Operation::Write, self.drive.discard(offset, len)),
+                Ok((offset, len, _)) => (Operation::Discard, self.drive.discard(offset, len)),
                 Err(status) => return Ok(Some(status)),
             },
             request::WRITE_ZEROES if self.options.write_zeroes => {
