@@ -8,7 +8,7 @@ use bus::Device;
 use proptest::prelude::*;
 
 use super::*;
-use crate::virtio::testing::{Machine, PLAIN, Queue, READ, WRITE};
+use crate::virtio::testing::{Machine, PLAIN, Queue, READ, WRITE, conformance};
 use crate::virtio::{VirtioPci, VirtioPciOptions};
 
 const DISK: u64 = 1 << 20;
@@ -717,4 +717,17 @@ proptest! {
         let mut queue = start(&machine);
         prop_assert_eq!(request(&mut queue, request::IN, 9, &[(DATA_AT, 512, WRITE)]), 0);
     }
+}
+
+#[test]
+fn keeps_the_promises_of_every_device() {
+    let disk = disk(&DriveOptions::default());
+    let device = VirtioBlk::new(disk.drive.clone(), "blk0", BlkOptions::default()).unwrap();
+    let machine = Machine::fresh(Machine::memory(), device, pci_options());
+    conformance(&machine, || {
+        machine.enable_msix(2);
+        let mut queue = start(&machine);
+        machine.write(0x2020, 1, 0);
+        assert_eq!(request(&mut queue, request::IN, 3, &[(DATA_AT, 512, WRITE)]), 0);
+    });
 }
