@@ -1,1 +1,36 @@
-//! PLACEHOLDER
+//! Disks: what devices read and write, and what holds the bytes.
+//!
+//! ```text
+//! device (virtio-blk) ──► Drive ──► format node (raw) ──► protocol node (file) ──► host
+//!                         name, policy,  statistics of        locks, cache mode
+//!                         statistics     each node
+//! ```
+//!
+//! - [`BlockBackend`] is a node of the disk graph: vectored reads and writes straight on guest memory,
+//!   flush, discard, zeroes. It is `Send + Sync`; requests run on the threads that call it.
+//! - [`FileNode`] is the protocol that keeps the bytes in a host file or block device.
+//! - [`Drive`] is what a guest device is connected to: it counts requests, applies the error policy
+//!   and knows the tray. Everything a query shows is read from it without waiting for a request.
+//! - [`DriveOptions`] reads the options of `-drive`.
+//!
+//! Offsets and lengths are in bytes throughout.
+
+mod backend;
+mod drive;
+mod file;
+mod lock;
+mod options;
+mod stats;
+mod sys;
+#[cfg(test)]
+mod tests;
+
+pub use backend::{BlockBackend, GuestSlice, slices_len};
+pub use drive::{
+    BlockError, Drive, DriveInfo, ErrorAction, ErrorEvent, ErrorHook, InsertedInfo, IoStatus,
+    Operation,
+};
+pub use file::{FileNode, OpenError};
+pub use lock::LockError;
+pub use options::{CacheMode, DiscardMode, DriveOptions, OnError, OptionError};
+pub use stats::{IoStats, StatsSnapshot};

@@ -1,1 +1,45 @@
-//! PLACEHOLDER
+//! The software x86-64 CPU: decoder glue, interpreter and memory management unit.
+//!
+//! Follows AMD64 Architecture Programmer's Manual (volumes 1 to 5) and Intel 64 and IA-32
+//! Architectures Software Developer's Manual; where the two differ, AMD's reading is taken, since the
+//! default model presents itself as an AMD processor.
+//!
+//! - [`state`]: the architectural state as it is saved, restored and shown.
+//! - `cpu`: the running form of that state.
+//! - `op`: one decoded instruction, ready to execute.
+
+mod block;
+mod cpu;
+mod cpuid;
+mod debug;
+mod decode;
+mod descriptor;
+mod entropy;
+mod exception;
+mod exec;
+mod far;
+mod flags;
+mod fpu;
+mod group;
+mod host;
+mod int;
+mod interrupt;
+mod mem;
+mod mmu;
+mod msr;
+mod op;
+mod reg;
+mod regs;
+mod run;
+mod save;
+mod segment;
+mod stack;
+pub mod state;
+mod system;
+#[cfg(test)]
+mod testing;
+mod tlb;
+
+pub use cpu::{Cpu, CpuConfig, CpuWiring};
+pub use group::CpuGroup;
+pub use state::CpuState;

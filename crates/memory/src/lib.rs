@@ -1,1 +1,219 @@
-//! PLACEHOLDER
+//! Guest physical memory.
+//!
+//! [`GuestMemory`] owns the RAM of one machine: anonymous mappings of the host (crate `vm-memory`),
+//! each with a [`PageLog`] that remembers, page by page, what was written and which pages a software
+//! CPU has decoded instructions from. Devices read and write it by guest physical address with
+//! [`GuestMemory::read`], [`GuestMemory::write`] or, for virtqueues, through [`GuestMemory::view`].
+//!
+//! Invariants:
+//! - The set of RAM ranges is fixed for the life of the object, so a host address obtained from it
+//!   stays valid as long as an `Arc<GuestMemory>` is held.
+//! - Every write by a device goes through `vm-memory` and so through the page log; a CPU that writes
+//!   by host address calls [`PageLog::note_write`] itself, unless the page's state lets it skip that.
+
+mod discard;
+mod page_log;
+
+pub use page_log::{CodeVersion, PAGE_SHIFT, PAGE_SIZE, PageLog};
+pub use vm_memory;
+
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
+
+/// The view that `vm-memory` and `virtio-queue`-style code works on.
+pub type MemoryView = GuestMemoryMmap<PageLog>;
+
+/// Why memory could not be created or reached.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The host refused the mapping.
+    #[error("cannot set up guest memory of {bytes} bytes: {reason}")]
+    Create {
+        /// Sum of all ranges, in bytes.
+        bytes: u64,
+        /// What the host said.
+        reason: String,
+    },
+    /// Part of the range is not RAM.
+    #[error("guest physical range {addr:#x}+{len:#x} is not RAM")]
+    NotRam {
+        /// First byte, a guest physical address.
+        addr: u64,
+        /// Length in bytes.
+        len: usize,
+    },
+    /// The host would not take pages back.
+    #[error("cannot give the pages at guest physical {addr:#x} back to the host: {source}")]
+    Discard {
+        /// First byte, a guest physical address.
+        addr: u64,
+        /// What the host said.
+        source: std::io::Error,
+    },
+}
+
+/// One page of guest RAM as the host sees it. The pointer is valid for [`PAGE_SIZE`] bytes while the
+/// [`GuestMemory`] that it came from lives.
+#[derive(Clone, Copy, Debug)]
+pub struct HostPage {
+    /// Host address of the page's first byte.
+    pub ptr: *mut u8,
+}
+
+/// All RAM of a machine.
+#[derive(Debug)]
+pub struct GuestMemory {
+    view: MemoryView,
+}
+
+impl GuestMemory {
+    /// Maps `ranges`, each a guest physical start and a length in bytes, both page-aligned.
+    ///
+    /// # Errors
+    /// [`MemoryError::Create`] if ranges overlap or the host has no room.
+    pub fn new(ranges: &[(u64, u64)]) -> Result<Self, MemoryError> {
+        let bytes = ranges.iter().map(|r| r.1).sum();
+        let mapped: Vec<_> =
+            ranges.iter().map(|&(start, len)| (GuestAddress(start), len as usize)).collect();
+        let view = MemoryView::from_ranges(&mapped)
+            .map_err(|e| MemoryError::Create { bytes, reason: e.to_string() })?;
+        Ok(Self { view })
+    }
+
+    /// The memory as `vm-memory` sees it.
+    pub fn view(&self) -> &MemoryView {
+        &self.view
+    }
+
+    /// Sum of all RAM, in bytes.
+    pub fn size(&self) -> u64 {
+        self.view.iter().map(|r| r.len()).sum()
+    }
+
+    /// Whether the byte at `addr` is RAM.
+    pub fn is_ram(&self, addr: u64) -> bool {
+        self.view.address_in_range(GuestAddress(addr))
+    }
+
+    /// Reads `buf.len()` bytes at guest physical `addr`.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`] if any byte is outside RAM; `buf` may then be partly filled.
+    pub fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        let len = buf.len();
+        self.view.read_slice(buf, GuestAddress(addr)).map_err(|_| MemoryError::NotRam { addr, len })
+    }
+
+    /// Writes `data` at guest physical `addr` and notes the pages as written.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`] if any byte is outside RAM; what came before it is then written.
+    pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), MemoryError> {
+        self.view
+            .write_slice(data, GuestAddress(addr))
+            .map_err(|_| MemoryError::NotRam { addr, len: data.len() })
+    }
+
+    /// The host page behind the page that holds `addr`, if it is RAM.
+    pub fn host_page(&self, addr: u64) -> Option<HostPage> {
+        let base = GuestAddress(addr & !(PAGE_SIZE - 1));
+        let ptr = self.view.get_host_address(base).ok()?;
+        Some(HostPage { ptr })
+    }
+
+    /// The page log that covers `addr`, and the page's index in it, if `addr` is RAM.
+    pub fn page_log(&self, addr: u64) -> Option<(&PageLog, usize)> {
+        let (region, offset) = self.view.to_region_addr(GuestAddress(addr))?;
+        let region: &GuestRegionMmap<PageLog> = region;
+        Some((region.bitmap_ref(), (offset.0 >> PAGE_SHIFT) as usize))
+    }
+
+    /// Notes a write of `len` bytes at `addr` made behind `vm-memory`'s back, by host address.
+    pub fn note_write(&self, addr: u64, len: usize) {
+        if let Some((region, offset)) = self.view.to_region_addr(GuestAddress(addr)) {
+            let region: &GuestRegionMmap<PageLog> = region;
+            region.bitmap_ref().mark_dirty(offset.0 as usize, len);
+        }
+    }
+}
+
+impl GuestMemory {
+    /// Gives the whole pages `addr..addr + len` back to the host: they read as zero from now on, take no
+    /// memory until they are used again, and count as written.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`] if any of it is outside RAM or not whole pages; nothing is then given
+    /// back. [`MemoryError::Discard`] if the host refuses.
+    pub fn discard(&self, addr: u64, len: u64) -> Result<(), MemoryError> {
+        let bytes = usize::try_from(len).unwrap_or(usize::MAX);
+        let not_ram = || MemoryError::NotRam { addr, len: bytes };
+        let whole = addr.is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE);
+        if !whole || !GuestMemoryBackend::check_range(&self.view, GuestAddress(addr), bytes) {
+            return Err(not_ram());
+        }
+        for slice in GuestMemoryBackend::get_slices(&self.view, GuestAddress(addr), bytes) {
+            let slice = slice.map_err(|_| not_ram())?;
+            discard::discard(&slice).map_err(|source| MemoryError::Discard { addr, source })?;
+        }
+        Ok(())
+    }
+}
+
+/// Access to a region's page log; a trait so that the log's type stays private to `vm-memory`'s shape.
+trait RegionLog {
+    fn bitmap_ref(&self) -> &PageLog;
+}
+
+impl RegionLog for GuestRegionMmap<PageLog> {
+    fn bitmap_ref(&self) -> &PageLog {
+        (**self).bitmap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_back_what_was_written_and_refuses_holes() {
+        let memory = GuestMemory::new(&[(0, 0x10000), (0x10_0000, 0x10000)]).unwrap();
+        memory.write(0xfffc, &[1, 2, 3, 4]).unwrap();
+        let mut buf = [0; 4];
+        memory.read(0xfffc, &mut buf).unwrap();
+        assert_eq!(buf, [1, 2, 3, 4]);
+        assert!(memory.write(0xfffd, &[0; 4]).is_err());
+        assert!(memory.read(u64::MAX, &mut buf).is_err());
+        assert_eq!(memory.size(), 0x20000);
+    }
+
+    #[test]
+    fn discarded_pages_read_as_zero_and_count_as_written() {
+        let memory = GuestMemory::new(&[(0, 0x10000)]).unwrap();
+        memory.write(0x2000, &[7; 0x3000]).unwrap();
+        let (log, page) = memory.page_log(0x3000).unwrap();
+        let before = log.mark_code(page);
+        memory.discard(0x3000, 0x1000).unwrap();
+        let mut buf = [1; 3];
+        memory.read(0x2fff, &mut buf).unwrap();
+        assert_eq!(buf, [7, 0, 0]);
+        memory.read(0x3fff, &mut buf).unwrap();
+        assert_eq!(buf, [0, 7, 7]);
+        assert_ne!(log.code_version(page), before);
+        assert!(memory.discard(0x3800, 0x1000).is_err());
+        assert!(memory.discard(0xf000, 0x2000).is_err());
+        assert!(memory.discard(!0xfff, 0x2000).is_err());
+    }
+
+    #[test]
+    fn a_device_write_changes_the_version_of_a_code_page() {
+        let memory = GuestMemory::new(&[(0, 0x10000)]).unwrap();
+        let (log, page) = memory.page_log(0x3123).unwrap();
+        let before = log.mark_code(page);
+        memory.write(0x2ffe, &[0; 4]).unwrap();
+        assert_ne!(log.code_version(page), before);
+        let (_, other) = memory.page_log(0x5000).unwrap();
+        assert!(!log.is_code(other));
+    }
+}

@@ -1,1 +1,131 @@
-//! PLACEHOLDER
+//! The commands of the contract, answered from a machine's real state.
+//!
+//! [`Monitor`] implements the generated trait [`schema::Commands`]; each schema module has a file here
+//! with the handlers of its commands. Handlers of queries read what the machine publishes and never
+//! wait; the others ask the machine's owner and wait for its answer.
+
+mod block;
+mod chardev;
+mod control;
+mod events;
+mod machine;
+mod misc;
+mod run_state;
+mod ui;
+
+use std::sync::{Arc, OnceLock};
+
+use ::machine::Machine;
+use qmp::server::MonitorInfo;
+use schema::{Commands, QmpError, commands};
+
+pub use control::version;
+pub use events::to_qmp;
+
+/// Answers commands about one machine.
+#[derive(Clone)]
+pub struct Monitor {
+    machine: Arc<Machine>,
+    connections: Connections,
+}
+
+/// The connections of the machine's monitors: character devices too, which the machine knows nothing of.
+/// Set once, when the server has them.
+pub type Connections = Arc<OnceLock<Vec<Arc<MonitorInfo>>>>;
+
+impl Monitor {
+    /// A monitor of `machine` on `connections`.
+    pub fn new(machine: Arc<Machine>, connections: Connections) -> Self {
+        Self { machine, connections }
+    }
+}
+
+/// A size or count as the schema's `int`, which is signed: what is too large to be true is cut.
+fn int(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
+}
+
+/// One line a command; the work is in the schema module's file.
+impl Commands for Monitor {
+    async fn query_version(&self) -> Result<schema::VersionInfo, QmpError> {
+        Ok(control::version())
+    }
+    async fn query_commands(&self) -> Result<Vec<schema::CommandInfo>, QmpError> {
+        Ok(control::commands())
+    }
+    async fn query_events(&self) -> Result<Vec<schema::EventInfo>, QmpError> {
+        Ok(control::events())
+    }
+    async fn query_qmp_schema(&self) -> Result<serde_json::Value, QmpError> {
+        control::introspection()
+    }
+    async fn quit(&self) -> Result<(), QmpError> {
+        self.run_quit().await
+    }
+    async fn query_status(&self) -> Result<schema::StatusInfo, QmpError> {
+        Ok(self.status())
+    }
+    async fn stop(&self) -> Result<(), QmpError> {
+        self.run_stop().await
+    }
+    async fn cont(&self) -> Result<(), QmpError> {
+        self.run_cont().await
+    }
+    async fn system_reset(&self) -> Result<(), QmpError> {
+        self.run_reset().await
+    }
+    async fn system_powerdown(&self) -> Result<(), QmpError> {
+        self.run_powerdown().await
+    }
+    async fn query_target(&self) -> Result<schema::TargetInfo, QmpError> {
+        Ok(machine::target())
+    }
+    async fn query_uuid(&self) -> Result<schema::UuidInfo, QmpError> {
+        Ok(self.uuid())
+    }
+    async fn query_kvm(&self) -> Result<schema::KvmInfo, QmpError> {
+        Ok(machine::kvm())
+    }
+    async fn query_cpus(&self) -> Result<Vec<schema::CpuInfo>, QmpError> {
+        Ok(self.cpus())
+    }
+    async fn query_cpus_fast(&self) -> Result<Vec<schema::CpuInfoFast>, QmpError> {
+        Ok(self.cpus_fast())
+    }
+    async fn cpu(&self, arg: commands::Cpu) -> Result<(), QmpError> {
+        machine::select_cpu(&arg)
+    }
+    async fn query_balloon(&self) -> Result<schema::BalloonInfo, QmpError> {
+        self.balloon_info()
+    }
+    async fn balloon(&self, arg: commands::Balloon) -> Result<(), QmpError> {
+        self.set_balloon(&arg)
+    }
+    async fn query_block(&self) -> Result<Vec<schema::BlockInfo>, QmpError> {
+        Ok(self.block())
+    }
+    async fn query_blockstats(
+        &self,
+        arg: commands::QueryBlockstats,
+    ) -> Result<Vec<schema::BlockStats>, QmpError> {
+        Ok(self.block_stats(&arg))
+    }
+    async fn query_chardev(&self) -> Result<Vec<schema::ChardevInfo>, QmpError> {
+        Ok(self.chardevs())
+    }
+    async fn query_migrate(&self) -> Result<schema::MigrationInfo, QmpError> {
+        Ok(misc::migration())
+    }
+    async fn query_mice(&self) -> Result<Vec<schema::MouseInfo>, QmpError> {
+        Ok(self.mice())
+    }
+    async fn query_vnc(&self) -> Result<schema::VncInfo, QmpError> {
+        Ok(ui::vnc())
+    }
+    async fn query_spice(&self) -> Result<schema::SpiceInfo, QmpError> {
+        Ok(ui::spice())
+    }
+    async fn query_name(&self) -> Result<schema::NameInfo, QmpError> {
+        Ok(self.name())
+    }
+}

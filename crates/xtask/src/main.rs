@@ -1,2 +1,64 @@
-//! PLACEHOLDER
-fn main() {}
+//! `cargo xtask`: the project's chores, written in Rust so that a clone needs nothing but cargo.
+//!
+//! See `cargo xtask help` for the commands.
+
+mod bench;
+mod boot;
+mod cpio;
+mod guest;
+mod modules;
+mod test;
+
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  guest [--refresh]     fetch a Debian kernel and busybox with apt, make guest/
+  boot [OPTION...]      boot that guest on this terminal; --cpus N, --memory MIB, --accel NAME,
+                        --mode shell|commands|blk|smp|poweroff|reboot, -- ARGUMENT...
+  test [ARGUMENT...]    run all tests, with real guests; arguments go to the test runner
+  bench [WHAT]          measure against a peer: start, boot, cpu, qmp or all;
+                        --rounds N, --peer PATH (qemu-system-x86_64 if it is installed)
+
+RHEA_BIN names another program to boot, test or measure than this project's own.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<ExitCode> {
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", arguments),
+    };
+    match command {
+        "guest" => {
+            guest::make(rest.iter().any(|argument| argument == "--refresh"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        "boot" => boot::run(rest),
+        "test" => test::run(rest),
+        "bench" => bench::run(rest),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        other => bail!("unknown command '{other}'\n\n{HELP}"),
+    }
+}
+
+/// The root of the workspace that this program was built from.
+fn workspace() -> PathBuf {
+    testkit::workspace()
+}

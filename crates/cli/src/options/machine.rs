@@ -1,0 +1,292 @@
+//! Options about the machine itself.
+
+use machine::spec::{
+    Accelerator, BootImage, DirectBoot, PanicAction, RebootAction, ShutdownAction, Smp,
+    WatchdogAction,
+};
+use uuid::Uuid;
+
+use super::Builder;
+use ::options::OptionError;
+use ::options::{Properties, parse_choice};
+
+/// Most CPUs that a machine can have.
+const MAX_CPUS: u32 = 8;
+/// Least RAM, in bytes: what lies below 1 MiB plus room for a kernel.
+const MIN_MEMORY: u64 = 2 << 20;
+
+const ACCELERATORS: &[(&str, Option<Accelerator>)] =
+    &[("soft", Some(Accelerator::Soft)), ("tcg", Some(Accelerator::Soft)), ("kvm", None)];
+
+const MACHINES: &[(&str, ())] = &[("pc", ()), ("pc-i440fx-7.2", ())];
+
+pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    if matches!(value, "help" | "?") {
+        builder.print = Some(
+            "Supported machines are:\n\
+             pc                   Standard PC (i440FX + PIIX) (alias of pc-i440fx-7.2)\n\
+             pc-i440fx-7.2        Standard PC (i440FX + PIIX) (default)\n"
+                .to_owned(),
+        );
+        return Ok(());
+    }
+    let mut options = Properties::parse("-machine", value, Some("type"))?;
+    options.take_choice("type", MACHINES)?;
+    if let Some(names) = options.take("accel") {
+        set_accelerator(builder, "-machine", &names)?;
+    }
+    options.finish()
+}
+
+pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let mut options = Properties::parse("-accel", value, Some("accel"))?;
+    let name = options.require("accel")?;
+    set_accelerator(builder, "-accel", &name)?;
+    options.finish()
+}
+
+/// Takes the first of `names`, separated by colons, that is to be had.
+fn set_accelerator(builder: &mut Builder, option: &str, names: &str) -> Result<(), OptionError> {
+    for name in names.split(':') {
+        if let Some(accelerator) = parse_choice(option, "accel", name, ACCELERATORS)? {
+            builder.machine().accelerator = accelerator;
+            return Ok(());
+        }
+    }
+    Err(OptionError::new(format!(
+        "{option}: accelerator '{names}' is not available in this build; use 'soft'"
+    )))
+}
+
+pub(super) fn cpu(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    builder.machine().cpu = Some(value.to_owned());
+    Ok(())
+}
+
+pub(super) fn smp(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let mut options = Properties::parse("-smp", value, Some("cpus"))?;
+    let cpus: Option<u32> = options.take_number("cpus")?;
+    let sockets: Option<u32> = options.take_number("sockets")?;
+    let cores: Option<u32> = options.take_number("cores")?;
+    let threads: Option<u32> = options.take_number("threads")?;
+    let max: Option<u32> = options.take_number("maxcpus")?;
+    options.finish()?;
+    builder.machine().smp = topology(cpus, sockets, cores, threads, max)?;
+    Ok(())
+}
+
+/// Fills in what was left out. As on QEMU's machine types since 6.2, CPUs become cores of one socket
+/// unless said otherwise.
+fn topology(
+    cpus: Option<u32>,
+    sockets: Option<u32>,
+    cores: Option<u32>,
+    threads: Option<u32>,
+    max: Option<u32>,
+) -> Result<Smp, OptionError> {
+    let given = [cpus, sockets, cores, threads, max];
+    if given.contains(&Some(0)) {
+        return Err(OptionError::new(
+            "Invalid CPU topology: CPU topology parameters must be greater than zero",
+        ));
+    }
+    let threads = threads.unwrap_or(1);
+    let total = max.or(cpus);
+    let (sockets, cores) = match (sockets, cores) {
+        (Some(sockets), Some(cores)) => (sockets, cores),
+        (Some(sockets), None) => {
+            let per_socket = sockets.saturating_mul(threads);
+            (sockets, total.map_or(1, |n| (n / per_socket).max(1)))
+        }
+        (None, cores) => match (cores, total) {
+            (Some(cores), total) => {
+                let per_socket = cores.saturating_mul(threads);
+                (total.map_or(1, |n| (n / per_socket).max(1)), cores)
+            }
+            (None, Some(total)) => (1, (total / threads).max(1)),
+            (None, None) => (1, 1),
+        },
+    };
+    let product = u64::from(sockets) * u64::from(cores) * u64::from(threads);
+    let total = total.map_or(product, u64::from);
+    let cpus = cpus.map_or(total, u64::from);
+    if product != total {
+        return Err(OptionError::new(format!(
+            "Invalid CPU topology: product of the hierarchy must match maxcpus: \
+             sockets ({sockets}) * cores ({cores}) * threads ({threads}) != maxcpus ({total})"
+        )));
+    }
+    if cpus > total {
+        return Err(OptionError::new(format!(
+            "Invalid CPU topology: maxcpus must be equal to or greater than smp: \
+             maxcpus ({total}) < smp_cpus ({cpus})"
+        )));
+    }
+    if total > u64::from(MAX_CPUS) {
+        return Err(OptionError::new(format!(
+            "Invalid SMP CPUs {total}. The max CPUs supported by machine 'pc' is {MAX_CPUS}"
+        )));
+    }
+    Ok(Smp { cpus: cpus as u32, sockets, cores, threads })
+}
+
+pub(super) fn memory(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let mut options = Properties::parse("-m", value, Some("size"))?;
+    let size = options.take_size("size", 1 << 20)?.unwrap_or(super::DEFAULT_MEMORY);
+    options.finish()?;
+    if size < MIN_MEMORY {
+        return Err(OptionError::new(format!(
+            "-m {value}: a machine needs at least {} MiB of memory",
+            MIN_MEMORY >> 20
+        )));
+    }
+    // Whole MiB keep the memory map free of odd ends.
+    builder.machine().memory = size.next_multiple_of(1 << 20);
+    Ok(())
+}
+
+pub(super) fn name(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let mut options = Properties::parse("-name", value, Some("guest"))?;
+    builder.machine().name = options.take("guest");
+    // Naming threads for debuggers is what we do anyway.
+    options.take_bool("debug-threads")?;
+    options.finish()
+}
+
+pub(super) fn uuid(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let uuid = Uuid::parse_str(value).map_err(|_| {
+        OptionError::new(format!(
+            "failed to parse UUID '{value}': it looks like 550e8400-e29b-41d4-a716-446655440000"
+        ))
+    })?;
+    builder.machine().uuid = Some(uuid);
+    Ok(())
+}
+
+pub(super) fn kernel(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let kernel = BootImage::File(value.into());
+    builder.machine().boot = Some(DirectBoot { kernel, ..DirectBoot::default() });
+    Ok(())
+}
+
+pub(super) fn initrd(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    builder.initrd = Some(value.into());
+    Ok(())
+}
+
+pub(super) fn append(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    builder.append = Some(value.to_owned());
+    Ok(())
+}
+
+pub(super) fn paused(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    builder.machine().start_paused = true;
+    Ok(())
+}
+
+pub(super) fn no_reboot(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    builder.machine().actions.reboot = RebootAction::Shutdown;
+    Ok(())
+}
+
+pub(super) fn no_shutdown(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    builder.machine().actions.shutdown = ShutdownAction::Pause;
+    Ok(())
+}
+
+pub(super) fn action(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let mut options = Properties::parse("-action", value, None)?;
+    let actions = &mut builder.machine().actions;
+    if let Some(reboot) = options.take_choice(
+        "reboot",
+        &[("reset", RebootAction::Reset), ("shutdown", RebootAction::Shutdown)],
+    )? {
+        actions.reboot = reboot;
+    }
+    if let Some(shutdown) = options.take_choice(
+        "shutdown",
+        &[("poweroff", ShutdownAction::Poweroff), ("pause", ShutdownAction::Pause)],
+    )? {
+        actions.shutdown = shutdown;
+    }
+    if let Some(panic) = options.take_choice(
+        "panic",
+        &[
+            ("none", PanicAction::None),
+            ("pause", PanicAction::Pause),
+            ("shutdown", PanicAction::Shutdown),
+            ("exit-failure", PanicAction::ExitFailure),
+        ],
+    )? {
+        actions.panic = panic;
+    }
+    if let Some(watchdog) = options.take_choice(
+        "watchdog",
+        &[
+            ("reset", WatchdogAction::Reset),
+            ("shutdown", WatchdogAction::Shutdown),
+            ("poweroff", WatchdogAction::Poweroff),
+            ("pause", WatchdogAction::Pause),
+            ("debug", WatchdogAction::Debug),
+            ("none", WatchdogAction::None),
+            ("inject-nmi", WatchdogAction::InjectNmi),
+        ],
+    )? {
+        actions.watchdog = watchdog;
+    }
+    options.finish()
+}
+
+pub(super) fn nodefaults(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    builder.no_defaults = true;
+    Ok(())
+}
+
+pub(super) fn nographic(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    builder.no_graphic = true;
+    Ok(())
+}
+
+pub(super) fn display(_: &mut Builder, value: &str) -> Result<(), OptionError> {
+    only_none("-display", value)
+}
+
+pub(super) fn vga(_: &mut Builder, value: &str) -> Result<(), OptionError> {
+    only_none("-vga", value)
+}
+
+pub(super) fn net(_: &mut Builder, value: &str) -> Result<(), OptionError> {
+    only_none("-net", value)
+}
+
+pub(super) fn parallel(_: &mut Builder, value: &str) -> Result<(), OptionError> {
+    only_none("-parallel", value)
+}
+
+/// For what this build has not: it can only be switched off.
+pub(super) fn only_none(option: &str, value: &str) -> Result<(), OptionError> {
+    match value {
+        "none" => Ok(()),
+        _ => Err(OptionError::value(option, value, "not available in this build; use 'none'")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topologies_fill_in_as_on_qemu() {
+        let smp = |n, s, c, t, m| {
+            topology(n, s, c, t, m).map(|s| (s.cpus, s.sockets, s.cores, s.threads))
+        };
+        assert_eq!(smp(Some(4), None, None, None, None), Ok((4, 1, 4, 1)));
+        assert_eq!(smp(Some(4), None, None, Some(2), None), Ok((4, 1, 2, 2)));
+        assert_eq!(smp(None, Some(2), Some(2), None, None), Ok((4, 2, 2, 1)));
+        assert_eq!(smp(Some(2), None, None, None, Some(4)), Ok((2, 1, 4, 1)));
+        assert!(smp(Some(3), None, Some(2), None, None).is_err());
+        assert!(smp(Some(0), None, None, None, None).is_err());
+        assert!(smp(Some(9), None, None, None, None).is_err());
+        assert!(smp(Some(u32::MAX), Some(u32::MAX), Some(u32::MAX), Some(u32::MAX), None).is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! All options, one item each, and the [`Builder`] that collects what they say.
+
+mod backend;
+mod machine;
+mod process;
+
+use ::machine::spec::{MachineSpec, NamedChardev, SerialSpec};
+use chardev::ChardevSpec;
+
+use crate::config::{Config, MonitorSpec};
+use ::options::OptionError;
+
+/// RAM of a machine whose command line does not say: 128 MiB, in bytes.
+pub const DEFAULT_MEMORY: u64 = 128 << 20;
+
+/// Whether an option is followed by a value, and how help shows it.
+#[derive(Clone, Copy, Debug)]
+pub enum Takes {
+    /// No value.
+    Nothing,
+    /// A value with this syntax.
+    Value(&'static str),
+}
+
+/// One option.
+pub struct OptionItem {
+    /// Its name without the dash.
+    pub name: &'static str,
+    /// Other names.
+    pub aliases: &'static [&'static str],
+    /// What follows it.
+    pub takes: Takes,
+    /// One line of help.
+    pub help: &'static str,
+    /// Applies it.
+    pub apply: fn(&mut Builder, &str) -> Result<(), OptionError>,
+}
+
+/// Every option, in the order of `-help`.
+pub const OPTIONS: &[OptionItem] = &[
+    option("help", &["h", "?"], Takes::Nothing, "show this help", process::help),
+    option("version", &[], Takes::Nothing, "show the version", process::version),
+    option("demo", &[], Takes::Nothing, "boot a small built-in guest and show QMP", process::demo),
+    option(
+        "machine",
+        &["M"],
+        Takes::Value("[type=]name[,accel=soft|tcg]"),
+        "machine type (pc) and its properties; 'help' lists them",
+        machine::machine,
+    ),
+    option(
+        "accel",
+        &[],
+        Takes::Value("[accel=]name"),
+        "what runs the CPUs: soft (also called tcg)",
+        machine::accel,
+    ),
+    option("cpu", &[], Takes::Value("model[,+f][,-f]"), "CPU model and features", machine::cpu),
+    option(
+        "smp",
+        &[],
+        Takes::Value("[cpus=]n[,sockets=,cores=,threads=,maxcpus=]"),
+        "number of CPUs, 1 to 8",
+        machine::smp,
+    ),
+    option("m", &[], Takes::Value("[size=]megs"), "RAM (default 128M)", machine::memory),
+    option("name", &[], Takes::Value("[guest=]name"), "name of the machine", machine::name),
+    option("uuid", &[], Takes::Value("uuid"), "UUID of the machine", machine::uuid),
+    option("kernel", &[], Takes::Value("file"), "boot this bzImage or PVH kernel", machine::kernel),
+    option("initrd", &[], Takes::Value("file"), "initial RAM disk", machine::initrd),
+    option("append", &[], Takes::Value("text"), "kernel command line", machine::append),
+    option("S", &[], Takes::Nothing, "do not start the CPUs (use 'cont')", machine::paused),
+    option("no-reboot", &[], Takes::Nothing, "end instead of rebooting", machine::no_reboot),
+    option("no-shutdown", &[], Takes::Nothing, "stop instead of ending", machine::no_shutdown),
+    option(
+        "action",
+        &[],
+        Takes::Value("reboot=|shutdown=|panic=|watchdog="),
+        "what the guest's own ends do",
+        machine::action,
+    ),
+    option(
+        "drive",
+        &[],
+        Takes::Value("file=f[,if=virtio|none][,id=][,format=raw][,readonly=on]..."),
+        "a disk image",
+        backend::drive,
+    ),
+    option(
+        "device",
+        &[],
+        Takes::Value("driver[,prop=value]..."),
+        "a device; 'help' lists the drivers",
+        backend::device,
+    ),
+    option("serial", &[], Takes::Value("dev"), "where a serial port goes", backend::serial),
+    option(
+        "chardev",
+        &[],
+        Takes::Value("backend,id=id[,prop=value]..."),
+        "a character device: stdio, file, null, socket, pty, ringbuf",
+        backend::chardev,
+    ),
+    option("qmp", &[], Takes::Value("dev"), "a QMP monitor", backend::qmp),
+    option("qmp-pretty", &[], Takes::Value("dev"), "a QMP monitor, indented", backend::qmp_pretty),
+    option(
+        "mon",
+        &[],
+        Takes::Value("[chardev=]id,mode=control[,pretty=on]"),
+        "a QMP monitor on a character device",
+        backend::mon,
+    ),
+    option("monitor", &[], Takes::Value("none"), "the human monitor: none", backend::monitor),
+    option("nodefaults", &[], Takes::Nothing, "no default devices", machine::nodefaults),
+    option("no-user-config", &[], Takes::Nothing, "no configuration files", process::nothing),
+    option(
+        "nographic",
+        &[],
+        Takes::Nothing,
+        "serial port on stdio, no display",
+        machine::nographic,
+    ),
+    option("display", &[], Takes::Value("none"), "the display: none", machine::display),
+    option("vga", &[], Takes::Value("none"), "the graphics card: none", machine::vga),
+    option("net", &["nic"], Takes::Value("none"), "the network: none", machine::net),
+    option("parallel", &[], Takes::Value("none"), "the parallel port: none", machine::parallel),
+    option("pidfile", &[], Takes::Value("file"), "write the process id", process::pidfile),
+    option("daemonize", &[], Takes::Nothing, "detach from the terminal", process::daemonize),
+    option("d", &[], Takes::Value("item,..."), "log these items; 'help' lists them", process::log),
+    option("D", &[], Takes::Value("file"), "log to a file", process::log_file),
+    option(
+        "readconfig",
+        &[],
+        Takes::Value("file"),
+        "read options from a file",
+        process::readconfig,
+    ),
+];
+
+const fn option(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    takes: Takes,
+    help: &'static str,
+    apply: fn(&mut Builder, &str) -> Result<(), OptionError>,
+) -> OptionItem {
+    OptionItem { name, aliases, takes, help, apply }
+}
+
+/// Collects what the options say; [`Builder::finish`] adds the defaults.
+#[derive(Debug, Default)]
+pub struct Builder {
+    /// What was said so far.
+    pub(crate) config: Config,
+    /// A text to print instead of running.
+    pub(crate) print: Option<String>,
+    /// `-nodefaults`.
+    pub(crate) no_defaults: bool,
+    /// `-nographic`.
+    pub(crate) no_graphic: bool,
+    /// Number of monitors made without an id of their own.
+    pub(crate) compat_monitors: usize,
+    /// `-initrd` and `-append`, which need `-kernel`.
+    pub(crate) initrd: Option<std::path::PathBuf>,
+    pub(crate) append: Option<String>,
+}
+
+impl Builder {
+    /// The machine so far.
+    pub(crate) fn machine(&mut self) -> &mut MachineSpec {
+        &mut self.config.machine
+    }
+
+    /// Adds a character device.
+    pub(crate) fn add_chardev(&mut self, id: &str, spec: ChardevSpec) -> Result<(), OptionError> {
+        if self.config.machine.chardevs.iter().any(|c| c.id == id) {
+            return Err(OptionError::new(format!("Duplicate ID '{id}' for chardev")));
+        }
+        self.config.machine.chardevs.push(NamedChardev { id: id.to_owned(), spec });
+        Ok(())
+    }
+
+    /// Adds a monitor.
+    pub(crate) fn add_monitor(&mut self, chardev: String, pretty: bool) -> Result<(), OptionError> {
+        if self.config.monitors.iter().any(|m| m.chardev == chardev) {
+            return Err(OptionError::new(format!("chardev '{chardev}' is already in use")));
+        }
+        self.config.monitors.push(MonitorSpec { chardev, pretty });
+        Ok(())
+    }
+
+    /// Adds the defaults and checks what only the whole can show.
+    pub(crate) fn finish(mut self) -> Result<Config, OptionError> {
+        self.finish_boot()?;
+        if self.machine().memory == 0 {
+            self.machine().memory = DEFAULT_MEMORY;
+        }
+        if self.machine().serials.is_empty() && (self.no_graphic || !self.no_defaults) {
+            let spec = backend::default_serial(self.no_graphic);
+            self.add_chardev("serial0", spec)?;
+            self.machine().serials.push(SerialSpec::Chardev("serial0".to_owned()));
+        }
+        self.check_chardevs()?;
+        Ok(self.config)
+    }
+
+    fn finish_boot(&mut self) -> Result<(), OptionError> {
+        let (initrd, append) = (self.initrd.take(), self.append.take());
+        match &mut self.machine().boot {
+            Some(boot) => {
+                boot.initrd = initrd;
+                boot.command_line = append.unwrap_or_default();
+                Ok(())
+            }
+            None if append.is_some() => {
+                Err(OptionError::new("-append only allowed with -kernel option"))
+            }
+            None if initrd.is_some() => {
+                Err(OptionError::new("-initrd only allowed with -kernel option"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_chardevs(&self) -> Result<(), OptionError> {
+        let exists = |id: &String| self.config.machine.chardevs.iter().any(|c| c.id == *id);
+        for monitor in &self.config.monitors {
+            if !exists(&monitor.chardev) {
+                return Err(OptionError::new(format!("chardev \"{}\" not found", monitor.chardev)));
+            }
+        }
+        let mut users: Vec<&String> = self.config.monitors.iter().map(|m| &m.chardev).collect();
+        for serial in &self.config.machine.serials {
+            if let SerialSpec::Chardev(id) = serial {
+                if !exists(id) {
+                    return Err(OptionError::new(format!("chardev \"{id}\" not found")));
+                }
+                if users.contains(&id) {
+                    return Err(OptionError::new(format!("chardev '{id}' is already in use")));
+                }
+                users.push(id);
+            }
+        }
+        Ok(())
+    }
+}

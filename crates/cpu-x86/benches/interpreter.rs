@@ -1,0 +1,195 @@
+//! Speed of the interpreter in guest instructions a second, on small 64-bit loops.
+//!
+//! `cargo bench -p cpu-x86 --bench interpreter`; "elem/s" in the output are guest instructions.
+
+use std::sync::Arc;
+
+use accel::{CpuBus, Exit, GuestClock, InterruptController, Signals, Vcpu};
+use cpu_x86::state::{Activity, Segment};
+use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuState, CpuWiring};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use memory::GuestMemory;
+
+const CODE: u64 = 0x1_0000;
+const DATA: u64 = 0x10_0000;
+const STACK: u64 = 0x8_0000;
+const ROUNDS: u32 = 100_000;
+
+/// A board with nothing on it.
+struct NoBoard;
+
+impl CpuBus for NoBoard {
+    fn read_port(&self, _: u16, _: u8) -> u32 {
+        u32::MAX
+    }
+    fn write_port(&self, _: u16, _: u8, _: u32) {}
+    fn read_mmio(&self, _: u64, _: u8) -> u64 {
+        u64::MAX
+    }
+    fn write_mmio(&self, _: u64, _: u8, _: u64) {}
+}
+
+impl InterruptController for NoBoard {
+    fn acknowledge(&self) -> Option<u8> {
+        None
+    }
+    fn task_priority(&self) -> u8 {
+        0
+    }
+    fn set_task_priority(&self, _: u8) {}
+    fn read_msr(&self, _: u32) -> Option<u64> {
+        None
+    }
+    fn write_msr(&self, _: u32, _: u64) -> bool {
+        false
+    }
+    fn startup_vector(&self) -> u8 {
+        0
+    }
+}
+
+impl GuestClock for NoBoard {
+    fn now_ns(&self) -> u64 {
+        0
+    }
+    fn tsc(&self) -> u64 {
+        0
+    }
+    fn tsc_hz(&self) -> u64 {
+        1_000_000_000
+    }
+}
+
+/// A CPU in 64-bit mode with the first 4 MiB mapped to themselves.
+fn long_mode() -> (Cpu, CpuState, Arc<GuestMemory>) {
+    let memory = Arc::new(GuestMemory::new(&[(0, 4 << 20)]).expect("guest memory"));
+    for (at, entry) in [(0x1000, 0x2007u64), (0x2000, 0x3007), (0x3000, 0x87), (0x3008, 0x20_0087)]
+    {
+        memory.write(at, &entry.to_le_bytes()).expect("in RAM");
+    }
+    let board = Arc::new(NoBoard);
+    let wiring = CpuWiring {
+        memory: Arc::clone(&memory),
+        bus: board.clone(),
+        interrupts: board.clone(),
+        clock: board,
+        signals: Arc::new(Signals::default()),
+        group: Arc::default(),
+    };
+    let cpu = Cpu::new(CpuConfig { index: 0, count: 1 }, wiring);
+    let mut state = cpu.state();
+    state.cr0 = 0x8000_0011;
+    state.cr3 = 0x1000;
+    state.cr4 = 0x20;
+    state.msrs.retain(|&(index, _)| index != 0xc000_0080);
+    state.msrs.push((0xc000_0080, 0x500));
+    state.msrs.sort_unstable();
+    state.segments = [Segment { selector: 0x10, base: 0, limit: u32::MAX, attributes: 0xc093 }; 6];
+    state.segments[1] = Segment { selector: 8, base: 0, limit: u32::MAX, attributes: 0xa09b };
+    state.gpr[4] = STACK;
+    state.rip = CODE;
+    (cpu, state, memory)
+}
+
+/// Benchmarks `body`, run [`ROUNDS`] times by a loop around it that counts RCX down.
+fn bench(
+    c: &mut Criterion,
+    name: &str,
+    body: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) {
+    let assemble = || -> Result<Vec<u8>, IcedError> {
+        let mut a = CodeAssembler::new(64)?;
+        let mut top = a.create_label();
+        a.mov(ecx, ROUNDS)?;
+        a.mov(esi, DATA as u32)?;
+        a.set_label(&mut top)?;
+        body(&mut a)?;
+        a.dec(rcx)?;
+        a.jne(top)?;
+        a.hlt()?;
+        a.assemble(CODE)
+    };
+    let code = assemble().expect("the program assembles");
+    let (mut cpu, state, memory) = long_mode();
+    memory.write(CODE, &code).expect("the program fits");
+    let mut run = || {
+        let mut start = state.clone();
+        start.activity = Activity::Running;
+        cpu.set_state(&start).expect("the state is valid");
+        let before = cpu.glance()().instructions;
+        assert!(matches!(cpu.run(), Exit::Halt { .. }));
+        cpu.glance()().instructions - before
+    };
+    let instructions = run();
+    let mut group = c.benchmark_group("interpreter");
+    group.throughput(Throughput::Elements(instructions));
+    group.sample_size(20);
+    group.bench_function(name, |b| b.iter(&mut run));
+    group.finish();
+}
+
+fn benches(c: &mut Criterion) {
+    bench(c, "alu and memory", |a| {
+        a.mov(rax, rcx)?;
+        a.and(eax, 0xfff)?;
+        a.mov(rdx, qword_ptr(rsi + rax * 8))?;
+        a.add(rdx, rcx)?;
+        a.xor(rbx, rdx)?;
+        a.shl(rdx, 3)?;
+        a.mov(qword_ptr(rsi + rax * 8), rdx)?;
+        a.add(qword_ptr(rsi), rbx)?;
+        a.lea(rdi, qword_ptr(rdx + rbx * 2 + 5))?;
+        a.sub(rdi, rax)?;
+        Ok(())
+    });
+    bench(c, "alu only", |a| {
+        a.add(rax, rcx)?;
+        a.xor(rbx, rax)?;
+        a.sub(rdx, rbx)?;
+        a.and(rdi, rdx)?;
+        a.or(rdi, rax)?;
+        a.mov(r8, rdi)?;
+        Ok(())
+    });
+    bench(c, "short blocks", |a| {
+        let mut skip = a.create_label();
+        let mut over = a.create_label();
+        a.test(ecx, 1)?;
+        a.je(skip)?;
+        a.add(rax, rcx)?;
+        a.set_label(&mut skip)?;
+        a.cmp(rax, rcx)?;
+        a.jb(over)?;
+        a.inc(rbx)?;
+        a.set_label(&mut over)?;
+        a.nop()?;
+        Ok(())
+    });
+    bench(c, "calls", |a| {
+        let mut function = a.create_label();
+        let mut after = a.create_label();
+        a.call(function)?;
+        a.jmp(after)?;
+        a.set_label(&mut function)?;
+        a.push(rbx)?;
+        a.mov(rbx, rcx)?;
+        a.pop(rbx)?;
+        a.ret()?;
+        a.set_label(&mut after)?;
+        a.nop()?;
+        Ok(())
+    });
+    bench(c, "byte scan", |a| {
+        a.movzx(eax, byte_ptr(rsi))?;
+        a.test(al, al)?;
+        a.sete(dl)?;
+        a.cmp(al, byte_ptr(rsi + 1))?;
+        a.mov(byte_ptr(rsi + 2), dl)?;
+        Ok(())
+    });
+}
+
+criterion_group!(all, benches);
+criterion_main!(all);

@@ -1,0 +1,280 @@
+//! Decoded blocks and their cache.
+//!
+//! A block is a run of instructions without a branch, decoded from one page; only an instruction that
+//! crosses into the next page makes a block of its own with two. It is found by the host address of
+//! its first byte, its RIP and the mode, so changes of the address space need no flush: the first-level
+//! TLB has to give that same host address for the block to be entered.
+//!
+//! A block is fresh while the versions that the page log has for its pages are those it was decoded
+//! at. When one differs, or other CPUs could have written unnoticed (see `group`), its source bytes
+//! are compared with memory: pages that mix code with data cost a comparison, not a decoding.
+
+use memory::{CodeVersion, PAGE_SIZE, PageLog};
+
+use crate::cpu::Cpu;
+use crate::decode::{MAX_LEN, decode};
+use crate::exception::Result;
+use crate::host::{HostPtr, PAGE_OFFSET};
+use crate::op::{Op, OpFlags};
+use crate::segment::Mode;
+
+/// log2 of the number of slots.
+const SLOT_BITS: u32 = 15;
+/// Most instructions in a block.
+const MAX_OPS: usize = 64;
+/// Source bytes that are looked at for one block.
+const MAX_SOURCE: usize = 256;
+/// Most instructions in the whole cache; at 48 bytes each, 48 MiB.
+const MAX_CACHED_OPS: usize = 1 << 20;
+
+/// A page that a block was decoded from.
+struct Source {
+    log: PageLog,
+    /// Index of the page in `log`.
+    page: usize,
+    version: CodeVersion,
+    /// Where the block's bytes in this page are.
+    host: HostPtr,
+    bytes: Box<[u8]>,
+}
+
+impl Source {
+    fn is_current(&self) -> bool {
+        self.log.code_version(self.page) == self.version
+    }
+
+    /// Whether memory still has the bytes.
+    fn matches(&self) -> bool {
+        let start = self.host.addr() as u64;
+        let mut chunks = self.bytes.chunks_exact(8);
+        let mut at = start;
+        for chunk in &mut chunks {
+            if self.host.at(at).read::<u64>().to_le_bytes() != chunk {
+                return false;
+            }
+            at += 8;
+        }
+        chunks
+            .remainder()
+            .iter()
+            .enumerate()
+            .all(|(i, &byte)| self.host.at(at + i as u64).read::<u8>() == byte)
+    }
+}
+
+/// A decoded block.
+pub(crate) struct Block {
+    /// Host address of the first byte; 0 if it is not in RAM and the block is not to be kept.
+    host: usize,
+    rip: u64,
+    mode: Mode,
+    /// The epoch that all other CPUs have to have passed before page versions can be relied on.
+    epoch: u64,
+    /// Length of the source in bytes.
+    len: u32,
+    first: Option<Source>,
+    /// Where its only instruction goes on, if it crosses into another page.
+    second: Option<Source>,
+    ops: Box<[Op]>,
+}
+
+impl Block {
+    /// The instructions.
+    #[inline(always)]
+    pub(crate) fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// Length of the instructions in bytes.
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
+    fn sources(&mut self) -> impl Iterator<Item = &mut Source> {
+        self.first.iter_mut().chain(self.second.iter_mut())
+    }
+}
+
+/// All decoded blocks of one CPU. Empty and without memory until first used.
+#[derive(Default)]
+pub(crate) struct BlockCache {
+    slots: Vec<Option<Box<Block>>>,
+    cached_ops: usize,
+    /// An epoch that all other CPUs are known to have passed.
+    settled: u64,
+}
+
+fn slot_of(host: usize) -> usize {
+    ((host as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOT_BITS)) as usize
+}
+
+impl BlockCache {
+    /// The block at `cpu`'s current instruction, decoded now if need be.
+    ///
+    /// # Errors
+    /// What fetching the first instruction raises.
+    #[inline(always)]
+    pub(crate) fn get(&mut self, cpu: &mut Cpu) -> Result<&Block> {
+        let linear = cpu.code_linear();
+        let hit = cpu.probe_code(linear).and_then(|host| {
+            let slot = slot_of(host.addr());
+            let block = self.slots.get(slot)?.as_ref()?;
+            let fresh = block.host == host.addr()
+                && block.rip == cpu.rip
+                && block.mode == cpu.mode
+                && block.epoch <= self.settled
+                && block.second.is_none()
+                && block.first.as_ref().is_some_and(Source::is_current);
+            fresh.then_some(slot)
+        });
+        let slot = match hit {
+            Some(slot) => slot,
+            None => self.find(cpu, linear)?,
+        };
+        match &self.slots[slot] {
+            Some(block) => Ok(block),
+            None => unreachable!("the slot holds the block that was just found"),
+        }
+    }
+
+    /// The slot of the block at `linear`, `cpu`'s current instruction.
+    #[cold]
+    #[inline(never)]
+    fn find(&mut self, cpu: &mut Cpu, linear: u64) -> Result<usize> {
+        if self.slots.is_empty() {
+            self.slots.resize_with(1 << SLOT_BITS, || None);
+        }
+        let page = cpu.code_page(linear)?;
+        let host = page.host.map_or(0, |host| host.at(linear & PAGE_OFFSET).addr());
+        let slot = slot_of(host);
+        let known = self.slots[slot].as_ref().is_some_and(|block| {
+            block.host == host && host != 0 && block.rip == cpu.rip && block.mode == cpu.mode
+        });
+        let usable = known && self.revalidate(cpu, slot, linear)?;
+        if !usable {
+            let block = decode_block(cpu, linear, MAX_OPS)?;
+            if self.cached_ops > MAX_CACHED_OPS {
+                self.slots.fill_with(|| None);
+                self.cached_ops = 0;
+            }
+            let old = self.slots[slot].replace(Box::new(block));
+            self.cached_ops -= old.map_or(0, |old| old.ops.len());
+            self.cached_ops += self.slots[slot].as_ref().map_or(0, |new| new.ops.len());
+        }
+        Ok(slot)
+    }
+
+    /// Whether the block in `slot`, found by its key, still is what memory holds.
+    fn revalidate(&mut self, cpu: &mut Cpu, slot: usize, linear: u64) -> Result<bool> {
+        let Some(block) = &mut self.slots[slot] else { return Ok(false) };
+        if let Some(second) = &block.second {
+            let next = (linear | PAGE_OFFSET).wrapping_add(1) & cpu.linear_mask;
+            let page = cpu.code_page(next)?;
+            if page.host.map(|host| host.at(0)) != Some(second.host) {
+                return Ok(false);
+            }
+        }
+        if block.epoch > self.settled {
+            self.settled = cpu.group.settled();
+        }
+        let settled = block.epoch <= self.settled;
+        if settled && block.sources().all(|source| source.is_current()) {
+            return Ok(true);
+        }
+        let mut epoch = block.epoch;
+        for source in block.sources() {
+            let (version, newer) = cpu.mark_code(&source.log, source.page, source.host);
+            epoch = epoch.max(newer);
+            if !source.matches() {
+                return Ok(false);
+            }
+            source.version = version;
+        }
+        block.epoch = epoch;
+        Ok(true)
+    }
+}
+
+/// Decodes the block at `linear`, `cpu`'s current instruction, of at most `max_ops` instructions.
+///
+/// # Errors
+/// What fetching the first instruction raises.
+pub(crate) fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize) -> Result<Block> {
+    let page = cpu.code_page(linear)?;
+    let offset = linear & PAGE_OFFSET;
+    let mut epoch = 0;
+    let mut first = source(cpu, page.phys, page.host.map(|host| host.at(offset)), &mut epoch);
+    let mut buffer = [0; MAX_SOURCE];
+    let in_page = ((PAGE_SIZE - offset) as usize).min(MAX_SOURCE);
+    cpu.fetch(linear, &mut buffer[..in_page])?;
+
+    let bits = cpu.mode.code_bits();
+    let mut ops = Vec::with_capacity(max_ops.min(16));
+    let mut len = 0;
+    while ops.len() < max_ops {
+        let rip = cpu.rip.wrapping_add(len as u64);
+        let Some(op) = decode(bits, rip, &buffer[len..in_page]) else { break };
+        len += usize::from(op.len);
+        ops.push(op);
+        if op.flags.contains(OpFlags::ENDS_BLOCK) {
+            break;
+        }
+    }
+    let mut second = None;
+    if ops.is_empty() {
+        // The instruction goes on in the next page.
+        let next = linear.wrapping_add(in_page as u64) & cpu.linear_mask;
+        let next_page = cpu.code_page(next)?;
+        second = source(cpu, next_page.phys, next_page.host, &mut epoch);
+        cpu.fetch(next, &mut buffer[in_page..MAX_LEN])?;
+        let Some(op) = decode(bits, cpu.rip, &buffer[..MAX_LEN]) else {
+            unreachable!("{MAX_LEN} bytes are enough for any instruction")
+        };
+        len = usize::from(op.len);
+        if let Some(second) = &mut second {
+            second.bytes = buffer[in_page..len].into();
+        }
+        ops.push(op);
+    }
+    if let Some(first) = &mut first {
+        first.bytes = buffer[..len.min(in_page)].into();
+    }
+    Ok(Block {
+        // A block of which a part is not in RAM can't be told to be fresh.
+        host: match (&first, len > in_page, &second) {
+            (Some(first), false, _) | (Some(first), true, Some(_)) => first.host.addr(),
+            _ => 0,
+        },
+        rip: cpu.rip,
+        mode: cpu.mode,
+        epoch,
+        len: len as u32,
+        first,
+        second,
+        ops: ops.into(),
+    })
+}
+
+/// Makes the page at `phys` known as code; `None` if it is not RAM.
+fn source(cpu: &mut Cpu, phys: u64, host: Option<HostPtr>, epoch: &mut u64) -> Option<Source> {
+    let host = host?;
+    let (log, page) = cpu.memory.page_log(phys)?;
+    let log = log.clone();
+    let (version, newer) = cpu.mark_code(&log, page, host);
+    *epoch = newer.max(*epoch);
+    Some(Source { log, page, version, host, bytes: Box::default() })
+}
+
+impl Cpu {
+    /// Declares that instructions are decoded from a page; returns its version, and the epoch from
+    /// which on the version is to be relied on.
+    fn mark_code(&mut self, log: &PageLog, page: usize, host: HostPtr) -> (CodeVersion, u64) {
+        if log.is_code(page) {
+            // Whoever marked it asked for a flush, maybe not yet done.
+            return (log.mark_code(page), self.group.epoch());
+        }
+        let version = log.mark_code(page);
+        self.tlb.protect(host);
+        (version, self.group.request_flush())
+    }
+}

@@ -1,0 +1,220 @@
+//! The running form of a CPU: every handler works on a [`Cpu`].
+
+use std::sync::Arc;
+
+use accel::{CpuBus, GuestClock, InterruptController, Signals};
+use memory::GuestMemory;
+
+use crate::block::BlockCache;
+use crate::entropy::Entropy;
+use crate::flags::LazyFlags;
+use crate::fpu::Fpu;
+use crate::group::{CpuGroup, Member};
+use crate::msr::Msrs;
+use crate::reg::GPR_SLOTS;
+use crate::regs::{CR0_CD, CR0_ET, CR0_NW, DR6_FIXED, DR7_FIXED};
+use crate::run::Glance;
+use crate::segment::{CS, Mode, SegAccess, attr};
+use crate::state::{Activity, Segment, TableRegister};
+use crate::tlb::{Class, Tlb};
+
+/// What a CPU is made from.
+#[derive(Clone)]
+pub struct CpuConfig {
+    /// Index of the CPU, which is also its initial APIC id. CPU 0 starts at reset, others wait for a
+    /// start-up IPI.
+    pub index: u32,
+    /// Number of CPUs in the machine, for CPUID's topology leaves.
+    pub count: u32,
+}
+
+/// A software CPU.
+#[repr(C)]
+pub struct Cpu {
+    /// General registers, and slots that are always zero (see `reg`).
+    pub(crate) gpr: [u64; GPR_SLOTS],
+    /// Address of the next instruction (see `op`).
+    pub(crate) rip: u64,
+    /// The arithmetic flags.
+    pub(crate) flags: LazyFlags,
+    /// RFLAGS without the arithmetic flags, which are kept apart (see `flags`).
+    pub(crate) system_flags: u64,
+    /// Derived from `seg` and the mode; two slots more than segments, so that a masked index needs no
+    /// check.
+    pub(crate) seg_access: [SegAccess; 8],
+    /// Width of linear addresses: 32 or 64 bits set.
+    pub(crate) linear_mask: u64,
+    /// Width of the stack pointer: 16, 32 or 64 bits set.
+    pub(crate) stack_mask: u64,
+    /// Width of the instruction pointer.
+    pub(crate) ip_mask: u64,
+    /// How code is decoded and executed now.
+    pub(crate) mode: Mode,
+    /// On whose behalf memory is accessed now.
+    pub(crate) class: Class,
+    /// Current privilege level, 0 to 3.
+    pub(crate) cpl: u8,
+    /// Set by a store that hit decoded code: the running block ends after this instruction.
+    pub(crate) break_block: bool,
+    /// Interrupts (and debug traps) are held off until after the next instruction.
+    pub(crate) shadow: bool,
+    /// NMIs are held off until IRET.
+    pub(crate) nmi_blocked: bool,
+    /// What the CPU is doing.
+    pub(crate) activity: Activity,
+    /// Debug conditions (bits of DR6) that the running instruction met and that trap after it.
+    pub(crate) pending_debug: u64,
+    /// Instructions retired since reset.
+    pub(crate) instructions: u64,
+    /// The latest epoch of `group` that this CPU has passed.
+    pub(crate) passed_epoch: u64,
+    pub(crate) tlb: Tlb,
+    /// x87, MMX and SSE.
+    pub(crate) fpu: Fpu,
+
+    /// ES, CS, SS, DS, FS, GS.
+    pub(crate) seg: [Segment; 6],
+    pub(crate) ldtr: Segment,
+    pub(crate) tr: Segment,
+    pub(crate) gdtr: TableRegister,
+    pub(crate) idtr: TableRegister,
+    pub(crate) cr0: u64,
+    pub(crate) cr2: u64,
+    pub(crate) cr3: u64,
+    pub(crate) cr4: u64,
+    pub(crate) xcr0: u64,
+    pub(crate) efer: u64,
+    /// DR0 to DR3, DR6, DR7; 4 and 5 are unused.
+    pub(crate) dr: [u64; 8],
+    pub(crate) msrs: Msrs,
+    pub(crate) entropy: Entropy,
+
+    pub(crate) config: CpuConfig,
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) bus: Arc<dyn CpuBus>,
+    pub(crate) interrupts: Arc<dyn InterruptController>,
+    pub(crate) clock: Arc<dyn GuestClock>,
+    pub(crate) signals: Arc<Signals>,
+    pub(crate) group: Arc<CpuGroup>,
+    pub(crate) member: Arc<Member>,
+    pub(crate) glance: Arc<Glance>,
+    /// Decoded blocks; the run loop takes them out while it runs.
+    pub(crate) blocks: BlockCache,
+}
+
+/// What a CPU is wired to.
+#[derive(Clone)]
+pub struct CpuWiring {
+    /// Guest RAM.
+    pub memory: Arc<GuestMemory>,
+    /// Ports and memory-mapped registers.
+    pub bus: Arc<dyn CpuBus>,
+    /// The CPU's own interrupt controller.
+    pub interrupts: Arc<dyn InterruptController>,
+    /// The machine's clock.
+    pub clock: Arc<dyn GuestClock>,
+    /// What raises the CPU's attention.
+    pub signals: Arc<Signals>,
+    /// The CPUs that share `memory`: the same for all of them.
+    pub group: Arc<CpuGroup>,
+}
+
+impl Cpu {
+    /// Makes a CPU in its state after power-on.
+    pub fn new(config: CpuConfig, wiring: CpuWiring) -> Self {
+        let mut cpu = Self {
+            gpr: [0; GPR_SLOTS],
+            rip: 0,
+            flags: LazyFlags::default(),
+            system_flags: 0,
+            seg_access: [SegAccess::default(); 8],
+            linear_mask: 0,
+            stack_mask: 0,
+            ip_mask: 0,
+            mode: Mode::default(),
+            class: Class::Supervisor,
+            cpl: 0,
+            break_block: false,
+            shadow: false,
+            nmi_blocked: false,
+            activity: Activity::Running,
+            pending_debug: 0,
+            instructions: 0,
+            passed_epoch: 0,
+            tlb: Tlb::new(),
+            fpu: Fpu::default(),
+            seg: [Segment::default(); 6],
+            ldtr: Segment::default(),
+            tr: Segment::default(),
+            gdtr: TableRegister::default(),
+            idtr: TableRegister::default(),
+            cr0: 0,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            xcr0: 1,
+            efer: 0,
+            dr: [0; 8],
+            msrs: Msrs::default(),
+            entropy: Entropy::default(),
+            config,
+            memory: wiring.memory,
+            bus: wiring.bus,
+            interrupts: wiring.interrupts,
+            clock: wiring.clock,
+            member: wiring.group.join(&wiring.signals),
+            signals: wiring.signals,
+            group: wiring.group,
+            glance: Arc::default(),
+            blocks: BlockCache::default(),
+        };
+        cpu.reset_state(false);
+        cpu
+    }
+
+    /// The state after power-on or, with `init`, after an INIT signal, which leaves the FPU, most
+    /// model-specific registers and the cache control bits alone (APM volume 2, table 14-1).
+    pub(crate) fn reset_state(&mut self, init: bool) {
+        let data = Segment { selector: 0, base: 0, limit: 0xffff, attributes: attr::real(0) };
+        self.gpr = [0; GPR_SLOTS];
+        // RDX tells family, model and stepping.
+        self.gpr[2] = u64::from(crate::cpuid::SIGNATURE);
+        self.rip = 0xfff0;
+        self.set_rflags(0);
+        self.seg = [data; 6];
+        self.seg[usize::from(CS)] = Segment {
+            selector: 0xf000,
+            base: 0xffff_0000,
+            limit: 0xffff,
+            attributes: attr::real(0) | attr::CODE,
+        };
+        let system = attr::PRESENT;
+        self.ldtr = Segment { attributes: system | 2, ..data };
+        self.tr = Segment { attributes: system | 11, ..data };
+        self.gdtr = TableRegister { base: 0, limit: 0xffff };
+        self.idtr = TableRegister { base: 0, limit: 0xffff };
+        let cache = if init { self.cr0 & (CR0_CD | CR0_NW) } else { CR0_CD | CR0_NW };
+        self.cr0 = CR0_ET | cache;
+        self.cr2 = 0;
+        self.cr3 = 0;
+        self.cr4 = 0;
+        self.efer = 0;
+        self.dr = [0; 8];
+        self.dr[6] = DR6_FIXED;
+        self.dr[7] = DR7_FIXED;
+        self.cpl = 0;
+        self.shadow = false;
+        self.nmi_blocked = false;
+        self.pending_debug = 0;
+        if !init {
+            self.xcr0 = 1;
+            self.fpu = Fpu::default();
+            self.msrs = Msrs::default();
+            self.instructions = 0;
+        }
+        self.activity =
+            if self.config.index == 0 { Activity::Running } else { Activity::WaitForStartup };
+        self.tlb.flush_all();
+        self.update_mode();
+    }
+}

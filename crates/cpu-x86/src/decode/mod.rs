@@ -1,0 +1,205 @@
+//! From bytes to [`Op`]s.
+//!
+//! `iced-x86` decodes; [`decode`] unpacks the operands (`operands`) and picks the handler. Handlers are
+//! found by group: each group of instructions has a `select` function that knows its mnemonics and
+//! operand forms, and says `None` to the others. What no group knows raises #UD.
+
+mod operands;
+
+use iced_x86::{
+    Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, Register,
+};
+
+use crate::cpu::Cpu;
+use crate::exception::{Exception, Result};
+use crate::exec;
+use crate::fpu;
+use crate::op::{Handler, Op, OpFlags};
+use crate::system;
+
+/// Longest possible instruction in bytes; a longer one raises #GP(0).
+pub(crate) const MAX_LEN: usize = 15;
+
+/// Decodes the instruction that `bytes` begin with, for RIP `rip` in a code segment of 16, 32 or 64
+/// `bits`. `None` if the bytes end before the
+/// instruction does; with [`MAX_LEN`] bytes that never happens.
+pub(crate) fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Op> {
+    // Instructions of extensions that the CPU does not have decode as the older ones they extend.
+    let options = DecoderOptions::AMD | DecoderOptions::NO_WBNOINVD | DecoderOptions::NO_MPFX_0FBC;
+    let mut decoder = Decoder::with_ip(bits, bytes, rip, options);
+    let insn = decoder.decode();
+    if insn.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
+        return None;
+    }
+    let mut op = Op {
+        run: undefined,
+        next_rip: rip.wrapping_add(insn.len() as u64),
+        len: insn.len() as u8,
+        ..Op::EMPTY
+    };
+    if insn.is_invalid() {
+        op.flags = OpFlags::ENDS_BLOCK;
+        if insn.len() >= MAX_LEN {
+            op.run = too_long;
+        }
+        return Some(op);
+    }
+    operands::unpack(&insn, &mut op);
+    if let Some(opcode) = fpu::x87_opcode(&bytes[..insn.len()]) {
+        op.imm = u64::from(opcode);
+    }
+    match select(&insn) {
+        Some(handler) => op.run = handler,
+        None => op.flags |= OpFlags::ENDS_BLOCK,
+    }
+    if ends_block(&insn) {
+        op.flags |= OpFlags::ENDS_BLOCK;
+    }
+    Some(op)
+}
+
+/// The handler of an instruction, if any group knows it.
+fn select(insn: &Instruction) -> Option<Handler> {
+    exec::select(insn).or_else(|| fpu::select(insn)).or_else(|| system::select(insn))
+}
+
+fn undefined(_: &mut Cpu, _: &Op) -> Result {
+    Err(Exception::UD)
+}
+
+fn too_long(_: &mut Cpu, _: &Op) -> Result {
+    Err(Exception::GP0)
+}
+
+/// Whether what follows `insn` may have to be decoded, or interrupted, differently because of it.
+fn ends_block(insn: &Instruction) -> bool {
+    if insn.flow_control() != FlowControl::Next || insn.is_privileged() {
+        return true;
+    }
+    match insn.mnemonic() {
+        Mnemonic::Mov | Mnemonic::Pop => insn.op0_register() == Register::SS,
+        Mnemonic::Lss
+        | Mnemonic::Popf
+        | Mnemonic::Popfd
+        | Mnemonic::Popfq
+        | Mnemonic::Sti
+        | Mnemonic::Cli
+        | Mnemonic::In
+        | Mnemonic::Out
+        | Mnemonic::Insb
+        | Mnemonic::Insw
+        | Mnemonic::Insd
+        | Mnemonic::Outsb
+        | Mnemonic::Outsw
+        | Mnemonic::Outsd
+        | Mnemonic::Cpuid
+        | Mnemonic::Serialize
+        | Mnemonic::Pause => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use iced_x86::{Code, CpuidFeature as F, Decoder, DecoderOptions, EncodingKind, Mnemonic};
+
+    use super::select;
+
+    /// Features whose instructions the CPU has to know.
+    const OFFERED: &[F] = &[
+        F::INTEL8086,
+        F::INTEL186,
+        F::INTEL286,
+        F::INTEL386,
+        F::INTEL486,
+        F::X64,
+        F::CMOV,
+        F::CMPXCHG16B,
+        F::CPUID,
+        F::CX8,
+        F::FXSR,
+        F::FSGSBASE,
+        F::INVPCID,
+        F::LZCNT,
+        F::MOVBE,
+        F::MSR,
+        F::MULTIBYTENOP,
+        F::PAUSE,
+        F::POPCNT,
+        F::PREFETCHW,
+        F::RDPMC,
+        F::RDRAND,
+        F::RDTSCP,
+        F::SYSCALL,
+        F::SEP,
+        F::TSC,
+        F::XSAVE,
+        F::FPU,
+        F::FPU287,
+        F::FPU387,
+        F::MMX,
+        F::SSE,
+        F::SSE2,
+        F::SSE3,
+        F::SSSE3,
+        F::SSE4_1,
+        F::SSE4_2,
+        F::SMAP,
+        F::CLFSH,
+    ];
+
+    /// Instructions whose purpose is to raise #UD.
+    fn is_undefined(code: Code) -> bool {
+        matches!(code.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2)
+    }
+
+    /// Every opcode of the legacy maps with every prefix that selects an instruction, register and
+    /// memory forms, in all modes.
+    fn encodings() -> impl Iterator<Item = (u32, Vec<u8>)> {
+        let maps: [&[u8]; 4] = [&[], &[0x0f], &[0x0f, 0x38], &[0x0f, 0x3a]];
+        let prefixes: [&[u8]; 4] = [&[], &[0x66], &[0xf2], &[0xf3]];
+        let modes = [16, 32, 64];
+        let mut all = Vec::new();
+        for bits in modes {
+            for map in maps {
+                for prefix in prefixes {
+                    for rex in [false, true] {
+                        for opcode in 0..=255u8 {
+                            for modrm in (0..=0x38u8).step_by(8).chain(0xc0..=0xff) {
+                                if rex && bits != 64 {
+                                    continue;
+                                }
+                                let mut bytes = prefix.to_vec();
+                                if rex {
+                                    bytes.push(0x48);
+                                }
+                                bytes.extend(map);
+                                bytes.extend([opcode, modrm, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+                                all.push((bits, bytes));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        all.into_iter()
+    }
+
+    #[test]
+    fn every_instruction_of_the_offered_features_has_a_handler() {
+        let mut missing = BTreeSet::new();
+        for (bits, bytes) in encodings() {
+            let mut decoder = Decoder::with_ip(bits, &bytes, 0, DecoderOptions::AMD);
+            let insn = decoder.decode();
+            let offered = !insn.is_invalid()
+                && insn.code().op_code().encoding() == EncodingKind::Legacy
+                && insn.cpuid_features().iter().all(|feature| OFFERED.contains(feature));
+            if offered && !is_undefined(insn.code()) && select(&insn).is_none() {
+                missing.insert(format!("{:?}", insn.code()));
+            }
+        }
+        assert!(missing.is_empty(), "no handler for {missing:#?}");
+    }
+}

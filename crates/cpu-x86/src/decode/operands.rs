@@ -1,0 +1,113 @@
+//! Unpacks an instruction's operands into the fields of an [`Op`], the same way for every instruction.
+
+use iced_x86::{Instruction, OpKind, Register};
+
+use crate::op::{Op, OpFlags, ZERO_REG};
+
+/// Number of `register` within its class, as [`Op::dst`] describes; 0 for registers without one.
+fn number(register: Register) -> u8 {
+    match register {
+        Register::AH | Register::CH | Register::DH | Register::BH => {
+            16 + (register as u8 - Register::AH as u8)
+        }
+        // iced numbers the low bytes of RSP to R15 after the high ones.
+        _ if register.is_gpr8() => register.full_register().number() as u8,
+        _ => register.number() as u8,
+    }
+}
+
+/// Fills `op`'s operands, sizes and prefix flags.
+pub(super) fn unpack(insn: &Instruction, op: &mut Op) {
+    let mut registers = 0;
+    let mut immediates = 0;
+    for index in 0..insn.op_count() {
+        match insn.op_kind(index) {
+            OpKind::Register => {
+                let n = number(insn.op_register(index));
+                match registers {
+                    0 => op.dst = n,
+                    1 => op.src = n,
+                    _ => op.src2 = n,
+                }
+                registers += 1;
+            }
+            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
+                op.imm = insn.near_branch_target();
+            }
+            OpKind::FarBranch16 => {
+                op.imm =
+                    u64::from(insn.far_branch16()) | u64::from(insn.far_branch_selector()) << 32;
+            }
+            OpKind::FarBranch32 => {
+                op.imm =
+                    u64::from(insn.far_branch32()) | u64::from(insn.far_branch_selector()) << 32;
+            }
+            OpKind::Memory => {
+                op.flags |= OpFlags::MEM;
+                if index == 0 {
+                    op.flags |= OpFlags::MEM_DST;
+                }
+                memory(insn, op);
+            }
+            OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => implicit(insn, op, 2),
+            OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => {
+                implicit(insn, op, 4);
+            }
+            OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => {
+                implicit(insn, op, 8);
+            }
+            _ => {
+                let value = insn.immediate(index);
+                op.imm = match immediates {
+                    0 => value,
+                    _ => op.imm & 0xffff_ffff | value << 32,
+                };
+                immediates += 1;
+            }
+        }
+    }
+    op.size = size(insn);
+    op.flags.set(OpFlags::LOCK, insn.has_lock_prefix());
+    op.flags.set(OpFlags::REP, insn.has_rep_prefix());
+    op.flags.set(OpFlags::REPNE, insn.has_repne_prefix());
+}
+
+/// An explicit memory operand.
+fn memory(insn: &Instruction, op: &mut Op) {
+    let base = insn.memory_base();
+    let index = insn.memory_index();
+    op.seg = insn.memory_segment().number() as u8;
+    op.disp = insn.memory_displacement64();
+    op.scale = insn.memory_index_scale().trailing_zeros() as u8;
+    op.addr_size = match (base, index) {
+        (Register::None, Register::None) => insn.memory_displ_size() as u8,
+        (Register::None, _) => index.size() as u8,
+        _ => base.size() as u8,
+    };
+    // For a base of RIP or EIP, iced's displacement is the resolved address.
+    op.base = match base {
+        Register::None | Register::RIP | Register::EIP => ZERO_REG,
+        _ => number(base),
+    };
+    op.index = match index {
+        Register::None => ZERO_REG,
+        _ => number(index),
+    };
+}
+
+/// A memory operand addressed by rSI or rDI: its segment and address size.
+fn implicit(insn: &Instruction, op: &mut Op, addr_size: u8) {
+    op.seg = insn.memory_segment().number() as u8;
+    op.addr_size = addr_size;
+}
+
+/// Operand size in bytes: the memory operand's, else the first register's.
+fn size(insn: &Instruction) -> u8 {
+    let memory = insn.memory_size().size();
+    if memory != 0 {
+        return u8::try_from(memory).unwrap_or(0);
+    }
+    (0..insn.op_count())
+        .find(|&index| insn.op_kind(index) == OpKind::Register)
+        .map_or(0, |index| insn.op_register(index).size() as u8)
+}

@@ -1,0 +1,100 @@
+//! What fits no other group (APM volume 3: BOUND, CLFLUSH, LAHF, NOP, PAUSE, PREFETCH, SAHF; SALC), and
+//! the memory fences.
+
+use std::sync::atomic::{Ordering, fence};
+
+use iced_x86::{Instruction, Mnemonic, OpKind};
+
+use super::sized;
+use crate::cpu::Cpu;
+use crate::exception::{Exception, Result, vector};
+use crate::flags::bits::{AF, CF, PF, SF, ZF};
+use crate::int::Int;
+use crate::op::{Handler, Op};
+use crate::reg::{RAX, addr_mask};
+
+/// AH, as an 8-bit operand's number.
+const AH: u8 = 16;
+/// The flags that LAHF and SAHF move.
+const LOW_FLAGS: u64 = SF | ZF | AF | PF | CF;
+
+fn nop(_: &mut Cpu, _: &Op) -> Result {
+    Ok(())
+}
+
+fn pause(_: &mut Cpu, _: &Op) -> Result {
+    std::hint::spin_loop();
+    Ok(())
+}
+
+fn full_fence(_: &mut Cpu, _: &Op) -> Result {
+    fence(Ordering::SeqCst);
+    Ok(())
+}
+
+/// CLFLUSH: nothing is cached, but the address is checked as for a load.
+fn clflush(cpu: &mut Cpu, op: &Op) -> Result {
+    cpu.load_op::<u8>(op).map(|_| ())
+}
+
+fn lahf(cpu: &mut Cpu, _: &Op) -> Result {
+    let flags = cpu.rflags() as u8;
+    cpu.set_reg(AH, flags);
+    Ok(())
+}
+
+fn sahf(cpu: &mut Cpu, _: &Op) -> Result {
+    let flags = cpu.reg::<u8>(AH).to_u64();
+    cpu.change_flags(LOW_FLAGS, flags);
+    Ok(())
+}
+
+fn salc(cpu: &mut Cpu, _: &Op) -> Result {
+    let value = if cpu.cf() { 0xff } else { 0 };
+    cpu.set_reg::<u8>(RAX, value);
+    Ok(())
+}
+
+fn bound<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
+    let offset = cpu.ea(op);
+    let index = cpu.reg::<T>(op.dst).sext() as i64;
+    let lower = cpu.load::<T>(op.seg, offset)?.sext() as i64;
+    let next = offset.wrapping_add(T::BYTES as u64) & addr_mask(op.addr_size);
+    let upper = cpu.load::<T>(op.seg, next)?.sext() as i64;
+    if index < lower || index > upper {
+        return Err(Exception::plain(vector::BR));
+    }
+    Ok(())
+}
+
+/// The handler of `insn`, if it belongs to this group.
+pub(super) fn select(insn: &Instruction) -> Option<Handler> {
+    match insn.mnemonic() {
+        // Hints of extensions that this CPU lacks are no-ops by design of their encodings.
+        Mnemonic::Nop
+        | Mnemonic::Reservednop
+        | Mnemonic::Endbr32
+        | Mnemonic::Endbr64
+        | Mnemonic::Rdsspd
+        | Mnemonic::Rdsspq
+        | Mnemonic::Cldemote
+        | Mnemonic::Prefetch
+        | Mnemonic::Prefetchw
+        | Mnemonic::Prefetchwt1
+        | Mnemonic::Prefetchnta
+        | Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1
+        | Mnemonic::Prefetcht2
+        | Mnemonic::Lfence => Some(nop),
+        Mnemonic::Pause => Some(pause),
+        Mnemonic::Mfence | Mnemonic::Sfence => Some(full_fence),
+        Mnemonic::Clflush => Some(clflush),
+        Mnemonic::Lahf => Some(lahf),
+        Mnemonic::Sahf => Some(sahf),
+        Mnemonic::Salc => Some(salc),
+        Mnemonic::Bound if insn.op1_kind() == OpKind::Memory => {
+            sized!(insn.op0_register().size(), bound)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,306 @@
+//! The unit's images in memory: FXSAVE and FXRSTOR, XSAVE, XSAVEOPT and XRSTOR (APM volume 2, section
+//! 11.5; SDM volume 1, chapter 13).
+
+use iced_x86::{Code, Instruction};
+
+use super::softfloat::F80;
+use super::{Fpu, MXCSR_MASK};
+use crate::cpu::Cpu;
+use crate::exception::{Exception, Result};
+use crate::host::Access;
+use crate::op::{Handler, Op};
+use crate::reg::{RAX, RDX};
+use crate::regs::{CR0_EM, CR0_TS, CR4_OSXSAVE};
+
+/// State components, as in XCR0 and XSTATE_BV.
+pub(crate) mod component {
+    pub(crate) const X87: u64 = 1 << 0;
+    pub(crate) const SSE: u64 = 1 << 1;
+    pub(crate) const AVX: u64 = 1 << 2;
+}
+use component::{AVX, SSE, X87};
+
+/// Bytes of FXSAVE's image.
+const LEGACY_SIZE: usize = 512;
+/// Where the header of XSAVE's image starts.
+const HEADER: usize = 512;
+/// Where the upper halves of the YMM registers are.
+pub(crate) const AVX_OFFSET: usize = 576;
+/// Bytes of the image with all components that can be.
+const MAX_SIZE: usize = AVX_OFFSET + 256;
+/// The part of the legacy image that belongs to software.
+const SOFTWARE_AREA: usize = 416;
+
+/// Finds the handler.
+pub(super) fn select(insn: &Instruction) -> Option<Handler> {
+    use Code::*;
+    let handler: Handler = match insn.code() {
+        Fxsave_m512byte => |cpu, op| fxsave(cpu, op, false),
+        Fxsave64_m512byte => |cpu, op| fxsave(cpu, op, true),
+        Fxrstor_m512byte => |cpu, op| fxrstor(cpu, op, false),
+        Fxrstor64_m512byte => |cpu, op| fxrstor(cpu, op, true),
+        Xsave_mem => |cpu, op| xsave(cpu, op, false, false),
+        Xsave64_mem => |cpu, op| xsave(cpu, op, true, false),
+        Xsaveopt_mem => |cpu, op| xsave(cpu, op, false, true),
+        Xsaveopt64_mem => |cpu, op| xsave(cpu, op, true, true),
+        Xrstor_mem => |cpu, op| xrstor(cpu, op, false),
+        Xrstor64_mem => |cpu, op| xrstor(cpu, op, true),
+        _ => return None,
+    };
+    Some(handler)
+}
+
+/// Writes `bytes` at `at`.
+fn put(image: &mut [u8], at: usize, bytes: &[u8]) {
+    image[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// Reads the `N` bytes at `at`.
+fn get<const N: usize>(image: &[u8], at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&image[at..at + N]);
+    bytes
+}
+
+impl Fpu {
+    /// The components that are not in their initial configuration.
+    pub(crate) fn in_use(&self) -> u64 {
+        let mut initial = Self::default();
+        initial.init();
+        let x87 = self.control != initial.control
+            || self.status != 0
+            || self.top != 0
+            || self.valid != 0
+            || self.regs != initial.regs
+            || (self.opcode, self.cs, self.ds, self.ip, self.dp) != (0, 0, 0, 0, 0);
+        let used = |yes, component| if yes { component } else { 0 };
+        used(x87, X87)
+            | used(self.xmm.iter().any(|&x| x != 0), SSE)
+            | used(self.ymm_high.iter().any(|&x| x != 0), AVX)
+    }
+
+    /// Puts the x87 part into the first 160 bytes of an image; `wide`: 64-bit pointers. Leaves MXCSR.
+    fn save_x87(&self, image: &mut [u8], wide: bool) {
+        put(image, 0, &self.control.to_le_bytes());
+        put(image, 2, &self.status_word().to_le_bytes());
+        put(image, 4, &[self.valid, 0]);
+        // Without a pending exception, AMD's processors store no pointers.
+        let pointer = |selector: u16, offset: u64| match (self.pending(), wide) {
+            (false, _) => 0,
+            (true, true) => offset,
+            (true, false) => u64::from(selector) << 32 | offset & 0xffff_ffff,
+        };
+        let opcode = if self.pending() { self.opcode } else { 0 };
+        put(image, 6, &opcode.to_le_bytes());
+        put(image, 8, &pointer(self.cs, self.ip).to_le_bytes());
+        put(image, 16, &pointer(self.ds, self.dp).to_le_bytes());
+        for i in 0..8 {
+            let value = self.regs[usize::from(self.top.wrapping_add(i) & 7)];
+            put(image, 32 + 16 * usize::from(i), &value.to_bits().to_le_bytes());
+        }
+    }
+
+    fn restore_x87(&mut self, image: &[u8], wide: bool) {
+        let word = |at| u16::from_le_bytes(get(image, at));
+        let pointer = |at| u64::from_le_bytes(get(image, at));
+        self.set_control(word(0));
+        self.set_status_word(word(2));
+        self.valid = image[4];
+        self.opcode = word(6) & 0x7ff;
+        if wide {
+            (self.ip, self.dp) = (pointer(8), pointer(16));
+            (self.cs, self.ds) = (0, 0);
+        } else {
+            (self.ip, self.dp) = (pointer(8) & 0xffff_ffff, pointer(16) & 0xffff_ffff);
+            (self.cs, self.ds) = (word(12), word(20));
+        }
+        for i in 0..8 {
+            let bits = u128::from_le_bytes(get(image, 32 + 16 * usize::from(i)));
+            self.regs[usize::from(self.top.wrapping_add(i) & 7)] = F80::from_bits(bits);
+        }
+    }
+
+    fn save_mxcsr(&self, image: &mut [u8]) {
+        put(image, 24, &self.mxcsr.to_le_bytes());
+        put(image, 28, &MXCSR_MASK.to_le_bytes());
+    }
+
+    /// The first `count` vector registers at `at`.
+    fn save_vectors(registers: &[u128; 16], image: &mut [u8], at: usize, count: usize) {
+        for (i, register) in registers.iter().take(count).enumerate() {
+            put(image, at + 16 * i, &register.to_le_bytes());
+        }
+    }
+
+    fn restore_vectors(registers: &mut [u128; 16], image: &[u8], at: usize, count: usize) {
+        for (i, register) in registers.iter_mut().take(count).enumerate() {
+            *register = u128::from_le_bytes(get(image, at + 16 * i));
+        }
+    }
+}
+
+/// MXCSR of an image; #GP if it has bits that do not exist.
+fn checked_mxcsr(image: &[u8]) -> Result<u32> {
+    let mxcsr = u32::from_le_bytes(get(image, 24));
+    if mxcsr & !MXCSR_MASK != 0 { Err(Exception::GP0) } else { Ok(mxcsr) }
+}
+
+/// Vector registers that the mode can reach: 8, or 16 in 64-bit mode.
+fn vector_count(cpu: &Cpu) -> usize {
+    if cpu.ip_mask == u64::MAX { 16 } else { 8 }
+}
+
+/// The offset of the image, which must be aligned to `align` bytes and within its segment.
+fn image_offset(cpu: &mut Cpu, op: &Op, len: usize, align: u64, access: Access) -> Result<u64> {
+    let offset = cpu.ea(op);
+    let linear = cpu.linear(op.seg, offset, len, access)?;
+    if linear & (align - 1) != 0 {
+        return Err(Exception::GP0);
+    }
+    Ok(offset)
+}
+
+fn fxsave_check(cpu: &Cpu) -> Result {
+    if cpu.cr0 & (CR0_EM | CR0_TS) != 0 { Err(Exception::NM) } else { Ok(()) }
+}
+
+fn fxsave(cpu: &mut Cpu, op: &Op, wide: bool) -> Result {
+    fxsave_check(cpu)?;
+    let offset = image_offset(cpu, op, LEGACY_SIZE, 16, Access::Write)?;
+    let mut image = [0; SOFTWARE_AREA];
+    let count = vector_count(cpu);
+    cpu.fpu.save_x87(&mut image, wide);
+    cpu.fpu.save_mxcsr(&mut image);
+    Fpu::save_vectors(&cpu.fpu.xmm, &mut image, 160, count);
+    // Registers out of reach are not written.
+    cpu.store_bytes(op.seg, offset, &image[..160 + 16 * count])
+}
+
+fn fxrstor(cpu: &mut Cpu, op: &Op, wide: bool) -> Result {
+    fxsave_check(cpu)?;
+    let offset = image_offset(cpu, op, LEGACY_SIZE, 16, Access::Read)?;
+    let mut image = [0; LEGACY_SIZE];
+    cpu.load_bytes(op.seg, offset, &mut image)?;
+    let mxcsr = checked_mxcsr(&image)?;
+    let count = vector_count(cpu);
+    cpu.fpu.restore_x87(&image, wide);
+    cpu.fpu.mxcsr = mxcsr;
+    Fpu::restore_vectors(&mut cpu.fpu.xmm, &image, 160, count);
+    Ok(())
+}
+
+/// The components that an XSAVE instruction is asked for, after its checks.
+fn requested(cpu: &Cpu) -> Result<u64> {
+    if cpu.cr4 & CR4_OSXSAVE == 0 {
+        return Err(Exception::UD);
+    }
+    if cpu.cr0 & CR0_TS != 0 {
+        return Err(Exception::NM);
+    }
+    Ok((cpu.gpr(RDX) << 32 | cpu.gpr(RAX) & 0xffff_ffff) & cpu.xcr0)
+}
+
+/// Bytes of the image that holds `components`.
+fn image_size(components: u64) -> usize {
+    if components & AVX != 0 { MAX_SIZE } else { AVX_OFFSET }
+}
+
+/// XSAVE and, with `optimize`, XSAVEOPT, which leaves out components in their initial configuration.
+fn xsave(cpu: &mut Cpu, op: &Op, wide: bool, optimize: bool) -> Result {
+    let requested = requested(cpu)?;
+    let size = image_size(requested);
+    let offset = image_offset(cpu, op, size, 64, Access::Write)?;
+    cpu.probe_write(op.seg, offset, size)?;
+    // Everything that is not written keeps what memory has.
+    let mut image = [0; MAX_SIZE];
+    cpu.load_bytes(op.seg, offset, &mut image[..size])?;
+    let used = cpu.fpu.in_use();
+    let count = vector_count(cpu);
+    let written = if optimize { requested & used } else { requested };
+    if written & X87 != 0 {
+        cpu.fpu.save_x87(&mut image, wide);
+    }
+    if requested & (SSE | AVX) != 0 {
+        cpu.fpu.save_mxcsr(&mut image);
+    }
+    if written & SSE != 0 {
+        Fpu::save_vectors(&cpu.fpu.xmm, &mut image, 160, count);
+    }
+    if written & AVX != 0 {
+        Fpu::save_vectors(&cpu.fpu.ymm_high, &mut image, AVX_OFFSET, count);
+    }
+    let old = u64::from_le_bytes(get(&image, HEADER));
+    let present = old & !requested | used & requested;
+    put(&mut image, HEADER, &present.to_le_bytes());
+    // Neither the software area nor the rest of the header is written.
+    cpu.store_bytes(op.seg, offset, &image[..SOFTWARE_AREA])?;
+    let header: [u8; 8] = get(&image, HEADER);
+    cpu.store_bytes(op.seg, at(op, offset, HEADER), &header)?;
+    if written & AVX != 0 {
+        cpu.store_bytes(op.seg, at(op, offset, AVX_OFFSET), &image[AVX_OFFSET..])?;
+    }
+    Ok(())
+}
+
+/// `offset` within an image.
+fn at(op: &Op, image: u64, offset: usize) -> u64 {
+    image.wrapping_add(offset as u64) & crate::reg::addr_mask(op.addr_size)
+}
+
+fn xrstor(cpu: &mut Cpu, op: &Op, wide: bool) -> Result {
+    let requested = requested(cpu)?;
+    let size = image_size(requested);
+    let offset = image_offset(cpu, op, size, 64, Access::Read)?;
+    let mut image = [0; MAX_SIZE];
+    cpu.load_bytes(op.seg, offset, &mut image[..size])?;
+    let present = u64::from_le_bytes(get(&image, HEADER));
+    let reserved: [u8; 16] = get(&image, HEADER + 8);
+    // The compacted format, which XCOMP_BV announces, is not offered.
+    if present & !cpu.xcr0 != 0 || reserved != [0; 16] {
+        return Err(Exception::GP0);
+    }
+    let mxcsr = if requested & (SSE | AVX) != 0 { checked_mxcsr(&image)? } else { cpu.fpu.mxcsr };
+    let count = vector_count(cpu);
+    let fpu = &mut cpu.fpu;
+    fpu.mxcsr = mxcsr;
+    if requested & X87 != 0 {
+        if present & X87 != 0 {
+            fpu.restore_x87(&image, wide);
+        } else {
+            fpu.init();
+            fpu.regs = [F80::ZERO; 8];
+        }
+    }
+    if requested & SSE != 0 {
+        if present & SSE == 0 {
+            image[160..SOFTWARE_AREA].fill(0);
+        }
+        Fpu::restore_vectors(&mut fpu.xmm, &image, 160, count);
+    }
+    if requested & AVX != 0 {
+        if present & AVX == 0 {
+            image[AVX_OFFSET..].fill(0);
+        }
+        Fpu::restore_vectors(&mut fpu.ymm_high, &image, AVX_OFFSET, count);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+impl Cpu {
+    /// Takes up FXSAVE64's image without an instruction.
+    pub(crate) fn load_image_for_test(&mut self, image: &[u8; LEGACY_SIZE]) {
+        self.fpu.restore_x87(image, true);
+        self.fpu.mxcsr = u32::from_le_bytes(get(image, 24));
+        Fpu::restore_vectors(&mut self.fpu.xmm, image, 160, 16);
+    }
+
+    /// FXSAVE64's image.
+    pub(crate) fn save_image_for_test(&self) -> [u8; LEGACY_SIZE] {
+        let mut image = [0; LEGACY_SIZE];
+        self.fpu.save_x87(&mut image, true);
+        self.fpu.save_mxcsr(&mut image);
+        Fpu::save_vectors(&self.fpu.xmm, &mut image, 160, 16);
+        image
+    }
+}

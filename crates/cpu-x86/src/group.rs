@@ -1,0 +1,187 @@
+//! The CPUs of one machine, as far as their caches concern each other.
+//!
+//! A CPU that decodes instructions from a page needs to hear of every later write to it. But CPUs may
+//! hold TLB entries that let them write without a word. So it takes a new epoch, and asks all by
+//! [`Signal::Flush`] to empty their first-level TLBs. Until each has passed that epoch, or does not
+//! run, the page is not *settled*, and blocks decoded from it are compared with memory before each
+//! execution.
+//!
+//! Why that is enough: a CPU enters a write permission into its TLB only if the page is not marked as
+//! code at that moment, and it publishes that it runs before it enters anything. Marking a page and
+//! reading who runs are ordered the other way round, so at least one side sees the other.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Arc, RwLock};
+
+use accel::{Signal, Signals};
+
+/// What [`Member::passed`] holds while its CPU does not run: it has no TLB entries that matter.
+const NOT_RUNNING: u64 = u64::MAX;
+
+#[derive(Debug)]
+pub(crate) struct Member {
+    signals: Arc<Signals>,
+    /// The latest epoch whose flush the CPU has done.
+    passed: AtomicU64,
+}
+
+/// The CPUs that share a guest's memory. Each machine makes one and gives it to all its CPUs.
+#[derive(Debug, Default)]
+pub struct CpuGroup {
+    epoch: AtomicU64,
+    members: RwLock<Vec<Arc<Member>>>,
+}
+
+impl CpuGroup {
+    /// Adds a CPU.
+    pub(crate) fn join(&self, signals: &Arc<Signals>) -> Arc<Member> {
+        let member =
+            Arc::new(Member { signals: Arc::clone(signals), passed: AtomicU64::new(NOT_RUNNING) });
+        self.members.write().unwrap_or_else(|e| e.into_inner()).push(Arc::clone(&member));
+        member
+    }
+
+    /// Takes a CPU out.
+    pub(crate) fn leave(&self, member: &Arc<Member>) {
+        let mut members = self.members.write().unwrap_or_else(|e| e.into_inner());
+        members.retain(|other| !Arc::ptr_eq(other, member));
+    }
+
+    /// `member` is about to run; returns whether its first-level TLB has to be emptied first.
+    pub(crate) fn enter(&self, member: &Member, last_passed: u64) -> (u64, bool) {
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        member.passed.store(epoch, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        (epoch, epoch != last_passed)
+    }
+
+    /// `member` has emptied its first-level TLB after it saw `epoch`.
+    pub(crate) fn pass(&self, member: &Member, epoch: u64) {
+        member.passed.store(epoch, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// `member` has stopped running.
+    pub(crate) fn rest(&self, member: &Member) {
+        member.passed.store(NOT_RUNNING, Ordering::SeqCst);
+    }
+
+    /// The current epoch.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// A page was just marked as code: asks all CPUs to flush. Returns the epoch that they have to
+    /// pass; 0 if there is only one CPU, whose TLB the caller has seen to.
+    pub(crate) fn request_flush(&self) -> u64 {
+        fence(Ordering::SeqCst);
+        let members = self.members.read().unwrap_or_else(|e| e.into_inner());
+        if members.len() <= 1 {
+            return 0;
+        }
+        let epoch = self.epoch.fetch_add(1, Ordering::SeqCst) + 1;
+        for member in members.iter() {
+            if member.passed.load(Ordering::SeqCst) < epoch {
+                member.signals.raise(Signal::Flush);
+            }
+        }
+        epoch
+    }
+
+    /// The epoch that every CPU has passed.
+    pub(crate) fn settled(&self) -> u64 {
+        let members = self.members.read().unwrap_or_else(|e| e.into_inner());
+        let passed = members.iter().map(|member| member.passed.load(Ordering::SeqCst));
+        passed.min().unwrap_or(NOT_RUNNING)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use iced_x86::code_asm::*;
+
+    use crate::testing::{CODE, STACK, load, long_mode_cpus, run_to_halt};
+
+    const FUNCTION: u64 = 0x4_0000;
+    const ASKED: u64 = 0x5_0000;
+    const ANSWERED: u64 = 0x5_1000;
+    const ROUNDS: i32 = 20_000;
+
+    /// One CPU writes a function, over and over, on pages that change; the other calls it after each
+    /// change and serialises first, as the architecture asks for.
+    #[test]
+    fn code_that_another_cpu_rewrites_is_seen() {
+        let mut cpus = long_mode_cpus(2);
+        let mut caller = cpus.remove(0);
+        let mut writer = cpus.remove(0);
+        load(&caller, |a| {
+            // The caller: RBX holds the next round.
+            let mut wait = a.create_label();
+            let mut wrong = a.create_label();
+            a.mov(ebx, 1).unwrap();
+            a.set_label(&mut wait).unwrap();
+            a.cmp(dword_ptr(ASKED), ebx).unwrap();
+            a.jne(wait).unwrap();
+            a.mov(r8d, ebx).unwrap();
+            a.xor(eax, eax).unwrap();
+            a.cpuid().unwrap();
+            a.mov(ebx, r8d).unwrap();
+            // One of eight pages.
+            a.mov(ecx, ebx).unwrap();
+            a.and(ecx, 7).unwrap();
+            a.shl(ecx, 12).unwrap();
+            a.add(ecx, FUNCTION as i32).unwrap();
+            a.call(rcx).unwrap();
+            a.cmp(eax, ebx).unwrap();
+            a.jne(wrong).unwrap();
+            a.mov(dword_ptr(ANSWERED), ebx).unwrap();
+            a.inc(ebx).unwrap();
+            a.cmp(ebx, ROUNDS).unwrap();
+            a.jbe(wait).unwrap();
+            a.set_label(&mut wrong).unwrap();
+            a.hlt().unwrap();
+        });
+        let mut assembler = CodeAssembler::new(64).unwrap();
+        let a = &mut assembler;
+        let mut next = a.create_label();
+        let mut wait = a.create_label();
+        a.mov(ebx, 1).unwrap();
+        a.set_label(&mut next).unwrap();
+        a.mov(ecx, ebx).unwrap();
+        a.and(ecx, 7).unwrap();
+        a.shl(ecx, 12).unwrap();
+        a.add(ecx, FUNCTION as i32).unwrap();
+        // mov eax, imm32; ret
+        a.mov(byte_ptr(rcx), 0xb8).unwrap();
+        a.mov(dword_ptr(rcx + 1), ebx).unwrap();
+        a.mov(byte_ptr(rcx + 5), 0xc3).unwrap();
+        a.mov(dword_ptr(ASKED), ebx).unwrap();
+        a.set_label(&mut wait).unwrap();
+        a.cmp(dword_ptr(ANSWERED), ebx).unwrap();
+        a.jne(wait).unwrap();
+        a.inc(ebx).unwrap();
+        a.cmp(ebx, ROUNDS).unwrap();
+        a.jbe(next).unwrap();
+        a.hlt().unwrap();
+        let start = CODE + 0x4000;
+        let code = assembler.assemble(start).unwrap();
+        writer.memory.write(start, &code).unwrap();
+        writer.rip = start;
+        writer.gpr[4] = STACK - 0x1000;
+
+        let memory = std::sync::Arc::clone(&caller.memory);
+        let signals = std::sync::Arc::clone(&writer.signals);
+        let writes = thread::spawn(move || {
+            accel::Vcpu::run(&mut writer);
+            writer.gpr[3]
+        });
+        run_to_halt(&mut caller);
+        signals.raise(accel::Signal::Exit);
+        writes.join().unwrap();
+        let mut answered = [0; 4];
+        memory.read(ANSWERED, &mut answered).unwrap();
+        assert_eq!(i32::from_le_bytes(answered), ROUNDS, "the caller ran stale code");
+    }
+}

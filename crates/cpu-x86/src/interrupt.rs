@@ -1,0 +1,362 @@
+//! Delivery of exceptions and interrupts (APM volume 2, chapter 8; section 14.1 for INIT and start-up).
+//!
+//! [`Cpu::deliver`] enters a handler through the interrupt vector table or a gate. It checks and writes
+//! everything before it changes a register, so that an exception on the way can be delivered in place
+//! of the event. [`Cpu::deliver_exception`] combines such exceptions into double faults and, at last,
+//! shutdown.
+
+use accel::Signal;
+
+use crate::cpu::Cpu;
+use crate::descriptor::{Descriptor, gp, is_null, np, system_type};
+use crate::exception::{Exception, Result, vector};
+use crate::flags::bits;
+use crate::segment::{CS, DS, ES, FS, GS, SS, attr};
+use crate::stack::NewStack;
+use crate::state::{Activity, Segment};
+
+/// Bit 0 of an error code: the event came from outside the program.
+const EXTERNAL: u16 = 1;
+/// Bit 1 of an error code: the index is one into the IDT.
+const IN_IDT: u16 = 2;
+
+/// Where an event comes from, which decides about privilege checks and error codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// INT n, INT3 and INTO: the gate's DPL counts.
+    Software,
+    /// INT1 (ICEBP): a software interrupt whose gate's DPL does not count.
+    Icebp,
+    /// An exception.
+    Exception,
+    /// An external interrupt or NMI.
+    External,
+}
+
+/// Whether the CPU goes on after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Delivered {
+    /// It continues with the handler.
+    Yes,
+    /// A triple fault: it shuts down.
+    Shutdown,
+}
+
+/// Vectors that give a double fault when one meets another.
+fn is_contributory(v: u8) -> bool {
+    matches!(v, vector::DE | vector::TS | vector::NP | vector::SS | vector::GP)
+}
+
+impl Cpu {
+    /// Delivers an exception that an instruction raised, with `rip` at that instruction (a fault) or
+    /// after it (a trap).
+    pub(crate) fn deliver_exception(&mut self, exception: Exception) -> Delivered {
+        self.deliver_event(exception, Source::Exception)
+    }
+
+    /// Delivers `event` or the exception that comes of trying.
+    fn deliver_event(&mut self, event: Exception, source: Source) -> Delivered {
+        let mut current = event;
+        let mut source = source;
+        loop {
+            let Err(next) = self.deliver(current.vector, source, current.error_code) else {
+                return Delivered::Yes;
+            };
+            if current.vector == vector::DF && source == Source::Exception {
+                return Delivered::Shutdown;
+            }
+            let first = if source == Source::Exception { current.vector } else { vector::NMI };
+            let doubles = is_contributory(first) && is_contributory(next.vector)
+                || first == vector::PF
+                    && (next.vector == vector::PF || is_contributory(next.vector));
+            current = if doubles { Exception::with_code(vector::DF, 0) } else { next };
+            source = Source::Exception;
+        }
+    }
+
+    /// Enters the handler of `vector`. On an error nothing has changed but accessed bits.
+    pub(crate) fn deliver(
+        &mut self,
+        vector: u8,
+        source: Source,
+        error_code: Option<u16>,
+    ) -> Result {
+        let done = if self.mode.is_real() {
+            self.deliver_real(vector)
+        } else {
+            self.deliver_gate(vector, source, error_code)
+        };
+        done.map_err(|mut fault| {
+            let external = source == Source::Exception || source == Source::External;
+            if external && matches!(fault.vector, vector::TS..=vector::GP) {
+                fault.error_code = fault.error_code.map(|code| code | EXTERNAL);
+            }
+            fault
+        })?;
+        self.activity = Activity::Running;
+        Ok(())
+    }
+
+    fn deliver_real(&mut self, vector: u8) -> Result {
+        let at = u64::from(vector) * 4;
+        if at + 3 > u64::from(self.idtr.limit) {
+            return Err(gp((u16::from(vector) * 8) | IN_IDT));
+        }
+        let entry: u32 = self.load_linear(self.idtr.base.wrapping_add(at))?;
+        let mut stack = self.current_stack(false);
+        self.push_to(&mut stack, 2, self.rflags())?;
+        self.push_to(&mut stack, 2, u64::from(self.seg[usize::from(CS)].selector))?;
+        self.push_to(&mut stack, 2, self.rip)?;
+        self.gpr[4] = stack.sp;
+        self.system_flags &= !(bits::IF | bits::TF | bits::AC | bits::RF);
+        self.load_segment_real(CS, (entry >> 16) as u16);
+        self.rip = u64::from(entry as u16);
+        Ok(())
+    }
+
+    /// Reads and checks the gate of `vector`; returns it with the upper half of its target.
+    fn gate(&mut self, vector: u8, source: Source) -> Result<(Descriptor, u64)> {
+        let code = (u16::from(vector) * 8) | IN_IDT;
+        let fault = Exception::with_code(vector::GP, code);
+        let long = self.long_mode();
+        let size = if long { 16 } else { 8 };
+        let offset = u64::from(vector) * size;
+        if offset + size - 1 > u64::from(self.idtr.limit) {
+            return Err(fault);
+        }
+        let at = self.idtr.base.wrapping_add(offset);
+        let gate = Descriptor { raw: self.load_linear(at)?, at };
+        let high = if long { self.load_linear::<u64>(at.wrapping_add(8))? << 32 } else { 0 };
+        let known = match gate.system_type() {
+            Some(system_type::INT_GATE | system_type::TRAP_GATE) => true,
+            Some(system_type::INT_GATE16 | system_type::TRAP_GATE16 | system_type::TASK_GATE) => {
+                !long
+            }
+            _ => false,
+        };
+        if !known || source == Source::Software && gate.dpl() < self.cpl {
+            return Err(fault);
+        }
+        if !gate.present() {
+            return Err(Exception::with_code(vector::NP, code));
+        }
+        Ok((gate, high))
+    }
+
+    fn deliver_gate(&mut self, vector: u8, source: Source, error_code: Option<u16>) -> Result {
+        let (gate, high) = self.gate(vector, source)?;
+        let kind = gate.system_type();
+        if kind == Some(system_type::TASK_GATE) {
+            // Hardware task switching: see `far`.
+            return Err(ts_unsupported(gate.gate_selector()));
+        }
+        let selector = gate.gate_selector();
+        if is_null(selector) {
+            return Err(gp(0));
+        }
+        let mut target = self.descriptor(selector)?;
+        if !target.is_code() || target.dpl() > self.cpl {
+            return Err(gp(selector));
+        }
+        if !target.present() {
+            return Err(np(selector));
+        }
+        let conforming = target.has(attr::CONFORMING);
+        let level = if conforming { self.cpl } else { target.dpl() };
+        if self.mode.is_vm86() && level != 0 {
+            return Err(gp(selector));
+        }
+        let long = self.long_mode();
+        if long && (!target.has(attr::LONG) || target.has(attr::BIG)) {
+            return Err(gp(selector));
+        }
+        let offset = match kind {
+            Some(system_type::INT_GATE16 | system_type::TRAP_GATE16) => gate.gate_offset() & 0xffff,
+            _ => gate.gate_offset() | high,
+        };
+        self.mark_accessed(&mut target)?;
+        let code = target.segment(selector);
+        let mut flags = self.rflags();
+        if source == Source::Exception && is_fault(vector) {
+            flags |= bits::RF;
+        } else {
+            flags &= !bits::RF;
+        }
+        let stack = if long {
+            self.check_code_offset(&code, offset)?;
+            self.long_frame(level, (gate.raw >> 32 & 7) as u8, flags, error_code)?
+        } else {
+            let size = if matches!(kind, Some(system_type::INT_GATE | system_type::TRAP_GATE)) {
+                4
+            } else {
+                2
+            };
+            self.check_code_offset(&code, offset)?;
+            self.legacy_frame(level, size, flags, error_code)?
+        };
+        let is_interrupt_gate =
+            matches!(kind, Some(system_type::INT_GATE | system_type::INT_GATE16));
+        self.system_flags &= !(bits::TF | bits::NT | bits::RF | bits::VM);
+        if is_interrupt_gate {
+            self.system_flags &= !bits::IF;
+        }
+        let changed = level != self.cpl;
+        self.cpl = level;
+        if long {
+            if changed {
+                let selector = u16::from(level);
+                self.seg[usize::from(SS)] = Segment { selector, ..Segment::default() };
+            }
+        } else {
+            self.seg[usize::from(SS)] = stack.segment;
+        }
+        self.gpr[4] = stack.sp;
+        self.set_code(code, level, offset);
+        Ok(())
+    }
+
+    /// Pushes the frame of 64-bit mode.
+    fn long_frame(
+        &mut self,
+        level: u8,
+        ist: u8,
+        flags: u64,
+        error_code: Option<u16>,
+    ) -> Result<NewStack> {
+        let top = if ist != 0 {
+            self.tss_stack_long(28 + 8 * u64::from(ist))?
+        } else if level != self.cpl {
+            self.tss_stack_long(4 + 8 * u64::from(level))?
+        } else {
+            self.gpr[4]
+        };
+        let mut stack = self.new_stack(Segment::default(), top & !0xf, level, true);
+        self.push_to(&mut stack, 8, u64::from(self.seg[usize::from(SS)].selector))?;
+        self.push_to(&mut stack, 8, self.gpr[4])?;
+        self.push_to(&mut stack, 8, flags)?;
+        self.push_to(&mut stack, 8, u64::from(self.seg[usize::from(CS)].selector))?;
+        self.push_to(&mut stack, 8, self.rip)?;
+        if let Some(code) = error_code {
+            self.push_to(&mut stack, 8, u64::from(code))?;
+        }
+        Ok(stack)
+    }
+
+    /// Pushes the frame of 16- and 32-bit modes.
+    fn legacy_frame(
+        &mut self,
+        level: u8,
+        size: u8,
+        flags: u64,
+        error_code: Option<u16>,
+    ) -> Result<NewStack> {
+        let selector_of = |cpu: &Self, index: u8| u64::from(cpu.seg[usize::from(index)].selector);
+        let inner = level != self.cpl;
+        let mut stack = if inner {
+            let (sp, selector) = self.tss_stack(level)?;
+            let segment = self.inner_stack_segment(selector, level)?;
+            let mut stack = self.new_stack(segment, sp, level, false);
+            if self.mode.is_vm86() {
+                for index in [GS, FS, DS, ES] {
+                    self.push_to(&mut stack, size, selector_of(self, index))?;
+                }
+            }
+            self.push_to(&mut stack, size, selector_of(self, SS))?;
+            self.push_to(&mut stack, size, self.gpr[4])?;
+            stack
+        } else {
+            self.current_stack(false)
+        };
+        self.push_to(&mut stack, size, flags)?;
+        self.push_to(&mut stack, size, selector_of(self, CS))?;
+        self.push_to(&mut stack, size, self.rip)?;
+        if let Some(code) = error_code {
+            self.push_to(&mut stack, size, u64::from(code))?;
+        }
+        if self.mode.is_vm86() {
+            for index in [GS, FS, DS, ES] {
+                self.seg[usize::from(index)] = Segment::default();
+            }
+        }
+        Ok(stack)
+    }
+
+    /// INT n and its relatives, called by their handlers with `rip` after the instruction.
+    pub(crate) fn software_interrupt(&mut self, vector: u8, source: Source) -> Result {
+        // What follows traps of its own, such as a single step, belongs to the interrupted program.
+        self.deliver(vector, source, None)
+    }
+
+    /// Takes the most urgent of the raised signals, if the CPU is in a state to take it. Called between
+    /// instructions; [`Signal::Exit`] and [`Signal::Flush`] are the run loop's.
+    pub(crate) fn take_event(&mut self) -> Delivered {
+        if self.signals.clear(Signal::Smi) {
+            // There is no system management mode: the board's SMIs have nobody to handle them.
+        }
+        if self.signals.clear(Signal::Init) {
+            self.reset_state(true);
+            if self.config.index != 0 {
+                self.activity = Activity::WaitForStartup;
+            }
+        }
+        if self.signals.is_raised(Signal::Startup) {
+            let waits = self.activity == Activity::WaitForStartup;
+            self.signals.clear(Signal::Startup);
+            if waits {
+                self.start_up(self.interrupts.startup_vector());
+            }
+        }
+        if self.activity == Activity::WaitForStartup || self.shadow {
+            return Delivered::Yes;
+        }
+        if self.signals.is_raised(Signal::Nmi) && !self.nmi_blocked {
+            self.signals.clear(Signal::Nmi);
+            self.nmi_blocked = true;
+            return self.deliver_event(Exception::plain(vector::NMI), Source::External);
+        }
+        if self.signals.is_raised(Signal::Interrupt)
+            && self.system_flags & bits::IF != 0
+            && let Some(vector) = self.interrupts.acknowledge()
+        {
+            return self.deliver_event(Exception::plain(vector), Source::External);
+        }
+        Delivered::Yes
+    }
+
+    /// The bits of `signals` that [`Self::take_event`] would act on in the CPU's present state.
+    #[inline]
+    pub(crate) fn wanted_signals(&self) -> u32 {
+        let mut wanted = Signal::Smi as u32 | Signal::Init as u32 | Signal::Startup as u32;
+        if self.activity != Activity::WaitForStartup && !self.shadow {
+            if !self.nmi_blocked {
+                wanted |= Signal::Nmi as u32;
+            }
+            if self.system_flags & bits::IF != 0 {
+                wanted |= Signal::Interrupt as u32;
+            }
+        }
+        wanted
+    }
+
+    /// Starts a waiting application processor at page `vector` of the first megabyte.
+    fn start_up(&mut self, vector: u8) {
+        self.load_segment_real(CS, u16::from(vector) << 8);
+        self.rip = 0;
+        self.activity = Activity::Running;
+    }
+}
+
+/// Exceptions whose saved RIP is that of the instruction, and whose saved RF is set so that the
+/// instruction does not meet its own breakpoint again. A #DB manages RF itself.
+fn is_fault(v: u8) -> bool {
+    !matches!(v, vector::DB | vector::NMI | vector::BP | vector::OF | vector::DF | vector::MC)
+}
+
+/// What a task switch raises: hardware task switching is not offered yet.
+pub(crate) fn ts_unsupported(selector: u16) -> Exception {
+    crate::descriptor::ts(selector)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,395 @@
+//! Page translation (APM volume 2, chapter 5; SDM volume 3, chapter 4).
+//!
+//! [`Cpu::translate`] turns a linear address into a [`Translation`], walking the tables of the mode
+//! that is active: none, 32-bit with PSE, PAE, or 4-level. Accessed bits are set level by level as a
+//! processor does, the dirty bit when the write is allowed, both by compare-exchange, so that two CPUs
+//! and a guest that changes an entry at the same time lose nothing.
+
+use crate::cpu::Cpu;
+use crate::exception::{Exception, Result, vector};
+use crate::host::{Access, HostPtr, TlbEntry};
+use crate::regs::{
+    CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE,
+};
+use crate::tlb::{Class, Rights, Translation};
+
+/// Width of guest physical addresses in bits, as CPUID tells it.
+pub(crate) const PHYS_BITS: u32 = 40;
+/// Width of linear addresses in long mode.
+pub(crate) const LINEAR_BITS: u32 = 48;
+
+/// Bits of page table entries.
+mod pte {
+    pub(super) const PRESENT: u64 = 1 << 0;
+    pub(super) const WRITE: u64 = 1 << 1;
+    pub(super) const USER: u64 = 1 << 2;
+    pub(super) const ACCESSED: u64 = 1 << 5;
+    pub(super) const DIRTY: u64 = 1 << 6;
+    pub(super) const LARGE: u64 = 1 << 7;
+    pub(super) const GLOBAL: u64 = 1 << 8;
+    pub(super) const NX: u64 = 1 << 63;
+    /// Address bits of a long entry.
+    pub(super) const ADDR: u64 = 0x000f_ffff_ffff_f000;
+}
+
+/// Bits of the page fault error code.
+mod code {
+    pub(super) const PRESENT: u16 = 1 << 0;
+    pub(super) const WRITE: u16 = 1 << 1;
+    pub(super) const USER: u16 = 1 << 2;
+    pub(super) const RESERVED: u16 = 1 << 3;
+    pub(super) const FETCH: u16 = 1 << 4;
+}
+
+/// Whose rights an access has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Privilege {
+    /// CPL 3.
+    User,
+    /// CPL 0 to 2 or the CPU itself; SMAP applies.
+    Supervisor,
+    /// CPL 0 to 2 with SMAP suspended.
+    SupervisorAc,
+}
+
+/// Why a walk failed.
+enum Miss {
+    NotPresent,
+    Reserved,
+    /// Another CPU changed an entry meanwhile: start again.
+    Changed,
+}
+
+/// Where a leaf entry is and what it says.
+struct Leaf {
+    /// Physical address of the entry.
+    at: u64,
+    value: u64,
+    /// 4 or 8 bytes an entry.
+    wide: bool,
+    /// Physical address of the page that `linear` is in, of 4 KiB.
+    phys: u64,
+    rights: Rights,
+}
+
+/// Whether `linear` has all bits from the linear width up equal.
+pub(crate) fn is_canonical(linear: u64) -> bool {
+    let shift = 64 - LINEAR_BITS;
+    ((linear << shift) as i64 >> shift) as u64 == linear
+}
+
+impl Cpu {
+    /// Whether EFER.LMA is set.
+    #[inline(always)]
+    pub(crate) fn long_mode(&self) -> bool {
+        self.efer & EFER_LMA != 0
+    }
+
+    /// Translates `linear` for `access`; raises #PF if that is not allowed. The address is canonical.
+    pub(crate) fn translate(
+        &mut self,
+        linear: u64,
+        access: Access,
+        privilege: Privilege,
+    ) -> Result<Translation> {
+        if let Some(found) = self.tlb.lookup(linear)
+            && self.allows(found.rights, access, privilege)
+            && (access != Access::Write || found.rights.contains(Rights::DIRTY))
+        {
+            return Ok(found);
+        }
+        if self.cr0 & CR0_PG == 0 {
+            let rights = Rights::WRITE | Rights::USER | Rights::EXECUTE | Rights::DIRTY;
+            let phys = linear & 0xffff_f000;
+            let found = Translation { phys, host: self.host_page(phys), rights };
+            self.tlb.remember(linear, found);
+            return Ok(found);
+        }
+        loop {
+            match self.walk(linear) {
+                Ok(leaf) => {
+                    if !self.allows(leaf.rights, access, privilege) {
+                        return Err(self.page_fault(linear, access, privilege, code::PRESENT));
+                    }
+                    if let Some(found) = self.finish(&leaf, access) {
+                        self.tlb.remember(linear, found);
+                        return Ok(found);
+                    }
+                }
+                Err(Miss::Changed) => {}
+                Err(Miss::NotPresent) => {
+                    return Err(self.page_fault(linear, access, privilege, 0));
+                }
+                Err(Miss::Reserved) => {
+                    let code = code::PRESENT | code::RESERVED;
+                    return Err(self.page_fault(linear, access, privilege, code));
+                }
+            }
+        }
+    }
+
+    /// Whether `rights` allow `access`, the dirty bit left aside.
+    fn allows(&self, rights: Rights, access: Access, privilege: Privilege) -> bool {
+        let user_page = rights.contains(Rights::USER);
+        let reachable = match privilege {
+            Privilege::User => user_page,
+            Privilege::Supervisor if access == Access::Execute => {
+                !(user_page && self.cr4 & CR4_SMEP != 0)
+            }
+            Privilege::SupervisorAc if access == Access::Execute => {
+                !(user_page && self.cr4 & CR4_SMEP != 0)
+            }
+            Privilege::Supervisor => !(user_page && self.cr4 & CR4_SMAP != 0),
+            Privilege::SupervisorAc => true,
+        };
+        reachable
+            && match access {
+                Access::Read => true,
+                Access::Execute => rights.contains(Rights::EXECUTE),
+                Access::Write => {
+                    rights.contains(Rights::WRITE)
+                        || privilege != Privilege::User && self.cr0 & CR0_WP == 0
+                }
+            }
+    }
+
+    /// Records a page fault in CR2 and makes the exception.
+    fn page_fault(
+        &mut self,
+        linear: u64,
+        access: Access,
+        privilege: Privilege,
+        mut code: u16,
+    ) -> Exception {
+        match access {
+            Access::Read => {}
+            Access::Write => code |= code::WRITE,
+            Access::Execute => {
+                let nx = self.efer & EFER_NXE != 0 && self.cr4 & CR4_PAE != 0;
+                if nx || self.cr4 & CR4_SMEP != 0 {
+                    code |= code::FETCH;
+                }
+            }
+        }
+        if privilege == Privilege::User {
+            code |= code::USER;
+        }
+        self.cr2 = linear;
+        Exception::with_code(vector::PF, code)
+    }
+
+    /// Sets the leaf's accessed bit, and dirty bit for a write. `None` if the entry changed meanwhile.
+    fn finish(&mut self, leaf: &Leaf, access: Access) -> Option<Translation> {
+        let mut wanted = leaf.value | pte::ACCESSED;
+        if access == Access::Write {
+            wanted |= pte::DIRTY;
+        }
+        if wanted != leaf.value && !self.update_entry(leaf.at, leaf.wide, leaf.value, wanted) {
+            return None;
+        }
+        let mut rights = leaf.rights;
+        rights.set(Rights::DIRTY, wanted & pte::DIRTY != 0);
+        Some(Translation { phys: leaf.phys, host: self.host_page(leaf.phys), rights })
+    }
+
+    fn walk(&mut self, linear: u64) -> std::result::Result<Leaf, Miss> {
+        if self.long_mode() {
+            let table = self.cr3 & pte::ADDR;
+            self.walk_long(linear, table, 4, Rights::WRITE | Rights::USER | Rights::EXECUTE)
+        } else if self.cr4 & CR4_PAE != 0 {
+            self.walk_pae(linear)
+        } else {
+            self.walk_32(linear)
+        }
+    }
+
+    /// PAE: four page directory pointers, without rights of their own, above two long levels.
+    fn walk_pae(&mut self, linear: u64) -> std::result::Result<Leaf, Miss> {
+        const RESERVED: u64 = 0x1e6;
+        let at = (self.cr3 & 0xffff_ffe0) + (linear >> 30 & 3) * 8;
+        let entry = self.read_entry(at, true);
+        if entry & pte::PRESENT == 0 {
+            return Err(Miss::NotPresent);
+        }
+        if entry & (RESERVED | pte::NX | self.reserved_address_bits()) != 0 {
+            return Err(Miss::Reserved);
+        }
+        let rights = Rights::WRITE | Rights::USER | Rights::EXECUTE;
+        self.walk_long(linear, entry & pte::ADDR, 2, rights)
+    }
+
+    /// Bits of a long entry that are above the physical width: in PAE mode up to bit 62, in long mode,
+    /// where bits 52 to 62 are the guest's, up to bit 51.
+    fn reserved_address_bits(&self) -> u64 {
+        let top = if self.long_mode() { 52 } else { 63 };
+        (1 << top) - (1 << PHYS_BITS)
+    }
+
+    /// Levels `level` (4: PML4) down to 1 of 8-byte entries, starting with `table`.
+    fn walk_long(
+        &mut self,
+        linear: u64,
+        mut table: u64,
+        mut level: u32,
+        mut rights: Rights,
+    ) -> std::result::Result<Leaf, Miss> {
+        let mut reserved = self.reserved_address_bits();
+        if self.efer & EFER_NXE == 0 {
+            reserved |= pte::NX;
+        }
+        loop {
+            let shift = 12 + 9 * (level - 1);
+            let at = table + (linear >> shift & 0x1ff) * 8;
+            let value = self.read_entry(at, true);
+            if value & pte::PRESENT == 0 {
+                return Err(Miss::NotPresent);
+            }
+            let mut wrong = value & reserved;
+            let is_large = level > 1 && value & pte::LARGE != 0;
+            if is_large {
+                // In a PML4 entry the bit is reserved; in others, so are the low address bits, but for
+                // PAT at bit 12.
+                wrong |= if level == 4 { pte::LARGE } else { value & ((1 << shift) - (1 << 13)) };
+            }
+            if wrong != 0 {
+                return Err(Miss::Reserved);
+            }
+            let missing = !value;
+            rights.set(Rights::WRITE, rights.contains(Rights::WRITE) && missing & pte::WRITE == 0);
+            rights.set(Rights::USER, rights.contains(Rights::USER) && missing & pte::USER == 0);
+            rights.set(Rights::EXECUTE, rights.contains(Rights::EXECUTE) && value & pte::NX == 0);
+            if level == 1 || is_large {
+                if self.cr4 & CR4_PGE != 0 && value & pte::GLOBAL != 0 {
+                    rights |= Rights::GLOBAL;
+                }
+                match level {
+                    2 => rights |= Rights::LARGE,
+                    3 => rights |= Rights::HUGE,
+                    _ => {}
+                }
+                let within = (1 << shift) - 1;
+                let phys = (value & pte::ADDR & !within) | (linear & within & !0xfff);
+                return Ok(Leaf { at, value, wide: true, phys, rights });
+            }
+            self.set_accessed(at, true, value)?;
+            table = value & pte::ADDR;
+            level -= 1;
+        }
+    }
+
+    /// Two levels of 4-byte entries; with CR4.PSE, 4 MiB pages whose address has up to 40 bits.
+    fn walk_32(&mut self, linear: u64) -> std::result::Result<Leaf, Miss> {
+        let combine = |a: u64, b: u64| {
+            let mut rights = Rights::EXECUTE;
+            rights.set(Rights::WRITE, a & b & pte::WRITE != 0);
+            rights.set(Rights::USER, a & b & pte::USER != 0);
+            rights
+        };
+        let global = |value: u64| self.cr4 & CR4_PGE != 0 && value & pte::GLOBAL != 0;
+        let at = (self.cr3 & 0xffff_f000) + (linear >> 22 & 0x3ff) * 4;
+        let directory = self.read_entry(at, false);
+        if directory & pte::PRESENT == 0 {
+            return Err(Miss::NotPresent);
+        }
+        if directory & pte::LARGE != 0 && self.cr4 & CR4_PSE != 0 {
+            if directory & 1 << 21 != 0 {
+                return Err(Miss::Reserved);
+            }
+            let mut rights = combine(directory, directory) | Rights::LARGE;
+            rights.set(Rights::GLOBAL, global(directory));
+            let high = directory >> 13 & 0xff;
+            let phys = high << 32 | directory & 0xffc0_0000 | linear & 0x003f_f000;
+            return Ok(Leaf { at, value: directory, wide: false, phys, rights });
+        }
+        self.set_accessed(at, false, directory)?;
+        let at = (directory & 0xffff_f000) + (linear >> 12 & 0x3ff) * 4;
+        let value = self.read_entry(at, false);
+        if value & pte::PRESENT == 0 {
+            return Err(Miss::NotPresent);
+        }
+        let mut rights = combine(directory, value);
+        rights.set(Rights::GLOBAL, self.cr4 & CR4_PGE != 0 && value & pte::GLOBAL != 0);
+        Ok(Leaf { at, value, wide: false, phys: value & 0xffff_f000, rights })
+    }
+
+    fn set_accessed(&mut self, at: u64, wide: bool, value: u64) -> std::result::Result<(), Miss> {
+        let wanted = value | pte::ACCESSED;
+        if wanted == value || self.update_entry(at, wide, value, wanted) {
+            Ok(())
+        } else {
+            Err(Miss::Changed)
+        }
+    }
+
+    /// The host page at guest physical `phys`, if it is RAM.
+    pub(crate) fn host_page(&self, phys: u64) -> Option<HostPtr> {
+        self.memory.host_page(phys).map(|page| HostPtr::new(page, 0))
+    }
+
+    fn read_entry(&self, at: u64, wide: bool) -> u64 {
+        match self.memory.host_page(at) {
+            Some(page) if wide => HostPtr::new(page, at).read::<u64>(),
+            Some(page) => u64::from(HostPtr::new(page, at).read::<u32>()),
+            None => self.bus.read_mmio(at, if wide { 8 } else { 4 }),
+        }
+    }
+
+    /// Replaces a page table entry if it still is `old`. Entries outside RAM keep their value.
+    fn update_entry(&mut self, at: u64, wide: bool, old: u64, new: u64) -> bool {
+        let Some(page) = self.memory.host_page(at) else { return true };
+        let entry = HostPtr::new(page, at);
+        let done = if wide {
+            entry.compare_exchange(old, new)
+        } else {
+            entry.compare_exchange(old as u32, new as u32)
+        };
+        if done {
+            self.memory.note_write(at, 4);
+        }
+        done
+    }
+
+    /// What `class` stands for at this moment.
+    pub(crate) fn privilege_of(&self, class: Class) -> Privilege {
+        match class {
+            Class::Supervisor => Privilege::Supervisor,
+            Class::User => Privilege::User,
+            Class::SupervisorAc => Privilege::SupervisorAc,
+            Class::Watched => self.privilege(),
+        }
+    }
+
+    /// Translates and, if the page is RAM, enters it into the first-level table of `class`.
+    pub(crate) fn fill(
+        &mut self,
+        linear: u64,
+        access: Access,
+        class: Class,
+    ) -> Result<Translation> {
+        let privilege = self.privilege_of(class);
+        let found = self.translate(linear, access, privilege)?;
+        if let Some(host) = found.host {
+            let rights = found.rights;
+            let watched = class == Class::Watched;
+            let read = !watched && self.allows(rights, Access::Read, privilege);
+            let write = !watched
+                && rights.contains(Rights::DIRTY)
+                && self.allows(rights, Access::Write, privilege)
+                && self.is_quiet(found.phys);
+            let exec = self.allows(rights, Access::Execute, privilege);
+            self.tlb.enter(class, linear, TlbEntry::new(linear, host, read, write, exec));
+        }
+        Ok(found)
+    }
+
+    /// Whether writes to the page at `phys` need not be noted: it holds no decoded code and is known
+    /// to be dirty already.
+    fn is_quiet(&self, phys: u64) -> bool {
+        self.memory
+            .page_log(phys)
+            .is_some_and(|(log, page)| log.is_dirty(page) && !log.is_code(page))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,382 @@
+//! Model-specific registers (APM volume 2, appendix A).
+//!
+//! Registers that belong to the interrupt controller are passed on to it. A register that this CPU
+//! does not have raises #GP; a few that software for this family pokes without asking are there and
+//! do nothing.
+
+use crate::cpu::Cpu;
+use crate::mmu::{PHYS_BITS, is_canonical};
+use crate::regs::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_VALID};
+use crate::segment::{FS, GS};
+
+/// Numbers of variable-range MTRRs.
+const VARIABLE_MTRRS: usize = 8;
+
+/// Register numbers.
+#[allow(missing_docs)]
+pub(crate) mod index {
+    pub(crate) const TSC: u32 = 0x10;
+    pub(crate) const APIC_BASE: u32 = 0x1b;
+    pub(crate) const SPEC_CTRL: u32 = 0x48;
+    pub(crate) const PRED_CMD: u32 = 0x49;
+    pub(crate) const PATCH_LEVEL: u32 = 0x8b;
+    pub(crate) const MTRR_CAP: u32 = 0xfe;
+    pub(crate) const ARCH_CAPABILITIES: u32 = 0x10a;
+    pub(crate) const SYSENTER_CS: u32 = 0x174;
+    pub(crate) const SYSENTER_ESP: u32 = 0x175;
+    pub(crate) const SYSENTER_EIP: u32 = 0x176;
+    pub(crate) const MCG_CAP: u32 = 0x179;
+    pub(crate) const MCG_STATUS: u32 = 0x17a;
+    pub(crate) const MISC_ENABLE: u32 = 0x1a0;
+    pub(crate) const DEBUG_CTL: u32 = 0x1d9;
+    pub(crate) const LAST_BRANCH_FIRST: u32 = 0x1db;
+    pub(crate) const LAST_BRANCH_LAST: u32 = 0x1de;
+    pub(crate) const MTRR_FIRST: u32 = 0x200;
+    pub(crate) const MTRR_LAST: u32 = 0x20f;
+    pub(crate) const MTRR_FIX_64K: u32 = 0x250;
+    pub(crate) const MTRR_FIX_16K: u32 = 0x258;
+    pub(crate) const MTRR_FIX_16K_HIGH: u32 = 0x259;
+    pub(crate) const MTRR_FIX_4K: u32 = 0x268;
+    pub(crate) const MTRR_FIX_4K_LAST: u32 = 0x26f;
+    pub(crate) const PAT: u32 = 0x277;
+    pub(crate) const MTRR_DEF_TYPE: u32 = 0x2ff;
+    pub(crate) const X2APIC_FIRST: u32 = 0x800;
+    pub(crate) const X2APIC_LAST: u32 = 0x8ff;
+    pub(crate) const TSC_DEADLINE: u32 = 0x6e0;
+    pub(crate) const EFER: u32 = 0xc000_0080;
+    pub(crate) const STAR: u32 = 0xc000_0081;
+    pub(crate) const LSTAR: u32 = 0xc000_0082;
+    pub(crate) const CSTAR: u32 = 0xc000_0083;
+    pub(crate) const SFMASK: u32 = 0xc000_0084;
+    pub(crate) const FS_BASE: u32 = 0xc000_0100;
+    pub(crate) const GS_BASE: u32 = 0xc000_0101;
+    pub(crate) const KERNEL_GS_BASE: u32 = 0xc000_0102;
+    pub(crate) const TSC_AUX: u32 = 0xc000_0103;
+    pub(crate) const SYSCFG: u32 = 0xc001_0010;
+    pub(crate) const HWCR: u32 = 0xc001_0015;
+    pub(crate) const TOP_MEM: u32 = 0xc001_001a;
+    pub(crate) const TOP_MEM2: u32 = 0xc001_001d;
+    pub(crate) const NB_CFG: u32 = 0xc001_001f;
+    pub(crate) const INT_PENDING: u32 = 0xc001_0055;
+    pub(crate) const VM_CR: u32 = 0xc001_0114;
+    pub(crate) const LS_CFG: u32 = 0xc001_1020;
+    pub(crate) const IC_CFG: u32 = 0xc001_1021;
+    pub(crate) const DC_CFG: u32 = 0xc001_1022;
+    pub(crate) const BU_CFG: u32 = 0xc001_1023;
+    pub(crate) const DE_CFG: u32 = 0xc001_1029;
+}
+
+/// IA32_ARCH_CAPABILITIES: nothing is executed speculatively, so no data leaks through a misprediction,
+/// and indirect branches are always "restricted".
+const ARCH_CAPABILITIES: u64 = 1 << 0 // RDCL_NO
+    | 1 << 1 // IBRS_ALL
+    | 1 << 3 // SKIP_L1DFL_VMENTRY
+    | 1 << 4 // SSB_NO
+    | 1 << 5 // MDS_NO
+    | 1 << 6 // PSCHANGE_MC_NO
+    | 1 << 8; // TAA_NO
+/// MISC_ENABLE: fast strings.
+const MISC_ENABLE_RESET: u64 = 1;
+/// PAT after reset: WB, WT, UC-, UC, twice.
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+/// MTRRcap: fixed ranges, write-combining, and the variable ranges.
+const MTRR_CAP: u64 = 0x500 | VARIABLE_MTRRS as u64;
+
+/// Registers that the CPU keeps itself. EFER and the FS and GS bases are elsewhere in [`Cpu`].
+#[derive(Clone, Debug)]
+pub(crate) struct Msrs {
+    pub(crate) star: u64,
+    pub(crate) lstar: u64,
+    pub(crate) cstar: u64,
+    pub(crate) sfmask: u64,
+    pub(crate) kernel_gs_base: u64,
+    pub(crate) sysenter_cs: u64,
+    pub(crate) sysenter_esp: u64,
+    pub(crate) sysenter_eip: u64,
+    pub(crate) tsc_aux: u64,
+    /// What the guest's writes have added to the clock's time-stamp counter.
+    pub(crate) tsc_offset: u64,
+    pat: u64,
+    mtrr_def_type: u64,
+    mtrr_variable: [u64; 2 * VARIABLE_MTRRS],
+    /// 64 KiB, two of 16 KiB, eight of 4 KiB ranges.
+    mtrr_fixed: [u64; 11],
+    misc_enable: u64,
+    spec_ctrl: u64,
+    hwcr: u64,
+}
+
+impl Default for Msrs {
+    fn default() -> Self {
+        Self {
+            star: 0,
+            lstar: 0,
+            cstar: 0,
+            sfmask: 0,
+            kernel_gs_base: 0,
+            sysenter_cs: 0,
+            sysenter_esp: 0,
+            sysenter_eip: 0,
+            tsc_aux: 0,
+            tsc_offset: 0,
+            pat: PAT_RESET,
+            mtrr_def_type: 0,
+            mtrr_variable: [0; 2 * VARIABLE_MTRRS],
+            mtrr_fixed: [0; 11],
+            misc_enable: MISC_ENABLE_RESET,
+            spec_ctrl: 0,
+            hwcr: 0,
+        }
+    }
+}
+
+/// The registers that are saved, in ascending order.
+const SAVED: &[u32] = &[
+    index::TSC,
+    index::SPEC_CTRL,
+    index::SYSENTER_CS,
+    index::SYSENTER_ESP,
+    index::SYSENTER_EIP,
+    index::MISC_ENABLE,
+    0x200,
+    0x201,
+    0x202,
+    0x203,
+    0x204,
+    0x205,
+    0x206,
+    0x207,
+    0x208,
+    0x209,
+    0x20a,
+    0x20b,
+    0x20c,
+    0x20d,
+    0x20e,
+    0x20f,
+    index::MTRR_FIX_64K,
+    index::MTRR_FIX_16K,
+    index::MTRR_FIX_16K_HIGH,
+    0x268,
+    0x269,
+    0x26a,
+    0x26b,
+    0x26c,
+    0x26d,
+    0x26e,
+    0x26f,
+    index::PAT,
+    index::MTRR_DEF_TYPE,
+    index::EFER,
+    index::STAR,
+    index::LSTAR,
+    index::CSTAR,
+    index::SFMASK,
+    index::KERNEL_GS_BASE,
+    index::TSC_AUX,
+    index::HWCR,
+];
+
+/// Whether a byte is a memory type that PAT can hold.
+fn is_pat_type(kind: u8) -> bool {
+    matches!(kind, 0 | 1 | 4..=7)
+}
+
+/// Whether a byte is a memory type that an MTRR can hold.
+fn is_mtrr_type(kind: u8) -> bool {
+    matches!(kind, 0 | 1 | 4..=6)
+}
+
+fn fixed_slot(register: u32) -> usize {
+    match register {
+        index::MTRR_FIX_64K => 0,
+        index::MTRR_FIX_16K | index::MTRR_FIX_16K_HIGH => {
+            1 + (register - index::MTRR_FIX_16K) as usize
+        }
+        _ => 3 + (register - index::MTRR_FIX_4K) as usize,
+    }
+}
+
+/// Whether a register belongs to the interrupt controller.
+fn is_controllers(register: u32) -> bool {
+    matches!(
+        register,
+        index::APIC_BASE | index::TSC_DEADLINE | index::X2APIC_FIRST..=index::X2APIC_LAST
+    )
+}
+
+impl Cpu {
+    /// The time-stamp counter as the guest sees it.
+    pub(crate) fn tsc(&self) -> u64 {
+        self.clock.tsc().wrapping_add(self.msrs.tsc_offset)
+    }
+
+    /// Reads model-specific register `register`; `None` if there is none.
+    pub(crate) fn read_msr(&self, register: u32) -> Option<u64> {
+        let msrs = &self.msrs;
+        Some(match register {
+            _ if is_controllers(register) => return self.interrupts.read_msr(register),
+            index::TSC => self.tsc(),
+            index::SPEC_CTRL => msrs.spec_ctrl,
+            // A microcode level that no erratum workaround asks to be newer.
+            index::PATCH_LEVEL => 0x0100_0065,
+            index::MTRR_CAP => MTRR_CAP,
+            index::ARCH_CAPABILITIES => ARCH_CAPABILITIES,
+            index::SYSENTER_CS => msrs.sysenter_cs,
+            index::SYSENTER_ESP => msrs.sysenter_esp,
+            index::SYSENTER_EIP => msrs.sysenter_eip,
+            // No banks.
+            index::MCG_CAP | index::MCG_STATUS => 0,
+            index::MISC_ENABLE => msrs.misc_enable,
+            index::DEBUG_CTL | index::LAST_BRANCH_FIRST..=index::LAST_BRANCH_LAST => 0,
+            index::MTRR_FIRST..=index::MTRR_LAST => {
+                msrs.mtrr_variable[(register - index::MTRR_FIRST) as usize]
+            }
+            index::MTRR_FIX_64K
+            | index::MTRR_FIX_16K
+            | index::MTRR_FIX_16K_HIGH
+            | index::MTRR_FIX_4K..=index::MTRR_FIX_4K_LAST => msrs.mtrr_fixed[fixed_slot(register)],
+            index::PAT => msrs.pat,
+            index::MTRR_DEF_TYPE => msrs.mtrr_def_type,
+            index::EFER => self.efer,
+            index::STAR => msrs.star,
+            index::LSTAR => msrs.lstar,
+            index::CSTAR => msrs.cstar,
+            index::SFMASK => msrs.sfmask,
+            index::FS_BASE => self.seg[usize::from(FS)].base,
+            index::GS_BASE => self.seg[usize::from(GS)].base,
+            index::KERNEL_GS_BASE => msrs.kernel_gs_base,
+            index::TSC_AUX => msrs.tsc_aux,
+            index::HWCR => msrs.hwcr,
+            index::SYSCFG
+            | index::TOP_MEM
+            | index::TOP_MEM2
+            | index::NB_CFG
+            | index::INT_PENDING
+            | index::LS_CFG
+            | index::IC_CFG
+            | index::DC_CFG
+            | index::BU_CFG => 0,
+            // SVM is disabled.
+            index::VM_CR => 1 << 4,
+            // LFENCE serialises.
+            index::DE_CFG => 1 << 1,
+            _ => return None,
+        })
+    }
+
+    /// Writes model-specific register `register`; false if there is none or it can't have this value.
+    pub(crate) fn write_msr(&mut self, register: u32, value: u64) -> bool {
+        match register {
+            _ if is_controllers(register) => return self.interrupts.write_msr(register, value),
+            index::EFER => return self.write_efer(value),
+            index::FS_BASE | index::GS_BASE => {
+                if !is_canonical(value) {
+                    return false;
+                }
+                let segment = if register == index::FS_BASE { FS } else { GS };
+                self.seg[usize::from(segment)].base = value;
+                self.update_segment(segment);
+                return true;
+            }
+            index::TSC => {
+                self.msrs.tsc_offset = value.wrapping_sub(self.clock.tsc());
+                return true;
+            }
+            _ => {}
+        }
+        let msrs = &mut self.msrs;
+        let canonical = is_canonical(value);
+        let (slot, valid) = match register {
+            index::SPEC_CTRL => (&mut msrs.spec_ctrl, value & !7 == 0),
+            index::SYSENTER_CS => (&mut msrs.sysenter_cs, true),
+            index::SYSENTER_ESP => (&mut msrs.sysenter_esp, canonical),
+            index::SYSENTER_EIP => (&mut msrs.sysenter_eip, canonical),
+            index::MISC_ENABLE => (&mut msrs.misc_enable, true),
+            index::MTRR_FIRST..=index::MTRR_LAST => {
+                let n = (register - index::MTRR_FIRST) as usize;
+                let is_mask = n & 1 != 0;
+                let reserved = if is_mask { 0x7ff } else { 0xf00 };
+                let valid = value >> PHYS_BITS == 0
+                    && value & reserved == 0
+                    && (is_mask || is_mtrr_type(value as u8));
+                (&mut msrs.mtrr_variable[n], valid)
+            }
+            index::MTRR_FIX_64K
+            | index::MTRR_FIX_16K
+            | index::MTRR_FIX_16K_HIGH
+            | index::MTRR_FIX_4K..=index::MTRR_FIX_4K_LAST => {
+                let valid = value.to_le_bytes().into_iter().all(is_mtrr_type);
+                (&mut msrs.mtrr_fixed[fixed_slot(register)], valid)
+            }
+            index::PAT => (&mut msrs.pat, value.to_le_bytes().into_iter().all(is_pat_type)),
+            index::MTRR_DEF_TYPE => {
+                (&mut msrs.mtrr_def_type, value & !0xcff == 0 && is_mtrr_type(value as u8))
+            }
+            index::STAR => (&mut msrs.star, true),
+            index::LSTAR => (&mut msrs.lstar, canonical),
+            index::CSTAR => (&mut msrs.cstar, canonical),
+            index::SFMASK => (&mut msrs.sfmask, value >> 32 == 0),
+            index::KERNEL_GS_BASE => (&mut msrs.kernel_gs_base, canonical),
+            index::TSC_AUX => (&mut msrs.tsc_aux, value >> 32 == 0),
+            index::HWCR => (&mut msrs.hwcr, true),
+            // Writable, without effect.
+            index::PRED_CMD => return value & !1 == 0,
+            index::PATCH_LEVEL
+            | index::MCG_STATUS
+            | index::DEBUG_CTL
+            | index::SYSCFG
+            | index::NB_CFG
+            | index::INT_PENDING
+            | index::LS_CFG
+            | index::IC_CFG
+            | index::DC_CFG
+            | index::BU_CFG
+            | index::DE_CFG => return true,
+            _ => return false,
+        };
+        if valid {
+            *slot = value;
+        }
+        valid
+    }
+
+    fn write_efer(&mut self, value: u64) -> bool {
+        // LMA follows LME and paging; what is written to it does not count.
+        let value = value & !EFER_LMA | self.efer & EFER_LMA;
+        let changed = value ^ self.efer;
+        if value & !EFER_VALID != 0 || changed & EFER_LME != 0 && self.cr0 & CR0_PG != 0 {
+            return false;
+        }
+        self.efer = value;
+        if changed & EFER_NXE != 0 {
+            self.tlb.flush_all();
+            self.tlb.switch(self.pcid(), true);
+        }
+        true
+    }
+
+    /// The registers to save.
+    pub(crate) fn saved_msrs(&self) -> Vec<(u32, u64)> {
+        SAVED.iter().filter_map(|&n| Some((n, self.read_msr(n)?))).collect()
+    }
+
+    /// Restores saved registers, EFER left aside.
+    ///
+    /// # Errors
+    /// Names the register that can't have its value.
+    pub(crate) fn restore_msrs(&mut self, saved: &[(u32, u64)]) -> Result<(), String> {
+        self.msrs = Msrs::default();
+        for &(register, value) in saved {
+            if !SAVED.contains(&register) {
+                return Err(format!("model-specific register {register:#x} is not known"));
+            }
+            if register != index::EFER && !self.write_msr(register, value) {
+                return Err(format!(
+                    "model-specific register {register:#x} cannot hold {value:#x}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,396 @@
+//! The run loop: blocks are found and executed, and between them the CPU looks at what wants its
+//! attention (APM volume 2, section 8.5 gives the order of priorities).
+//!
+//! Most of the time a block runs from its first to its last instruction. One instruction at a time is
+//! executed while something has to be looked at after (or before) each: single step, instruction
+//! breakpoints, the instruction after STI or a load of SS, and the one that RF shields.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use accel::{CpuGlance, Exit, Signal, Signals, Vcpu};
+
+use crate::block::{BlockCache, decode_block};
+use crate::cpu::Cpu;
+use crate::exception::{Exception, Result, vector};
+use crate::flags::bits::{RF, TF};
+use crate::interrupt::Delivered;
+use crate::mmu::is_canonical;
+use crate::op::Op;
+use crate::regs::DR6_BS;
+use crate::segment::CS;
+use crate::state::{Activity, CpuState};
+
+/// Blocks between two updates of what other threads see.
+const BLOCKS_PER_GLANCE: u32 = 1024;
+/// Enable bits of the four breakpoints in DR7.
+const DR7_ENABLES: u64 = 0xff;
+
+/// What other threads may see of a CPU.
+#[derive(Debug, Default)]
+pub(crate) struct Glance {
+    pc: AtomicU64,
+    halted: AtomicBool,
+    instructions: AtomicU64,
+}
+
+impl Cpu {
+    /// The linear address of the current instruction.
+    #[inline(always)]
+    pub(crate) fn code_linear(&self) -> u64 {
+        self.seg_access[usize::from(CS)].base.wrapping_add(self.rip) & self.linear_mask
+    }
+
+    /// Raises what a near branch to `target` raises before it goes there.
+    #[inline(always)]
+    pub(crate) fn check_jump(&self, target: u64) -> Result {
+        let allowed = if self.mode.is_64() {
+            is_canonical(target)
+        } else {
+            target <= u64::from(self.seg[usize::from(CS)].limit)
+        };
+        if allowed { Ok(()) } else { Err(Exception::GP0) }
+    }
+
+    /// Branches to `target` in the same code segment.
+    #[inline(always)]
+    pub(crate) fn jump(&mut self, target: u64) -> Result {
+        self.check_jump(target)?;
+        self.rip = target;
+        Ok(())
+    }
+
+    /// Executes instructions in order until one branches, raises, or ends the block.
+    #[inline(always)]
+    fn execute(&mut self, ops: &[Op]) -> Result {
+        let mut done = 0;
+        let mut result = Ok(());
+        for op in ops {
+            self.rip = op.next_rip;
+            result = (op.run)(self, op);
+            if result.is_err() {
+                self.rip = op.rip();
+                break;
+            }
+            done += 1;
+            if self.break_block {
+                break;
+            }
+        }
+        self.break_block = false;
+        self.instructions += done;
+        result
+    }
+
+    /// Whether instructions have to be executed one at a time now, or none at all.
+    #[inline(always)]
+    fn needs_care(&self) -> bool {
+        self.shadow
+            | (self.system_flags & (TF | RF) != 0)
+            | (self.dr[7] & DR7_ENABLES != 0)
+            | (self.activity != Activity::Running)
+    }
+
+    /// Outside 64-bit mode: raises #GP if the `len` bytes of code at RIP run past CS's limit.
+    #[inline(always)]
+    fn check_code_limit(&self, len: u32) -> Result {
+        let limit = u64::from(self.seg[usize::from(CS)].limit);
+        if !self.mode.is_64() && self.rip + u64::from(len) - 1 > limit {
+            return Err(Exception::GP0);
+        }
+        Ok(())
+    }
+
+    /// Executes one block.
+    #[inline(always)]
+    fn run_block(&mut self, cache: &mut BlockCache) -> Result {
+        let block = cache.get(self)?;
+        if self.check_code_limit(block.len()).is_err() {
+            return self.run_one();
+        }
+        self.execute(block.ops())
+    }
+
+    /// Executes one instruction.
+    #[inline(never)]
+    fn run_one(&mut self) -> Result {
+        self.check_code_limit(1)?;
+        let block = decode_block(self, self.code_linear(), 1)?;
+        self.check_code_limit(block.len())?;
+        self.execute(block.ops())
+    }
+
+    /// Executes one instruction with everything that may have to happen around it.
+    #[cold]
+    #[inline(never)]
+    fn run_with_care(&mut self) -> Result {
+        let shielded = self.system_flags & RF != 0;
+        if !shielded && self.dr[7] & DR7_ENABLES != 0 {
+            self.check_code_breakpoints(self.code_linear())?;
+        }
+        let single_step = self.system_flags & TF != 0;
+        self.system_flags &= !RF;
+        self.shadow = false;
+        if let Err(exception) = self.run_one() {
+            if shielded {
+                self.system_flags |= RF;
+            }
+            return Err(exception);
+        }
+        if single_step {
+            self.pending_debug |= DR6_BS;
+        }
+        Ok(())
+    }
+
+    /// Delivers the debug conditions that were met as a trap.
+    fn deliver_debug_trap(&mut self) -> Delivered {
+        self.dr[6] |= std::mem::take(&mut self.pending_debug);
+        self.deliver_exception(Exception::plain(vector::DB))
+    }
+
+    /// Looks at everything that may want attention between two instructions. `Some` leaves `run`.
+    #[cold]
+    #[inline(never)]
+    fn attend(&mut self) -> Option<Exit> {
+        if self.signals.is_raised(Signal::Exit) {
+            return Some(Exit::Interrupted);
+        }
+        if self.signals.clear(Signal::Flush) {
+            let epoch = self.group.epoch();
+            self.tlb.flush_l1();
+            self.group.pass(&self.member, epoch);
+            self.passed_epoch = epoch;
+        }
+        if self.take_event() == Delivered::Shutdown {
+            return Some(Exit::Shutdown);
+        }
+        (self.activity != Activity::Running).then(|| Exit::Halt { wake: self.wanted_signals() })
+    }
+
+    fn run_loop(&mut self, cache: &mut BlockCache) -> Exit {
+        let signals = Arc::clone(&self.signals);
+        let mut until_glance = BLOCKS_PER_GLANCE;
+        loop {
+            let careful = self.needs_care();
+            if (careful || signals.pending() != 0)
+                && let Some(exit) = self.attend()
+            {
+                return exit;
+            }
+            let result = if careful && self.needs_care() {
+                self.run_with_care()
+            } else {
+                self.run_block(cache)
+            };
+            if let Err(exception) = result
+                && self.deliver_exception(exception) == Delivered::Shutdown
+            {
+                return Exit::Shutdown;
+            }
+            if self.pending_debug != 0
+                && !self.shadow
+                && self.deliver_debug_trap() == Delivered::Shutdown
+            {
+                return Exit::Shutdown;
+            }
+            until_glance -= 1;
+            if until_glance == 0 {
+                until_glance = BLOCKS_PER_GLANCE;
+                self.publish();
+            }
+        }
+    }
+
+    /// Lets other threads see where the CPU is.
+    fn publish(&self) {
+        self.glance.pc.store(self.rip, Ordering::Relaxed);
+        self.glance.halted.store(self.activity != Activity::Running, Ordering::Relaxed);
+        self.glance.instructions.store(self.instructions, Ordering::Relaxed);
+    }
+}
+
+impl Vcpu for Cpu {
+    type State = CpuState;
+
+    fn run(&mut self) -> Exit {
+        let mut cache = std::mem::take(&mut self.blocks);
+        let (epoch, stale) = self.group.enter(&self.member, self.passed_epoch);
+        self.passed_epoch = epoch;
+        if stale {
+            self.tlb.flush_l1();
+        }
+        self.glance.halted.store(false, Ordering::Relaxed);
+        let exit = self.run_loop(&mut cache);
+        self.group.rest(&self.member);
+        self.publish();
+        self.blocks = cache;
+        exit
+    }
+
+    fn signals(&self) -> Arc<Signals> {
+        Arc::clone(&self.signals)
+    }
+
+    fn glance(&self) -> Arc<dyn Fn() -> CpuGlance + Send + Sync> {
+        let glance = Arc::clone(&self.glance);
+        Arc::new(move || CpuGlance {
+            pc: glance.pc.load(Ordering::Relaxed),
+            halted: glance.halted.load(Ordering::Relaxed),
+            instructions: glance.instructions.load(Ordering::Relaxed),
+        })
+    }
+
+    fn reset(&mut self) {
+        self.reset_state(false);
+        self.publish();
+    }
+
+    fn state(&self) -> CpuState {
+        self.save()
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> std::result::Result<(), String> {
+        self.restore(state)?;
+        self.publish();
+        Ok(())
+    }
+}
+
+impl Drop for Cpu {
+    fn drop(&mut self) {
+        self.group.leave(&self.member);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iced_x86::code_asm::*;
+
+    use accel::{Exit, Vcpu};
+
+    use crate::state::Activity;
+    use crate::testing::{CODE, load, long_mode, run_to_halt};
+
+    #[test]
+    fn a_loop_sums() {
+        let mut cpu = long_mode();
+        load(&cpu, |a| {
+            let mut top = a.create_label();
+            a.xor(eax, eax).unwrap();
+            a.mov(ecx, 1000).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.add(rax, rcx).unwrap();
+            a.mov(qword_ptr(0x20000), rax).unwrap();
+            a.dec(ecx).unwrap();
+            a.jne(top).unwrap();
+            a.push(rax).unwrap();
+            a.pop(rbx).unwrap();
+            a.mov(rdx, qword_ptr(0x20000)).unwrap();
+            a.hlt().unwrap();
+        });
+        run_to_halt(&mut cpu);
+        assert_eq!(cpu.gpr[0], 500_500);
+        assert_eq!(cpu.gpr[3], 500_500);
+        assert_eq!(cpu.gpr[2], 500_500);
+        assert_eq!(cpu.instructions, 2 + 4 * 1000 + 4);
+    }
+
+    /// A loop whose body rewrites the immediate of an instruction that follows in the same block.
+    #[test]
+    fn code_that_rewrites_itself_sees_the_new_code_at_once() {
+        let mut cpu = long_mode();
+        load(&cpu, |a| {
+            let mut top = a.create_label();
+            let mut patched = a.create_label();
+            a.xor(eax, eax).unwrap();
+            a.mov(ecx, 10).unwrap();
+            a.lea(rbx, qword_ptr(patched)).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.mov(dword_ptr(rbx + 1), ecx).unwrap();
+            a.set_label(&mut patched).unwrap();
+            a.mov(edx, 0x1234_5678).unwrap();
+            a.add(eax, edx).unwrap();
+            a.dec(ecx).unwrap();
+            a.jne(top).unwrap();
+            a.hlt().unwrap();
+        });
+        run_to_halt(&mut cpu);
+        assert_eq!(cpu.gpr[0], 55);
+    }
+
+    #[test]
+    fn code_written_by_a_device_is_decoded_again() {
+        let mut cpu = long_mode();
+        for value in [1u8, 2, 3] {
+            load(&cpu, |a| {
+                a.mov(eax, u32::from(value)).unwrap();
+                a.hlt().unwrap();
+            });
+            cpu.rip = CODE;
+            cpu.activity = Activity::Running;
+            run_to_halt(&mut cpu);
+            assert_eq!(cpu.gpr[0], u64::from(value));
+        }
+    }
+
+    #[test]
+    fn an_instruction_across_two_pages_follows_changes_in_both() {
+        let mut cpu = long_mode();
+        // mov eax, imm32 from two bytes before a page's end; hlt.
+        let at = CODE + 0xffe;
+        for (offset, byte) in [(1, 0x11), (2, 0x22), (4, 0x44)] {
+            cpu.memory.write(at, &[0xb8, 0, 0, 0, 0, 0xf4]).unwrap();
+            for _ in 0..2 {
+                cpu.rip = at;
+                cpu.activity = Activity::Running;
+                run_to_halt(&mut cpu);
+                assert_eq!(cpu.gpr[0], 0);
+            }
+            cpu.memory.write(at + offset, &[byte]).unwrap();
+            cpu.rip = at;
+            cpu.activity = Activity::Running;
+            run_to_halt(&mut cpu);
+            assert_eq!(cpu.gpr[0], u64::from(byte) << (8 * (offset - 1)));
+        }
+    }
+
+    #[test]
+    fn a_store_to_code_at_another_linear_address_is_seen() {
+        let mut cpu = long_mode();
+        // Map linear 2 MiB to physical 0 as well.
+        cpu.memory.write(0x3008, &0x87u64.to_le_bytes()).unwrap();
+        load(&cpu, |a| {
+            let mut patched = a.create_label();
+            let mut top = a.create_label();
+            a.lea(rbx, qword_ptr(patched)).unwrap();
+            a.xor(eax, eax).unwrap();
+            a.mov(ecx, 5).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.mov(byte_ptr(rbx + 0x20_0001), cl).unwrap();
+            a.set_label(&mut patched).unwrap();
+            a.mov(edx, 0).unwrap();
+            a.add(eax, edx).unwrap();
+            a.dec(ecx).unwrap();
+            a.jne(top).unwrap();
+            a.hlt().unwrap();
+        });
+        run_to_halt(&mut cpu);
+        assert_eq!(cpu.gpr[0], 15);
+    }
+
+    #[test]
+    fn an_exception_leaves_rip_at_the_instruction() {
+        let mut cpu = long_mode();
+        load(&cpu, |a| {
+            a.nop().unwrap();
+            a.mov(eax, dword_ptr(0x4000_0000u64)).unwrap();
+            a.hlt().unwrap();
+        });
+        // Without an IDT this ends in shutdown; the state is that of the first fault.
+        cpu.idtr.limit = 0;
+        assert_eq!(cpu.run(), Exit::Shutdown);
+        assert_eq!(cpu.rip, CODE + 1);
+        assert_eq!(cpu.cr2, 0x4000_0000);
+    }
+}

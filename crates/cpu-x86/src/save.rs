@@ -1,0 +1,116 @@
+//! Between the running form of a CPU and its [`CpuState`].
+//!
+//! Restoring checks that the state is one the CPU could have come to by itself as far as memory safety
+//! and the invariants of `cpu` and `segment` need it; nonsense within that is the saver's own.
+
+use crate::cpu::Cpu;
+use crate::flags::bits;
+use crate::mmu::PHYS_BITS;
+use crate::msr::index;
+use crate::regs::{
+    CR0_ET, CR0_PE, CR0_PG, CR0_VALID, CR4_PAE, CR4_VALID, DR6_FIXED, DR7_FIXED, EFER_LMA,
+    EFER_LME, EFER_VALID,
+};
+use crate::segment::{CS, SS};
+use crate::state::CpuState;
+
+impl Cpu {
+    /// The whole architectural state.
+    pub(crate) fn save(&self) -> CpuState {
+        let mut gpr = [0; 16];
+        gpr.copy_from_slice(&self.gpr[..16]);
+        CpuState {
+            gpr,
+            rip: self.rip,
+            rflags: self.rflags(),
+            segments: self.seg,
+            ldtr: self.ldtr,
+            tr: self.tr,
+            gdtr: self.gdtr,
+            idtr: self.idtr,
+            cr0: self.cr0,
+            cr2: self.cr2,
+            cr3: self.cr3,
+            cr4: self.cr4,
+            xcr0: self.xcr0,
+            dr: self.dr,
+            msrs: self.saved_msrs(),
+            activity: self.activity,
+            interrupt_shadow: self.shadow,
+            nmi_blocked: self.nmi_blocked,
+            ..CpuState::default()
+        }
+    }
+
+    /// Replaces the whole architectural state.
+    ///
+    /// # Errors
+    /// Names the part that the CPU can't be in; nothing has changed then.
+    pub(crate) fn restore(&mut self, state: &CpuState) -> Result<(), String> {
+        let efer = check(state)?;
+        let msrs = self.msrs.clone();
+        if let Err(reason) = self.restore_msrs(&state.msrs) {
+            self.msrs = msrs;
+            return Err(reason);
+        }
+        self.gpr[..16].copy_from_slice(&state.gpr);
+        self.rip = state.rip;
+        self.set_rflags(state.rflags);
+        self.seg = state.segments;
+        self.ldtr = state.ldtr;
+        self.tr = state.tr;
+        self.gdtr = state.gdtr;
+        self.idtr = state.idtr;
+        self.cr0 = state.cr0;
+        self.cr2 = state.cr2;
+        self.cr3 = state.cr3;
+        self.cr4 = state.cr4;
+        self.xcr0 = state.xcr0;
+        self.efer = efer;
+        self.dr = state.dr;
+        self.dr[6] |= DR6_FIXED;
+        self.dr[7] |= DR7_FIXED;
+        self.activity = state.activity;
+        self.shadow = state.interrupt_shadow;
+        self.nmi_blocked = state.nmi_blocked;
+        self.pending_debug = 0;
+        self.cpl = match () {
+            () if state.cr0 & CR0_PE == 0 => 0,
+            () if state.rflags & bits::VM != 0 => 3,
+            // SS tells the privilege level: a conforming CS need not.
+            () => {
+                let stack = &state.segments[usize::from(SS)];
+                let code = &state.segments[usize::from(CS)];
+                if stack.attributes == 0 { (code.selector & 3) as u8 } else { stack.dpl() }
+            }
+        };
+        self.tlb.flush_all();
+        self.tlb.switch(self.pcid(), true);
+        self.update_mode();
+        Ok(())
+    }
+}
+
+/// Whether the CPU can be in `state`; returns EFER.
+fn check(state: &CpuState) -> Result<u64, String> {
+    let efer = state.msrs.iter().find(|(n, _)| *n == index::EFER).map_or(0, |(_, value)| *value);
+    let reject = |what: &str, value: u64| Err(format!("{what} cannot hold {value:#x}"));
+    let long = state.cr0 & CR0_PG != 0 && efer & EFER_LME != 0;
+    if state.cr0 & !(CR0_VALID | CR0_ET) != 0 || state.cr0 & CR0_PG != 0 && state.cr0 & CR0_PE == 0
+    {
+        return reject("CR0", state.cr0);
+    }
+    if state.cr4 & !CR4_VALID != 0 || long && state.cr4 & CR4_PAE == 0 {
+        return reject("CR4", state.cr4);
+    }
+    if efer & !EFER_VALID != 0 || long != (efer & EFER_LMA != 0) {
+        return reject("EFER", efer);
+    }
+    if state.cr3 >> PHYS_BITS != 0 {
+        return reject("CR3", state.cr3);
+    }
+    if state.xcr0 & 1 == 0 || state.xcr0 & !crate::system::XCR0_VALID != 0 {
+        return reject("XCR0", state.xcr0);
+    }
+    Ok(efer)
+}

@@ -1,0 +1,135 @@
+//! The architectural state of an x86-64 CPU: what is saved, restored, and shown to debuggers.
+//!
+//! Everything a guest can observe of its CPU is in [`CpuState`]; caches (TLB, decoded blocks, lazy
+//! flags) are not.
+
+use serde::{Deserialize, Serialize};
+
+/// A segment register with its hidden part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Visible selector.
+    pub selector: u16,
+    /// Base address.
+    pub base: u64,
+    /// Limit in bytes (granularity applied).
+    pub limit: u32,
+    /// Attributes as in a descriptor's second doubleword, shifted right by 8: type in bits 0 to 3, S
+    /// bit 4, DPL bits 5 and 6, P bit 7, AVL bit 12, L bit 13, D/B bit 14, G bit 15.
+    pub attributes: u16,
+}
+
+/// GDTR or IDTR.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableRegister {
+    /// Linear base address.
+    pub base: u64,
+    /// Limit in bytes, less one.
+    pub limit: u16,
+}
+
+/// The x87 unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct X87State {
+    /// Physical registers R0 to R7 (not the stack's order): 80 bits, little-endian in the low bytes.
+    pub regs: [u128; 8],
+    /// Control word.
+    pub control: u16,
+    /// Status word, TOP in bits 11 to 13.
+    pub status: u16,
+    /// Full tag word, 2 bits a physical register.
+    pub tags: u16,
+    /// Last instruction's opcode, 11 bits.
+    pub opcode: u16,
+    /// Last instruction's address, and its selector in legacy modes.
+    pub ip: u64,
+    /// See `ip`.
+    pub cs: u16,
+    /// Last operand's address, and its selector in legacy modes.
+    pub dp: u64,
+    /// See `dp`.
+    pub ds: u16,
+}
+
+impl Default for X87State {
+    fn default() -> Self {
+        Self {
+            regs: [0; 8],
+            control: 0x37f,
+            status: 0,
+            tags: 0xffff,
+            opcode: 0,
+            ip: 0,
+            cs: 0,
+            dp: 0,
+            ds: 0,
+        }
+    }
+}
+
+/// What the CPU is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activity {
+    /// Executing instructions.
+    #[default]
+    Running,
+    /// Halted until an interrupt.
+    Halted,
+    /// An application processor that waits for INIT and start-up IPIs.
+    WaitForStartup,
+}
+
+/// The whole architectural state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuState {
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
+    pub gpr: [u64; 16],
+    /// Instruction pointer.
+    pub rip: u64,
+    /// RFLAGS, bit 1 always set.
+    pub rflags: u64,
+    /// ES, CS, SS, DS, FS, GS.
+    pub segments: [Segment; 6],
+    /// Local descriptor table register.
+    pub ldtr: Segment,
+    /// Task register.
+    pub tr: Segment,
+    /// Global descriptor table register.
+    pub gdtr: TableRegister,
+    /// Interrupt descriptor table register.
+    pub idtr: TableRegister,
+    /// CR0.
+    pub cr0: u64,
+    /// CR2, the last page fault's address.
+    pub cr2: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// XCR0.
+    pub xcr0: u64,
+    /// DR0 to DR3, DR6 and DR7 (indices 4 and 5 are unused).
+    pub dr: [u64; 8],
+    /// x87 and MMX.
+    pub x87: X87State,
+    /// XMM0 to XMM15.
+    pub xmm: [u128; 16],
+    /// Upper halves of YMM0 to YMM15.
+    pub ymm_high: [u128; 16],
+    /// MXCSR.
+    pub mxcsr: u32,
+    /// Model-specific registers that the CPU keeps itself, by index, in ascending order. FS and GS
+    /// bases are in `segments`.
+    pub msrs: Vec<(u32, u64)>,
+    /// What the CPU is doing.
+    pub activity: Activity,
+    /// Interrupts are held off for one instruction after STI or a load of SS.
+    pub interrupt_shadow: bool,
+    /// NMIs are held off until IRET.
+    pub nmi_blocked: bool,
+}
+
+impl vmstate::State for CpuState {
+    const NAME: &'static str = "cpu-x86";
+    const VERSION: u32 = 1;
+}

@@ -1,0 +1,94 @@
+//! CPUID, model-specific registers, time-stamp counter, random numbers.
+
+use iced_x86::{Code, Instruction};
+
+use super::require_cpl0;
+use crate::cpu::Cpu;
+use crate::exception::{Exception, Result};
+use crate::flags::bits;
+use crate::int::Int;
+use crate::op::{Handler, Op};
+use crate::reg::{RAX, RBX, RCX, RDX};
+use crate::regs::CR4_TSD;
+
+fn cpuid(cpu: &mut Cpu, _: &Op) -> Result {
+    let leaf = cpu.cpuid(cpu.reg(RAX), cpu.reg(RCX));
+    cpu.set_reg(RAX, leaf.eax);
+    cpu.set_reg(RBX, leaf.ebx);
+    cpu.set_reg(RCX, leaf.ecx);
+    cpu.set_reg(RDX, leaf.edx);
+    Ok(())
+}
+
+fn set_pair(cpu: &mut Cpu, value: u64) {
+    cpu.set_reg(RAX, value as u32);
+    cpu.set_reg(RDX, (value >> 32) as u32);
+}
+
+fn rdmsr(cpu: &mut Cpu, _: &Op) -> Result {
+    require_cpl0(cpu)?;
+    let value = cpu.read_msr(cpu.reg(RCX)).ok_or(Exception::GP0)?;
+    set_pair(cpu, value);
+    Ok(())
+}
+
+fn wrmsr(cpu: &mut Cpu, _: &Op) -> Result {
+    require_cpl0(cpu)?;
+    let value = u64::from(cpu.reg::<u32>(RAX)) | u64::from(cpu.reg::<u32>(RDX)) << 32;
+    let index = cpu.reg(RCX);
+    if cpu.write_msr(index, value) { Ok(()) } else { Err(Exception::GP0) }
+}
+
+/// #GP(0) unless the program may read the time-stamp counter.
+fn require_tsc(cpu: &Cpu) -> Result {
+    if cpu.cr4 & CR4_TSD != 0 && cpu.cpl != 0 { Err(Exception::GP0) } else { Ok(()) }
+}
+
+fn rdtsc(cpu: &mut Cpu, _: &Op) -> Result {
+    require_tsc(cpu)?;
+    let now = cpu.tsc();
+    set_pair(cpu, now);
+    Ok(())
+}
+
+fn rdtscp(cpu: &mut Cpu, op: &Op) -> Result {
+    rdtsc(cpu, op)?;
+    cpu.set_reg(RCX, cpu.msrs.tsc_aux as u32);
+    Ok(())
+}
+
+fn rdpid<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
+    cpu.set_reg(op.dst, T::from_u64(cpu.msrs.tsc_aux));
+    Ok(())
+}
+
+/// RDPMC: there are no counters.
+fn rdpmc(_: &mut Cpu, _: &Op) -> Result {
+    Err(Exception::GP0)
+}
+
+/// RDRAND and RDSEED. Without entropy from the host they report that none is ready.
+fn rdrand<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
+    let random = cpu.entropy.next();
+    cpu.set_reg(op.dst, T::from_u64(random.unwrap_or(0)));
+    cpu.change_flags(bits::ARITH, if random.is_some() { bits::CF } else { 0 });
+    Ok(())
+}
+
+/// The handler of `insn`, if it belongs to this group.
+pub(super) fn select(insn: &Instruction) -> Option<Handler> {
+    Some(match insn.code() {
+        Code::Cpuid => cpuid,
+        Code::Rdmsr => rdmsr,
+        Code::Wrmsr => wrmsr,
+        Code::Rdtsc => rdtsc,
+        Code::Rdtscp => rdtscp,
+        Code::Rdpid_r32 => rdpid::<u32>,
+        Code::Rdpid_r64 => rdpid::<u64>,
+        Code::Rdpmc => rdpmc,
+        Code::Rdrand_r16 | Code::Rdseed_r16 => rdrand::<u16>,
+        Code::Rdrand_r32 | Code::Rdseed_r32 => rdrand::<u32>,
+        Code::Rdrand_r64 | Code::Rdseed_r64 => rdrand::<u64>,
+        _ => return None,
+    })
+}

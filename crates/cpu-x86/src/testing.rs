@@ -1,0 +1,140 @@
+//! What unit tests share: a CPU with memory and a board that answers nothing, running code that the
+//! test assembles.
+
+use std::sync::Arc;
+
+use accel::{CpuBus, Exit, GuestClock, InterruptController, Signals, Vcpu};
+use iced_x86::code_asm::CodeAssembler;
+use memory::GuestMemory;
+
+use crate::cpu::{Cpu, CpuConfig, CpuWiring};
+use crate::regs::{CR0_ET, CR0_NE, CR0_PE, CR0_PG, CR4_OSFXSR, CR4_PAE, EFER_LMA, EFER_LME};
+use crate::segment::{CS, attr};
+use crate::state::{Activity, Segment};
+
+/// Size of guest RAM.
+pub(crate) const RAM: u64 = 4 << 20;
+/// Where programs are loaded.
+pub(crate) const CODE: u64 = 0x1_0000;
+/// Top of the stack.
+pub(crate) const STACK: u64 = 0x8_0000;
+const PML4: u64 = 0x1000;
+const PDPT: u64 = 0x2000;
+const PD: u64 = 0x3000;
+
+struct NoBoard;
+
+impl CpuBus for NoBoard {
+    fn read_port(&self, _: u16, _: u8) -> u32 {
+        u32::MAX
+    }
+    fn write_port(&self, _: u16, _: u8, _: u32) {}
+    fn read_mmio(&self, _: u64, _: u8) -> u64 {
+        u64::MAX
+    }
+    fn write_mmio(&self, _: u64, _: u8, _: u64) {}
+}
+
+impl InterruptController for NoBoard {
+    fn acknowledge(&self) -> Option<u8> {
+        None
+    }
+    fn task_priority(&self) -> u8 {
+        0
+    }
+    fn set_task_priority(&self, _: u8) {}
+    fn read_msr(&self, _: u32) -> Option<u64> {
+        None
+    }
+    fn write_msr(&self, _: u32, _: u64) -> bool {
+        false
+    }
+    fn startup_vector(&self) -> u8 {
+        0
+    }
+}
+
+impl GuestClock for NoBoard {
+    fn now_ns(&self) -> u64 {
+        0
+    }
+    fn tsc(&self) -> u64 {
+        0
+    }
+    fn tsc_hz(&self) -> u64 {
+        1_000_000_000
+    }
+}
+
+/// CPUs of one machine after power-on.
+fn cpus(count: u32) -> Vec<Cpu> {
+    let memory = GuestMemory::new(&[(0, RAM)]).expect("guest memory");
+    let board = Arc::new(NoBoard);
+    let wiring = CpuWiring {
+        memory: Arc::new(memory),
+        bus: board.clone(),
+        interrupts: board.clone(),
+        clock: board,
+        signals: Arc::default(),
+        group: Arc::default(),
+    };
+    (0..count)
+        .map(|index| {
+            let wiring = CpuWiring { signals: Arc::default(), ..wiring.clone() };
+            Cpu::new(CpuConfig { index, count }, wiring)
+        })
+        .collect()
+}
+
+/// A CPU after power-on.
+pub(crate) fn cpu() -> Cpu {
+    cpus(1).remove(0)
+}
+
+/// A CPU in 64-bit mode at CPL 0 with the first 4 MiB mapped to themselves, about to run at [`CODE`].
+pub(crate) fn long_mode() -> Cpu {
+    long_mode_cpus(1).remove(0)
+}
+
+/// CPUs of one machine, each as [`long_mode`] makes one.
+pub(crate) fn long_mode_cpus(count: u32) -> Vec<Cpu> {
+    let mut cpus = cpus(count);
+    cpus.iter_mut().for_each(enter_long_mode);
+    cpus
+}
+
+fn enter_long_mode(cpu: &mut Cpu) {
+    let memory = Arc::clone(&cpu.memory);
+    let entry = |at: u64, value: u64| memory.write(at, &value.to_le_bytes()).expect("in RAM");
+    entry(PML4, PDPT | 7);
+    entry(PDPT, PD | 7);
+    entry(PD, 0x87);
+    entry(PD + 8, 0x20_0087);
+    cpu.cr0 = CR0_PE | CR0_PG | CR0_NE | CR0_ET;
+    cpu.cr3 = PML4;
+    cpu.cr4 = CR4_PAE | CR4_OSFXSR;
+    cpu.efer = EFER_LME | EFER_LMA;
+    let flat = |attributes| Segment { selector: 8, base: 0, limit: u32::MAX, attributes };
+    let common =
+        attr::PRESENT | attr::NOT_SYSTEM | attr::READABLE | attr::ACCESSED | attr::GRANULAR;
+    cpu.seg = [flat(common | attr::BIG); 6];
+    cpu.seg[usize::from(CS)] = flat(common | attr::CODE | attr::LONG);
+    cpu.rip = CODE;
+    cpu.gpr[4] = STACK;
+    cpu.activity = Activity::Running;
+    cpu.tlb.flush_all();
+    cpu.update_mode();
+}
+
+/// Loads a 64-bit program at [`CODE`].
+pub(crate) fn load(cpu: &Cpu, program: impl FnOnce(&mut CodeAssembler)) {
+    let mut assembler = CodeAssembler::new(64).expect("64 is a bitness");
+    program(&mut assembler);
+    let code = assembler.assemble(CODE).expect("the program assembles");
+    cpu.memory.write(CODE, &code).expect("the program fits");
+}
+
+/// Runs `cpu` until it halts.
+pub(crate) fn run_to_halt(cpu: &mut Cpu) {
+    assert!(matches!(cpu.run(), Exit::Halt { .. }), "at rip {:#x}", cpu.rip);
+}

@@ -1,0 +1,268 @@
+//! The translation lookaside buffer (APM volume 2, section 5.5).
+//!
+//! Two levels. The first holds [`TlbEntry`]s, one direct-mapped table a [`Class`] of access, each
+//! entry with all rights already decided, so that a hit needs one comparison. It is emptied whenever
+//! anything that decided a right changes, which is cheap, as the second level refills it.
+//!
+//! The second level holds results of page walks with the rights as the tables gave them. An entry is
+//! valid while its stamp is the current one of its address space (or that of the global pages), so an
+//! address space is flushed by giving it a new stamp, and a switch of address spaces by PCID costs
+//! nothing.
+//!
+//! Pages larger than 4 KiB are entered in pieces of 4 KiB. A small bitmap knows in which large regions
+//! that happened, so that INVLPG knows when it has to search for the other pieces.
+
+use crate::host::{Access, HostPtr, TlbEntry};
+
+/// Entries of each first-level table.
+const L1_ENTRIES: usize = 512;
+/// Entries of the second level.
+const L2_ENTRIES: usize = 4096;
+/// Words of the bitmap of large regions.
+const LARGE_WORDS: usize = 64;
+/// Number of PCIDs, each with an address space of its own.
+const ADDRESS_SPACES: usize = 4096;
+
+/// On whose behalf memory is accessed; selects the first-level table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Class {
+    /// CPL 0 to 2, or the CPU itself, where SMAP keeps user pages out of reach.
+    Supervisor = 0,
+    /// CPL 3.
+    User = 1,
+    /// CPL 0 to 2 with RFLAGS.AC set: SMAP is suspended.
+    SupervisorAc = 2,
+    /// Every data access has to be looked at: alignment checks or data breakpoints are active. Only
+    /// instruction fetches are ever entered.
+    Watched = 3,
+}
+
+/// Number of [`Class`]es.
+const CLASSES: usize = 4;
+
+bitflags::bitflags! {
+    /// What the page tables say about a page, all levels combined.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(crate) struct Rights: u8 {
+        /// Writable at every level.
+        const WRITE = 1 << 0;
+        /// User-accessible at every level.
+        const USER = 1 << 1;
+        /// Executable: NX at no level.
+        const EXECUTE = 1 << 2;
+        /// The dirty bit is set.
+        const DIRTY = 1 << 3;
+        /// Global, and global pages are enabled.
+        const GLOBAL = 1 << 4;
+        /// Mapped by a page of 2 or 4 MiB.
+        const LARGE = 1 << 5;
+        /// Mapped by a page of 1 GiB.
+        const HUGE = 1 << 6;
+    }
+}
+
+/// The translation of one 4 KiB page.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Translation {
+    /// Guest physical address of the page.
+    pub(crate) phys: u64,
+    /// Where it is on the host, if it is RAM.
+    pub(crate) host: Option<HostPtr>,
+    /// Rights of the page.
+    pub(crate) rights: Rights,
+}
+
+#[derive(Clone, Copy)]
+struct L2Entry {
+    /// Linear address of the page.
+    page: u64,
+    /// 0 when empty.
+    stamp: u64,
+    translation: Translation,
+}
+
+const L2_EMPTY: L2Entry = L2Entry {
+    page: 0,
+    stamp: 0,
+    translation: Translation { phys: 0, host: None, rights: Rights::empty() },
+};
+
+/// Both levels.
+pub(crate) struct Tlb {
+    l1: Box<[[TlbEntry; L1_ENTRIES]; CLASSES]>,
+    /// Whether anything was entered into a first-level table since it was emptied.
+    l1_used: [bool; CLASSES],
+    l2: Box<[L2Entry]>,
+    last_stamp: u64,
+    /// Stamp of the current address space.
+    stamp: u64,
+    /// Stamp of global pages.
+    global_stamp: u64,
+    /// Stamps of all address spaces by PCID; 0 for one that has no entries.
+    stamps: Box<[u64]>,
+    /// Bit n: a piece of a 2 or 4 MiB page was entered whose 2 MiB region hashes to n.
+    large: [u64; LARGE_WORDS],
+    /// The same for 1 GiB.
+    huge: u64,
+}
+
+fn l1_index(linear: u64) -> usize {
+    (linear >> 12) as usize % L1_ENTRIES
+}
+
+fn l2_index(linear: u64) -> usize {
+    // Kernel and user halves differ in the high bits only; folding them in keeps them apart.
+    ((linear >> 12) ^ (linear >> 40)) as usize % L2_ENTRIES
+}
+
+fn large_bit(linear: u64) -> (usize, u64) {
+    let hash = (linear >> 21 ^ linear >> 36) as usize % (LARGE_WORDS * 64);
+    (hash / 64, 1 << (hash % 64))
+}
+
+fn huge_bit(linear: u64) -> u64 {
+    1 << ((linear >> 30) % 64)
+}
+
+impl Tlb {
+    pub(crate) fn new() -> Self {
+        Self {
+            l1: Box::new([[TlbEntry::EMPTY; L1_ENTRIES]; CLASSES]),
+            l1_used: [false; CLASSES],
+            l2: vec![L2_EMPTY; L2_ENTRIES].into_boxed_slice(),
+            last_stamp: 2,
+            stamp: 1,
+            global_stamp: 2,
+            stamps: vec![0; ADDRESS_SPACES].into_boxed_slice(),
+            large: [0; LARGE_WORDS],
+            huge: 0,
+        }
+    }
+
+    /// Probes the first level.
+    #[inline(always)]
+    pub(crate) fn probe(
+        &self,
+        class: Class,
+        linear: u64,
+        len: usize,
+        access: Access,
+    ) -> Option<HostPtr> {
+        self.l1[class as usize][l1_index(linear)].hit(linear, len, access)
+    }
+
+    /// Enters `entry` for the page of `linear` into the table of `class`.
+    pub(crate) fn enter(&mut self, class: Class, linear: u64, entry: TlbEntry) {
+        self.l1_used[class as usize] = true;
+        self.l1[class as usize][l1_index(linear)] = entry;
+    }
+
+    /// Looks `linear` up in the second level.
+    pub(crate) fn lookup(&self, linear: u64) -> Option<Translation> {
+        let entry = &self.l2[l2_index(linear)];
+        let valid = entry.stamp == self.stamp || entry.stamp == self.global_stamp;
+        (valid && entry.page == linear & !0xfff).then_some(entry.translation)
+    }
+
+    /// Remembers the result of a page walk.
+    pub(crate) fn remember(&mut self, linear: u64, translation: Translation) {
+        let rights = translation.rights;
+        if rights.contains(Rights::LARGE) {
+            let (word, bit) = large_bit(linear);
+            self.large[word] |= bit;
+        } else if rights.contains(Rights::HUGE) {
+            self.huge |= huge_bit(linear);
+        }
+        let stamp = if rights.contains(Rights::GLOBAL) { self.global_stamp } else { self.stamp };
+        self.l2[l2_index(linear)] = L2Entry { page: linear & !0xfff, stamp, translation };
+    }
+
+    fn next_stamp(&mut self) -> u64 {
+        self.last_stamp += 1;
+        self.last_stamp
+    }
+
+    /// Empties the first level: what decides a right has changed, or another CPU wants to be asked
+    /// again before this one writes.
+    pub(crate) fn flush_l1(&mut self) {
+        for (table, used) in self.l1.iter_mut().zip(&mut self.l1_used) {
+            if std::mem::take(used) {
+                table.fill(TlbEntry::EMPTY);
+            }
+        }
+    }
+
+    /// Empties everything.
+    pub(crate) fn flush_all(&mut self) {
+        self.flush_l1();
+        self.stamps.fill(0);
+        self.global_stamp = self.next_stamp();
+        self.stamp = self.next_stamp();
+        self.large = [0; LARGE_WORDS];
+        self.huge = 0;
+    }
+
+    /// Switches to address space `pcid`; `flush` empties it first. Global pages stay.
+    pub(crate) fn switch(&mut self, pcid: u16, flush: bool) {
+        self.flush_l1();
+        let fresh = self.next_stamp();
+        let slot = &mut self.stamps[usize::from(pcid) % ADDRESS_SPACES];
+        if flush || *slot == 0 {
+            *slot = fresh;
+        }
+        self.stamp = *slot;
+    }
+
+    /// Empties address space `pcid` without its global pages. `current` says that it is the active one.
+    pub(crate) fn flush_space(&mut self, pcid: u16, current: bool) {
+        self.stamps[usize::from(pcid) % ADDRESS_SPACES] = 0;
+        if current {
+            self.switch(pcid, true);
+        }
+    }
+
+    /// Empties all address spaces, but not the global pages.
+    pub(crate) fn flush_non_global(&mut self, pcid: u16) {
+        self.stamps.fill(0);
+        self.switch(pcid, true);
+    }
+
+    /// INVLPG: forgets the page at `linear`, of whatever size, global or not.
+    pub(crate) fn invalidate(&mut self, linear: u64) {
+        let index = l1_index(linear);
+        for table in self.l1.iter_mut() {
+            table[index].forget(linear);
+        }
+        let entry = &mut self.l2[l2_index(linear)];
+        if entry.page == linear & !0xfff {
+            entry.stamp = 0;
+        }
+        let (word, bit) = large_bit(linear);
+        if self.large[word] & bit != 0 {
+            // A page of 4 MiB (32-bit paging) has two such regions.
+            self.forget_region(linear, 22);
+        }
+        if self.huge & huge_bit(linear) != 0 {
+            self.forget_region(linear, 30);
+        }
+    }
+
+    fn forget_region(&mut self, linear: u64, shift: u32) {
+        for entry in self.l1.iter_mut().flatten() {
+            entry.forget_region(linear, shift);
+        }
+        for entry in self.l2.iter_mut() {
+            if entry.page >> shift == linear >> shift {
+                entry.stamp = 0;
+            }
+        }
+    }
+
+    /// Takes away the right to write to the host page at `host` from every first-level entry.
+    pub(crate) fn protect(&mut self, host: HostPtr) {
+        for entry in self.l1.iter_mut().flatten() {
+            entry.protect(host);
+        }
+    }
+}

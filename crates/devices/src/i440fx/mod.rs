@@ -1,0 +1,209 @@
+//! The i440FX host bridge: configuration mechanism #1, and registers for shadow RAM.
+//!
+//! Follows Intel's 82441FX data sheet (290549) and PCI Local Bus 3.0, section 3.2.2.3.2. All of the
+//! area that PAM and SMRAM govern is RAM on this board whatever they say, so the registers only keep
+//! their values.
+
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use bus::{AddressSpace, BusDevice, Device, MapError};
+use serde::{Deserialize, Serialize};
+use vmstate::{RestoreError, Saved, State};
+
+use crate::lock;
+use crate::pci::{ConfigSpace, ConfigState, Devfn, Identity, PciBus, PciFunction};
+
+/// Place on the bus.
+pub const DEVFN: Devfn = Devfn::new(0, 0);
+/// Configuration address port; the data port follows.
+pub const CONFIG_PORT: u16 = 0xcf8;
+
+const ADDRESS_ENABLE: u32 = 1 << 31;
+const ADDRESS_WRITABLE: u32 = 0x80ff_fffc;
+/// First of seven PAM registers.
+const PAM: u16 = 0x59;
+const SMRAM: u16 = 0x72;
+
+const IDENTITY: Identity = Identity {
+    vendor: 0x8086,
+    device: 0x1237,
+    revision: 2,
+    class: 0x06_00_00,
+    subsystem_vendor: 0x1af4,
+    subsystem: 0x1100,
+};
+
+/// Saved state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct I440fxState {
+    config: ConfigState,
+    address: u32,
+}
+
+impl State for I440fxState {
+    const NAME: &'static str = "i440fx";
+    const VERSION: u32 = 1;
+
+    fn validate(&self) -> Result<(), String> {
+        if self.address & !ADDRESS_WRITABLE != 0 {
+            return Err(format!("configuration address {:#x}", self.address));
+        }
+        Ok(())
+    }
+}
+
+struct Registers {
+    config: ConfigSpace,
+    /// Configuration address register.
+    address: u32,
+}
+
+/// The host bridge.
+pub struct I440fx {
+    /// The bus that holds this bridge too.
+    bus: OnceLock<Weak<PciBus>>,
+    registers: Mutex<Registers>,
+}
+
+impl I440fx {
+    /// A bridge; [`I440fx::attach`] gives it its bus.
+    pub fn new() -> Arc<Self> {
+        let mut config = ConfigSpace::new(&IDENTITY, 0);
+        config.define(SMRAM, &[0x02]);
+        config.allow_writes(PAM, &[0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33]);
+        config.allow_writes(SMRAM, &[0x7f]);
+        Arc::new(Self {
+            bus: OnceLock::new(),
+            registers: Mutex::new(Registers { config, address: 0 }),
+        })
+    }
+
+    /// Puts the bridge on `bus` and maps its ports.
+    ///
+    /// # Errors
+    /// Never in a space of 64 Ki ports.
+    pub fn attach(
+        self: &Arc<Self>,
+        bus: &Arc<PciBus>,
+        ports: &AddressSpace,
+    ) -> Result<(), MapError> {
+        // Only the first call counts: the wiring is fixed.
+        let _ = self.bus.set(Arc::downgrade(bus));
+        bus.attach(DEVFN, self.clone());
+        ports.map(CONFIG_PORT.into(), 8, self.clone())?;
+        Ok(())
+    }
+
+    /// The function and register that the address register selects on this bus.
+    fn target(&self, offset: u64) -> Option<(Arc<PciBus>, Devfn, u16)> {
+        let address = lock(&self.registers).address;
+        let on_bus_0 = address >> 16 & 0xff == 0;
+        if address & ADDRESS_ENABLE == 0 || !on_bus_0 {
+            return None;
+        }
+        let bus = self.bus.get()?.upgrade()?;
+        let register = (address & 0xfc) as u16 | (offset & 3) as u16;
+        Some((bus, Devfn::from_bits((address >> 8) as u8), register))
+    }
+}
+
+impl BusDevice for I440fx {
+    fn read(&self, offset: u64, size: u8) -> u64 {
+        let ones = u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 8)));
+        match offset {
+            0 if size == 4 => lock(&self.registers).address.into(),
+            0..4 => ones,
+            _ => match self.target(offset) {
+                Some((bus, devfn, register)) => bus.read_config(devfn, register, size).into(),
+                None => ones,
+            },
+        }
+    }
+
+    fn write(&self, offset: u64, size: u8, value: u64) {
+        match offset {
+            // Narrower accesses to these ports are not the mechanism's.
+            0 if size == 4 => lock(&self.registers).address = value as u32 & ADDRESS_WRITABLE,
+            0..4 => {}
+            _ => {
+                if let Some((bus, devfn, register)) = self.target(offset) {
+                    bus.write_config(devfn, register, size, value as u32);
+                }
+            }
+        }
+    }
+}
+
+impl PciFunction for I440fx {
+    fn read_config(&self, offset: u16, size: u8) -> u32 {
+        lock(&self.registers).config.read(offset, size)
+    }
+
+    fn write_config(&self, offset: u16, size: u8, value: u32) {
+        lock(&self.registers).config.write(offset, size, value);
+    }
+}
+
+impl Device for I440fx {
+    fn id(&self) -> String {
+        "i440fx".into()
+    }
+
+    fn reset(&self) {
+        let mut registers = lock(&self.registers);
+        registers.config.reset();
+        registers.address = 0;
+    }
+
+    fn save(&self) -> Saved {
+        let registers = lock(&self.registers);
+        Saved::new(&I440fxState { config: registers.config.save(), address: registers.address })
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
+        let state: I440fxState = saved.decode()?;
+        let mut registers = lock(&self.registers);
+        registers
+            .config
+            .check(&state.config)
+            .map_err(|reason| RestoreError::Damaged { name: I440fxState::NAME, reason })?;
+        registers.config.restore(&state.config);
+        registers.address = state.address;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus::{IrqLine, MsiMessage, MsiSink};
+
+    struct NoMsi;
+    impl MsiSink for NoMsi {
+        fn send(&self, _message: MsiMessage) {}
+    }
+
+    #[test]
+    fn configuration_mechanism_1_reaches_functions_on_bus_0_only() {
+        let ports = Arc::new(AddressSpace::new());
+        let router = [0; 4].map(|_| IrqLine::unconnected());
+        let bus = PciBus::new(ports.clone(), Arc::default(), router, Arc::new(NoMsi));
+        let bus = Arc::new(bus);
+        I440fx::new().attach(&bus, &ports).unwrap();
+        let select = |address: u64| ports.write(0xcf8, 4, address);
+        select(0x8000_0000);
+        assert_eq!(ports.read(0xcf8, 4), Some(0x8000_0000));
+        assert_eq!(ports.read(0xcfc, 4), Some(0x1237_8086));
+        assert_eq!(ports.read(0xcfe, 2), Some(0x1237));
+        select(0);
+        assert_eq!(ports.read(0xcfc, 4), Some(0xffff_ffff));
+        select(0x8001_0000);
+        assert_eq!(ports.read(0xcfc, 4), Some(0xffff_ffff));
+        select(0x8000_0058);
+        ports.write(0xcfd, 1, 0xff);
+        assert_eq!(ports.read(0xcfc, 4), Some(0x3000));
+        // Narrow accesses to the address port change nothing.
+        ports.write(0xcf8, 1, 0);
+        assert_eq!(ports.read(0xcf8, 4), Some(0x8000_0058));
+    }
+}

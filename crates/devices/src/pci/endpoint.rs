@@ -1,0 +1,252 @@
+//! What a function of type 0 is made of.
+
+use std::sync::Arc;
+
+use ::bus::space::MappingId;
+use ::bus::{AddressSpace, BusDevice};
+use serde::{Deserialize, Serialize};
+
+use super::{BarKind, ConfigSpace, ConfigState, Identity, MsiX, MsiXState, PciWiring, reg};
+
+/// The window of one BAR.
+struct Window {
+    handler: Arc<dyn BusDevice>,
+    /// Where it is mapped now, if it is.
+    mapped: Option<(u64, MappingId)>,
+}
+
+/// Configuration space, BAR windows, INTx and MSI-X of one function.
+pub struct PciEndpoint {
+    config: ConfigSpace,
+    wiring: PciWiring,
+    windows: [Option<Window>; 6],
+    msix: Option<(u16, Arc<MsiX>)>,
+    /// What the device asks of its INTx wire.
+    intx: bool,
+}
+
+/// The saved form of a [`PciEndpoint`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointState {
+    config: ConfigState,
+    msix: Option<MsiXState>,
+}
+
+impl PciEndpoint {
+    /// A function without BARs and capabilities.
+    pub fn new(identity: &Identity, wiring: PciWiring) -> Self {
+        let config = ConfigSpace::new(identity, wiring.pin);
+        let windows = [const { None }; 6];
+        Self { config, wiring, windows, msix: None, intx: false }
+    }
+
+    /// The registers.
+    pub fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+
+    /// The registers, for capabilities and registers of the device's own.
+    pub fn config_mut(&mut self) -> &mut ConfigSpace {
+        &mut self.config
+    }
+
+    /// Declares a BAR (see [`ConfigSpace::add_bar`]) whose window `handler` answers in.
+    pub fn add_bar(&mut self, index: usize, kind: BarKind, size: u64, handler: Arc<dyn BusDevice>) {
+        self.config.add_bar(index, kind, size);
+        self.windows[index] = Some(Window { handler, mapped: None });
+    }
+
+    /// Shows `msix` in a 32-bit memory BAR of its own.
+    pub fn add_msix(&mut self, bar: usize, msix: Arc<MsiX>) {
+        let kind = BarKind::Memory32 { prefetchable: false };
+        self.add_bar(bar, kind, msix.bar_size(), msix.clone());
+        let offset = self.config.add_capability(0x11, &msix.capability(bar as u32));
+        let control = MsiX::control_mask();
+        self.config.allow_writes(offset + 2, &control.to_le_bytes());
+        self.msix = Some((offset, msix));
+    }
+
+    /// A configuration read.
+    pub fn read(&self, offset: u16, size: u8) -> u32 {
+        self.config.read(offset, size)
+    }
+
+    /// A configuration write, with all that follows from it: windows move, the INTx wire and MSI-X
+    /// follow their enable bits.
+    pub fn write(&mut self, offset: u16, size: u8, value: u32) {
+        self.config.write(offset, size, value);
+        self.apply();
+    }
+
+    /// What the device asks of its INTx wire; shown in the status register, and on the wire unless
+    /// software disabled it or uses MSI-X.
+    pub fn set_intx(&mut self, level: bool) {
+        self.intx = level;
+        self.drive_intx();
+    }
+
+    fn drive_intx(&mut self) {
+        let mut status = self.config.u16_at(reg::STATUS) & !reg::STATUS_INTERRUPT;
+        if self.intx {
+            status |= reg::STATUS_INTERRUPT;
+        }
+        self.config.set(reg::STATUS, &status.to_le_bytes());
+        let disabled = self.config.command() & reg::COMMAND_INTX_DISABLE != 0;
+        let replaced = self.msix.as_ref().is_some_and(|(_, msix)| msix.is_enabled());
+        self.wiring.intx.set(self.intx && !disabled && !replaced);
+    }
+
+    fn apply(&mut self) {
+        if let Some((offset, msix)) = &self.msix {
+            msix.set_control(self.config.u16_at(offset + 2));
+        }
+        self.drive_intx();
+        for index in 0..self.windows.len() {
+            self.map_window(index);
+        }
+    }
+
+    fn map_window(&mut self, index: usize) {
+        let Some(window) = &mut self.windows[index] else { return };
+        let wanted = self.config.bar_window(index);
+        let wanted_at = wanted.map(|(_, address, _)| address);
+        if window.mapped.map(|(address, _)| address) == wanted_at {
+            return;
+        }
+        let is_io = self.config.bar_kind(index) == Some(BarKind::Io);
+        let space = if is_io { &self.wiring.ports } else { &self.wiring.mmio };
+        // The spaces are gone only while the machine is being taken apart.
+        let Some(space): Option<Arc<AddressSpace>> = space.upgrade() else { return };
+        if let Some((_, id)) = window.mapped.take() {
+            space.unmap(id);
+        }
+        if let Some((_, address, size)) = wanted {
+            let handler = Arc::clone(&window.handler);
+            window.mapped = space.map(address, size, handler).ok().map(|id| (address, id));
+        }
+    }
+
+    /// Power-on state: windows closed, the wire low.
+    pub fn reset(&mut self) {
+        self.config.reset();
+        if let Some((_, msix)) = &self.msix {
+            msix.reset();
+        }
+        self.intx = false;
+        self.apply();
+    }
+
+    /// What is to be saved.
+    pub fn save(&self) -> EndpointState {
+        let msix = self.msix.as_ref().map(|(_, msix)| msix.save());
+        EndpointState { config: self.config.save(), msix }
+    }
+
+    /// Whether `state` fits this function.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(&self, state: &EndpointState) -> Result<(), String> {
+        self.config.check(&state.config)?;
+        match (&self.msix, &state.msix) {
+            (Some((_, msix)), Some(state)) => msix.check(state),
+            (None, None) => Ok(()),
+            _ => Err("MSI-X on one side only".into()),
+        }
+    }
+
+    /// Takes over a state that [`PciEndpoint::check`] accepted: windows, wire and messages follow.
+    pub fn restore(&mut self, state: &EndpointState) {
+        self.config.restore(&state.config);
+        if let (Some((_, msix)), Some(state)) = (&self.msix, &state.msix) {
+            msix.restore(state);
+        }
+        self.intx = self.config.u16_at(reg::STATUS) & reg::STATUS_INTERRUPT != 0;
+        self.apply();
+    }
+}
+
+impl Drop for PciEndpoint {
+    /// Takes the windows away.
+    fn drop(&mut self) {
+        self.config.reset();
+        for index in 0..self.windows.len() {
+            self.map_window(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::{Devfn, PciBus};
+    use ::bus::{IrqLine, IrqSink, MsiMessage, MsiSink};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    struct Echo;
+    impl BusDevice for Echo {
+        fn read(&self, offset: u64, _size: u8) -> u64 {
+            offset
+        }
+        fn write(&self, _offset: u64, _size: u8, _value: u64) {}
+    }
+    #[derive(Default)]
+    struct Wire(AtomicBool);
+    impl IrqSink for Wire {
+        fn set_level(&self, _pin: u32, level: bool) {
+            self.0.store(level, Ordering::SeqCst);
+        }
+    }
+    struct NoMsi;
+    impl MsiSink for NoMsi {
+        fn send(&self, _message: MsiMessage) {}
+    }
+
+    const IDENTITY: Identity = Identity {
+        vendor: 0x1af4,
+        device: 0x1000,
+        revision: 0,
+        class: 0x00ff_0000,
+        subsystem_vendor: 0x1af4,
+        subsystem: 1,
+    };
+
+    #[test]
+    fn windows_and_wire_follow_the_registers() {
+        let (ports, mmio) = (Arc::new(AddressSpace::new()), Arc::new(AddressSpace::new()));
+        let wire = Arc::new(Wire::default());
+        let router = [0; 4].map(|_| IrqLine::new(wire.clone(), 0));
+        let bus = PciBus::new(ports.clone(), mmio.clone(), router, Arc::new(NoMsi));
+        let mut endpoint = PciEndpoint::new(&IDENTITY, bus.wiring(Devfn::new(3, 0), 1));
+        endpoint.add_bar(0, BarKind::Io, 0x20, Arc::new(Echo));
+        endpoint.add_msix(1, Arc::new(MsiX::new(2, Arc::new(NoMsi))));
+        endpoint.write(0x10, 4, 0xc000);
+        endpoint.write(0x14, 4, 0xfebf_0000);
+        assert_eq!(ports.read(0xc004, 1), None);
+        endpoint.write(reg::COMMAND, 2, 3);
+        assert_eq!(ports.read(0xc004, 1), Some(4));
+        assert_eq!(mmio.read(0xfebf_000c, 4), Some(1), "masked vector");
+        endpoint.write(0x10, 4, 0xd000);
+        assert_eq!(ports.read(0xc004, 1), None);
+        assert_eq!(ports.read(0xd004, 1), Some(4));
+
+        endpoint.set_intx(true);
+        assert!(wire.0.load(Ordering::SeqCst));
+        assert_eq!(endpoint.read(reg::STATUS, 2) & 8, 8);
+        endpoint.write(reg::COMMAND, 2, 0x403);
+        assert!(!wire.0.load(Ordering::SeqCst));
+        assert_eq!(endpoint.read(reg::STATUS, 2) & 8, 8);
+        let saved = endpoint.save();
+        endpoint.reset();
+        assert_eq!(ports.read(0xd004, 1), None);
+        endpoint.check(&saved).unwrap();
+        endpoint.restore(&saved);
+        assert_eq!(ports.read(0xd004, 1), Some(4));
+        assert_eq!(endpoint.save(), saved);
+        endpoint.write(reg::COMMAND, 2, 3);
+        assert!(wire.0.load(Ordering::SeqCst));
+        drop(endpoint);
+        assert_eq!(ports.read(0xd004, 1), None);
+        assert_eq!(mmio.read(0xfebf_000c, 4), None);
+    }
+}

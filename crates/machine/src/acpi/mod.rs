@@ -1,0 +1,198 @@
+//! The ACPI tables of the `pc` machine (ACPI 6.5): what firmware would have put into memory.
+//!
+//! [`build`] places RSDP, XSDT, FADT, FACS, MADT and DSDT from one address on. The tables describe the
+//! board as its devices are wired in `devices`; addresses that firmware chooses come in [`Config`].
+
+mod dsdt;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use acpi_tables::Aml;
+use acpi_tables::facs::FACS;
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use devices::irq::line;
+use devices::piix::{ACPI_DISABLE, ACPI_ENABLE};
+use devices::{ioapic, lapic};
+
+const OEM_ID: [u8; 6] = *b"RHEA  ";
+const OEM_TABLE_ID: [u8; 8] = *b"RHEAPC  ";
+const OEM_REVISION: u32 = 1;
+
+/// Port of PIIX3's reset control register, and the value that resets everything.
+const RESET_PORT: u64 = 0xcf9;
+const RESET_VALUE: u8 = 0x06;
+/// PIIX4's SMI command port.
+const SMI_COMMAND_PORT: u32 = 0xb2;
+/// CMOS register of the century.
+const CENTURY: u8 = 0x32;
+/// Id of the I/O APIC, as other boards of this kind have it.
+const IOAPIC_ID: u8 = 0;
+
+/// Interrupt lines that PCI interrupts can be routed to, level-triggered and active high.
+const PCI_LINES: [u32; 3] = [5, 10, 11];
+
+/// What the tables depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Number of CPUs; local APIC ids count from 0.
+    pub cpus: u32,
+    /// Window for PCI memory below 4 GiB.
+    pub pci_hole: Range<u64>,
+    /// Base of PIIX4's power management ports.
+    pub pm_base: u16,
+    /// Serial ports: first port, interrupt line.
+    pub serial_ports: Vec<(u16, u32)>,
+}
+
+/// Tables ready to be put into memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// Guest physical address of the RSDP.
+    pub rsdp: u64,
+    /// Guest physical address and contents of each table, in ascending order.
+    pub blobs: Vec<(u64, Vec<u8>)>,
+}
+
+/// Gives out addresses from a start on.
+struct Placement {
+    next: u64,
+    blobs: Vec<(u64, Vec<u8>)>,
+}
+
+impl Placement {
+    /// Places a table; returns where it is.
+    fn place(&mut self, table: Vec<u8>) -> u64 {
+        // FACS needs 64; the others are as well off with it.
+        let at = self.next.next_multiple_of(64);
+        self.next = at + table.len() as u64;
+        self.blobs.push((at, table));
+        at
+    }
+}
+
+/// Builds the tables from `start` on, which is on a 16-byte boundary within 0xe0000 to 0xfffff, so that
+/// systems that are not told where the RSDP is find it by searching.
+pub fn build(config: &Config, start: u64) -> Tables {
+    let mut placement = Placement { next: start + Rsdp::len() as u64, blobs: Vec::new() };
+    let facs = placement.place(bytes(&FACS::new()));
+    let dsdt = placement.place(dsdt::build(config));
+    let fadt = placement.place(fadt(config, facs, dsdt));
+    let madt = placement.place(madt(config));
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = placement.place(bytes(&xsdt));
+    let mut blobs = vec![(start, bytes(&Rsdp::new(OEM_ID, xsdt)))];
+    blobs.append(&mut placement.blobs);
+    Tables { rsdp: start, blobs }
+}
+
+fn bytes(table: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+fn fadt(config: &Config, facs: u64, dsdt: u64) -> Vec<u8> {
+    let pm = u32::from(config.pm_base);
+    let port = |offset: u32, width: u8, access| {
+        GAS::new(AddressSpace::SystemIo, width, 0, access, (pm + offset).into())
+    };
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .firmware_ctrl_32(facs as u32)
+        .flag(Flags::Wbinvd)
+        .flag(Flags::ProcC1)
+        // The power button is a fixed feature (flag clear); there is no sleep button, and the
+        // RTC wakes nothing (flags set).
+        .flag(Flags::SlpButton)
+        .flag(Flags::FixRtc)
+        .flag(Flags::ResetRegSup)
+        .gpe_info(pm + 0x0c, 0, 4, 0, 0);
+    fadt.dsdt = (dsdt as u32).into();
+    fadt.sci_int = (line::SCI as u16).into();
+    fadt.smi_cmd = SMI_COMMAND_PORT.into();
+    fadt.acpi_enable = ACPI_ENABLE;
+    fadt.acpi_disable = ACPI_DISABLE;
+    fadt.pm1a_evt_blk = pm.into();
+    fadt.pm1_evt_len = 4;
+    fadt.pm1a_cnt_blk = (pm + 4).into();
+    fadt.pm1_cnt_len = 2;
+    fadt.pm_tmr_blk = (pm + 8).into();
+    fadt.pm_tmr_len = 4;
+    // Latencies past these limits say that there are no C2 and C3.
+    fadt.p_lvl2_lat = 0xfff.into();
+    fadt.p_lvl3_lat = 0xfff.into();
+    fadt.century = CENTURY;
+    // Legacy devices and a keyboard controller are there; VGA must not be probed.
+    fadt.iapc_boot_arch = 0b111.into();
+    fadt.reset_reg = GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, RESET_PORT);
+    fadt.reset_value = RESET_VALUE;
+    fadt.x_pm1a_evt_blk = port(0, 32, AccessSize::WordAccess);
+    fadt.x_pm1a_cnt_blk = port(4, 16, AccessSize::WordAccess);
+    fadt.x_pm_tmr_blk = port(8, 32, AccessSize::DwordAccess);
+    fadt.x_gpe0_blk = port(0x0c, 32, AccessSize::ByteAccess);
+    bytes(&fadt.finalize())
+}
+
+/// MADT (ACPI 6.5, section 5.2.12).
+fn madt(config: &Config) -> Vec<u8> {
+    const LOCAL_APIC: u8 = 0;
+    const IO_APIC: u8 = 1;
+    const OVERRIDE: u8 = 2;
+    const LOCAL_NMI: u8 = 4;
+    const ENABLED: u32 = 1;
+    /// There is a pair of 8259s too.
+    const PCAT_COMPAT: u32 = 1;
+    /// Flags of an override: active high; edge or level.
+    const EDGE_AS_ON_ISA: u16 = 0;
+    const LEVEL_HIGH: u16 = 0b1101;
+    const ALL_CPUS: u8 = 0xff;
+
+    let mut madt = Sdt::new(*b"APIC", 36, 4, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    madt.append_slice(&(lapic::DEFAULT_BASE as u32).to_le_bytes());
+    madt.append_slice(&PCAT_COMPAT.to_le_bytes());
+    for cpu in 0..config.cpus as u8 {
+        madt.append_slice(&[LOCAL_APIC, 8, cpu, cpu]);
+        madt.append_slice(&ENABLED.to_le_bytes());
+    }
+    madt.append_slice(&[IO_APIC, 12, IOAPIC_ID, 0]);
+    madt.append_slice(&(ioapic::BASE as u32).to_le_bytes());
+    madt.append_slice(&0u32.to_le_bytes());
+    let mut override_line = |line: u32, input: u32, flags: u16| {
+        madt.append_slice(&[OVERRIDE, 10, 0, line as u8]);
+        madt.append_slice(&input.to_le_bytes());
+        madt.append_slice(&flags.to_le_bytes());
+    };
+    override_line(line::TIMER, 2, EDGE_AS_ON_ISA);
+    for line in PCI_LINES.into_iter().chain([line::SCI]) {
+        override_line(line, line, LEVEL_HIGH);
+    }
+    madt.append_slice(&[LOCAL_NMI, 6, ALL_CPUS, 0, 0, lapic::LINT1 as u8]);
+    madt.as_slice().to_vec()
+}
+
+/// Several interrupts as one resource (ACPI 6.5, section 6.4.3.6); one of them, or the one in use.
+struct Interrupts<'a>(&'a [u32]);
+
+impl Aml for Interrupts<'_> {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        const DESCRIPTOR: u8 = 0x89;
+        const CONSUMER: u8 = 1 << 0;
+        const SHARED: u8 = 1 << 3;
+        sink.byte(DESCRIPTOR);
+        sink.word(2 + 4 * self.0.len() as u16);
+        // Level-triggered and active high are the cleared bits.
+        sink.byte(CONSUMER | SHARED);
+        sink.byte(self.0.len() as u8);
+        for &line in self.0 {
+            sink.dword(line);
+        }
+    }
+}

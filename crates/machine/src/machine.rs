@@ -1,0 +1,114 @@
+//! A machine as its clients see it.
+
+use std::sync::Arc;
+
+use block::Drive;
+use chardev::ChardevInfo;
+use cpu_x86::Cpu;
+use devices::i8042;
+use devices::virtio::balloon::VirtioBalloon;
+use uuid::Uuid;
+
+use crate::BuildError;
+use crate::pc::board::Pc;
+use crate::run::owner::GuestRequests;
+use crate::run::vcpu::{Gate, VcpuThread};
+use crate::run::{EventSink, MachineEvent, Owner, RunHandle};
+use crate::spec::{MachineSpec, Smp};
+
+/// A pointing device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mouse {
+    /// Its name.
+    pub name: &'static str,
+    /// Its number, unique among pointing devices.
+    pub index: u32,
+    /// It gets the user's input.
+    pub current: bool,
+    /// It reports positions, not movements.
+    pub absolute: bool,
+}
+
+/// A machine: what can be read of it at any time, and the way to its owner.
+pub struct Machine {
+    spec: MachineSpec,
+    board: Arc<Pc>,
+    cpus: Arc<Vec<VcpuThread<Cpu>>>,
+    run: RunHandle,
+}
+
+impl Machine {
+    /// Makes a machine and its owner, whose [`Owner::serve`] runs it. Events go to `events`.
+    ///
+    /// # Errors
+    /// Names what could not be made or opened.
+    pub fn new(spec: &MachineSpec, events: EventSink) -> Result<(Self, Owner<Pc>), BuildError> {
+        let gate = Arc::new(Gate::default());
+        let guest = Arc::new(GuestRequests::new(Arc::clone(&gate)));
+        let board = Arc::new(Pc::new(spec, guest.clone())?);
+        if let Some(balloon) = board.balloon() {
+            let events = Arc::clone(&events);
+            balloon.set_change_hook(Box::new(move |actual| {
+                events(MachineEvent::BalloonChange(actual));
+            }));
+        }
+        let spawn = |(index, cpu)| VcpuThread::spawn(index, cpu, gate.clone(), guest.clone());
+        let cpus: Result<Vec<_>, _> =
+            board.make_cpus().into_iter().enumerate().map(spawn).collect();
+        let cpus = Arc::new(cpus.map_err(BuildError::Thread)?);
+        let (owner, run) =
+            Owner::new(Arc::clone(&board), Arc::clone(&cpus), guest, spec.actions, events);
+        Ok((Self { spec: spec.clone(), board, cpus, run }, owner))
+    }
+
+    /// The machine's name, if it was given one.
+    pub fn name(&self) -> Option<&str> {
+        self.spec.name.as_deref()
+    }
+
+    /// The machine's UUID; nil if it was given none.
+    pub fn uuid(&self) -> Uuid {
+        self.spec.uuid.unwrap_or_default()
+    }
+
+    /// The processors' topology.
+    pub fn smp(&self) -> Smp {
+        self.spec.smp
+    }
+
+    /// The processors.
+    pub fn cpus(&self) -> &[VcpuThread<Cpu>] {
+        &self.cpus
+    }
+
+    /// The path of CPU `index` in the tree of the machine's objects.
+    pub fn cpu_path(&self, index: usize) -> String {
+        format!("/machine/unattached/device[{index}]")
+    }
+
+    /// The drives.
+    pub fn drives(&self) -> &[Arc<Drive>] {
+        self.board.drives()
+    }
+
+    /// The character devices of guest devices.
+    pub fn chardevs(&self) -> Vec<ChardevInfo> {
+        self.board.chardevs().infos()
+    }
+
+    /// The balloon, if there is one.
+    pub fn balloon(&self) -> Option<&Arc<VirtioBalloon>> {
+        self.board.balloon()
+    }
+
+    /// The pointing devices.
+    pub fn mice(&self) -> Vec<Mouse> {
+        // The keyboard controller's number follows those of the keyboard and of the list's head.
+        vec![Mouse { name: i8042::MOUSE_NAME, index: 2, current: true, absolute: false }]
+    }
+
+    /// The way to the owner, and to what it publishes.
+    pub fn run(&self) -> &RunHandle {
+        &self.run
+    }
+}

@@ -1,0 +1,325 @@
+//! The board: made in short steps from a [`MachineSpec`], reset and driven as [`Board`].
+
+use std::sync::Arc;
+
+use accel::{GuestClock, Signals, Vcpu};
+use block::Drive;
+use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
+use chardev::CharBackend;
+use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
+use devices::i440fx::I440fx;
+use devices::i8042::I8042;
+use devices::i8254::I8254;
+use devices::i8259::I8259;
+use devices::ioapic::{self, IoApic};
+use devices::irq::{IrqRouter, line};
+use devices::lapic::{self, ApicBus};
+use devices::mc146818::{Mc146818, RtcConfig};
+use devices::pci::PciBus;
+use devices::piix::{Piix3, Piix4Pm};
+use devices::uart16550::{COM_PORTS, Uart16550};
+use devices::virtio::VirtioPci;
+use devices::virtio::balloon::VirtioBalloon;
+use memory::GuestMemory;
+
+use super::boot::{self, BootImages, Entry};
+use super::cpu::{BoardClock, CpuView};
+use super::firmware;
+use super::layout::{self, Layout};
+use crate::BuildError;
+use crate::acpi;
+use crate::chardevs::Chardevs;
+use crate::run::Board;
+use crate::spec::{MachineSpec, SerialSpec};
+
+/// The devices that every board has.
+struct Chipset {
+    pic: Arc<I8259>,
+    apics: Arc<ApicBus>,
+    ioapic: Arc<IoApic>,
+    router: Arc<IrqRouter>,
+    pm: Arc<Piix4Pm>,
+}
+
+/// A PC without its CPUs' threads.
+pub struct Pc {
+    pub(super) spec: Arc<MachineSpec>,
+    pub(super) layout: Layout,
+    pub(super) memory: Arc<GuestMemory>,
+    pub(super) ports: Arc<AddressSpace>,
+    pub(super) mmio: Arc<AddressSpace>,
+    pub(super) timers: TimerQueue,
+    pub(super) pci: Arc<PciBus>,
+    pub(super) control: Arc<dyn MachineControl>,
+    chipset: Chipset,
+    signals: Vec<Arc<Signals>>,
+    clock: Arc<dyn GuestClock>,
+    /// Every device, in the order in which they are reset.
+    pub(super) devices: Vec<Arc<dyn Device>>,
+    pub(super) virtio: Vec<Arc<VirtioPci>>,
+    pub(super) balloon: Option<Arc<VirtioBalloon>>,
+    pub(super) drives: Vec<Arc<Drive>>,
+    pub(super) chardevs: Chardevs,
+    /// First port and interrupt line of each serial port.
+    serial_ports: Vec<(u16, u32)>,
+    boot: Option<BootImages>,
+    entry: std::sync::Mutex<Option<Entry>>,
+}
+
+impl Pc {
+    /// Makes the board with all its devices and opens what they need.
+    ///
+    /// # Errors
+    /// Names what could not be made or opened.
+    pub fn new(spec: &MachineSpec, control: Arc<dyn MachineControl>) -> Result<Self, BuildError> {
+        let layout = Layout::new(spec.memory);
+        let memory = Arc::new(GuestMemory::new(&layout.ram())?);
+        let timers = TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?;
+        let clock: Arc<dyn GuestClock> = Arc::new(BoardClock(timers.clock().clone()));
+        let signals: Vec<_> = (0..spec.smp.cpus).map(|_| Arc::new(Signals::default())).collect();
+        let (ports, mmio) = (Arc::new(AddressSpace::new()), Arc::new(AddressSpace::new()));
+        let apics = ApicBus::new(signals.iter().cloned(), &clock, &timers);
+        let chipset = Chipset::new(apics, &ports, &timers, &control)?;
+        let pirqs = chipset.router.pirq_lines();
+        let msi: Arc<dyn MsiSink> = chipset.apics.clone();
+        let pci = Arc::new(PciBus::new(ports.clone(), mmio.clone(), pirqs, msi));
+        let chardevs = Chardevs::open(&spec.chardevs, &control)?;
+        let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
+        let mut pc = Self {
+            spec: Arc::new(spec.clone()),
+            layout,
+            memory,
+            ports,
+            mmio,
+            timers,
+            pci,
+            control,
+            chipset,
+            signals,
+            clock,
+            devices: Vec::new(),
+            virtio: Vec::new(),
+            balloon: None,
+            drives: Vec::new(),
+            chardevs,
+            serial_ports: Vec::new(),
+            boot,
+            entry: std::sync::Mutex::default(),
+        };
+        pc.add_chipset()?;
+        pc.add_serial_ports()?;
+        pc.open_drives()?;
+        pc.add_devices()?;
+        // Kernels that can't be booted are refused now, not when the machine starts.
+        pc.load_boot_images()?;
+        Ok(pc)
+    }
+
+    /// The CPUs, in the state after power-on.
+    pub fn make_cpus(&self) -> Vec<Cpu> {
+        let group = Arc::new(CpuGroup::default());
+        let apics = self.chipset.apics.apics().iter();
+        let wired = apics.zip(&self.signals).zip(0..);
+        wired
+            .map(|((apic, signals), index)| {
+                let config = CpuConfig { index, count: self.spec.smp.cpus };
+                let view = CpuView {
+                    ports: Arc::clone(&self.ports),
+                    mmio: Arc::clone(&self.mmio),
+                    apic: Arc::clone(apic),
+                };
+                Cpu::new(
+                    config,
+                    CpuWiring {
+                        memory: Arc::clone(&self.memory),
+                        bus: Arc::new(view),
+                        interrupts: apic.clone(),
+                        clock: Arc::clone(&self.clock),
+                        signals: Arc::clone(signals),
+                        group: Arc::clone(&group),
+                    },
+                )
+            })
+            .collect()
+    }
+
+    /// The drives, in the order of their options.
+    pub fn drives(&self) -> &[Arc<Drive>] {
+        &self.drives
+    }
+
+    /// The character devices.
+    pub fn chardevs(&self) -> &Chardevs {
+        &self.chardevs
+    }
+
+    /// The balloon, if there is one.
+    pub fn balloon(&self) -> Option<&Arc<VirtioBalloon>> {
+        self.balloon.as_ref()
+    }
+
+    fn add_chipset(&mut self) -> Result<(), BuildError> {
+        let chipset = &self.chipset;
+        let host_bridge = I440fx::new();
+        host_bridge.attach(&self.pci, &self.ports)?;
+        let isa_bridge = Piix3::new(chipset.router.clone(), self.control.clone());
+        isa_bridge.attach(&self.pci, &self.ports)?;
+        chipset.pm.attach(&self.pci, &self.ports)?;
+        let ioapic = chipset.ioapic.clone();
+        self.mmio.map(ioapic::BASE, ioapic::MMIO_SIZE, ioapic.clone())?;
+        let pit = I8254::new(&self.timers, chipset.router.isa_line(line::TIMER));
+        pit.attach(&self.ports)?;
+        let rtc_config = RtcConfig {
+            low_memory: self.layout.low_end,
+            high_memory: self.layout.high_size,
+            cpus: self.spec.smp.cpus,
+            ..RtcConfig::default()
+        };
+        let rtc = Mc146818::new(rtc_config, &self.timers, chipset.router.isa_line(line::RTC));
+        rtc.attach(&self.ports)?;
+        let keyboard = I8042::new(
+            chipset.router.isa_line(line::KEYBOARD),
+            chipset.router.isa_line(line::MOUSE),
+            self.control.clone(),
+        );
+        keyboard.attach(&self.ports)?;
+        let post = devices::debug::PostCode::new();
+        post.attach(&self.ports)?;
+        self.devices.extend([
+            host_bridge as Arc<dyn Device>,
+            isa_bridge,
+            chipset.pm.clone(),
+            chipset.router.clone(),
+            chipset.pic.clone(),
+            ioapic,
+            pit,
+            rtc,
+            keyboard,
+            post,
+        ]);
+        let apics = self.chipset.apics.apics().iter();
+        self.devices.extend(apics.map(|apic| apic.clone() as Arc<dyn Device>));
+        Ok(())
+    }
+
+    fn add_serial_ports(&mut self) -> Result<(), BuildError> {
+        let spec = Arc::clone(&self.spec);
+        for (index, serial) in spec.serials.iter().enumerate() {
+            let SerialSpec::Chardev(id) = serial else { continue };
+            let Some(&port) = COM_PORTS.get(index) else {
+                return Err(BuildError::Device(format!(
+                    "-serial: a machine has at most {} serial ports",
+                    COM_PORTS.len()
+                )));
+            };
+            self.add_serial_port(&format!("serial{index}"), port, id)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_serial_port(
+        &mut self,
+        id: &str,
+        port: u16,
+        chardev: &str,
+    ) -> Result<(), BuildError> {
+        let backend = self.chardevs.claim(chardev)?;
+        let irq = if COM_PORTS.iter().position(|&p| p == port).is_some_and(|i| i % 2 == 1) {
+            line::COM2
+        } else {
+            line::COM1
+        };
+        self.serial_ports.push((port, irq));
+        let irq = self.chipset.router.isa_line(irq);
+        let uart = Uart16550::new(id, port, &self.timers, irq, backend);
+        uart.attach(&self.ports)?;
+        self.devices.push(uart);
+        Ok(())
+    }
+
+    /// Puts the boot images into memory and remembers where CPU 0 starts.
+    fn load_boot_images(&self) -> Result<(), BuildError> {
+        let Some(boot) = &self.boot else { return Ok(()) };
+        let rsdp = self.write_tables()?;
+        let entry = boot.load(&self.memory, &self.layout, rsdp)?;
+        *self.entry.lock().unwrap_or_else(|e| e.into_inner()) = Some(entry);
+        Ok(())
+    }
+
+    /// Writes the ACPI tables; returns where the root pointer is.
+    fn write_tables(&self) -> Result<u64, BuildError> {
+        let config = acpi::Config {
+            cpus: self.spec.smp.cpus,
+            pci_hole: self.layout.pci_hole(),
+            pm_base: firmware::PM_BASE,
+            serial_ports: self.serial_ports.clone(),
+        };
+        let tables = acpi::build(&config, layout::FIRMWARE_TABLES);
+        for (addr, bytes) in &tables.blobs {
+            self.memory.write(*addr, bytes)?;
+        }
+        Ok(tables.rsdp)
+    }
+}
+
+impl Chipset {
+    fn new(
+        apics: Arc<ApicBus>,
+        ports: &Arc<AddressSpace>,
+        timers: &TimerQueue,
+        control: &Arc<dyn MachineControl>,
+    ) -> Result<Self, BuildError> {
+        let boot_apic = Arc::clone(&apics.apics()[0]);
+        let pic = I8259::new(IrqLine::new(boot_apic.clone(), lapic::LINT0));
+        pic.attach(ports)?;
+        let external: Arc<dyn lapic::ExternalInterrupts> = pic.clone();
+        boot_apic.connect_external(Arc::downgrade(&external));
+        let ioapic = IoApic::new(apics.clone());
+        let router = IrqRouter::new(pic.clone(), ioapic.clone());
+        let sci = router.isa_line(line::SCI);
+        let pm = Piix4Pm::new(ports, timers, sci, control.clone());
+        Ok(Self { pic, apics, ioapic, router, pm })
+    }
+}
+
+impl Board for Pc {
+    type Cpu = Cpu;
+
+    fn reset_devices(&self) {
+        for device in &self.devices {
+            device.reset();
+        }
+        firmware::configure(&self.pci, &self.ports);
+        if let Err(e) = self.load_boot_images() {
+            eprintln!("rhea: cannot load boot images again: {e}");
+        }
+    }
+
+    fn reset_cpu(&self, index: usize, cpu: &mut Cpu) {
+        cpu.reset();
+        let entry = *self.entry.lock().unwrap_or_else(|e| e.into_inner());
+        if let (0, Some(entry)) = (index, entry) {
+            boot::enter(cpu, &entry);
+        }
+    }
+
+    fn press_power_button(&self) {
+        self.chipset.pm.press_power_button();
+    }
+
+    fn pause_io(&self) {
+        for device in &self.virtio {
+            device.core().pause();
+        }
+    }
+
+    fn resume_io(&self) {
+        for device in &self.virtio {
+            device.core().resume();
+        }
+    }
+
+    fn clock(&self) -> &Clock {
+        self.timers.clock()
+    }
+}

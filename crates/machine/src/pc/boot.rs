@@ -1,0 +1,462 @@
+//! Direct boot of kernels, without firmware.
+//!
+//! - bzImage by the 32-bit entry of the Linux/x86 boot protocol (kernel documentation,
+//!   `x86/boot.rst`, "32-bit Boot Protocol"): the CPU starts in flat 32-bit protected mode with ESI at
+//!   the zero page.
+//! - ELF kernels with a PVH note by the x86/HVM direct boot ABI (Xen documentation, `misc/pvh.html`):
+//!   the same mode, EBX at the start-info page.
+//!
+//! [`BootImages`] keeps the files open and puts the guest's memory into its start state again at each
+//! reset.
+
+use std::fs::File;
+use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Mutex;
+
+use accel::Vcpu;
+use cpu_x86::Cpu;
+use cpu_x86::state::{Segment, TableRegister};
+use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
+use linux_loader::loader::elf::{Elf, PvhBootCapability};
+use linux_loader::loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
+use linux_loader::loader::{BzImage, KernelLoader, KernelLoaderResult};
+use memory::{GuestMemory, PAGE_SIZE};
+use vm_memory::{ByteValued, GuestAddress, ReadVolatile};
+
+use super::layout::{HIGH_MEMORY, Layout};
+use crate::spec::{BootImage, DirectBoot};
+
+/// Guest physical addresses of what we hand over.
+const GDT: u64 = 0x500;
+const PVH_START_INFO: u64 = 0x6000;
+const PVH_MODULES: u64 = 0x6100;
+const PVH_MEMORY_MAP: u64 = 0x6200;
+const ZERO_PAGE: u64 = 0x7000;
+const COMMAND_LINE: u64 = 0x2_0000;
+/// Room for the command line with its terminating zero, in bytes.
+const COMMAND_LINE_MAX: usize = 0x1_0000;
+/// Initial RAM disks stay below this unless the kernel says otherwise.
+const INITRD_MAX: u64 = 0x37ff_ffff;
+/// A boot loader that has no number of its own.
+const LOADER_UNDEFINED: u8 = 0xff;
+/// First word of a PVH start-info page.
+const PVH_MAGIC: u32 = 0x336e_c578;
+
+/// Selectors of the boot protocol's flat segments.
+pub const BOOT_CS: u16 = 0x10;
+/// See [`BOOT_CS`].
+pub const BOOT_DS: u16 = 0x18;
+/// Descriptors in the table that holds them.
+const GDT_ENTRIES: usize = 4;
+/// Indices into [`cpu_x86::CpuState`]: the code segment, RBX, RSI.
+const CS: usize = 1;
+const RBX: usize = 3;
+const RSI: usize = 6;
+
+/// Why a kernel could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file could not be opened or read.
+    #[error("could not open kernel file '{file}': {source}")]
+    Open {
+        /// The file.
+        file: String,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// The initial RAM disk could not be opened or read.
+    #[error("could not load initrd '{file}': {reason}")]
+    Initrd {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The kernel is of no kind that can be booted directly, or damaged.
+    #[error(
+        "cannot boot kernel '{file}': {reason}; a Linux bzImage or an ELF64 kernel with a PVH note is needed"
+    )]
+    Format {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The command line is too long.
+    #[error("kernel command line has {length} bytes, at most {max} fit")]
+    CommandLine {
+        /// Its length in bytes.
+        length: usize,
+        /// The most that fits.
+        max: usize,
+    },
+    /// Guest memory is too small.
+    #[error("'{file}' does not fit into guest memory; give the machine more with -m")]
+    NoRoom {
+        /// The file.
+        file: String,
+    },
+}
+
+/// Where a CPU starts: flat 32-bit protected mode, paging and interrupts off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Address of the first instruction.
+    pub eip: u32,
+    /// ESI: the zero page, for Linux.
+    pub esi: u32,
+    /// EBX: the start-info page, for PVH.
+    pub ebx: u32,
+    /// Guest physical address of the descriptor table with the flat segments.
+    pub gdt: u32,
+}
+
+/// Puts `cpu`, fresh from reset, into the mode that both protocols start in.
+pub fn enter(cpu: &mut Cpu, entry: &Entry) {
+    const CR0_PE: u64 = 1;
+    let mut state = cpu.state();
+    let flat = |selector, attributes| Segment { selector, base: 0, limit: u32::MAX, attributes };
+    state.segments = [flat(BOOT_DS, 0xc093); 6];
+    state.segments[CS] = flat(BOOT_CS, 0xc09b);
+    state.gdtr = TableRegister { base: entry.gdt.into(), limit: (GDT_ENTRIES * 8 - 1) as u16 };
+    state.cr0 |= CR0_PE;
+    state.rip = entry.eip.into();
+    state.gpr[RBX] = entry.ebx.into();
+    state.gpr[RSI] = entry.esi.into();
+    if let Err(reason) = cpu.set_state(&state) {
+        eprintln!("rhea: cannot enter the kernel: {reason}");
+    }
+}
+
+/// Bytes that can be loaded again and again.
+trait Image: Read + ReadVolatile + Seek + Send {}
+impl<T: Read + ReadVolatile + Seek + Send> Image for T {}
+
+/// A kernel image, wherever its bytes are.
+enum Source {
+    File(File),
+    Embedded(Cursor<&'static [u8]>),
+}
+
+/// The images of a direct boot.
+pub struct BootImages {
+    kernel_name: String,
+    kernel: Mutex<Source>,
+    initrd: Option<(String, Mutex<File>)>,
+    command_line: String,
+}
+
+impl BootImages {
+    /// Opens the images.
+    ///
+    /// # Errors
+    /// If a file can't be opened or the command line is too long.
+    pub fn open(spec: &DirectBoot) -> Result<Self, BootError> {
+        let (kernel_name, kernel) = match &spec.kernel {
+            BootImage::Embedded(name, bytes) => {
+                ((*name).to_owned(), Source::Embedded(Cursor::new(*bytes)))
+            }
+            BootImage::File(path) => {
+                let file = path.display().to_string();
+                let opened = open_regular(path)
+                    .map_err(|source| BootError::Open { file: file.clone(), source })?;
+                (file, Source::File(opened))
+            }
+        };
+        let initrd = match &spec.initrd {
+            None => None,
+            Some(path) => {
+                let file = path.display().to_string();
+                let opened = open_regular(path)
+                    .map_err(|e| BootError::Initrd { file: file.clone(), reason: e.to_string() })?;
+                Some((file, Mutex::new(opened)))
+            }
+        };
+        let length = spec.command_line.len();
+        if length >= COMMAND_LINE_MAX {
+            return Err(BootError::CommandLine { length, max: COMMAND_LINE_MAX - 1 });
+        }
+        let command_line = spec.command_line.clone();
+        Ok(Self { kernel_name, kernel: Mutex::new(kernel), initrd, command_line })
+    }
+
+    /// Writes everything that the kernel starts from into guest memory.
+    ///
+    /// # Errors
+    /// If the kernel is of an unknown kind, or something does not fit.
+    pub fn load(
+        &self,
+        memory: &GuestMemory,
+        layout: &Layout,
+        rsdp: u64,
+    ) -> Result<Entry, BootError> {
+        let mut source = self.kernel.lock().unwrap_or_else(|e| e.into_inner());
+        let magic = source.magic().map_err(|e| self.format_error(&e.to_string()))?;
+        self.write(memory, GDT, gdt().as_slice())?;
+        let mut command_line = self.command_line.clone().into_bytes();
+        command_line.push(0);
+        self.write(memory, COMMAND_LINE, &command_line)?;
+        let entry = if magic == *b"\x7fELF" {
+            let kernel = source.load::<Elf>(memory).map_err(|e| self.format_error(&e))?;
+            let zeroed = source.zeroed_segments().map_err(|e| self.format_error(&e.to_string()))?;
+            for (addr, len) in zeroed {
+                self.clear(memory, addr, len)?;
+            }
+            self.prepare_pvh(memory, layout, rsdp, &kernel)?
+        } else {
+            let kernel = source.load::<BzImage>(memory).map_err(|e| self.format_error(&e))?;
+            self.prepare_linux(memory, layout, rsdp, kernel)?
+        };
+        Ok(Entry { gdt: GDT as u32, ..entry })
+    }
+
+    fn prepare_linux(
+        &self,
+        memory: &GuestMemory,
+        layout: &Layout,
+        rsdp: u64,
+        kernel: KernelLoaderResult,
+    ) -> Result<Entry, BootError> {
+        let mut header =
+            kernel.setup_header.ok_or_else(|| self.format_error("it has no setup header"))?;
+        let start = kernel.kernel_load.0;
+        // The kernel unpacks itself over `init_size` bytes from where it was loaded.
+        let kernel_end = kernel.kernel_end.max(start.saturating_add(u64::from(header.init_size)));
+        let max = if header.initrd_addr_max == 0 {
+            INITRD_MAX
+        } else {
+            u64::from(header.initrd_addr_max)
+        };
+        if let Some((addr, size)) = self.load_initrd(memory, layout, kernel_end, max)? {
+            header.ramdisk_image = addr;
+            header.ramdisk_size = size;
+        }
+        header.type_of_loader = LOADER_UNDEFINED;
+        header.cmd_line_ptr = COMMAND_LINE as u32;
+        header.cmdline_size = self.command_line.len() as u32;
+        header.code32_start = start as u32;
+        header.vid_mode = 0xffff;
+        let mut params = boot_params { hdr: header, acpi_rsdp_addr: rsdp, ..Default::default() };
+        let e820 = layout.e820();
+        for (slot, &(addr, size, kind)) in params.e820_table.iter_mut().zip(&e820) {
+            *slot = boot_e820_entry { addr, size, r#type: kind as u32 };
+        }
+        params.e820_entries = e820.len() as u8;
+        self.write(memory, ZERO_PAGE, params.as_slice())?;
+        Ok(Entry { eip: start as u32, esi: ZERO_PAGE as u32, ..Entry::default() })
+    }
+
+    fn prepare_pvh(
+        &self,
+        memory: &GuestMemory,
+        layout: &Layout,
+        rsdp: u64,
+        kernel: &KernelLoaderResult,
+    ) -> Result<Entry, BootError> {
+        let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap else {
+            return Err(self.format_error("this ELF file has no PVH entry note"));
+        };
+        let eip = u32::try_from(entry.0)
+            .map_err(|_| self.format_error("its PVH entry is beyond 4 GiB"))?;
+        let initrd = self.load_initrd(memory, layout, kernel.kernel_end, INITRD_MAX)?;
+        let e820 = layout.e820();
+        let mut info = hvm_start_info {
+            magic: PVH_MAGIC,
+            version: 1,
+            cmdline_paddr: COMMAND_LINE,
+            rsdp_paddr: rsdp,
+            memmap_paddr: PVH_MEMORY_MAP,
+            memmap_entries: e820.len() as u32,
+            ..Default::default()
+        };
+        if let Some((addr, size)) = initrd {
+            let module = hvm_modlist_entry {
+                paddr: u64::from(addr),
+                size: u64::from(size),
+                ..Default::default()
+            };
+            self.write(memory, PVH_MODULES, module.as_slice())?;
+            info.nr_modules = 1;
+            info.modlist_paddr = PVH_MODULES;
+        }
+        let mut map = Vec::new();
+        for (addr, size, kind) in e820 {
+            let entry =
+                hvm_memmap_table_entry { addr, size, type_: kind as u32, ..Default::default() };
+            map.extend_from_slice(entry.as_slice());
+        }
+        self.write(memory, PVH_MEMORY_MAP, &map)?;
+        self.write(memory, PVH_START_INFO, info.as_slice())?;
+        Ok(Entry { eip, ebx: PVH_START_INFO as u32, ..Entry::default() })
+    }
+
+    /// Reads the initial RAM disk to the highest page-aligned place that is free and allowed; returns
+    /// its address and size in bytes.
+    fn load_initrd(
+        &self,
+        memory: &GuestMemory,
+        layout: &Layout,
+        kernel_end: u64,
+        max: u64,
+    ) -> Result<Option<(u32, u32)>, BootError> {
+        let Some((name, file)) = &self.initrd else { return Ok(None) };
+        let no_room = || BootError::NoRoom { file: name.clone() };
+        let failed =
+            |e: std::io::Error| BootError::Initrd { file: name.clone(), reason: e.to_string() };
+        let mut file = file.lock().unwrap_or_else(|e| e.into_inner());
+        let size = file.metadata().map_err(failed)?.len();
+        let top = layout.low_end.min(max.saturating_add(1));
+        let addr = top.checked_sub(size).ok_or_else(no_room)? & !(PAGE_SIZE - 1);
+        if addr < kernel_end.max(HIGH_MEMORY) {
+            return Err(no_room());
+        }
+        file.rewind().map_err(failed)?;
+        let mut chunk = vec![0; (1 << 20).min(size.max(1)) as usize];
+        let mut done = 0;
+        while done < size {
+            let part = ((size - done) as usize).min(chunk.len());
+            file.read_exact(&mut chunk[..part]).map_err(failed)?;
+            memory.write(addr + done, &chunk[..part]).map_err(|_| no_room())?;
+            done += part as u64;
+        }
+        Ok(Some((addr as u32, size as u32)))
+    }
+
+    fn write(&self, memory: &GuestMemory, addr: u64, bytes: &[u8]) -> Result<(), BootError> {
+        memory.write(addr, bytes).map_err(|_| BootError::NoRoom { file: self.kernel_name.clone() })
+    }
+
+    /// Writes zeroes, which a segment's tail must hold at every start, not only the first.
+    fn clear(&self, memory: &GuestMemory, addr: u64, len: u64) -> Result<(), BootError> {
+        let zeroes = [0; PAGE_SIZE as usize];
+        let mut done = 0;
+        while done < len {
+            let part = (len - done).min(PAGE_SIZE);
+            self.write(memory, addr.wrapping_add(done), &zeroes[..part as usize])?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    fn format_error(&self, reason: &str) -> BootError {
+        BootError::Format { file: self.kernel_name.clone(), reason: reason.to_owned() }
+    }
+}
+
+impl Source {
+    fn magic(&mut self) -> std::io::Result<[u8; 4]> {
+        let mut magic = [0; 4];
+        self.read_at(0, &mut magic)?;
+        Ok(magic)
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        match self {
+            Self::File(file) => {
+                file.seek(SeekFrom::Start(offset))?;
+                file.read_exact(buf)
+            }
+            Self::Embedded(bytes) => {
+                bytes.seek(SeekFrom::Start(offset))?;
+                bytes.read_exact(buf)
+            }
+        }
+    }
+
+    /// Address and length of the part of each loadable segment that is not in the file (System V ABI,
+    /// ELF-64 program headers: `p_memsz` beyond `p_filesz`).
+    fn zeroed_segments(&mut self) -> std::io::Result<Vec<(u64, u64)>> {
+        const HEADER: usize = 64;
+        const PROGRAM_HEADER: usize = 56;
+        const PT_LOAD: u64 = 1;
+        let field = |bytes: &[u8], at: usize, len: usize| {
+            bytes[at..at + len].iter().rev().fold(0, |value, &b| value << 8 | u64::from(b))
+        };
+        let mut header = [0; HEADER];
+        self.read_at(0, &mut header)?;
+        let (table, count) = (field(&header, 32, 8), field(&header, 56, 2));
+        let mut zeroed = Vec::new();
+        for i in 0..count {
+            let mut segment = [0; PROGRAM_HEADER];
+            self.read_at(table.saturating_add(i * PROGRAM_HEADER as u64), &mut segment)?;
+            let (paddr, in_file) = (field(&segment, 24, 8), field(&segment, 32, 8));
+            let tail = field(&segment, 40, 8).saturating_sub(in_file);
+            if field(&segment, 0, 4) == PT_LOAD && tail > 0 {
+                zeroed.push((paddr.saturating_add(in_file), tail));
+            }
+        }
+        Ok(zeroed)
+    }
+
+    fn load<L: KernelLoader>(
+        &mut self,
+        memory: &GuestMemory,
+    ) -> Result<KernelLoaderResult, String> {
+        fn load<L: KernelLoader, F: Image>(
+            memory: &GuestMemory,
+            image: &mut F,
+        ) -> Result<KernelLoaderResult, String> {
+            let start = Some(GuestAddress(HIGH_MEMORY));
+            L::load(memory.view(), None, image, start).map_err(|e| e.to_string())
+        }
+        match self {
+            Self::File(file) => load::<L, _>(memory, file),
+            Self::Embedded(bytes) => load::<L, _>(memory, bytes),
+        }
+    }
+}
+
+/// Opens a file to read; a directory is refused here, with a clear error, and not at the first read.
+fn open_regular(path: &Path) -> std::io::Result<File> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory));
+    }
+    Ok(file)
+}
+
+/// The boot protocol's descriptors: null, unused, flat code at [`BOOT_CS`], flat data at [`BOOT_DS`].
+fn gdt() -> Vec<u8> {
+    let descriptors: [u64; GDT_ENTRIES] = [0, 0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
+    descriptors.iter().flat_map(|d| d.to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn spec(bytes: &[u8], dir: &tempfile::TempDir) -> DirectBoot {
+        let path = dir.path().join("kernel");
+        File::create(&path).unwrap().write_all(bytes).unwrap();
+        DirectBoot { kernel: BootImage::File(path), ..DirectBoot::default() }
+    }
+
+    #[test]
+    fn damaged_kernels_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(32 << 20);
+        let memory = GuestMemory::new(&layout.ram()).unwrap();
+        let mut header = vec![0u8; 0x1000];
+        header[0x1f1] = 4;
+        header[0x202..0x206].copy_from_slice(b"HdrS");
+        for bytes in [&b""[..], b"abc", b"\x7fELF", &[0; 4096], &header, &[0xff; 70000]] {
+            let images = BootImages::open(&spec(bytes, &dir)).unwrap();
+            let error = images.load(&memory, &layout, 0).unwrap_err();
+            assert!(error.to_string().contains("kernel"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_and_an_endless_command_line_are_refused() {
+        let missing = DirectBoot {
+            kernel: BootImage::File("/nonexistent/vmlinuz".into()),
+            ..DirectBoot::default()
+        };
+        assert!(matches!(BootImages::open(&missing), Err(BootError::Open { .. })));
+        let dir = tempfile::tempdir().unwrap();
+        let long = DirectBoot { command_line: "x".repeat(1 << 20), ..spec(b"abc", &dir) };
+        assert!(matches!(BootImages::open(&long), Err(BootError::CommandLine { .. })));
+    }
+}

@@ -1,0 +1,63 @@
+//! What surrounds each CPU: the board's ports and registers, its local APIC, the clocks.
+
+use std::sync::Arc;
+
+use accel::{AccessSize, CpuBus, GuestClock};
+use bus::{AddressSpace, BusDevice, Clock};
+use devices::lapic::LocalApic;
+
+/// Ticks of the time-stamp counter per second. One a nanosecond: exact in both directions.
+pub const TSC_HZ: u64 = 1_000_000_000;
+
+/// The machine's clock as CPUs read it.
+pub struct BoardClock(pub Clock);
+
+impl GuestClock for BoardClock {
+    fn now_ns(&self) -> u64 {
+        self.0.now_ns()
+    }
+
+    fn tsc(&self) -> u64 {
+        self.0.now_ns()
+    }
+
+    fn tsc_hz(&self) -> u64 {
+        TSC_HZ
+    }
+}
+
+/// The address spaces as one CPU sees them: its own local APIC lies over the memory space.
+pub struct CpuView {
+    /// I/O ports.
+    pub ports: Arc<AddressSpace>,
+    /// Memory-mapped registers.
+    pub mmio: Arc<AddressSpace>,
+    /// The CPU's local APIC.
+    pub apic: Arc<LocalApic>,
+}
+
+impl CpuBus for CpuView {
+    fn read_port(&self, port: u16, size: AccessSize) -> u32 {
+        self.ports.read(port.into(), size).map_or(u32::MAX, |value| value as u32)
+    }
+
+    fn write_port(&self, port: u16, size: AccessSize, value: u32) {
+        self.ports.write(port.into(), size, value.into());
+    }
+
+    fn read_mmio(&self, addr: u64, size: AccessSize) -> u64 {
+        match self.apic.mmio_offset(addr) {
+            Some(offset) => self.apic.read(offset, size),
+            None => self.mmio.read(addr, size).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn write_mmio(&self, addr: u64, size: AccessSize, value: u64) {
+        match self.apic.mmio_offset(addr) {
+            Some(offset) => self.apic.write(offset, size, value),
+            None => {
+                self.mmio.write(addr, size, value);
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What PC firmware does to PCI before it starts an operating system, for machines that boot a kernel
+//! directly: base addresses are given out, functions enabled, interrupt lines recorded (PCI Firmware
+//! Specification 3.0, section 4).
+//!
+//! Addresses come from where users of SeaBIOS see them: ports from 0xc000 on, memory from 0xfe000000.
+
+use std::ops::Range;
+
+use bus::AddressSpace;
+use devices::pci::{Devfn, PciBus, reg};
+use devices::piix::{self, Piix3, Piix4Pm};
+
+/// Ports for BARs.
+const IO_WINDOW: Range<u64> = 0xc000..0x1_0000;
+/// Addresses for memory BARs; RAM always ends below.
+const MEMORY_WINDOW: Range<u64> = 0xfe00_0000..0xfec0_0000;
+/// Base address registers of a type 0 header.
+const BARS: u16 = 6;
+/// ISA interrupts that PIRQA to PIRQD are routed to.
+pub const PIRQ_ROUTES: [u8; 4] = [10, 10, 11, 11];
+
+/// Hands out a window from its start.
+struct Allocator {
+    next: u64,
+    end: u64,
+}
+
+impl Allocator {
+    fn new(window: Range<u64>) -> Self {
+        Self { next: window.start, end: window.end }
+    }
+
+    /// An address aligned to `size`, a power of two; `None` once the window is used up.
+    fn take(&mut self, size: u64) -> Option<u64> {
+        let start = self.next.checked_next_multiple_of(size)?;
+        let end = start.checked_add(size)?;
+        (end <= self.end).then(|| {
+            self.next = end;
+            start
+        })
+    }
+}
+
+/// What a base address register answered when it was sized.
+struct Bar {
+    is_io: bool,
+    is_64_bit: bool,
+    size: u64,
+}
+
+/// Ports of the PIIX4's power management and SMBus blocks.
+pub const PM_BASE: u16 = 0x600;
+/// See [`PM_BASE`].
+pub const SMBUS_BASE: u16 = 0x700;
+/// Edge/level control register of the second 8259, and its bits for IRQs 10 and 11.
+const ELCR2: u64 = 0x4d1;
+const ELCR2_PCI: u64 = 0x0c;
+
+/// Routes PCI interrupts, opens the chipset's own ports and configures every function of `bus`.
+pub fn configure(bus: &PciBus, ports: &AddressSpace) {
+    configure_pci(bus);
+    for (pirq, irq) in (0..).zip(PIRQ_ROUTES) {
+        bus.write_config(Piix3::DEVFN, piix::reg::PIRQ_ROUTES + pirq, 1, irq.into());
+    }
+    ports.write(ELCR2, 1, ELCR2_PCI);
+    let pm = Piix4Pm::DEVFN;
+    bus.write_config(pm, piix::reg::PM_BASE, 4, u32::from(PM_BASE) | 1);
+    bus.write_config(pm, piix::reg::PM_ENABLE, 1, 1);
+    bus.write_config(pm, piix::reg::SMBUS_BASE, 4, u32::from(SMBUS_BASE) | 1);
+    bus.write_config(pm, piix::reg::SMBUS_ENABLE, 1, 9);
+}
+
+/// Configures every function of `bus`.
+fn configure_pci(bus: &PciBus) {
+    let mut io = Allocator::new(IO_WINDOW);
+    let mut memory = Allocator::new(MEMORY_WINDOW);
+    for (devfn, _) in bus.functions() {
+        configure_function(bus, devfn, &mut io, &mut memory);
+    }
+}
+
+fn configure_function(bus: &PciBus, devfn: Devfn, io: &mut Allocator, memory: &mut Allocator) {
+    let mut command = bus.read_config(devfn, reg::COMMAND, 2) as u16;
+    let mut index = 0;
+    while index < BARS {
+        let offset = reg::BAR0 + 4 * index;
+        let Some(bar) = size_bar(bus, devfn, offset) else {
+            index += 1;
+            continue;
+        };
+        index += if bar.is_64_bit { 2 } else { 1 };
+        let (window, enable) = if bar.is_io {
+            (&mut *io, reg::COMMAND_IO)
+        } else {
+            (&mut *memory, reg::COMMAND_MEMORY)
+        };
+        // A BAR that finds no room stays without an address; the operating system may find one.
+        let Some(address) = window.take(bar.size) else { continue };
+        bus.write_config(devfn, offset, 4, address as u32);
+        command |= enable;
+    }
+    let pin = bus.read_config(devfn, reg::INTERRUPT_PIN, 1) as u8;
+    if (1..=4).contains(&pin) {
+        let line = PIRQ_ROUTES[usize::from(pirq(devfn, pin))];
+        bus.write_config(devfn, reg::INTERRUPT_LINE, 1, line.into());
+    }
+    bus.write_config(devfn, reg::COMMAND, 2, (command | reg::COMMAND_SERR).into());
+}
+
+/// The router input, 0 to 3, that a function's interrupt pin (1 to 4) is wired to.
+pub fn pirq(devfn: Devfn, pin: u8) -> u8 {
+    (devfn.slot() + 3 + pin - 1) % 4
+}
+
+fn size_bar(bus: &PciBus, devfn: Devfn, offset: u16) -> Option<Bar> {
+    const IO: u32 = 1;
+    const KIND_64_BIT: u32 = 2 << 1;
+    bus.write_config(devfn, offset, 4, u32::MAX);
+    let answer = bus.read_config(devfn, offset, 4);
+    bus.write_config(devfn, offset, 4, 0);
+    let is_io = answer & IO != 0;
+    let mask = if is_io { answer & !3 } else { answer & !0xf };
+    if mask == 0 {
+        return None;
+    }
+    let size = u64::from(mask & mask.wrapping_neg());
+    Some(Bar { is_io, is_64_bit: !is_io && answer & 0x6 == KIND_64_BIT, size })
+}

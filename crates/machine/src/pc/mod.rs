@@ -1,0 +1,8 @@
+//! The `pc` machine: i440FX and PIIX3 on PCI.
+
+pub mod board;
+pub mod boot;
+pub mod cpu;
+pub mod devices;
+pub mod firmware;
+pub mod layout;

@@ -1,0 +1,8 @@
+//! Running a machine: its state, its owner, its vCPU threads.
+
+pub mod owner;
+pub mod state;
+pub mod vcpu;
+
+pub use owner::{Board, EventSink, MachineEvent, Owner, Published, Refusal, Request, RunHandle};
+pub use state::RunState;

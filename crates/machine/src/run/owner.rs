@@ -1,0 +1,418 @@
+//! The one owner of a machine's run state.
+//!
+//! ```text
+//!  QMP, signals ──► VmHandle ──► queue ──► Owner::serve ──► Gate (vCPU threads)
+//!  devices, vCPUs ──► GuestRequests (coalesced) ──┘     └──► Board, clock, events
+//! ```
+//!
+//! Everything that changes the run state is a [`Request`] in the owner's queue, or a wish of the guest
+//! in [`GuestRequests`]; the owner handles one at a time. Queries never come here: they read what
+//! [`Published`] shows.
+//!
+//! Invariants:
+//! - Guest code runs exactly while the state is `running`; the guest's clock runs with it.
+//! - An event is emitted before the request that caused it is answered.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+
+use accel::Vcpu;
+use bus::Clock;
+use bus::{MachineControl, ShutdownCause};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::state::RunState;
+use super::vcpu::{Gate, VcpuEvents, VcpuThread};
+use crate::spec::{PanicAction, RebootAction, RunActions, ShutdownAction};
+
+/// Something that happened to the machine, for whoever watches it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MachineEvent {
+    /// Guest code runs again.
+    Resume,
+    /// Guest code stopped.
+    Stop,
+    /// The machine was reset.
+    Reset(ShutdownCause),
+    /// The power button was pressed.
+    Powerdown,
+    /// The machine shut down.
+    Shutdown(ShutdownCause),
+    /// The guest's balloon has a new size; the guest now has this many bytes.
+    BalloonChange(u64),
+}
+
+/// Takes events to their watchers. Called on any thread; must not block.
+pub type EventSink = Arc<dyn Fn(MachineEvent) + Send + Sync>;
+
+/// The hardware that the owner starts, stops and resets.
+pub trait Board: Send + Sync + 'static {
+    /// The virtual CPU's type.
+    type Cpu: Vcpu + 'static;
+
+    /// Resets all devices and puts boot images back into memory. All CPUs are parked.
+    fn reset_devices(&self);
+    /// Puts CPU `index` into the state that the guest starts from. Runs on the CPU's thread.
+    fn reset_cpu(&self, index: usize, cpu: &mut Self::Cpu);
+    /// Presses the power button.
+    fn press_power_button(&self);
+    /// Finishes what I/O is under way and starts no more. All CPUs are parked.
+    fn pause_io(&self);
+    /// Lets I/O go on.
+    fn resume_io(&self);
+    /// The guest's clock.
+    fn clock(&self) -> &Clock;
+}
+
+/// What a client may ask of the owner.
+#[derive(Debug)]
+pub enum Request {
+    /// Stop guest code.
+    Stop,
+    /// Let guest code run.
+    Cont,
+    /// Press the reset button.
+    Reset(ShutdownCause),
+    /// Press the power button.
+    Powerdown,
+    /// End the machine.
+    Quit(ShutdownCause),
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The guest can't go on from where it is.
+    #[error("Resetting the Virtual Machine is required")]
+    ResetRequired,
+    /// The machine is ending.
+    #[error("The machine is shutting down")]
+    Ending,
+}
+
+struct Envelope {
+    request: Request,
+    reply: oneshot::Sender<Result<(), Refusal>>,
+}
+
+/// What anyone may read at any time.
+#[derive(Debug)]
+pub struct Published {
+    run_state: AtomicU8,
+}
+
+impl Published {
+    /// The current run state.
+    pub fn run_state(&self) -> RunState {
+        RunState::ALL[usize::from(self.run_state.load(Ordering::Acquire))]
+    }
+
+    fn set_run_state(&self, state: RunState) {
+        self.run_state.store(state as u8, Ordering::Release);
+    }
+}
+
+/// A machine as its clients see it. Cheap to clone.
+#[derive(Clone)]
+pub struct RunHandle {
+    queue: mpsc::UnboundedSender<Envelope>,
+    published: Arc<Published>,
+}
+
+impl RunHandle {
+    /// What can be read without asking the owner.
+    pub fn published(&self) -> &Published {
+        &self.published
+    }
+
+    /// Asks the owner and waits for its answer.
+    ///
+    /// # Errors
+    /// The owner's refusal.
+    pub async fn ask(&self, request: Request) -> Result<(), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(Envelope { request, reply }).map_err(|_| Refusal::Ending)?;
+        answer.await.unwrap_or(Err(Refusal::Ending))
+    }
+}
+
+/// What guest code or a device wants to happen. The newest wish of a kind replaces an older one.
+#[derive(Debug, Default)]
+struct Wishes {
+    reset: Option<ShutdownCause>,
+    shutdown: Option<ShutdownCause>,
+    exit: Option<i32>,
+    failed: Option<String>,
+    debug: bool,
+}
+
+/// Takes wishes from devices and vCPU threads to the owner.
+#[derive(Debug)]
+pub struct GuestRequests {
+    wishes: Mutex<Wishes>,
+    arrived: Notify,
+    gate: Arc<Gate>,
+}
+
+impl GuestRequests {
+    /// For the vCPU threads behind `gate`.
+    pub fn new(gate: Arc<Gate>) -> Self {
+        Self { wishes: Mutex::default(), arrived: Notify::new(), gate }
+    }
+
+    /// The gate that a wish closes at once, so that the guest does not run past it.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+        change(&mut self.wishes.lock().unwrap_or_else(|e| e.into_inner()));
+        self.gate.close();
+        self.arrived.notify_one();
+    }
+
+    fn take(&self) -> Wishes {
+        std::mem::take(&mut *self.wishes.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}
+
+impl MachineControl for GuestRequests {
+    fn request_reset(&self, cause: ShutdownCause) {
+        self.wish(|w| w.reset = Some(cause));
+    }
+
+    fn request_shutdown(&self, cause: ShutdownCause) {
+        self.wish(|w| w.shutdown = Some(cause));
+    }
+
+    fn request_exit(&self, code: i32) {
+        self.wish(|w| w.exit = Some(code));
+    }
+}
+
+impl VcpuEvents for GuestRequests {
+    fn cpu_shutdown(&self, _index: usize) {
+        self.request_reset(ShutdownCause::GuestReset);
+    }
+
+    fn cpu_failed(&self, index: usize, reason: &str) {
+        self.wish(|w| w.failed = Some(format!("CPU {index}: {reason}")));
+    }
+
+    fn cpu_debug(&self, _index: usize) {
+        self.wish(|w| w.debug = true);
+    }
+}
+
+/// Whether the owner goes on.
+enum Next {
+    Continue,
+    End(i32),
+}
+
+/// Owns a machine's run state. See the module's documentation.
+pub struct Owner<B: Board> {
+    board: Arc<B>,
+    cpus: Arc<Vec<VcpuThread<B::Cpu>>>,
+    guest: Arc<GuestRequests>,
+    published: Arc<Published>,
+    actions: RunActions,
+    events: EventSink,
+    queue: mpsc::UnboundedReceiver<Envelope>,
+}
+
+impl<B: Board> Owner<B> {
+    /// An owner in state `prelaunch`, and the handle that asks it.
+    pub fn new(
+        board: Arc<B>,
+        cpus: Arc<Vec<VcpuThread<B::Cpu>>>,
+        guest: Arc<GuestRequests>,
+        actions: RunActions,
+        events: EventSink,
+    ) -> (Self, RunHandle) {
+        let (sender, queue) = mpsc::unbounded_channel();
+        let run_state = AtomicU8::new(RunState::Prelaunch as u8);
+        let published = Arc::new(Published { run_state });
+        let handle = RunHandle { queue: sender, published: Arc::clone(&published) };
+        (Self { board, cpus, guest, published, actions, events, queue }, handle)
+    }
+
+    /// Serves until the machine ends; returns the exit status of the process.
+    pub async fn serve(mut self, autostart: bool) -> i32 {
+        self.reset_hardware().await;
+        if autostart {
+            self.resume();
+        }
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = self.guest.arrived.notified() => self.serve_guest().await,
+                envelope = self.queue.recv() => match envelope {
+                    Some(envelope) => self.serve_client(envelope).await,
+                    None => Next::End(0),
+                },
+            };
+            if let Next::End(code) = next {
+                self.guest.gate.close();
+                return code;
+            }
+        }
+    }
+
+    fn state(&self) -> RunState {
+        self.published.run_state()
+    }
+
+    fn enter(&self, next: RunState) {
+        let current = self.state();
+        if current != next {
+            debug_assert!(current.may_become(next), "{current} to {next}");
+            self.published.set_run_state(next);
+        }
+    }
+
+    fn emit(&self, event: MachineEvent) {
+        (self.events)(event);
+    }
+
+    async fn serve_client(&mut self, envelope: Envelope) -> Next {
+        let (answer, next) = match envelope.request {
+            Request::Stop => {
+                self.stop(RunState::Paused).await;
+                (Ok(()), Next::Continue)
+            }
+            Request::Cont => (self.cont(), Next::Continue),
+            Request::Reset(cause) => (Ok(()), self.reset(cause).await),
+            Request::Powerdown => {
+                self.emit(MachineEvent::Powerdown);
+                self.board.press_power_button();
+                (Ok(()), Next::Continue)
+            }
+            Request::Quit(cause) => {
+                self.emit(MachineEvent::Shutdown(cause));
+                (Ok(()), Next::End(0))
+            }
+        };
+        // A client that left does not want the answer.
+        let _ = envelope.reply.send(answer);
+        next
+    }
+
+    /// Acts on what the guest asked for. The gate was closed when it asked.
+    async fn serve_guest(&mut self) -> Next {
+        let wishes = self.guest.take();
+        self.guest.gate.all_parked().await;
+        if let Some(code) = wishes.exit {
+            return Next::End(code);
+        }
+        if let Some(reason) = wishes.failed {
+            eprintln!("rhea: {reason}");
+            self.stop(RunState::InternalError).await;
+            return Next::Continue;
+        }
+        if let Some(cause) = wishes.shutdown {
+            if let Next::End(code) = self.shut_down(cause).await {
+                return Next::End(code);
+            }
+        } else if let Some(cause) = wishes.reset {
+            if let Next::End(code) = self.reset(cause).await {
+                return Next::End(code);
+            }
+        } else if wishes.debug {
+            self.stop(RunState::Debug).await;
+        }
+        if self.state() == RunState::Running {
+            self.guest.gate.open();
+        }
+        Next::Continue
+    }
+
+    /// Stops guest code, if it runs, and enters `next`.
+    async fn stop(&mut self, next: RunState) {
+        if self.state() != RunState::Running {
+            return;
+        }
+        self.guest.gate.close();
+        self.guest.gate.all_parked().await;
+        self.board.clock().stop();
+        self.board.pause_io();
+        self.enter(next);
+        self.emit(MachineEvent::Stop);
+    }
+
+    /// Lets guest code run.
+    fn resume(&self) {
+        self.enter(RunState::Running);
+        self.emit(MachineEvent::Resume);
+        self.board.resume_io();
+        self.board.clock().start();
+        self.guest.gate.open();
+    }
+
+    fn cont(&self) -> Result<(), Refusal> {
+        if self.state().needs_reset() {
+            return Err(Refusal::ResetRequired);
+        }
+        if self.state() == RunState::Running {
+            // Clients count on a RESUME for every cont.
+            self.emit(MachineEvent::Stop);
+            self.emit(MachineEvent::Resume);
+        } else {
+            self.resume();
+        }
+        Ok(())
+    }
+
+    async fn reset(&mut self, cause: ShutdownCause) -> Next {
+        if cause.is_guest() && self.actions.reboot == RebootAction::Shutdown {
+            return self.shut_down(cause).await;
+        }
+        self.reset_hardware().await;
+        self.emit(MachineEvent::Reset(cause));
+        match self.state() {
+            RunState::Running => {
+                self.board.resume_io();
+                self.board.clock().start();
+                self.guest.gate.open();
+            }
+            RunState::Inmigrate | RunState::FinishMigrate => {}
+            _ => self.enter(RunState::Prelaunch),
+        }
+        Next::Continue
+    }
+
+    /// Resets devices and CPUs; leaves the machine standing.
+    async fn reset_hardware(&mut self) {
+        self.guest.gate.close();
+        self.guest.gate.all_parked().await;
+        self.board.clock().stop();
+        self.board.pause_io();
+        // What the guest wished for before the reset is void.
+        self.guest.take();
+        self.board.reset_devices();
+        for (index, thread) in self.cpus.iter().enumerate() {
+            let board = Arc::clone(&self.board);
+            thread.call(move |cpu| board.reset_cpu(index, cpu));
+        }
+    }
+
+    async fn shut_down(&mut self, cause: ShutdownCause) -> Next {
+        self.emit(MachineEvent::Shutdown(cause));
+        let panicked = cause == ShutdownCause::GuestPanic;
+        let stay = match (panicked, self.actions.panic) {
+            (true, PanicAction::Pause) => Some(RunState::GuestPanicked),
+            (true, PanicAction::Shutdown | PanicAction::ExitFailure | PanicAction::None)
+            | (false, _) => {
+                (self.actions.shutdown == ShutdownAction::Pause).then_some(RunState::Shutdown)
+            }
+        };
+        match stay {
+            Some(state) => {
+                self.stop(state).await;
+                Next::Continue
+            }
+            None if panicked && self.actions.panic == PanicAction::ExitFailure => Next::End(1),
+            None => Next::End(0),
+        }
+    }
+}

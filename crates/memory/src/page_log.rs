@@ -1,0 +1,118 @@
+//! What is known about each page of a RAM range: whether it was written since the log was last
+//! cleared, and whether a software CPU decoded instructions from it.
+//!
+//! A page that holds decoded code has a version. The first write to it, from a CPU or a device, gives it
+//! a new version, and it counts as plain data until instructions are decoded from it again. Decoded
+//! blocks remember the version they were made from and are stale once it differs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
+
+/// log2 of [`PAGE_SIZE`].
+pub const PAGE_SHIFT: u32 = 12;
+/// Bytes in a page.
+pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
+
+/// A point in a code page's history. Odd while the page holds decoded code.
+pub type CodeVersion = u32;
+
+const CODE: u32 = 1;
+
+#[derive(Debug, Default)]
+struct Pages {
+    /// One bit a page: written since last cleared.
+    dirty: Vec<AtomicU64>,
+    /// One [`CodeVersion`] a page.
+    code: Vec<AtomicU32>,
+}
+
+/// The log of one RAM range, or of its tail from some offset on.
+#[derive(Clone, Debug, Default)]
+pub struct PageLog {
+    pages: Arc<Pages>,
+    /// Offset of this view's first byte in the range.
+    offset: usize,
+}
+
+impl PageLog {
+    /// The page's current version.
+    pub fn code_version(&self, page: usize) -> CodeVersion {
+        self.pages.code[page].load(Ordering::Acquire)
+    }
+
+    /// Whether instructions were decoded from this page.
+    pub fn is_code(&self, page: usize) -> bool {
+        self.code_version(page) & CODE != 0
+    }
+
+    /// Declares that instructions are about to be decoded from this page; returns its version.
+    pub fn mark_code(&self, page: usize) -> CodeVersion {
+        self.pages.code[page].fetch_or(CODE, Ordering::AcqRel) | CODE
+    }
+
+    /// Notes a write to `page`: it becomes dirty, and stale as code.
+    pub fn note_write(&self, page: usize) {
+        let bit = 1 << (page % 64);
+        let word = &self.pages.dirty[page / 64];
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        let code = &self.pages.code[page];
+        let version = code.load(Ordering::Acquire);
+        if version & CODE != 0 {
+            // If it fails, someone else has just done the same.
+            let next = version.wrapping_add(1);
+            let _ = code.compare_exchange(version, next, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether `page` was written since it was last cleared.
+    pub fn is_dirty(&self, page: usize) -> bool {
+        self.pages.dirty[page / 64].load(Ordering::Relaxed) & (1 << (page % 64)) != 0
+    }
+
+    /// Forgets that `page` was written; tells whether it had been.
+    pub fn clear_dirty(&self, page: usize) -> bool {
+        let bit = 1 << (page % 64);
+        self.pages.dirty[page / 64].fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    }
+}
+
+impl WithBitmapSlice<'_> for PageLog {
+    type S = PageLog;
+}
+
+impl BitmapSlice for PageLog {}
+
+impl Bitmap for PageLog {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        if len == 0 {
+            return;
+        }
+        let first = (self.offset + offset) >> PAGE_SHIFT;
+        let last = (self.offset + offset + len - 1) >> PAGE_SHIFT;
+        for page in first..=last.min(self.pages.code.len().saturating_sub(1)) {
+            self.note_write(page);
+        }
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        let page = (self.offset + offset) >> PAGE_SHIFT;
+        page < self.pages.code.len() && self.is_dirty(page)
+    }
+
+    fn slice_at(&self, offset: usize) -> PageLog {
+        PageLog { pages: Arc::clone(&self.pages), offset: self.offset + offset }
+    }
+}
+
+impl NewBitmap for PageLog {
+    fn with_len(len: usize) -> Self {
+        let pages = len.div_ceil(PAGE_SIZE as usize);
+        let dirty = std::iter::repeat_with(AtomicU64::default).take(pages.div_ceil(64)).collect();
+        let code = std::iter::repeat_with(AtomicU32::default).take(pages).collect();
+        Self { pages: Arc::new(Pages { dirty, code }), offset: 0 }
+    }
+}

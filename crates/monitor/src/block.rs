@@ -1,0 +1,169 @@
+//! Commands about block devices (`schema/block-core.json`).
+
+use ::block::{Drive, DriveInfo, InsertedInfo, IoStatus, StatsSnapshot};
+use schema::{
+    BlockDeviceInfo, BlockDeviceIoStatus, BlockDeviceStats, BlockInfo, BlockStats,
+    BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo, commands,
+};
+
+use crate::{Monitor, int};
+
+impl Monitor {
+    pub(crate) fn block(&self) -> Vec<BlockInfo> {
+        self.machine.drives().iter().map(|drive| block_info(drive.info())).collect()
+    }
+
+    /// With `query-nodes`, the nodes of the graph instead of the devices.
+    pub(crate) fn block_stats(&self, arg: &commands::QueryBlockstats) -> Vec<BlockStats> {
+        let drives = self.machine.drives().iter();
+        if arg.query_nodes == Some(true) {
+            drives.flat_map(|drive| node_stats(drive)).collect()
+        } else {
+            drives.map(|drive| device_stats(drive)).collect()
+        }
+    }
+}
+
+fn block_info(info: DriveInfo) -> BlockInfo {
+    BlockInfo {
+        device: info.device,
+        qdev: info.qdev,
+        r#type: "unknown".to_owned(),
+        removable: info.removable,
+        locked: info.locked,
+        inserted: info.inserted.map(inserted),
+        tray_open: info.tray_open,
+        io_status: info.io_status.map(|status| match status {
+            IoStatus::Ok => BlockDeviceIoStatus::Ok,
+            IoStatus::Failed => BlockDeviceIoStatus::Failed,
+            IoStatus::NoSpace => BlockDeviceIoStatus::Nospace,
+        }),
+    }
+}
+
+/// Throttling, encryption and backing files are not in this build: their members say so.
+fn inserted(info: InsertedInfo) -> BlockDeviceInfo {
+    BlockDeviceInfo {
+        file: info.file.clone(),
+        node_name: Some(info.node_name),
+        ro: info.read_only,
+        drv: info.driver.to_owned(),
+        backing_file: None,
+        backing_file_depth: 0,
+        encrypted: false,
+        detect_zeroes: BlockdevDetectZeroesOptions::Off,
+        bps: 0,
+        bps_rd: 0,
+        bps_wr: 0,
+        iops: 0,
+        iops_rd: 0,
+        iops_wr: 0,
+        image: Box::new(ImageInfo {
+            filename: info.file,
+            format: info.driver.to_owned(),
+            dirty_flag: Some(false),
+            actual_size: Some(int(info.actual_size)),
+            virtual_size: int(info.virtual_size),
+            cluster_size: None,
+            encrypted: None,
+            compressed: None,
+            backing_filename: None,
+            full_backing_filename: None,
+            backing_filename_format: None,
+            backing_image: None,
+        }),
+        bps_max: None,
+        bps_rd_max: None,
+        bps_wr_max: None,
+        iops_max: None,
+        iops_rd_max: None,
+        iops_wr_max: None,
+        bps_max_length: None,
+        bps_rd_max_length: None,
+        bps_wr_max_length: None,
+        iops_max_length: None,
+        iops_rd_max_length: None,
+        iops_wr_max_length: None,
+        iops_size: None,
+        group: None,
+        cache: BlockdevCacheInfo {
+            writeback: info.cache.writeback,
+            direct: info.cache.direct,
+            no_flush: info.cache.no_flush,
+        },
+        write_threshold: 0,
+    }
+}
+
+fn device_stats(drive: &Drive) -> BlockStats {
+    let info = drive.info();
+    let inserted = info.inserted.as_ref();
+    BlockStats {
+        device: Some(info.device.clone()),
+        qdev: info.qdev.clone(),
+        node_name: inserted.map(|i| i.node_name.clone()),
+        stats: stats(&drive.stats(), true),
+        parent: inserted.and_then(|i| parent_stats(drive, i)).map(Box::new),
+        backing: None,
+    }
+}
+
+/// The format node with its protocol node as parent, then the protocol node itself.
+fn node_stats(drive: &Drive) -> Vec<BlockStats> {
+    let info = drive.info();
+    let Some(inserted) = info.inserted.as_ref() else { return Vec::new() };
+    let Some(parent) = parent_stats(drive, inserted) else { return Vec::new() };
+    let format = BlockStats {
+        device: None,
+        qdev: None,
+        node_name: Some(inserted.node_name.clone()),
+        stats: parent.stats.clone(),
+        parent: Some(Box::new(parent.clone())),
+        backing: None,
+    };
+    vec![format, parent]
+}
+
+fn parent_stats(drive: &Drive, inserted: &InsertedInfo) -> Option<BlockStats> {
+    Some(BlockStats {
+        device: None,
+        qdev: None,
+        node_name: Some(inserted.parent_node_name.clone()),
+        stats: stats(&drive.parent_stats()?, false),
+        parent: None,
+        backing: None,
+    })
+}
+
+/// Requests are neither merged nor refused before they reach a drive, and no intervals are timed.
+fn stats(now: &StatsSnapshot, of_device: bool) -> BlockDeviceStats {
+    BlockDeviceStats {
+        rd_bytes: int(now.rd_bytes),
+        wr_bytes: int(now.wr_bytes),
+        unmap_bytes: int(now.unmap_bytes),
+        rd_operations: int(now.rd_operations),
+        wr_operations: int(now.wr_operations),
+        flush_operations: int(now.flush_operations),
+        unmap_operations: int(now.unmap_operations),
+        rd_total_time_ns: int(now.rd_total_time_ns),
+        wr_total_time_ns: int(now.wr_total_time_ns),
+        flush_total_time_ns: int(now.flush_total_time_ns),
+        unmap_total_time_ns: int(now.unmap_total_time_ns),
+        wr_highest_offset: int(now.wr_highest_offset),
+        rd_merged: 0,
+        wr_merged: 0,
+        unmap_merged: 0,
+        idle_time_ns: None,
+        failed_rd_operations: int(now.failed_rd_operations),
+        failed_wr_operations: int(now.failed_wr_operations),
+        failed_flush_operations: int(now.failed_flush_operations),
+        failed_unmap_operations: int(now.failed_unmap_operations),
+        invalid_rd_operations: 0,
+        invalid_wr_operations: 0,
+        invalid_flush_operations: 0,
+        invalid_unmap_operations: 0,
+        account_invalid: of_device,
+        account_failed: of_device,
+        timed_stats: Vec::new(),
+    }
+}

@@ -1,0 +1,70 @@
+//! Guests of a few instructions, without firmware or operating system: an ELF file whose PVH note
+//! names the entry point, in 32-bit protected mode with flat segments.
+//!
+//! Follows the Xen project's "x86/HVM direct boot ABI" (note type 18, `PHYS32_ENTRY`) and the ELF
+//! specification for the two headers.
+
+const LOAD_ADDRESS: u64 = 0x10_0000;
+const HEADERS: u64 = 64 + 2 * 56;
+const NOTE_SIZE: u64 = 12 + 4 + 8;
+
+/// Writes `S` to the first serial port, disables interrupts and jumps to itself for ever.
+pub const SPIN: &[u8] = &[
+    0xfa, // cli
+    0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+    0xb0, b'S', // mov al, 'S'
+    0xee, // out dx, al
+    0xeb, 0xfe, // jmp $
+];
+
+/// Writes 0x10 to port 0x501, where `-device isa-debug-exit` listens, then halts.
+pub const DEBUG_EXIT: &[u8] = &[
+    0xfa, // cli
+    0x66, 0xba, 0x01, 0x05, // mov dx, 0x501
+    0xb0, 0x10, // mov al, 0x10
+    0xee, // out dx, al
+    0xf4, // hlt
+];
+
+/// Loads an empty interrupt descriptor table and executes an undefined instruction: a triple fault.
+pub const TRIPLE_FAULT: &[u8] = &[
+    0x6a, 0x00, // push 0
+    0x6a, 0x00, // push 0
+    0x0f, 0x01, 0x1c, 0x24, // lidt [esp]
+    0x0f, 0x0b, // ud2
+];
+
+/// An ELF file that loads `code` at 1 MiB and enters at its first byte.
+pub fn elf(code: &[u8]) -> Vec<u8> {
+    let entry = LOAD_ADDRESS;
+    let code_offset = HEADERS + NOTE_SIZE;
+    let code_size = code.len() as u64;
+    let mut file = Vec::new();
+    // e_ident: 64-bit, little-endian, version 1; then EXEC, x86-64, version 1
+    file.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    file.extend_from_slice(&[2, 0, 62, 0, 1, 0, 0, 0]);
+    for word in [entry, 64, 0] {
+        file.extend_from_slice(&word.to_le_bytes());
+    }
+    // flags; sizes of the headers and the number of program headers; no sections
+    file.extend_from_slice(&0u32.to_le_bytes());
+    for half in [64u16, 56, 2, 0, 0, 0] {
+        file.extend_from_slice(&half.to_le_bytes());
+    }
+    let mut program_header = |kind: u32, offset: u64, address: u64, size: u64, align: u64| {
+        file.extend_from_slice(&kind.to_le_bytes());
+        file.extend_from_slice(&7u32.to_le_bytes());
+        for word in [offset, address, address, size, size, align] {
+            file.extend_from_slice(&word.to_le_bytes());
+        }
+    };
+    program_header(1, code_offset, entry, code_size, 1);
+    program_header(4, HEADERS, 0, NOTE_SIZE, 4);
+    for word in [4u32, 8, 18] {
+        file.extend_from_slice(&word.to_le_bytes());
+    }
+    file.extend_from_slice(b"Xen\0");
+    file.extend_from_slice(&entry.to_le_bytes());
+    file.extend_from_slice(code);
+    file
+}
