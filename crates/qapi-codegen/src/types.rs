@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 
 use qapi::ir::*;
 
-use crate::names::{camel, fields};
+use crate::names::{camel, fields, type_name};
 use crate::{Writer, doc};
 
 /// The Rust type for a use of a schema type.
 pub(crate) fn rust_type(writer: &Writer<'_>, ty: &TypeRef) -> String {
     let element = match Builtin::from_name(&ty.name) {
         Some(builtin) => builtin_type(builtin).to_owned(),
-        None => format!("{}{}", writer.types, camel(&ty.name)),
+        None => format!("{}{}", writer.types, type_name(&ty.name)),
     };
     if ty.array {
         format!("Vec<{element}>")
@@ -75,7 +75,7 @@ fn has_default(schema: &Schema, ty: &TypeRef, depth: usize) -> bool {
 }
 
 pub(crate) fn definition(writer: &Writer<'_>, definition: &Definition) -> String {
-    let name = camel(&definition.name);
+    let name = type_name(&definition.name);
     let text = definition.doc.as_ref().map_or("", |d| d.text.as_str());
     let mut out = String::new();
     match &definition.kind {
@@ -273,7 +273,7 @@ fn union(writer: &Writer<'_>, out: &mut String, name: &str, definition: &Definit
         .filter(|m| m.name != u.discriminator && writer.applies(&m.condition))
         .collect();
     let tag = base.iter().find(|m| m.name == u.discriminator);
-    let tag_type = tag.map(|t| camel(&t.ty.name)).unwrap_or_default();
+    let tag_type = tag.map(|t| type_name(&t.ty.name)).unwrap_or_default();
     let values = tag.and_then(|t| writer.schema.enumeration(&t.ty.name));
     let text = definition.doc.as_ref().map_or("", |d| d.text.as_str());
     let fallback = format!("Members of `{}`.", definition.name);
