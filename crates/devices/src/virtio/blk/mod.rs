@@ -311,7 +311,7 @@ impl VirtioBlk {
         let offset = sector.checked_mul(SECTOR)?;
         let end = offset.checked_add(len)?;
         let block = u64::from(self.options.logical_block_size);
-        let whole = offset % block == 0 && len % block == 0;
+        let whole = offset % block == 0 && len.is_multiple_of(block);
         (whole && end <= self.capacity() * SECTOR).then_some(offset)
     }
 
@@ -428,10 +428,10 @@ impl VirtioDevice for VirtioBlk {
     }
 
     fn write_config(&self, offset: usize, data: &[u8]) {
-        if let Some(at) = CONFIG_WRITEBACK.checked_sub(offset) {
-            if let Some(&mode) = data.get(at) {
-                self.drive.set_write_cache(mode & 1 != 0);
-            }
+        if let Some(at) = CONFIG_WRITEBACK.checked_sub(offset)
+            && let Some(&mode) = data.get(at)
+        {
+            self.drive.set_write_cache(mode & 1 != 0);
         }
     }
 
