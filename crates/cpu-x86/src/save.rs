@@ -5,6 +5,7 @@
 
 use crate::cpu::Cpu;
 use crate::flags::bits;
+use crate::fpu::Fpu;
 use crate::mmu::PHYS_BITS;
 use crate::msr::index;
 use crate::regs::{
@@ -19,7 +20,7 @@ impl Cpu {
     pub(crate) fn save(&self) -> CpuState {
         let mut gpr = [0; 16];
         gpr.copy_from_slice(&self.gpr[..16]);
-        CpuState {
+        let mut state = CpuState {
             gpr,
             rip: self.rip,
             rflags: self.rflags(),
@@ -39,7 +40,9 @@ impl Cpu {
             interrupt_shadow: self.shadow,
             nmi_blocked: self.nmi_blocked,
             ..CpuState::default()
-        }
+        };
+        self.fpu.save(&mut state);
+        state
     }
 
     /// Replaces the whole architectural state.
@@ -48,11 +51,13 @@ impl Cpu {
     /// Names the part that the CPU can't be in; nothing has changed then.
     pub(crate) fn restore(&mut self, state: &CpuState) -> Result<(), String> {
         let efer = check(state)?;
+        let fpu = Fpu::restore(state)?;
         let msrs = self.msrs.clone();
         if let Err(reason) = self.restore_msrs(&state.msrs) {
             self.msrs = msrs;
             return Err(reason);
         }
+        self.fpu = fpu;
         self.gpr[..16].copy_from_slice(&state.gpr);
         self.rip = state.rip;
         self.set_rflags(state.rflags);
