@@ -524,6 +524,8 @@ fn control_registers_refuse_nonsense() {
     assert!(!cpu.write_msr(index::EFER, 1 << 12));
     assert!(!cpu.write_msr(index::EFER, 0), "LME can't change while paging");
     assert!(!cpu.write_msr(index::PAT, 2));
+    assert!(cpu.write_msr(index::TSC, 1000));
+    assert_eq!(cpu.read_msr(index::TSC_ADJUST), Some(1000), "the clock of the tests stands at 0");
     assert!(!cpu.write_msr(0xdead, 0));
     assert_eq!(cpu.read_msr(0xdead), None);
 }
