@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use accel::{CpuBus, Exit, GuestClock, InterruptController, Signals, Vcpu};
+use accel::{CpuBus, Exit, GuestClock, InterruptController, Vcpu};
 use iced_x86::code_asm::CodeAssembler;
 use memory::GuestMemory;
 

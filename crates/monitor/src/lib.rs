@@ -48,7 +48,7 @@ fn int(value: impl TryInto<i64>) -> i64 {
 /// One line a command; the work is in the schema module's file.
 impl Commands for Monitor {
     async fn query_version(&self) -> Result<schema::VersionInfo, QmpError> {
-        Ok(control::version())
+        Ok(version())
     }
     async fn query_commands(&self) -> Result<Vec<schema::CommandInfo>, QmpError> {
         Ok(control::commands())

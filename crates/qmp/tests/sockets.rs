@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use chardev::{Chardev, ChardevSpec};
 use chardev::socket::{InetAddress, SocketAddress, SocketListener, SocketSpec};
+use chardev::{Chardev, ChardevSpec};
 use qmp::QmpError;
 use qmp::client::{Address, BlockingClient, Client, ClientError};
 use qmp::events::EventBus;

@@ -104,7 +104,13 @@ fn integer(text: &str) -> Option<Value> {
         b'm' | b'M' => 20,
         b'g' | b'G' => 30,
         b't' | b'T' => 40,
-        _ => return text.parse::<i64>().map(Value::from).or(text.parse::<u64>().map(Value::from)).ok(),
+        _ => {
+            return text
+                .parse::<i64>()
+                .map(Value::from)
+                .or(text.parse::<u64>().map(Value::from))
+                .ok();
+        }
     };
     text[..text.len() - 1].parse::<i64>().ok()?.checked_mul(1 << shift).map(Value::from)
 }

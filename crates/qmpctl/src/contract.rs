@@ -134,9 +134,14 @@ impl Contract {
             (Some("builtin"), Some("int")) => Kind::Integer,
             (Some("builtin"), Some("number")) => Kind::Number,
             (Some("builtin"), Some("boolean")) => Kind::Boolean,
-            (Some("enum"), _) => {
-                Kind::Enum(entity["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect())
-            }
+            (Some("enum"), _) => Kind::Enum(
+                entity["values"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .collect(),
+            ),
             (Some("array"), _) => entity["element-type"].as_str().map_or(Kind::Any, Kind::Array),
             (Some("object"), _) => Kind::Object,
             _ => Kind::Any,
@@ -172,7 +177,8 @@ impl Contract {
     /// The usage of a command and its arguments, for people.
     pub(crate) fn help(&self, command: &str) -> Option<String> {
         let entity = self.command(command)?;
-        let members = entity["arg-type"].as_str().map(|name| self.members(name)).unwrap_or_default();
+        let members =
+            entity["arg-type"].as_str().map(|name| self.members(name)).unwrap_or_default();
         let mut text = command.to_owned();
         for member in members.iter().filter(|member| !member.optional) {
             text.push_str(&format!(" {}=...", member.name));

@@ -114,11 +114,14 @@ fn table(rows: &[Vec<(String, String)>]) -> Option<String> {
         }
     }
     let look_up = |row: &'_ [(String, String)], column: &str| {
-        row.iter().find(|(name, _)| name == column).map_or(String::new(), |(_, value)| value.clone())
+        row.iter()
+            .find(|(name, _)| name == column)
+            .map_or(String::new(), |(_, value)| value.clone())
     };
-    let lines: Vec<Vec<String>> = std::iter::once(columns.iter().map(|c| (*c).to_owned()).collect())
-        .chain(rows.iter().map(|row| columns.iter().map(|c| look_up(row, c)).collect()))
-        .collect();
+    let lines: Vec<Vec<String>> =
+        std::iter::once(columns.iter().map(|c| (*c).to_owned()).collect())
+            .chain(rows.iter().map(|row| columns.iter().map(|c| look_up(row, c)).collect()))
+            .collect();
     let widths: Vec<usize> = (0..columns.len())
         .map(|at| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0))
         .collect();

@@ -361,11 +361,10 @@ mod tests {
         let of = |line: &str| split(line).unwrap();
         assert_eq!(of("  stop  "), ["stop"]);
         assert_eq!(of("a b='c d' \"e\""), ["a", "b=c d", "e"]);
-        assert_eq!(of("a {\"x\": \"y } \\\" z\", 'b': [1, 2]} c=1"), [
-            "a",
-            "{\"x\": \"y } \\\" z\", 'b': [1, 2]}",
-            "c=1"
-        ]);
+        assert_eq!(
+            of("a {\"x\": \"y } \\\" z\", 'b': [1, 2]} c=1"),
+            ["a", "{\"x\": \"y } \\\" z\", 'b': [1, 2]}", "c=1"]
+        );
         assert_eq!(of("a ''"), ["a", ""]);
         assert!(split("a 'b").is_err());
         assert!(split("a {\"b\": 1").is_err());

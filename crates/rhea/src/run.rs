@@ -7,7 +7,7 @@ use bus::ShutdownCause;
 use cli::Config;
 use machine::Machine;
 use machine::run::{Request, RunHandle};
-use monitor::Monitor;
+
 use qmp::events::EventBus;
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
-use chardev::CharBackend;
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
 use devices::i440fx::I440fx;
 use devices::i8042::I8042;
