@@ -64,6 +64,7 @@ mod ecx1 {
 /// Leaf 7, subleaf 0.
 mod leaf7 {
     pub(super) const EBX: u32 = 1 << 0 // FSGSBASE
+        | 1 << 1 // TSC_ADJUST; with it Linux trusts the time-stamp counter
         | 1 << 7 // SMEP
         | 1 << 9 // ERMS
         | 1 << 10 // INVPCID

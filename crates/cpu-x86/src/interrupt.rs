@@ -284,16 +284,17 @@ impl Cpu {
 
     /// INT n and its relatives, called by their handlers with `rip` after the instruction.
     pub(crate) fn software_interrupt(&mut self, vector: u8, source: Source) -> Result {
-        // What follows traps of its own, such as a single step, belongs to the interrupted program.
-        self.deliver(vector, source, None)
+        self.deliver(vector, source, None)?;
+        // The handler was entered with TF clear, and INT itself is not stepped.
+        self.ends_step = true;
+        Ok(())
     }
 
     /// Takes the most urgent of the raised signals, if the CPU is in a state to take it. Called between
     /// instructions; [`Signal::Exit`] and [`Signal::Flush`] are the run loop's.
     pub(crate) fn take_event(&mut self) -> Delivered {
-        if self.signals.clear(Signal::Smi) {
-            // There is no system management mode: the board's SMIs have nobody to handle them.
-        }
+        // There is no system management mode: the board's SMIs have nobody to handle them.
+        self.signals.clear(Signal::Smi);
         if self.signals.clear(Signal::Init) {
             self.reset_state(true);
             if self.config.index != 0 {

@@ -486,12 +486,12 @@ impl Cpu {
 
     /// Tells the page log of a store that did not go through a writable TLB entry.
     fn note_store(&mut self, phys: u64, len: usize) {
-        if let Some((log, page)) = self.memory.page_log(phys)
-            && log.is_code(page)
-        {
-            self.break_block = true;
+        // The bytes are within one page.
+        debug_assert!((phys & PAGE_OFFSET) + len as u64 <= PAGE_SIZE);
+        if let Some((log, page)) = self.memory.page_log(phys) {
+            self.break_block |= log.is_code(page);
+            log.note_write(page);
         }
-        self.memory.note_write(phys, len);
     }
 }
 

@@ -480,6 +480,25 @@ fn single_steps_and_breakpoints() {
 }
 
 #[test]
+fn entering_the_kernel_ends_a_single_step() {
+    let mut cpu = long_cpu();
+    load(&cpu, |a| a.int(0x80).unwrap());
+    cpu.set_rflags(0x102);
+    run_to_halt(&mut cpu);
+    assert_eq!((cpu.rip, cpu.dr[6]), (handler(0x80), DR6_FIXED));
+    assert_eq!(get(&cpu, cpu.gpr[4] + 16), 0x102, "the saved flags still step");
+
+    // POPF that clears TF is itself still stepped.
+    let mut cpu = long_cpu();
+    load(&cpu, |a| a.popfq().unwrap());
+    cpu.gpr[4] = STACK - 8;
+    put(&cpu, STACK - 8, 2);
+    cpu.set_rflags(0x102);
+    run_to_halt(&mut cpu);
+    assert_eq!((cpu.rip, cpu.dr[6]), (handler(1), DR6_FIXED | DR6_BS));
+}
+
+#[test]
 fn general_detect_guards_the_debug_registers() {
     let mut cpu = long_cpu();
     load(&cpu, |a| a.mov(rax, dr0).unwrap());
@@ -505,6 +524,8 @@ fn control_registers_refuse_nonsense() {
     assert!(!cpu.write_msr(index::EFER, 1 << 12));
     assert!(!cpu.write_msr(index::EFER, 0), "LME can't change while paging");
     assert!(!cpu.write_msr(index::PAT, 2));
+    assert!(cpu.write_msr(index::TSC, 1000));
+    assert_eq!(cpu.read_msr(index::TSC_ADJUST), Some(1000), "the clock of the tests stands at 0");
     assert!(!cpu.write_msr(0xdead, 0));
     assert_eq!(cpu.read_msr(0xdead), None);
 }
@@ -537,10 +558,13 @@ fn state_survives_saving() {
     cpu.set_rflags(0x3ed7);
     cpu.msrs.lstar = 0xffff_8000_0000_1234;
     cpu.nmi_blocked = true;
+    cpu.fpu.xmm[15] = 1 << 100;
+    cpu.fpu.mxcsr = 0x1fa0;
     let saved = cpu.state();
     let mut other = crate::testing::cpu();
     other.set_state(&saved).unwrap();
     assert_eq!(other.state(), saved);
+    assert_eq!((other.fpu.xmm[15], other.fpu.mxcsr), (1 << 100, 0x1fa0));
     assert_eq!((other.cpl, other.mode, other.class), (cpu.cpl, cpu.mode, cpu.class));
     for damage in [
         |s: &mut crate::state::CpuState| s.cr0 = CR0_PG,
