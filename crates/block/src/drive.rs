@@ -41,8 +41,12 @@ pub enum BlockError {
 pub enum Operation {
     /// It read.
     Read,
-    /// It wrote, flushed or discarded.
+    /// It wrote data or zeroes.
     Write,
+    /// It flushed.
+    Flush,
+    /// It discarded.
+    Discard,
 }
 
 /// What a failed request leads to.
@@ -279,8 +283,8 @@ impl Drive {
         }
     }
 
-    fn counted<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        result.inspect_err(|_| self.stats.count_failure())
+    fn counted<T>(&self, operation: Operation, result: io::Result<T>) -> io::Result<T> {
+        result.inspect_err(|_| self.stats.count_failure(operation))
     }
 
     /// Fills `bufs` from `offset` on.
@@ -289,7 +293,7 @@ impl Drive {
     /// As [`BlockBackend::read_at`], and if there is no disk.
     pub fn read(&self, offset: u64, bufs: &[GuestSlice<'_>]) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(self.node().and_then(|node| node.read_at(offset, bufs)))?;
+        self.counted(Operation::Read, self.node().and_then(|node| node.read_at(offset, bufs)))?;
         self.stats.count_read(slices_len(bufs), begin.elapsed());
         Ok(())
     }
@@ -300,10 +304,13 @@ impl Drive {
     /// As [`BlockBackend::write_at`], and if there is no disk.
     pub fn write(&self, offset: u64, bufs: &[GuestSlice<'_>]) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(self.node().and_then(|node| {
-            node.write_at(offset, bufs)?;
-            self.write_through(node)
-        }))?;
+        self.counted(
+            Operation::Write,
+            self.node().and_then(|node| {
+                node.write_at(offset, bufs)?;
+                self.write_through(node)
+            }),
+        )?;
         self.stats.count_write(offset, slices_len(bufs), begin.elapsed());
         Ok(())
     }
@@ -314,7 +321,7 @@ impl Drive {
     /// As [`BlockBackend::flush`], and if there is no disk.
     pub fn flush(&self) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(self.node().and_then(|node| node.flush()))?;
+        self.counted(Operation::Flush, self.node().and_then(|node| node.flush()))?;
         self.stats.count_flush(begin.elapsed());
         Ok(())
     }
@@ -325,7 +332,7 @@ impl Drive {
     /// As [`BlockBackend::discard`], and if there is no disk.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(self.node().and_then(|node| node.discard(offset, len)))?;
+        self.counted(Operation::Discard, self.node().and_then(|node| node.discard(offset, len)))?;
         self.stats.count_discard(len, begin.elapsed());
         Ok(())
     }
@@ -336,10 +343,13 @@ impl Drive {
     /// As [`BlockBackend::write_zeroes`], and if there is no disk.
     pub fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(self.node().and_then(|node| {
-            node.write_zeroes(offset, len, may_unmap)?;
-            self.write_through(node)
-        }))?;
+        self.counted(
+            Operation::Write,
+            self.node().and_then(|node| {
+                node.write_zeroes(offset, len, may_unmap)?;
+                self.write_through(node)
+            }),
+        )?;
         self.stats.count_write(offset, len, begin.elapsed());
         Ok(())
     }
@@ -354,7 +364,7 @@ impl Drive {
         let no_space = error.kind() == io::ErrorKind::StorageFull;
         let policy = match operation {
             Operation::Read => self.policy().read,
-            Operation::Write => self.policy().write,
+            Operation::Write | Operation::Flush | Operation::Discard => self.policy().write,
         };
         let action = match policy {
             OnError::Ignore => ErrorAction::Ignore,

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use crate::Operation;
 use crate::lock::{lock_image, unlock_image};
 use crate::{
     BlockBackend, CacheMode, DiscardMode, GuestSlice, IoStats, LockError, slices_len, sys,
@@ -138,7 +139,7 @@ impl FileNode {
 
     /// The description to use for a request.
     fn file_for(&self, offset: u64, bufs: &[GuestSlice<'_>]) -> &File {
-        let aligned = |n: u64| n % DIRECT_ALIGNMENT == 0;
+        let aligned = |n: u64| n.is_multiple_of(DIRECT_ALIGNMENT);
         match &self.direct {
             Some(direct)
                 if aligned(offset)
@@ -255,7 +256,7 @@ impl BlockBackend for FileNode {
                 Ok(())
             },
         )
-        .inspect_err(|_| self.stats.count_failure())?;
+        .inspect_err(|_| self.stats.count_failure(Operation::Read))?;
         self.stats.count_read(len, begin.elapsed());
         Ok(())
     }
@@ -267,7 +268,7 @@ impl BlockBackend for FileNode {
         let file = self.file_for(offset, bufs);
         let full = |_: &[GuestSlice<'_>]| Err(io::Error::from(io::ErrorKind::StorageFull));
         transfer(bufs, offset, |bufs, offset| sys::write_vectored(file, bufs, offset), full)
-            .inspect_err(|_| self.stats.count_failure())?;
+            .inspect_err(|_| self.stats.count_failure(Operation::Write))?;
         self.stats.count_write(offset, len, begin.elapsed());
         Ok(())
     }
@@ -275,7 +276,7 @@ impl BlockBackend for FileNode {
     fn flush(&self) -> io::Result<()> {
         let begin = Instant::now();
         if !self.no_flush && !self.read_only {
-            self.file.sync_data().inspect_err(|_| self.stats.count_failure())?;
+            self.file.sync_data().inspect_err(|_| self.stats.count_failure(Operation::Flush))?;
         }
         self.note_allocated();
         self.stats.count_flush(begin.elapsed());
@@ -289,7 +290,8 @@ impl BlockBackend for FileNode {
         }
         let begin = Instant::now();
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        self.fallocate(flags, offset, len).inspect_err(|_| self.stats.count_failure())?;
+        self.fallocate(flags, offset, len)
+            .inspect_err(|_| self.stats.count_failure(Operation::Discard))?;
         self.note_allocated();
         self.stats.count_discard(len, begin.elapsed());
         Ok(())
@@ -313,7 +315,7 @@ impl BlockBackend for FileNode {
             }
             self.write_zero_bytes(offset, len)
         };
-        attempt().inspect_err(|_| self.stats.count_failure())?;
+        attempt().inspect_err(|_| self.stats.count_failure(Operation::Write))?;
         self.stats.count_write(offset, len, begin.elapsed());
         Ok(())
     }

@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::Operation;
+
 /// Counters that only grow.
 #[derive(Debug, Default)]
 pub struct IoStats {
@@ -11,7 +13,6 @@ pub struct IoStats {
     write: Counter,
     flush: Counter,
     discard: Counter,
-    failed: AtomicU64,
     write_highest_offset: AtomicU64,
 }
 
@@ -20,6 +21,7 @@ struct Counter {
     operations: AtomicU64,
     bytes: AtomicU64,
     time_ns: AtomicU64,
+    failed: AtomicU64,
 }
 
 impl Counter {
@@ -55,8 +57,14 @@ pub struct StatsSnapshot {
     pub flush_total_time_ns: u64,
     /// Time spent in discards.
     pub unmap_total_time_ns: u64,
-    /// Requests of any kind that failed.
-    pub failed_operations: u64,
+    /// Reads that failed.
+    pub failed_rd_operations: u64,
+    /// Writes that failed.
+    pub failed_wr_operations: u64,
+    /// Flushes that failed.
+    pub failed_flush_operations: u64,
+    /// Discards that failed.
+    pub failed_unmap_operations: u64,
     /// Offset after the greatest byte written.
     pub wr_highest_offset: u64,
 }
@@ -84,8 +92,14 @@ impl IoStats {
     }
 
     /// A request failed.
-    pub fn count_failure(&self) {
-        self.failed.fetch_add(1, Relaxed);
+    pub fn count_failure(&self, operation: Operation) {
+        let counter = match operation {
+            Operation::Read => &self.read,
+            Operation::Write => &self.write,
+            Operation::Flush => &self.flush,
+            Operation::Discard => &self.discard,
+        };
+        counter.failed.fetch_add(1, Relaxed);
     }
 
     /// The counters now.
@@ -102,7 +116,10 @@ impl IoStats {
             wr_total_time_ns: self.write.time_ns.load(Relaxed),
             flush_total_time_ns: self.flush.time_ns.load(Relaxed),
             unmap_total_time_ns: self.discard.time_ns.load(Relaxed),
-            failed_operations: self.failed.load(Relaxed),
+            failed_rd_operations: self.read.failed.load(Relaxed),
+            failed_wr_operations: self.write.failed.load(Relaxed),
+            failed_flush_operations: self.flush.failed.load(Relaxed),
+            failed_unmap_operations: self.discard.failed.load(Relaxed),
             wr_highest_offset: self.write_highest_offset.load(Relaxed),
         }
     }

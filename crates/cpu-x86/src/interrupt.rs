@@ -101,7 +101,7 @@ impl Cpu {
     fn deliver_real(&mut self, vector: u8) -> Result {
         let at = u64::from(vector) * 4;
         if at + 3 > u64::from(self.idtr.limit) {
-            return Err(gp(u16::from(vector) * 8 | IN_IDT));
+            return Err(gp((u16::from(vector) * 8) | IN_IDT));
         }
         let entry: u32 = self.load_linear(self.idtr.base.wrapping_add(at))?;
         let mut stack = self.current_stack(false);
@@ -117,7 +117,7 @@ impl Cpu {
 
     /// Reads and checks the gate of `vector`; returns it with the upper half of its target.
     fn gate(&mut self, vector: u8, source: Source) -> Result<(Descriptor, u64)> {
-        let code = u16::from(vector) * 8 | IN_IDT;
+        let code = (u16::from(vector) * 8) | IN_IDT;
         let fault = Exception::with_code(vector::GP, code);
         let long = self.long_mode();
         let size = if long { 16 } else { 8 };

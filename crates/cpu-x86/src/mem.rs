@@ -179,12 +179,6 @@ impl Cpu {
         }
     }
 
-    /// Stores to a linear address as the CPU itself.
-    pub(crate) fn store_linear<T: Int>(&mut self, linear: u64, value: T) -> Result {
-        let linear = linear & self.system_mask();
-        self.store_slow(NO_SEGMENT, linear, value, Class::Supervisor)
-    }
-
     /// Stores to a linear address on behalf of `class`.
     pub(crate) fn store_as<T: Int>(&mut self, class: Class, linear: u64, value: T) -> Result {
         let linear = linear & self.system_mask();

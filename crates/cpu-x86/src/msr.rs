@@ -295,10 +295,11 @@ impl Cpu {
             index::MISC_ENABLE => (&mut msrs.misc_enable, true),
             index::MTRR_FIRST..=index::MTRR_LAST => {
                 let n = (register - index::MTRR_FIRST) as usize;
-                let reserved = if n % 2 == 0 { 0xf00 } else { 0x7ff };
+                let is_mask = n & 1 != 0;
+                let reserved = if is_mask { 0x7ff } else { 0xf00 };
                 let valid = value >> PHYS_BITS == 0
                     && value & reserved == 0
-                    && (n % 2 == 1 || is_mtrr_type(value as u8));
+                    && (is_mask || is_mtrr_type(value as u8));
                 (&mut msrs.mtrr_variable[n], valid)
             }
             index::MTRR_FIX_64K

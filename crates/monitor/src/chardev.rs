@@ -11,11 +11,11 @@ impl Monitor {
             filename: chardev.filename,
             frontend_open: chardev.frontend_open,
         });
-        let monitors = self.monitors.iter().map(|monitor| ChardevInfo {
-            label: monitor.label.clone(),
-            filename: (monitor.filename)(),
+        let monitors = self.connections.get().into_iter().flatten().map(|monitor| ChardevInfo {
+            label: monitor.label().to_owned(),
+            filename: monitor.filename(),
             frontend_open: true,
         });
-        machine.chain(monitors).collect()
+        monitors.chain(machine).collect()
     }
 }

@@ -13,9 +13,10 @@ mod misc;
 mod run_state;
 mod ui;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ::machine::Machine;
+use qmp::server::MonitorInfo;
 use schema::{Commands, QmpError, commands};
 
 pub use control::version;
@@ -25,22 +26,17 @@ pub use events::to_qmp;
 #[derive(Clone)]
 pub struct Monitor {
     machine: Arc<Machine>,
-    /// Character devices that monitors use; the machine knows its own only.
-    monitors: Arc<[MonitorChardev]>,
+    connections: Connections,
 }
 
-/// A monitor's own connection as `query-chardev` shows it.
-pub struct MonitorChardev {
-    /// Its id.
-    pub label: String,
-    /// Its address, asked for anew at each query: a socket's changes with its peers.
-    pub filename: Box<dyn Fn() -> String + Send + Sync>,
-}
+/// The connections of the machine's monitors: character devices too, which the machine knows nothing of.
+/// Set once, when the server has them.
+pub type Connections = Arc<OnceLock<Vec<Arc<MonitorInfo>>>>;
 
 impl Monitor {
-    /// A monitor of `machine` beside the listed connections.
-    pub fn new(machine: Arc<Machine>, monitors: Vec<MonitorChardev>) -> Self {
-        Self { machine, monitors: monitors.into() }
+    /// A monitor of `machine` on `connections`.
+    pub fn new(machine: Arc<Machine>, connections: Connections) -> Self {
+        Self { machine, connections }
     }
 }
 
@@ -52,7 +48,7 @@ fn int(value: impl TryInto<i64>) -> i64 {
 /// One line a command; the work is in the schema module's file.
 impl Commands for Monitor {
     async fn query_version(&self) -> Result<schema::VersionInfo, QmpError> {
-        Ok(control::version())
+        Ok(version())
     }
     async fn query_commands(&self) -> Result<Vec<schema::CommandInfo>, QmpError> {
         Ok(control::commands())

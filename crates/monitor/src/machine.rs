@@ -71,7 +71,7 @@ impl Monitor {
     pub(crate) fn balloon_info(&self) -> Result<BalloonInfo, QmpError> {
         let balloon = self.machine.balloon().ok_or_else(no_balloon)?;
         Ok(BalloonInfo {
-            actual: int(balloon.actual()),
+            actual: int(balloon.guest_memory()),
             mem_swapped_in: None,
             mem_swapped_out: None,
             major_page_faults: None,

@@ -22,9 +22,10 @@ pub(crate) fn all(writer: &Writer<'_>) -> String {
     out.push_str(
         "/// The arguments of each command, by its name: what a client sends and a handler gets.\n",
     );
-    out.push_str("pub mod commands {\n#[allow(unused_imports)]\nuse super::*;\n\n");
+    out.push_str("pub mod commands {\nuse super::QmpError;\n\n");
+    let inside = writer.in_module();
     for (definition, command) in &commands {
-        arguments(writer, &mut out, definition, command);
+        arguments(&inside, &mut out, definition, command);
     }
     out.push_str("}\n\n");
     let served: Vec<_> = commands

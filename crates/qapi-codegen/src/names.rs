@@ -29,18 +29,16 @@ pub(crate) fn snake(name: &str) -> String {
     raw(&name.to_ascii_lowercase().replace(['-', '.'], "_"))
 }
 
-/// Fields of a struct for the member names: where two members differ only in case, the second
-/// keeps its capitals.
+/// Fields of a struct for the member names: where members differ only in case, those with capitals
+/// keep them.
 pub(crate) fn fields<'n>(names: impl IntoIterator<Item = &'n str>) -> Vec<String> {
-    let mut fields: Vec<String> = Vec::new();
-    for name in names {
-        let mut field = snake(name);
-        if fields.contains(&field) {
-            field = raw(&name.replace(['-', '.'], "_"));
-        }
-        fields.push(field);
-    }
-    fields
+    let names: Vec<&str> = names.into_iter().collect();
+    let snakes: Vec<String> = names.iter().map(|n| snake(n)).collect();
+    let field = |(name, small): (&&str, &String)| {
+        let shared = snakes.iter().filter(|s| *s == small).count() > 1;
+        if shared { raw(&name.replace(['-', '.'], "_")) } else { small.clone() }
+    };
+    names.iter().zip(&snakes).map(field).collect()
 }
 
 fn raw(name: &str) -> String {

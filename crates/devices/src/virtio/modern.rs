@@ -96,7 +96,7 @@ impl ModernBar {
             (QUEUE_VECTOR, 2) => queue(&|q| u64::from(q.state().vector)),
             (QUEUE_ENABLE, 2) => queue(&|q| u64::from(q.state().enabled)),
             (QUEUE_NOTIFY_OFF, 2) => queue(&|_| u64::from(registers.queue_select)),
-            (QUEUE_DESC..QUEUE_NOTIFY_DATA, 4 | 8) if at % u64::from(size) == 0 => {
+            (QUEUE_DESC..QUEUE_NOTIFY_DATA, 4 | 8) if at.is_multiple_of(u64::from(size)) => {
                 let address = queue(&|q| match at & !7 {
                     QUEUE_DESC => q.state().desc,
                     QUEUE_DRIVER => q.state().avail,
@@ -170,7 +170,7 @@ impl ModernBar {
                 drop(queue);
                 self.0.kick(select);
             }
-            (QUEUE_DESC..QUEUE_NOTIFY_DATA, 4) if at % 4 == 0 => {
+            (QUEUE_DESC..QUEUE_NOTIFY_DATA, 4) if at.is_multiple_of(4) => {
                 let state = queue.state_mut();
                 let address = match at & !7 {
                     QUEUE_DESC => &mut state.desc,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
-use chardev::CharBackend;
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
 use devices::i440fx::I440fx;
 use devices::i8042::I8042;
@@ -231,9 +230,8 @@ impl Pc {
         };
         self.serial_ports.push((port, irq));
         let irq = self.chipset.router.isa_line(irq);
-        let uart = Uart16550::new(id, port, &self.timers, irq, Arc::new(Adapter(backend.clone())));
+        let uart = Uart16550::new(id, port, &self.timers, irq, backend);
         uart.attach(&self.ports)?;
-        backend.set_receiver(Box::new(Receiver(uart.clone())));
         self.devices.push(uart);
         Ok(())
     }
@@ -323,24 +321,4 @@ impl Board for Pc {
     fn clock(&self) -> &Clock {
         self.timers.clock()
     }
-}
-
-pub(super) struct Adapter(pub(super) Arc<dyn CharBackend>);
-impl devices::character::CharBackend for Adapter {
-    fn write(&self, data: &[u8]) -> usize {
-        self.0.write(data)
-    }
-    fn accept_input(&self) {
-        self.0.accept_input();
-    }
-}
-struct Receiver(Arc<Uart16550>);
-impl chardev::CharReceiver for Receiver {
-    fn can_receive(&self) -> usize {
-        devices::character::CharReceiver::can_receive(&*self.0)
-    }
-    fn receive(&self, data: &[u8]) {
-        devices::character::CharReceiver::receive(&*self.0, data);
-    }
-    fn event(&self, _: chardev::CharEvent) {}
 }

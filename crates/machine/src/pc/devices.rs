@@ -304,7 +304,7 @@ fn virtio_balloon(
     if pc.balloon.is_some() {
         return Err(BuildError::Device(format!("{option}: only one balloon device is supported")));
     }
-    let device = VirtioBalloon::new(pc.memory.clone(), deflate_on_oom, &pc.timers);
+    let device = VirtioBalloon::new(pc.memory.clone(), pc.spec.memory, deflate_on_oom, &pc.timers);
     pc.balloon = Some(device.clone());
     pc.add_virtio(path, device, transport)
 }
@@ -344,8 +344,7 @@ fn isa_debugcon(pc: &mut Pc, _: &str, mut properties: Properties) -> Result<(), 
     let readback = properties.take_number("readback")?.unwrap_or(DebugConsole::READBACK);
     let chardev = properties.require("chardev")?;
     properties.finish()?;
-    let device =
-        DebugConsole::new(Arc::new(super::board::Adapter(pc.chardevs.claim(&chardev)?)), readback);
+    let device = DebugConsole::new(pc.chardevs.claim(&chardev)?, readback);
     device.attach(&pc.ports, iobase)?;
     pc.devices.push(device);
     Ok(())

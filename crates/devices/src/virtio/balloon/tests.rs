@@ -41,7 +41,7 @@ fn the_guest_is_told_the_target_and_tells_what_it_gave() {
     assert_eq!(machine.read(0x1000, 1), 2);
     assert!(!machine.intx());
     assert_ne!(machine.read(0x15, 1), generation);
-    assert_eq!(machine.read(0x2000, 4), RAM / 2 >> 12);
+    assert_eq!(machine.read(0x2000, 4), (RAM / 2) >> 12);
     assert_eq!(balloon.guest_memory(), RAM);
     machine.write(0x2004, 4, 100);
     machine.write(0x2004, 4, 100);
@@ -106,13 +106,13 @@ fn statistics_are_polled() {
     machine.wait("statistics", || balloon.stats().values[4] == Some(99));
     assert_eq!(balloon.stats().updated_ns, 1_000_000_000);
 
-    machine.function.pause();
+    machine.function.core().pause();
     let saved = machine.function.save();
     machine.function.reset();
     assert_eq!(balloon.stats(), BalloonStats::default());
     machine.function.restore(&saved).unwrap();
     assert_eq!(machine.function.save(), saved);
-    machine.function.resume();
+    machine.function.core().resume();
     clock.set(3_000_000_000);
     timers.fire_due();
     stats.wait_used();

@@ -272,7 +272,7 @@ impl VirtioBlk {
                 let bufs = slices(memory, &chain.readable(HEADER, readable))?;
                 (Operation::Write, self.drive.write(offset, &bufs))
             }
-            request::FLUSH => (Operation::Write, self.drive.flush()),
+            request::FLUSH => (Operation::Flush, self.drive.flush()),
             request::GET_ID => {
                 // The status byte is not to be overwritten.
                 let len = SERIAL_LEN.min(usize::try_from(writable).unwrap_or(SERIAL_LEN));
@@ -280,7 +280,7 @@ impl VirtioBlk {
                 return Ok(Some(Status::Ok));
             }
             request::DISCARD if self.options.discard => match self.range(core, chain, 0)? {
-                Ok((offset, len, _)) => (Operation::Write, self.drive.discard(offset, len)),
+                Ok((offset, len, _)) => (Operation::Discard, self.drive.discard(offset, len)),
                 Err(status) => return Ok(Some(status)),
             },
             request::WRITE_ZEROES if self.options.write_zeroes => {
@@ -311,7 +311,7 @@ impl VirtioBlk {
         let offset = sector.checked_mul(SECTOR)?;
         let end = offset.checked_add(len)?;
         let block = u64::from(self.options.logical_block_size);
-        let whole = offset % block == 0 && len % block == 0;
+        let whole = offset % block == 0 && len.is_multiple_of(block);
         (whole && end <= self.capacity() * SECTOR).then_some(offset)
     }
 
@@ -428,10 +428,10 @@ impl VirtioDevice for VirtioBlk {
     }
 
     fn write_config(&self, offset: usize, data: &[u8]) {
-        if let Some(at) = CONFIG_WRITEBACK.checked_sub(offset) {
-            if let Some(&mode) = data.get(at) {
-                self.drive.set_write_cache(mode & 1 != 0);
-            }
+        if let Some(at) = CONFIG_WRITEBACK.checked_sub(offset)
+            && let Some(&mode) = data.get(at)
+        {
+            self.drive.set_write_cache(mode & 1 != 0);
         }
     }
 

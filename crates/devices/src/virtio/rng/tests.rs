@@ -53,11 +53,11 @@ fn a_limit_holds_until_the_period_ends_also_over_a_restore() {
     queue.kick();
     assert_eq!(queue.wait_used().1, 8);
     assert_eq!(queue.wait_used().1, 2);
-    machine.function.pause();
+    machine.function.core().pause();
     let saved = machine.function.save();
     machine.function.reset();
     machine.function.restore(&saved).unwrap();
-    machine.function.resume();
+    machine.function.core().resume();
     assert_eq!(queue.used_index(), 2);
     clock.set(5_000_000);
     timers.fire_due();
