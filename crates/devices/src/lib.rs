@@ -19,7 +19,6 @@ pub mod lapic;
 pub mod mc146818;
 pub mod pci;
 pub mod piix;
-pub mod properties;
 pub mod uart16550;
 pub mod virtio;
 
