@@ -1,5 +1,8 @@
 //! Options about the machine itself.
 
+use std::fmt::Write;
+
+use machine::pc::layout::MEMORY_MAX;
 use machine::spec::{
     Accelerator, BootImage, DirectBoot, PanicAction, RebootAction, ShutdownAction, Smp,
     WatchdogAction,
@@ -8,7 +11,7 @@ use uuid::Uuid;
 
 use super::Builder;
 use ::options::OptionError;
-use ::options::{Properties, parse_choice};
+use ::options::{Properties, parse_bool, parse_choice};
 
 /// Most CPUs that a machine can have.
 const MAX_CPUS: u32 = 8;
@@ -58,9 +61,113 @@ fn set_accelerator(builder: &mut Builder, option: &str, names: &str) -> Result<(
     )))
 }
 
+/// What `-cpu` may name.
+const CPU_MODELS: [(&str, &str); 2] = [
+    ("max", "everything that the software CPU can do"),
+    ("qemu64", "the same; the name that scripts use"),
+];
+
+/// The features of the software CPU, as users write them; see `cpu_x86`'s CPUID.
+const CPU_FEATURES: &[&str] = &[
+    "apic",
+    "arch-capabilities",
+    "clflush",
+    "cmov",
+    "cx16",
+    "cx8",
+    "de",
+    "erms",
+    "fpu",
+    "fsgsbase",
+    "fsrm",
+    "fxsr",
+    "hypervisor",
+    "invpcid",
+    "lahf-lm",
+    "lm",
+    "mca",
+    "mce",
+    "mmx",
+    "movbe",
+    "msr",
+    "mtrr",
+    "nx",
+    "pae",
+    "pat",
+    "pcid",
+    "pdpe1gb",
+    "pge",
+    "pni",
+    "popcnt",
+    "pse",
+    "pse36",
+    "rdpid",
+    "rdrand",
+    "rdseed",
+    "rdtscp",
+    "sep",
+    "smap",
+    "smep",
+    "spec-ctrl",
+    "sse",
+    "sse2",
+    "sse3",
+    "sse4.1",
+    "sse4.2",
+    "ssse3",
+    "syscall",
+    "tsc",
+    "tsc_adjust",
+    "umip",
+    "xsave",
+    "xsaveopt",
+];
+
 pub(super) fn cpu(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    if matches!(value, "help" | "?") {
+        let mut text = String::from("Available CPUs:\n");
+        for (name, what) in CPU_MODELS {
+            let _ = writeln!(text, "  {name:<8} {what}");
+        }
+        let _ = writeln!(text, "\nFeatures, which both have:\n  {}", CPU_FEATURES.join(" "));
+        builder.print = Some(text);
+        return Ok(());
+    }
+    let mut parts = value.split(',');
+    let model = parts.next().unwrap_or_default();
+    let known = CPU_MODELS.map(|(name, _)| name);
+    if !known.contains(&model) {
+        return Err(OptionError::unknown("-cpu: unable to find CPU model", model, &known));
+    }
+    for part in parts {
+        check_cpu_feature(value, part)?;
+    }
     builder.machine().cpu = Some(value.to_owned());
     Ok(())
+}
+
+/// The CPU is one and the same whatever its model, so a feature may be asked for if it is there.
+fn check_cpu_feature(option: &str, part: &str) -> Result<(), OptionError> {
+    let (name, wanted) = if let Some(name) = part.strip_prefix('+') {
+        (name, true)
+    } else if let Some(name) = part.strip_prefix('-') {
+        (name, false)
+    } else {
+        let (name, value) = part.split_once('=').unwrap_or((part, "on"));
+        (name, parse_bool("-cpu", name, value)?)
+    };
+    // Names are written with either.
+    let plain = name.replace('_', "-");
+    let here = CPU_FEATURES.iter().any(|feature| feature.replace('_', "-") == plain);
+    match (here, wanted) {
+        (true, true) | (false, false) => Ok(()),
+        (true, false) => Err(OptionError::new(format!(
+            "-cpu {option}: the feature '{name}' can't be switched off"
+        ))),
+        (false, true) => {
+            Err(OptionError::unknown("-cpu: there is no CPU feature", name, CPU_FEATURES))
+        }
+    }
 }
 
 pub(super) fn smp(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
@@ -138,6 +245,12 @@ pub(super) fn memory(builder: &mut Builder, value: &str) -> Result<(), OptionErr
         return Err(OptionError::new(format!(
             "-m {value}: a machine needs at least {} MiB of memory",
             MIN_MEMORY >> 20
+        )));
+    }
+    if size > MEMORY_MAX {
+        return Err(OptionError::new(format!(
+            "-m {value}: a machine has at most {} GiB of memory, as its CPUs can't address more",
+            MEMORY_MAX >> 30
         )));
     }
     // Whole MiB keep the memory map free of odd ends.

@@ -298,10 +298,13 @@ impl<B: Board> Owner<B> {
         next
     }
 
-    /// Acts on what the guest asked for. The gate was closed when it asked.
+    /// Acts on what the guest asked for.
     async fn serve_guest(&mut self) -> Next {
-        let wishes = self.guest.take();
+        // The gate was closed when the guest asked, but a client's request that was served in between
+        // may have opened it again.
+        self.guest.gate.close();
         self.guest.gate.all_parked().await;
+        let wishes = self.guest.take();
         if let Some(code) = wishes.exit {
             return Next::End(code);
         }
