@@ -198,7 +198,7 @@ fn queries_show_what_is_there() {
     assert_eq!(inserted.virtual_size, 4096);
     assert!(inserted.cache.no_flush && inserted.cache.writeback);
     assert!(drive.write(0, &[f.slice(0, 512)]).is_err());
-    assert_eq!(drive.stats().failed_operations, 1);
+    assert_eq!(drive.stats().failed_wr_operations, 1);
 
     let empty = Drive::empty("cd0", &options);
     assert!(empty.info().inserted.is_none() && empty.parent_stats().is_none());

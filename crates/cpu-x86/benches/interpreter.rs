@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use accel::{CpuBus, Exit, GuestClock, InterruptController, Signals, Vcpu};
 use cpu_x86::state::{Activity, Segment};
-use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuState, CpuWiring};
+use cpu_x86::{Cpu, CpuConfig, CpuState, CpuWiring};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
