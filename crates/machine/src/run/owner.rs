@@ -353,11 +353,7 @@ impl<B: Board> Owner<B> {
         if self.state().needs_reset() {
             return Err(Refusal::ResetRequired);
         }
-        if self.state() == RunState::Running {
-            // Clients count on a RESUME for every cont.
-            self.emit(MachineEvent::Stop);
-            self.emit(MachineEvent::Resume);
-        } else {
+        if self.state() != RunState::Running {
             self.resume();
         }
         Ok(())
