@@ -1,5 +1,7 @@
 //! Options about the machine itself.
 
+use std::fmt::Write;
+
 use machine::spec::{
     Accelerator, BootImage, DirectBoot, PanicAction, RebootAction, ShutdownAction, Smp,
     WatchdogAction,
@@ -18,7 +20,13 @@ const MIN_MEMORY: u64 = 2 << 20;
 const ACCELERATORS: &[(&str, Option<Accelerator>)] =
     &[("soft", Some(Accelerator::Soft)), ("tcg", Some(Accelerator::Soft)), ("kvm", None)];
 
-const MACHINES: &[(&str, ())] = &[("pc", ()), ("pc-i440fx-7.2", ())];
+const MACHINES: &[&str] = &["pc", "pc-i440fx-7.2"];
+
+/// Models of the CPU with what they are. Both are all that the software CPU can do.
+const CPU_MODELS: &[(&str, &str)] = &[
+    ("max", "Enables all features supported by the accelerator"),
+    ("qemu64", "Rhea Virtual CPU (default)"),
+];
 
 pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     if matches!(value, "help" | "?") {
@@ -31,7 +39,9 @@ pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionEr
         return Ok(());
     }
     let mut options = Properties::parse("-machine", value, Some("type"))?;
-    options.take_choice("type", MACHINES)?;
+    if let Some(name) = options.take("type").filter(|name| !MACHINES.contains(&name.as_str())) {
+        return Err(OptionError::unknown("-machine: unsupported machine type", &name, MACHINES));
+    }
     if let Some(names) = options.take("accel") {
         set_accelerator(builder, "-machine", &names)?;
     }
@@ -58,9 +68,32 @@ fn set_accelerator(builder: &mut Builder, option: &str, names: &str) -> Result<(
     )))
 }
 
+/// Every model has the same features, which can't be changed: what asks for that is refused by name.
 pub(super) fn cpu(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
-    builder.machine().cpu = Some(value.to_owned());
-    Ok(())
+    if matches!(value, "help" | "?") {
+        let mut text = "Available CPUs:\n".to_owned();
+        for (name, description) in CPU_MODELS {
+            let _ = writeln!(text, "x86 {name:<20}  {description}");
+        }
+        builder.print = Some(text);
+        return Ok(());
+    }
+    let mut parts = value.split(',');
+    let model = parts.next().unwrap_or_default();
+    if !CPU_MODELS.iter().any(|(name, _)| *name == model) {
+        let names: Vec<&str> = CPU_MODELS.iter().map(|(name, _)| *name).collect();
+        return Err(OptionError::unknown("-cpu: unable to find CPU model", model, &names));
+    }
+    match parts.next() {
+        None => Ok(()),
+        Some(feature) => {
+            let name = feature.trim_start_matches(['+', '-']);
+            let name = name.split('=').next().unwrap_or(name);
+            Err(OptionError::new(format!(
+                "-cpu {model}: feature '{name}' cannot be changed in this build; use -cpu {model}"
+            )))
+        }
+    }
 }
 
 pub(super) fn smp(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
@@ -274,6 +307,20 @@ pub(super) fn only_none(option: &str, value: &str) -> Result<(), OptionError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpu_models_are_known_by_name() {
+        let refusal = |value| cpu(&mut Builder::default(), value).unwrap_err().to_string();
+        assert!(cpu(&mut Builder::default(), "max").is_ok());
+        assert!(cpu(&mut Builder::default(), "qemu64").is_ok());
+        assert_eq!(
+            refusal("qemu46"),
+            "-cpu: unable to find CPU model 'qemu46'; did you mean 'qemu64'?"
+        );
+        for feature in ["+avx", "-avx", "avx=on"] {
+            assert!(refusal(&format!("max,{feature}")).contains("feature 'avx'"), "{feature}");
+        }
+    }
 
     #[test]
     fn topologies_fill_in_as_on_qemu() {
