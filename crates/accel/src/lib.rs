@@ -12,6 +12,7 @@
 //!
 //! Nothing in here knows an architecture; the saved state of a CPU is its accelerator's own type.
 
+pub mod log;
 mod signals;
 
 pub use signals::{Signal, Signals};

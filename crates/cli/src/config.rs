@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use accel::log::Topic;
 use machine::spec::MachineSpec;
 
 /// A monitor: a character device that speaks QMP.
@@ -16,20 +17,11 @@ pub struct MonitorSpec {
 /// Where log lines go and which (`-d`, `-D`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogSpec {
-    /// Names of the enabled items; see [`LOG_ITEMS`].
-    pub items: Vec<&'static str>,
+    /// What is wanted.
+    pub topics: Vec<Topic>,
     /// The file; standard error without one.
     pub file: Option<PathBuf>,
 }
-
-/// Items of `-d` with what each shows.
-pub const LOG_ITEMS: &[(&str, &str)] = &[
-    ("in_asm", "each block of guest code when it is decoded"),
-    ("int", "interrupts and exceptions as they are delivered"),
-    ("cpu_reset", "the CPU's state at each reset"),
-    ("guest_errors", "accesses that no sane guest makes"),
-    ("unimp", "features that a guest asked for and that are absent"),
-];
 
 /// Everything that a command line asks for.
 #[derive(Clone, Debug, Default)]

@@ -236,6 +236,7 @@ pub(crate) fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize) -> Result
         }
         ops.push(op);
     }
+    cpu.trace_block(bits, &buffer[..len]);
     if let Some(first) = &mut first {
         first.bytes = buffer[..len.min(in_page)].into();
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use accel::log::Log;
 use accel::{CpuBus, GuestClock, InterruptController, Signals};
 use memory::GuestMemory;
 
@@ -101,6 +102,7 @@ pub struct Cpu {
     pub(crate) group: Arc<CpuGroup>,
     pub(crate) member: Arc<Member>,
     pub(crate) glance: Arc<Glance>,
+    pub(crate) log: Arc<Log>,
     /// Decoded blocks; the run loop takes them out while it runs.
     pub(crate) blocks: BlockCache,
 }
@@ -170,6 +172,7 @@ impl Cpu {
             signals: wiring.signals,
             group: wiring.group,
             glance: Arc::default(),
+            log: Arc::default(),
             blocks: BlockCache::default(),
         };
         cpu.reset_state(false);
@@ -179,6 +182,7 @@ impl Cpu {
     /// The state after power-on or, with `init`, after an INIT signal, which leaves the FPU, most
     /// model-specific registers and the cache control bits alone (APM volume 2, table 14-1).
     pub(crate) fn reset_state(&mut self, init: bool) {
+        self.trace_reset();
         let data = Segment { selector: 0, base: 0, limit: 0xffff, attributes: attr::real(0) };
         self.gpr = [0; GPR_SLOTS];
         // RDX tells family, model and stepping.

@@ -82,6 +82,7 @@ impl Cpu {
         source: Source,
         error_code: Option<u16>,
     ) -> Result {
+        self.trace_event(vector, source, error_code);
         let done = if self.mode.is_real() {
             self.deliver_real(vector)
         } else {

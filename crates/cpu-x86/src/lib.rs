@@ -39,6 +39,7 @@ mod system;
 #[cfg(test)]
 mod testing;
 mod tlb;
+mod trace;
 
 pub use cpu::{Cpu, CpuConfig, CpuWiring};
 pub use group::CpuGroup;

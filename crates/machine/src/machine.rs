@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use accel::log::Log;
 use block::Drive;
 use chardev::ChardevInfo;
 use cpu_x86::Cpu;
@@ -38,14 +39,19 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Makes a machine and its owner, whose [`Owner::serve`] runs it. Events go to `events`.
+    /// Makes a machine and its owner, whose [`Owner::serve`] runs it. Events go to `events`; `log` gets
+    /// what the machine tells of its inner life.
     ///
     /// # Errors
     /// Names what could not be made or opened.
-    pub fn new(spec: &MachineSpec, events: EventSink) -> Result<(Self, Owner<Pc>), BuildError> {
+    pub fn new(
+        spec: &MachineSpec,
+        events: EventSink,
+        log: Arc<Log>,
+    ) -> Result<(Self, Owner<Pc>), BuildError> {
         let gate = Arc::new(Gate::default());
         let guest = Arc::new(GuestRequests::new(Arc::clone(&gate)));
-        let board = Arc::new(Pc::new(spec, guest.clone())?);
+        let board = Arc::new(Pc::new(spec, guest.clone(), log)?);
         if let Some(balloon) = board.balloon() {
             let events = Arc::clone(&events);
             balloon.set_change_hook(Box::new(move |actual| {

@@ -320,21 +320,31 @@ fn union(writer: &Writer<'_>, out: &mut String, name: &str, definition: &Definit
         "impl {choice} {{\n    /// The value of `{}`.\n    pub const fn {getter}(&self) -> {tag_type} {{\n        match self {{\n{tags}        }}\n    }}\n}}\n",
         u.discriminator
     );
-    union_input(writer, out, name, &choice, u, &base, &tag_type, &reads);
+    let form = UnionForm { name, choice: &choice, tag: &u.discriminator, tag_type: &tag_type };
+    union_input(writer, out, &form, &base, &reads);
 }
 
-/// A union is read as its base in the order of the schema, then the branch.
-#[allow(clippy::too_many_arguments)]
+/// How a union looks in Rust.
+struct UnionForm<'a> {
+    /// The type.
+    name: &'a str,
+    /// The enum of its branches; the type itself if there are no other members.
+    choice: &'a str,
+    /// The discriminator on the wire.
+    tag: &'a str,
+    /// The enum of its values.
+    tag_type: &'a str,
+}
+
+/// A union is read as its base in the order of the schema, then the branch by the arms `reads`.
 fn union_input(
     writer: &Writer<'_>,
     out: &mut String,
-    name: &str,
-    choice: &str,
-    u: &Union,
+    form: &UnionForm<'_>,
     base: &[&Member],
-    tag_type: &str,
     reads: &str,
 ) {
+    let UnionForm { name, choice, tag, tag_type } = form;
     let _ = writeln!(
         out,
         "impl crate::input::FromMembers for {name} {{\n    fn from_members(members: &mut crate::input::Members<'_>) -> Result<Self, QmpError> {{"
@@ -343,23 +353,22 @@ fn union_input(
     let names = fields(base.iter().map(|m| m.name.as_str()));
     for (member, field) in base.iter().zip(&names) {
         let read = if member.optional { "optional" } else { "required" };
-        let ty =
-            if member.name == u.discriminator { format!(": {tag_type}") } else { String::new() };
+        let ty = if member.name == *tag { format!(": {tag_type}") } else { String::new() };
         let _ = writeln!(out, "        let {field}{ty} = members.{read}({:?})?;", member.name);
     }
-    let tag = base
+    let tag_field = base
         .iter()
         .zip(&names)
-        .find(|(m, _)| m.name == u.discriminator)
+        .find(|(m, _)| m.name == *tag)
         .map_or("", |(_, field)| field.as_str());
-    let _ = writeln!(out, "        let branch = match {tag} {{\n{reads}        }};");
+    let _ = writeln!(out, "        let branch = match {tag_field} {{\n{reads}        }};");
     if name == choice {
         out.push_str("        Ok(branch)\n");
     } else {
         let fields: Vec<_> = base
             .iter()
             .zip(&names)
-            .filter(|(m, _)| m.name != u.discriminator)
+            .filter(|(m, _)| m.name != *tag)
             .map(|(_, field)| field.as_str())
             .collect();
         let _ = writeln!(out, "        Ok({name} {{ {}, branch }})", fields.join(", "));

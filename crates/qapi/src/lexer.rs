@@ -3,6 +3,8 @@
 //! Ordinary comments are skipped; a documentation block, from a line `##` to the next line `##`,
 //! is one token.
 
+use memchr::memchr;
+
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::source::{FileId, Span};
 
@@ -296,8 +298,4 @@ pub(crate) fn shorten(text: &str) -> String {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
     }
-}
-
-fn memchr(needle: u8, haystack: &[u8]) -> Option<usize> {
-    haystack.iter().position(|b| *b == needle)
 }

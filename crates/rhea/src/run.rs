@@ -1,10 +1,13 @@
 //! Runs what a command line asks for.
 
+use std::fs::File;
+use std::io::Write;
 use std::sync::Arc;
 
+use accel::log::Log;
 use anyhow::{Context, Result};
 use bus::ShutdownCause;
-use cli::Config;
+use cli::{Config, LogSpec};
 use machine::Machine;
 use machine::run::{Request, RunHandle};
 
@@ -29,7 +32,8 @@ pub(crate) fn run(mut config: Config) -> Result<u8> {
         Arc::new(move |event| events.send(&monitor::to_qmp(event)))
     };
     let monitors = Monitors::open(&mut config)?;
-    let (machine, owner) = Machine::new(&config.machine, sink)?;
+    let log = Arc::new(open_log(&config.log)?);
+    let (machine, owner) = Machine::new(&config.machine, sink, log)?;
     let machine = Arc::new(machine);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -51,6 +55,17 @@ pub(crate) fn run(mut config: Config) -> Result<u8> {
     });
     server.end();
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
+}
+
+fn open_log(spec: &LogSpec) -> Result<Log> {
+    let out: Box<dyn Write + Send> = match &spec.file {
+        None => Box::new(std::io::stderr()),
+        Some(path) => {
+            let file = File::create(path);
+            Box::new(file.with_context(|| format!("-D: cannot open '{}'", path.display()))?)
+        }
+    };
+    Ok(Log::new(&spec.topics, out))
 }
 
 /// Ends the machine in good order when the process is asked to end.

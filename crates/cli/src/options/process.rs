@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
+use ::options::{OptionError, parse_choice};
+use accel::log::Topic;
+
 use super::{Builder, OPTIONS, Takes};
 use crate::QEMU_VERSION;
-use crate::config::LOG_ITEMS;
 use crate::readconfig;
-use ::options::OptionError;
 
 pub(super) fn help(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     let mut text = version_line();
@@ -64,20 +65,15 @@ pub(super) fn daemonize(builder: &mut Builder, _: &str) -> Result<(), OptionErro
 pub(super) fn log(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     if value == "help" {
         let mut text = String::from("Log items (comma separated):\n");
-        for (name, what) in LOG_ITEMS {
+        for (_, name, what) in Topic::ALL {
             let _ = writeln!(text, "{name:<16} {what}");
         }
         builder.print = Some(text);
         return Ok(());
     }
-    let names: Vec<&str> = LOG_ITEMS.iter().map(|item| item.0).collect();
-    for wanted in value.split(',') {
-        let known = names.iter().find(|name| **name == wanted);
-        let name =
-            known.ok_or_else(|| OptionError::unknown("-d: unknown log item", wanted, &names))?;
-        if !builder.config.log.items.contains(name) {
-            builder.config.log.items.push(name);
-        }
+    let topics = Topic::ALL.map(|(topic, name, _)| (name, topic));
+    for item in value.split(',') {
+        builder.config.log.topics.push(parse_choice("-d", "item", item, &topics)?);
     }
     Ok(())
 }

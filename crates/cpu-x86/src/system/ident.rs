@@ -27,7 +27,11 @@ fn set_pair(cpu: &mut Cpu, value: u64) {
 
 fn rdmsr(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
-    let value = cpu.read_msr(cpu.reg(RCX)).ok_or(Exception::GP0)?;
+    let register = cpu.reg(RCX);
+    let Some(value) = cpu.read_msr(register) else {
+        cpu.trace_msr("read", register);
+        return Err(Exception::GP0);
+    };
     set_pair(cpu, value);
     Ok(())
 }
@@ -35,8 +39,12 @@ fn rdmsr(cpu: &mut Cpu, _: &Op) -> Result {
 fn wrmsr(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
     let value = u64::from(cpu.reg::<u32>(RAX)) | u64::from(cpu.reg::<u32>(RDX)) << 32;
-    let index = cpu.reg(RCX);
-    if cpu.write_msr(index, value) { Ok(()) } else { Err(Exception::GP0) }
+    let register = cpu.reg(RCX);
+    if cpu.write_msr(register, value) {
+        return Ok(());
+    }
+    cpu.trace_msr("write", register);
+    Err(Exception::GP0)
 }
 
 /// #GP(0) unless the program may read the time-stamp counter.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use accel::log::Log;
 use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
@@ -53,6 +54,7 @@ pub struct Pc {
     chipset: Chipset,
     signals: Vec<Arc<Signals>>,
     clock: Arc<dyn GuestClock>,
+    log: Arc<Log>,
     /// Every device, in the order in which they are reset.
     pub(super) devices: Vec<Arc<dyn Device>>,
     pub(super) virtio: Vec<Arc<VirtioPci>>,
@@ -70,7 +72,11 @@ impl Pc {
     ///
     /// # Errors
     /// Names what could not be made or opened.
-    pub fn new(spec: &MachineSpec, control: Arc<dyn MachineControl>) -> Result<Self, BuildError> {
+    pub fn new(
+        spec: &MachineSpec,
+        control: Arc<dyn MachineControl>,
+        log: Arc<Log>,
+    ) -> Result<Self, BuildError> {
         let layout = Layout::new(spec.memory);
         let memory = Arc::new(GuestMemory::new(&layout.ram())?);
         let timers = TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?;
@@ -96,6 +102,7 @@ impl Pc {
             chipset,
             signals,
             clock,
+            log,
             devices: Vec::new(),
             virtio: Vec::new(),
             balloon: None,
@@ -126,8 +133,9 @@ impl Pc {
                     ports: Arc::clone(&self.ports),
                     mmio: Arc::clone(&self.mmio),
                     apic: Arc::clone(apic),
+                    log: Arc::clone(&self.log),
                 };
-                Cpu::new(
+                let mut cpu = Cpu::new(
                     config,
                     CpuWiring {
                         memory: Arc::clone(&self.memory),
@@ -137,7 +145,9 @@ impl Pc {
                         signals: Arc::clone(signals),
                         group: Arc::clone(&group),
                     },
-                )
+                );
+                cpu.set_log(Arc::clone(&self.log));
+                cpu
             })
             .collect()
     }
@@ -299,6 +309,9 @@ impl Board for Pc {
 
     fn reset_cpu(&self, index: usize, cpu: &mut Cpu) {
         cpu.reset();
+        if let Err(reason) = cpu.set_state(&firmware::cpu_state(cpu.state())) {
+            eprintln!("rhea: cannot set CPU {index} up: {reason}");
+        }
         let entry = *self.entry.lock().unwrap_or_else(|e| e.into_inner());
         if let (0, Some(entry)) = (index, entry) {
             boot::enter(cpu, &entry);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use accel::log::{Log, Topic};
 use accel::{AccessSize, CpuBus, GuestClock};
 use bus::{AddressSpace, BusDevice, Clock};
 use devices::lapic::LocalApic;
@@ -34,6 +35,8 @@ pub struct CpuView {
     pub mmio: Arc<AddressSpace>,
     /// The CPU's local APIC.
     pub apic: Arc<LocalApic>,
+    /// Told of accesses that nobody answers.
+    pub log: Arc<Log>,
 }
 
 impl CpuBus for CpuView {
@@ -48,16 +51,24 @@ impl CpuBus for CpuView {
     fn read_mmio(&self, addr: u64, size: AccessSize) -> u64 {
         match self.apic.mmio_offset(addr) {
             Some(offset) => self.apic.read(offset, size),
-            None => self.mmio.read(addr, size).unwrap_or(u64::MAX),
+            None => self.mmio.read(addr, size).unwrap_or_else(|| {
+                self.log.line(
+                    Topic::GuestErrors,
+                    format_args!("read of {size} bytes at {addr:#x}, where nothing is"),
+                );
+                u64::MAX
+            }),
         }
     }
 
     fn write_mmio(&self, addr: u64, size: AccessSize, value: u64) {
         match self.apic.mmio_offset(addr) {
             Some(offset) => self.apic.write(offset, size, value),
-            None => {
-                self.mmio.write(addr, size, value);
-            }
+            None if self.mmio.write(addr, size, value) => {}
+            None => self.log.line(
+                Topic::GuestErrors,
+                format_args!("write of {value:#x} ({size} bytes) at {addr:#x}, where nothing is"),
+            ),
         }
     }
 }

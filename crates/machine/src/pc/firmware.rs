@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use bus::AddressSpace;
+use cpu_x86::CpuState;
 use devices::pci::{Devfn, PciBus, reg};
 use devices::piix::{self, Piix3, Piix4Pm};
 
@@ -68,6 +69,21 @@ pub fn configure(bus: &PciBus, ports: &AddressSpace) {
     bus.write_config(pm, piix::reg::PM_ENABLE, 1, 1);
     bus.write_config(pm, piix::reg::SMBUS_BASE, 4, u32::from(SMBUS_BASE) | 1);
     bus.write_config(pm, piix::reg::SMBUS_ENABLE, 1, 9);
+}
+
+/// Default memory type register, enabled with its fixed ranges, and write-back as the type of all that
+/// no range names (APM volume 2, section 7.7).
+const MTRR_DEF_TYPE: u32 = 0x2ff;
+const MTRR_ENABLED_WRITE_BACK: u64 = 0xc06;
+
+/// What firmware sets up in each CPU.
+pub fn cpu_state(mut state: CpuState) -> CpuState {
+    for (register, value) in &mut state.msrs {
+        if *register == MTRR_DEF_TYPE {
+            *value = MTRR_ENABLED_WRITE_BACK;
+        }
+    }
+    state
 }
 
 /// Configures every function of `bus`.
