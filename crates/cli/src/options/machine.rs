@@ -318,7 +318,8 @@ mod tests {
             "-cpu: unable to find CPU model 'qemu46'; did you mean 'qemu64'?"
         );
         for feature in ["+avx", "-avx", "avx=on"] {
-            assert!(refusal(&format!("max,{feature}")).contains("feature 'avx'"), "{feature}");
+            let value = format!("max,{feature}");
+            assert!(refusal(&value).contains("feature 'avx'"), "{feature}");
         }
     }
 
