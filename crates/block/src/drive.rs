@@ -31,9 +31,6 @@ pub enum BlockError {
     /// Another device of the machine has the drive.
     #[error("Drive '{0}' is already in use by another device")]
     Claimed(String),
-    /// The device writes, the drive does not.
-    #[error("Block node is read-only")]
-    ReadOnly,
 }
 
 /// What a request was.

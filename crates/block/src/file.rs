@@ -139,7 +139,7 @@ impl FileNode {
 
     /// The description to use for a request.
     fn file_for(&self, offset: u64, bufs: &[GuestSlice<'_>]) -> &File {
-        let aligned = |n: u64| n % DIRECT_ALIGNMENT == 0;
+        let aligned = |n: u64| n.is_multiple_of(DIRECT_ALIGNMENT);
         match &self.direct {
             Some(direct)
                 if aligned(offset)

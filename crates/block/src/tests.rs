@@ -44,7 +44,7 @@ fn open(path: &Path) -> FileNode {
 #[test]
 fn moves_bytes_between_the_file_and_scattered_memory() {
     let f = Fixture::new();
-    let content: Vec<u8> = (0..8192_u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let content: Vec<u8> = (0..8192_u32).map(|i| ((i * 7) >> 3) as u8).collect();
     let path = f.image(&content);
     let node = open(&path);
     let (log, page) = f.memory.page_log(0x2000).unwrap();

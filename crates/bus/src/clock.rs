@@ -277,7 +277,7 @@ impl QueueShared {
             let due = {
                 let mut heap = lock(&self.heap);
                 loop {
-                    let Some(Reverse(first)) = heap.entries.peek() else { return None };
+                    let Reverse(first) = heap.entries.peek()?;
                     let timer = first.timer.upgrade();
                     let deadline = first.deadline;
                     let live = timer.filter(|t| t.deadline.load(Ordering::Acquire) == deadline);

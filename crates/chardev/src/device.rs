@@ -14,7 +14,7 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use crate::frontend::{CharBackend, CharEvent, CharReceiver, ChardevInfo};
 use crate::socket::{SocketListener, SocketSpec, SocketStream};
-use crate::terminal::{self, Claim};
+use crate::terminal::Claim;
 use crate::worker::{Port, Worker};
 use crate::{ChardevError, ChardevSpec};
 
@@ -304,7 +304,7 @@ fn open_pty() -> Result<(File, String), ChardevError> {
     grantpt(&controller).map_err(fail)?;
     unlockpt(&controller).map_err(fail)?;
     let mut termios = tcgetattr(&controller).map_err(fail)?;
-    terminal::make_raw(&mut termios, false);
+    termios.make_raw();
     tcsetattr(&controller, OptionalActions::Now, &termios).map_err(fail)?;
     let path = ptsname(&controller, Vec::new()).map_err(fail)?;
     Ok((controller.into(), path.to_string_lossy().into_owned()))

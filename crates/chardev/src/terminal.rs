@@ -67,7 +67,7 @@ pub fn restore_terminal() {
 }
 
 /// Byte by byte, without echo; output lines still get their carriage return.
-pub(crate) fn make_raw(termios: &mut Termios, signal: bool) {
+fn make_raw(termios: &mut Termios, signal: bool) {
     termios.input_modes &= !(InputModes::IGNBRK
         | InputModes::BRKINT
         | InputModes::PARMRK

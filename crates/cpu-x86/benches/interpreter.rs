@@ -82,7 +82,14 @@ fn long_mode() -> (Cpu, CpuState, Arc<GuestMemory>) {
     let mut state = cpu.state();
     state.cr0 = 0x8000_0011;
     state.cr3 = 0x1000;
-    state.cr4 = 0x20;
+    // PAE, and SSE with its exceptions.
+    state.cr4 = 0x620;
+    // The inexact flag is set, as it soon is in any program.
+    state.mxcsr = 0x1fa0;
+    state.xmm[1] = u128::from(1.000_1f64.to_bits());
+    state.xmm[2] = u128::from(0.999_9f64.to_bits());
+    state.x87.control = 0x37f;
+    state.x87.tags = 0xffff;
     state.msrs.retain(|&(index, _)| index != 0xc000_0080);
     state.msrs.push((0xc000_0080, 0x500));
     state.msrs.sort_unstable();
@@ -130,7 +137,41 @@ fn bench(
     group.finish();
 }
 
+/// SSE and x87.
+fn floating_point(c: &mut Criterion) {
+    bench(c, "scalar doubles", |a| {
+        a.cvtsi2sd(xmm0, ecx)?;
+        a.mulsd(xmm0, xmm1)?;
+        a.addsd(xmm0, xmm2)?;
+        a.subsd(xmm0, xmm1)?;
+        a.ucomisd(xmm0, xmm1)?;
+        a.divsd(xmm0, xmm1)?;
+        a.cvttsd2si(eax, xmm0)?;
+        Ok(())
+    });
+    bench(c, "packed integers", |a| {
+        a.movdqu(xmm0, xmmword_ptr(rsi))?;
+        a.pcmpeqb(xmm0, xmm3)?;
+        a.pmovmskb(eax, xmm0)?;
+        a.paddd(xmm4, xmm1)?;
+        a.pxor(xmm5, xmm4)?;
+        a.pshufd(xmm6, xmm5, 0x1b)?;
+        a.punpcklbw(xmm7, xmm6)?;
+        a.movaps(xmmword_ptr(rsi + 16), xmm7)?;
+        Ok(())
+    });
+    bench(c, "x87", |a| {
+        a.fld1()?;
+        a.fldpi()?;
+        a.fmul_2(st1, st0)?;
+        a.faddp(st1, st0)?;
+        a.fstp(qword_ptr(rsi))?;
+        Ok(())
+    });
+}
+
 fn benches(c: &mut Criterion) {
+    floating_point(c);
     bench(c, "alu and memory", |a| {
         a.mov(rax, rcx)?;
         a.and(eax, 0xfff)?;

@@ -58,6 +58,9 @@ pub struct Cpu {
     pub(crate) break_block: bool,
     /// Interrupts (and debug traps) are held off until after the next instruction.
     pub(crate) shadow: bool,
+    /// Set by an instruction that entered a handler or the kernel: a single step ends there without a
+    /// trap.
+    pub(crate) ends_step: bool,
     /// NMIs are held off until IRET.
     pub(crate) nmi_blocked: bool,
     /// What the CPU is doing.
@@ -136,6 +139,7 @@ impl Cpu {
             cpl: 0,
             break_block: false,
             shadow: false,
+            ends_step: false,
             nmi_blocked: false,
             activity: Activity::Running,
             pending_debug: 0,

@@ -64,6 +64,7 @@ mod ecx1 {
 /// Leaf 7, subleaf 0.
 mod leaf7 {
     pub(super) const EBX: u32 = 1 << 0 // FSGSBASE
+        | 1 << 1 // TSC_ADJUST; with it Linux trusts the time-stamp counter
         | 1 << 7 // SMEP
         | 1 << 9 // ERMS
         | 1 << 10 // INVPCID
@@ -186,7 +187,8 @@ impl Cpu {
             0x8000_0007 => leaf(0, 0, 0, 1 << 8),
             0x8000_0008 => {
                 let id_bits = count.next_power_of_two().trailing_zeros();
-                leaf(LINEAR_BITS << 8 | PHYS_BITS, 0, id_bits << 12 | (count - 1) & 0xff, 0)
+                // EBX: FXSAVE and XSAVE always store x87's error pointers.
+                leaf(LINEAR_BITS << 8 | PHYS_BITS, 1 << 2, id_bits << 12 | (count - 1) & 0xff, 0)
             }
             // LFENCE serialises; a null selector clears the base.
             0x8000_0021 => leaf(1 << 2 | 1 << 6, 0, 0, 0),

@@ -2,34 +2,34 @@
 
 /// Vector numbers of the architecture's exceptions.
 #[allow(missing_docs)]
-pub mod vector {
-    pub const DE: u8 = 0;
-    pub const DB: u8 = 1;
-    pub const NMI: u8 = 2;
-    pub const BP: u8 = 3;
-    pub const OF: u8 = 4;
-    pub const BR: u8 = 5;
-    pub const UD: u8 = 6;
-    pub const NM: u8 = 7;
-    pub const DF: u8 = 8;
-    pub const TS: u8 = 10;
-    pub const NP: u8 = 11;
-    pub const SS: u8 = 12;
-    pub const GP: u8 = 13;
-    pub const PF: u8 = 14;
-    pub const MF: u8 = 16;
-    pub const AC: u8 = 17;
-    pub const MC: u8 = 18;
-    pub const XF: u8 = 19;
+pub(crate) mod vector {
+    pub(crate) const DE: u8 = 0;
+    pub(crate) const DB: u8 = 1;
+    pub(crate) const NMI: u8 = 2;
+    pub(crate) const BP: u8 = 3;
+    pub(crate) const OF: u8 = 4;
+    pub(crate) const BR: u8 = 5;
+    pub(crate) const UD: u8 = 6;
+    pub(crate) const NM: u8 = 7;
+    pub(crate) const DF: u8 = 8;
+    pub(crate) const TS: u8 = 10;
+    pub(crate) const NP: u8 = 11;
+    pub(crate) const SS: u8 = 12;
+    pub(crate) const GP: u8 = 13;
+    pub(crate) const PF: u8 = 14;
+    pub(crate) const MF: u8 = 16;
+    pub(crate) const AC: u8 = 17;
+    pub(crate) const MC: u8 = 18;
+    pub(crate) const XF: u8 = 19;
 }
 
 /// An exception that an instruction raised. For a page fault, CR2 is set when it is raised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exception {
+pub(crate) struct Exception {
     /// The vector, 0 to 31.
-    pub vector: u8,
+    pub(crate) vector: u8,
     /// The error code that is pushed, for the vectors that have one.
-    pub error_code: Option<u16>,
+    pub(crate) error_code: Option<u16>,
 }
 
 /// What an instruction's handler returns: nothing, or the exception it raised. A handler that raises

@@ -43,7 +43,6 @@ use bits::{AF, ARITH, CF, OF, PF, RESERVED1, SF, SYSTEM, ZF};
 const AUX_CF: u64 = 1 << 63;
 const AUX_CARRY_IN: u64 = 1 << 62;
 const AUX_AF: u64 = 1 << 3;
-const AUX_SF: u64 = 1 << 0;
 const AUX_PF: u64 = 0xff00;
 
 /// The arithmetic flags, not yet derived (see the module's description).

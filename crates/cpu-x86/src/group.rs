@@ -95,3 +95,93 @@ impl CpuGroup {
         passed.min().unwrap_or(NOT_RUNNING)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use iced_x86::code_asm::*;
+
+    use crate::testing::{CODE, STACK, load, long_mode_cpus, run_to_halt};
+
+    const FUNCTION: u64 = 0x4_0000;
+    const ASKED: u64 = 0x5_0000;
+    const ANSWERED: u64 = 0x5_1000;
+    const ROUNDS: i32 = 20_000;
+
+    /// One CPU writes a function, over and over, on pages that change; the other calls it after each
+    /// change and serialises first, as the architecture asks for.
+    #[test]
+    fn code_that_another_cpu_rewrites_is_seen() {
+        let mut cpus = long_mode_cpus(2);
+        let mut caller = cpus.remove(0);
+        let mut writer = cpus.remove(0);
+        load(&caller, |a| {
+            // The caller: RBX holds the next round.
+            let mut wait = a.create_label();
+            let mut wrong = a.create_label();
+            a.mov(ebx, 1).unwrap();
+            a.set_label(&mut wait).unwrap();
+            a.cmp(dword_ptr(ASKED), ebx).unwrap();
+            a.jne(wait).unwrap();
+            a.mov(r8d, ebx).unwrap();
+            a.xor(eax, eax).unwrap();
+            a.cpuid().unwrap();
+            a.mov(ebx, r8d).unwrap();
+            // One of eight pages.
+            a.mov(ecx, ebx).unwrap();
+            a.and(ecx, 7).unwrap();
+            a.shl(ecx, 12).unwrap();
+            a.add(ecx, FUNCTION as i32).unwrap();
+            a.call(rcx).unwrap();
+            a.cmp(eax, ebx).unwrap();
+            a.jne(wrong).unwrap();
+            a.mov(dword_ptr(ANSWERED), ebx).unwrap();
+            a.inc(ebx).unwrap();
+            a.cmp(ebx, ROUNDS).unwrap();
+            a.jbe(wait).unwrap();
+            a.set_label(&mut wrong).unwrap();
+            a.hlt().unwrap();
+        });
+        let mut assembler = CodeAssembler::new(64).unwrap();
+        let a = &mut assembler;
+        let mut next = a.create_label();
+        let mut wait = a.create_label();
+        a.mov(ebx, 1).unwrap();
+        a.set_label(&mut next).unwrap();
+        a.mov(ecx, ebx).unwrap();
+        a.and(ecx, 7).unwrap();
+        a.shl(ecx, 12).unwrap();
+        a.add(ecx, FUNCTION as i32).unwrap();
+        // mov eax, imm32; ret
+        a.mov(byte_ptr(rcx), 0xb8).unwrap();
+        a.mov(dword_ptr(rcx + 1), ebx).unwrap();
+        a.mov(byte_ptr(rcx + 5), 0xc3).unwrap();
+        a.mov(dword_ptr(ASKED), ebx).unwrap();
+        a.set_label(&mut wait).unwrap();
+        a.cmp(dword_ptr(ANSWERED), ebx).unwrap();
+        a.jne(wait).unwrap();
+        a.inc(ebx).unwrap();
+        a.cmp(ebx, ROUNDS).unwrap();
+        a.jbe(next).unwrap();
+        a.hlt().unwrap();
+        let start = CODE + 0x4000;
+        let code = assembler.assemble(start).unwrap();
+        writer.memory.write(start, &code).unwrap();
+        writer.rip = start;
+        writer.gpr[4] = STACK - 0x1000;
+
+        let memory = std::sync::Arc::clone(&caller.memory);
+        let signals = std::sync::Arc::clone(&writer.signals);
+        let writes = thread::spawn(move || {
+            accel::Vcpu::run(&mut writer);
+            writer.gpr[3]
+        });
+        run_to_halt(&mut caller);
+        signals.raise(accel::Signal::Exit);
+        writes.join().unwrap();
+        let mut answered = [0; 4];
+        memory.read(ANSWERED, &mut answered).unwrap();
+        assert_eq!(i32::from_le_bytes(answered), ROUNDS, "the caller ran stale code");
+    }
+}

@@ -45,8 +45,6 @@ pub(crate) trait Int:
     fn wadd(self, other: Self) -> Self;
     /// Difference, modulo the width.
     fn wsub(self, other: Self) -> Self;
-    /// Low half of the product.
-    fn wmul(self, other: Self) -> Self;
     /// Shifted left by `count` modulo the width.
     fn wshl(self, count: u32) -> Self;
     /// Shifted right by `count` modulo the width, filled with zeros.
@@ -124,10 +122,6 @@ macro_rules! int {
             #[inline(always)]
             fn wsub(self, other: Self) -> Self {
                 self.wrapping_sub(other)
-            }
-            #[inline(always)]
-            fn wmul(self, other: Self) -> Self {
-                self.wrapping_mul(other)
             }
             #[inline(always)]
             fn wshl(self, count: u32) -> Self {

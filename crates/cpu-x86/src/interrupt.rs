@@ -101,7 +101,7 @@ impl Cpu {
     fn deliver_real(&mut self, vector: u8) -> Result {
         let at = u64::from(vector) * 4;
         if at + 3 > u64::from(self.idtr.limit) {
-            return Err(gp(u16::from(vector) * 8 | IN_IDT));
+            return Err(gp((u16::from(vector) * 8) | IN_IDT));
         }
         let entry: u32 = self.load_linear(self.idtr.base.wrapping_add(at))?;
         let mut stack = self.current_stack(false);
@@ -117,7 +117,7 @@ impl Cpu {
 
     /// Reads and checks the gate of `vector`; returns it with the upper half of its target.
     fn gate(&mut self, vector: u8, source: Source) -> Result<(Descriptor, u64)> {
-        let code = u16::from(vector) * 8 | IN_IDT;
+        let code = (u16::from(vector) * 8) | IN_IDT;
         let fault = Exception::with_code(vector::GP, code);
         let long = self.long_mode();
         let size = if long { 16 } else { 8 };
@@ -284,16 +284,17 @@ impl Cpu {
 
     /// INT n and its relatives, called by their handlers with `rip` after the instruction.
     pub(crate) fn software_interrupt(&mut self, vector: u8, source: Source) -> Result {
-        // What follows traps of its own, such as a single step, belongs to the interrupted program.
-        self.deliver(vector, source, None)
+        self.deliver(vector, source, None)?;
+        // The handler was entered with TF clear, and INT itself is not stepped.
+        self.ends_step = true;
+        Ok(())
     }
 
     /// Takes the most urgent of the raised signals, if the CPU is in a state to take it. Called between
     /// instructions; [`Signal::Exit`] and [`Signal::Flush`] are the run loop's.
     pub(crate) fn take_event(&mut self) -> Delivered {
-        if self.signals.clear(Signal::Smi) {
-            // There is no system management mode: the board's SMIs have nobody to handle them.
-        }
+        // There is no system management mode: the board's SMIs have nobody to handle them.
+        self.signals.clear(Signal::Smi);
         if self.signals.clear(Signal::Init) {
             self.reset_state(true);
             if self.config.index != 0 {

@@ -179,12 +179,6 @@ impl Cpu {
         }
     }
 
-    /// Stores to a linear address as the CPU itself.
-    pub(crate) fn store_linear<T: Int>(&mut self, linear: u64, value: T) -> Result {
-        let linear = linear & self.system_mask();
-        self.store_slow(NO_SEGMENT, linear, value, Class::Supervisor)
-    }
-
     /// Stores to a linear address on behalf of `class`.
     pub(crate) fn store_as<T: Int>(&mut self, class: Class, linear: u64, value: T) -> Result {
         let linear = linear & self.system_mask();
@@ -492,12 +486,12 @@ impl Cpu {
 
     /// Tells the page log of a store that did not go through a writable TLB entry.
     fn note_store(&mut self, phys: u64, len: usize) {
-        if let Some((log, page)) = self.memory.page_log(phys)
-            && log.is_code(page)
-        {
-            self.break_block = true;
+        // The bytes are within one page.
+        debug_assert!((phys & PAGE_OFFSET) + len as u64 <= PAGE_SIZE);
+        if let Some((log, page)) = self.memory.page_log(phys) {
+            self.break_block |= log.is_code(page);
+            log.note_write(page);
         }
-        self.memory.note_write(phys, len);
     }
 }
 

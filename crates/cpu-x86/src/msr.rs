@@ -17,6 +17,7 @@ const VARIABLE_MTRRS: usize = 8;
 pub(crate) mod index {
     pub(crate) const TSC: u32 = 0x10;
     pub(crate) const APIC_BASE: u32 = 0x1b;
+    pub(crate) const TSC_ADJUST: u32 = 0x3b;
     pub(crate) const SPEC_CTRL: u32 = 0x48;
     pub(crate) const PRED_CMD: u32 = 0x49;
     pub(crate) const PATCH_LEVEL: u32 = 0x8b;
@@ -94,7 +95,7 @@ pub(crate) struct Msrs {
     pub(crate) sysenter_esp: u64,
     pub(crate) sysenter_eip: u64,
     pub(crate) tsc_aux: u64,
-    /// What the guest's writes have added to the clock's time-stamp counter.
+    /// TSC_ADJUST: what the guest's writes have added to the clock's time-stamp counter.
     pub(crate) tsc_offset: u64,
     pat: u64,
     mtrr_def_type: u64,
@@ -217,6 +218,7 @@ impl Cpu {
         Some(match register {
             _ if is_controllers(register) => return self.interrupts.read_msr(register),
             index::TSC => self.tsc(),
+            index::TSC_ADJUST => msrs.tsc_offset,
             index::SPEC_CTRL => msrs.spec_ctrl,
             // A microcode level that no erratum workaround asks to be newer.
             index::PATCH_LEVEL => 0x0100_0065,
@@ -288,6 +290,7 @@ impl Cpu {
         let msrs = &mut self.msrs;
         let canonical = is_canonical(value);
         let (slot, valid) = match register {
+            index::TSC_ADJUST => (&mut msrs.tsc_offset, true),
             index::SPEC_CTRL => (&mut msrs.spec_ctrl, value & !7 == 0),
             index::SYSENTER_CS => (&mut msrs.sysenter_cs, true),
             index::SYSENTER_ESP => (&mut msrs.sysenter_esp, canonical),
@@ -295,10 +298,11 @@ impl Cpu {
             index::MISC_ENABLE => (&mut msrs.misc_enable, true),
             index::MTRR_FIRST..=index::MTRR_LAST => {
                 let n = (register - index::MTRR_FIRST) as usize;
-                let reserved = if n % 2 == 0 { 0xf00 } else { 0x7ff };
+                let is_mask = n & 1 != 0;
+                let reserved = if is_mask { 0x7ff } else { 0xf00 };
                 let valid = value >> PHYS_BITS == 0
                     && value & reserved == 0
-                    && (n % 2 == 1 || is_mtrr_type(value as u8));
+                    && (is_mask || is_mtrr_type(value as u8));
                 (&mut msrs.mtrr_variable[n], valid)
             }
             index::MTRR_FIX_64K

@@ -6,8 +6,6 @@
 //! While a handler runs, `cpu.rip` already holds the address of the *next* instruction; a handler that
 //! branches overwrites it. The run loop takes it back by `len` when the handler raises a fault.
 
-use iced_x86::Code;
-
 use crate::cpu::Cpu;
 use crate::exception::Result;
 
@@ -52,8 +50,6 @@ pub(crate) struct Op {
     /// For instructions with two immediates (ENTER, far pointers) the second is in bits 32 and up. For
     /// x87 instructions their opcode as the unit's opcode register has it.
     pub(crate) imm: u64,
-    /// iced's code: mnemonic and operand forms.
-    pub(crate) code: Code,
     /// Length of the instruction in bytes, 1 to 15.
     pub(crate) len: u8,
     /// First register operand, in its class's numbering (GPR 0 to 15; as 8-bit operands 16 to 19 are
@@ -86,7 +82,6 @@ impl Op {
         next_rip: 0,
         disp: 0,
         imm: 0,
-        code: Code::INVALID,
         len: 0,
         dst: 0,
         src: 0,

@@ -131,13 +131,14 @@ impl Cpu {
         let single_step = self.system_flags & TF != 0;
         self.system_flags &= !RF;
         self.shadow = false;
+        self.ends_step = false;
         if let Err(exception) = self.run_one() {
             if shielded {
                 self.system_flags |= RF;
             }
             return Err(exception);
         }
-        if single_step {
+        if single_step && !self.ends_step {
             self.pending_debug |= DR6_BS;
         }
         Ok(())

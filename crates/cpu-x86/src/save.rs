@@ -79,6 +79,7 @@ impl Cpu {
         self.shadow = state.interrupt_shadow;
         self.nmi_blocked = state.nmi_blocked;
         self.pending_debug = 0;
+        self.fpu = fpu;
         self.cpl = match () {
             () if state.cr0 & CR0_PE == 0 => 0,
             () if state.rflags & bits::VM != 0 => 3,
@@ -118,4 +119,49 @@ fn check(state: &CpuState) -> Result<u64, String> {
         return reject("XCR0", state.xcr0);
     }
     Ok(efer)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::state::X87State;
+    use crate::testing::cpu;
+
+    /// Every part of the state that any restore could forget, changed and read back.
+    #[test]
+    fn what_is_restored_is_what_is_saved() {
+        let mut cpu = cpu();
+        let fresh = cpu.save();
+        let mut state = fresh.clone();
+        for (i, gpr) in state.gpr.iter_mut().enumerate() {
+            *gpr = 0x1111_2222_3333_0000 + i as u64;
+        }
+        state.rip ^= 0x10;
+        state.rflags |= 0x8d5;
+        state.cr2 = 0xdead_0000;
+        state.dr[0] = 0x1234;
+        state.x87 = X87State {
+            regs: std::array::from_fn(|i| 0x3fff_8000_0000_0000_0000 + i as u128),
+            control: 0x27f,
+            status: 0x3800,
+            tags: 0,
+            opcode: 0x123,
+            ip: 0x4000,
+            cs: 8,
+            dp: 0x5000,
+            ds: 16,
+        };
+        state.xmm = std::array::from_fn(|i| 0x77 << 64 | i as u128);
+        state.ymm_high = std::array::from_fn(|i| 0x99 << 64 | i as u128);
+        state.mxcsr = 0x1fa0;
+        state.interrupt_shadow = true;
+        state.nmi_blocked = true;
+        cpu.restore(&state).unwrap();
+        assert_eq!(cpu.save(), state);
+        state.mxcsr = u32::MAX;
+        let before = cpu.save();
+        assert!(cpu.restore(&state).is_err());
+        assert_eq!(cpu.save(), before);
+        cpu.restore(&fresh).unwrap();
+        assert_eq!(cpu.save(), fresh);
+    }
 }

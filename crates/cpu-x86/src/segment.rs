@@ -108,12 +108,6 @@ impl Mode {
         self.0 & Self::CODE_64 != 0
     }
 
-    /// Long mode, with 64-bit or compatibility code.
-    #[inline(always)]
-    pub(crate) fn is_long(self) -> bool {
-        self.0 & Self::LONG != 0
-    }
-
     /// Protected mode, not virtual-8086.
     #[inline(always)]
     pub(crate) fn is_protected(self) -> bool {
@@ -130,12 +124,6 @@ impl Mode {
     #[inline(always)]
     pub(crate) fn is_real(self) -> bool {
         self.0 & (Self::PROTECTED | Self::VM86) == 0
-    }
-
-    /// All of it as a number, to key by.
-    #[inline(always)]
-    pub(crate) fn key(self) -> u8 {
-        self.0
     }
 }
 

@@ -75,12 +75,6 @@ impl Cpu {
         Ok(())
     }
 
-    /// Makes `stack` the running one. CPL has its new value already.
-    pub(crate) fn use_stack(&mut self, stack: &NewStack) {
-        self.set_segment(SS, stack.segment);
-        self.gpr[4] = stack.sp;
-    }
-
     /// The stack pointer and selector for privilege level `level` from a legacy task state segment.
     pub(crate) fn tss_stack(&mut self, level: u8) -> Result<(u64, u16)> {
         let wide = self.tr.attributes & 8 != 0;
@@ -137,15 +131,5 @@ impl Cpu {
             4 => u64::from(self.load::<u32>(seg, offset)?),
             _ => self.load::<u64>(seg, offset)?,
         })
-    }
-
-    /// Stores 1, 2, 4 or 8 bytes to `seg:offset`.
-    pub(crate) fn store_sized(&mut self, seg: u8, offset: u64, size: u8, value: u64) -> Result {
-        match size {
-            1 => self.store(seg, offset, value as u8),
-            2 => self.store(seg, offset, value as u16),
-            4 => self.store(seg, offset, value as u32),
-            _ => self.store(seg, offset, value),
-        }
     }
 }

@@ -3,15 +3,14 @@
 
 use std::sync::Arc;
 
-use accel::{CpuBus, Exit, GuestClock, InterruptController, Signals, Vcpu};
+use accel::{CpuBus, Exit, GuestClock, InterruptController, Vcpu};
 use iced_x86::code_asm::CodeAssembler;
 use memory::GuestMemory;
 
 use crate::cpu::{Cpu, CpuConfig, CpuWiring};
-use crate::group::CpuGroup;
 use crate::regs::{CR0_ET, CR0_NE, CR0_PE, CR0_PG, CR4_OSFXSR, CR4_PAE, EFER_LMA, EFER_LME};
 use crate::segment::{CS, attr};
-use crate::state::Segment;
+use crate::state::{Activity, Segment};
 
 /// Size of guest RAM.
 pub(crate) const RAM: u64 = 4 << 20;
@@ -67,8 +66,8 @@ impl GuestClock for NoBoard {
     }
 }
 
-/// A CPU after power-on.
-pub(crate) fn cpu() -> Cpu {
+/// CPUs of one machine after power-on.
+fn cpus(count: u32) -> Vec<Cpu> {
     let memory = GuestMemory::new(&[(0, RAM)]).expect("guest memory");
     let board = Arc::new(NoBoard);
     let wiring = CpuWiring {
@@ -76,15 +75,35 @@ pub(crate) fn cpu() -> Cpu {
         bus: board.clone(),
         interrupts: board.clone(),
         clock: board,
-        signals: Arc::new(Signals::default()),
-        group: Arc::new(CpuGroup::default()),
+        signals: Arc::default(),
+        group: Arc::default(),
     };
-    Cpu::new(CpuConfig { index: 0, count: 1 }, wiring)
+    (0..count)
+        .map(|index| {
+            let wiring = CpuWiring { signals: Arc::default(), ..wiring.clone() };
+            Cpu::new(CpuConfig { index, count }, wiring)
+        })
+        .collect()
+}
+
+/// A CPU after power-on.
+pub(crate) fn cpu() -> Cpu {
+    cpus(1).remove(0)
 }
 
 /// A CPU in 64-bit mode at CPL 0 with the first 4 MiB mapped to themselves, about to run at [`CODE`].
 pub(crate) fn long_mode() -> Cpu {
-    let mut cpu = cpu();
+    long_mode_cpus(1).remove(0)
+}
+
+/// CPUs of one machine, each as [`long_mode`] makes one.
+pub(crate) fn long_mode_cpus(count: u32) -> Vec<Cpu> {
+    let mut cpus = cpus(count);
+    cpus.iter_mut().for_each(enter_long_mode);
+    cpus
+}
+
+fn enter_long_mode(cpu: &mut Cpu) {
     let memory = Arc::clone(&cpu.memory);
     let entry = |at: u64, value: u64| memory.write(at, &value.to_le_bytes()).expect("in RAM");
     entry(PML4, PDPT | 7);
@@ -102,9 +121,9 @@ pub(crate) fn long_mode() -> Cpu {
     cpu.seg[usize::from(CS)] = flat(common | attr::CODE | attr::LONG);
     cpu.rip = CODE;
     cpu.gpr[4] = STACK;
+    cpu.activity = Activity::Running;
     cpu.tlb.flush_all();
     cpu.update_mode();
-    cpu
 }
 
 /// Loads a 64-bit program at [`CODE`].

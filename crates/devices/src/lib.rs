@@ -7,7 +7,6 @@
 //! lock released. So a device may drive its interrupt line with its lock held, which keeps the line and
 //! the registers in step.
 
-pub mod character;
 pub mod debug;
 pub mod i440fx;
 pub mod i8042;
@@ -20,10 +19,11 @@ pub mod lapic;
 pub mod mc146818;
 pub mod pci;
 pub mod piix;
-pub mod properties;
 pub mod uart16550;
 pub mod virtio;
 
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod testing;
 

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use bus::{MachineControl, ShutdownCause};
+use chardev::{CharBackend, CharReceiver};
 
 use crate::lock;
 
@@ -35,4 +36,27 @@ impl MachineControl for Wishes {
     fn request_exit(&self, code: i32) {
         self.note(format!("exit {code}"));
     }
+}
+
+/// A character device that takes everything; whoever has it can call its receiver.
+#[derive(Default)]
+pub(crate) struct Everything {
+    receiver: Mutex<Option<Box<dyn CharReceiver>>>,
+}
+
+impl Everything {
+    /// Calls the device model in front, if there is one.
+    pub(crate) fn with_receiver<T: Default>(&self, call: impl FnOnce(&dyn CharReceiver) -> T) -> T {
+        lock(&self.receiver).as_ref().map(|receiver| call(&**receiver)).unwrap_or_default()
+    }
+}
+
+impl CharBackend for Everything {
+    fn write(&self, data: &[u8]) -> usize {
+        data.len()
+    }
+    fn set_receiver(&self, receiver: Box<dyn CharReceiver>) {
+        *lock(&self.receiver) = Some(receiver);
+    }
+    fn accept_input(&self) {}
 }

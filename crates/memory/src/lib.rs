@@ -149,7 +149,7 @@ impl GuestMemory {
     pub fn discard(&self, addr: u64, len: u64) -> Result<(), MemoryError> {
         let bytes = usize::try_from(len).unwrap_or(usize::MAX);
         let not_ram = || MemoryError::NotRam { addr, len: bytes };
-        let whole = addr % PAGE_SIZE == 0 && len % PAGE_SIZE == 0;
+        let whole = addr.is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE);
         if !whole || !GuestMemoryBackend::check_range(&self.view, GuestAddress(addr), bytes) {
             return Err(not_ram());
         }
@@ -203,7 +203,7 @@ mod tests {
         assert_ne!(log.code_version(page), before);
         assert!(memory.discard(0x3800, 0x1000).is_err());
         assert!(memory.discard(0xf000, 0x2000).is_err());
-        assert!(memory.discard(u64::MAX & !0xfff, 0x2000).is_err());
+        assert!(memory.discard(!0xfff, 0x2000).is_err());
     }
 
     #[test]

@@ -2,20 +2,28 @@
 
 use schema::ChardevInfo;
 
-use crate::Monitor;
+use crate::{Connection, Monitor};
 
 impl Monitor {
     pub(crate) fn chardevs(&self) -> Vec<ChardevInfo> {
-        let machine = self.machine.chardevs().into_iter().map(|chardev| ChardevInfo {
-            label: chardev.label,
-            filename: chardev.filename,
-            frontend_open: chardev.frontend_open,
-        });
-        let monitors = self.connections.get().into_iter().flatten().map(|monitor| ChardevInfo {
-            label: monitor.label().to_owned(),
-            filename: monitor.filename(),
-            frontend_open: true,
-        });
+        let machine = self.machine.chardevs().into_iter().map(info);
+        let monitors = self.connections.get().into_iter().flatten().map(connection);
         monitors.chain(machine).collect()
     }
+}
+
+fn connection(connection: &Connection) -> ChardevInfo {
+    match connection {
+        Connection::Socket(socket) => ChardevInfo {
+            label: socket.label().to_owned(),
+            filename: socket.filename(),
+            frontend_open: true,
+        },
+        Connection::Chardev(chardev) => info(chardev.info()),
+    }
+}
+
+fn info(info: ::chardev::ChardevInfo) -> ChardevInfo {
+    let ::chardev::ChardevInfo { label, filename, frontend_open } = info;
+    ChardevInfo { label, filename, frontend_open }
 }

@@ -15,6 +15,7 @@ mod ui;
 
 use std::sync::{Arc, OnceLock};
 
+use ::chardev::Chardev;
 use ::machine::Machine;
 use qmp::server::MonitorInfo;
 use schema::{Commands, QmpError, commands};
@@ -29,9 +30,16 @@ pub struct Monitor {
     connections: Connections,
 }
 
-/// The connections of the machine's monitors: character devices too, which the machine knows nothing of.
-/// Set once, when the server has them.
-pub type Connections = Arc<OnceLock<Vec<Arc<MonitorInfo>>>>;
+/// A monitor's connection: a character device too, though the machine knows nothing of it.
+pub enum Connection {
+    /// A socket, with all its clients.
+    Socket(Arc<MonitorInfo>),
+    /// Any other character device.
+    Chardev(Arc<Chardev>),
+}
+
+/// The connections of a machine's monitors. Set once, when the server has them.
+pub type Connections = Arc<OnceLock<Vec<Connection>>>;
 
 impl Monitor {
     /// A monitor of `machine` on `connections`.
@@ -48,7 +56,7 @@ fn int(value: impl TryInto<i64>) -> i64 {
 /// One line a command; the work is in the schema module's file.
 impl Commands for Monitor {
     async fn query_version(&self) -> Result<schema::VersionInfo, QmpError> {
-        Ok(control::version())
+        Ok(version())
     }
     async fn query_commands(&self) -> Result<Vec<schema::CommandInfo>, QmpError> {
         Ok(control::commands())

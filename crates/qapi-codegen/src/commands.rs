@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use qapi::ir::*;
 
-use crate::names::{camel, snake};
+use crate::names::{camel, snake, type_name};
 use crate::types::{input_struct, rust_type, structure};
 use crate::{Writer, doc};
 
@@ -22,9 +22,10 @@ pub(crate) fn all(writer: &Writer<'_>) -> String {
     out.push_str(
         "/// The arguments of each command, by its name: what a client sends and a handler gets.\n",
     );
-    out.push_str("pub mod commands {\n#[allow(unused_imports)]\nuse super::*;\n\n");
+    out.push_str("pub mod commands {\nuse super::QmpError;\n\n");
+    let inside = writer.in_module();
     for (definition, command) in &commands {
-        arguments(writer, &mut out, definition, command);
+        arguments(&inside, &mut out, definition, command);
     }
     out.push_str("}\n\n");
     let served: Vec<_> = commands
@@ -160,7 +161,7 @@ fn return_type(writer: &Writer<'_>, command: &Command) -> String {
 
 /// The argument struct of a command, with its client side.
 fn arguments(writer: &Writer<'_>, out: &mut String, definition: &Definition, command: &Command) {
-    let name = camel(&definition.name);
+    let name = type_name(&definition.name);
     let title = format!("Arguments of `{}`.", definition.name);
     doc(out, "", first_text(definition), &title);
     match &command.data {
@@ -215,7 +216,7 @@ fn server(writer: &Writer<'_>, out: &mut String, commands: &[&(&Definition, &Com
         }
         let arg = match command.data {
             Data::None => String::new(),
-            _ => format!(", arg: commands::{}", camel(&definition.name)),
+            _ => format!(", arg: commands::{}", type_name(&definition.name)),
         };
         let ret = handler_type(writer, command);
         let _ = writeln!(out, "    async fn {method}(&self{arg}) -> Result<{ret}, QmpError>;");
@@ -239,8 +240,10 @@ fn dispatch(out: &mut String, commands: &[&(&Definition, &Command)]) {
             continue;
         }
         let _ = writeln!(out, "        {wire:?} => {{");
-        let arguments =
-            format!("crate::input::arguments::<commands::{}>(arguments)?", camel(&definition.name));
+        let arguments = format!(
+            "crate::input::arguments::<commands::{}>(arguments)?",
+            type_name(&definition.name)
+        );
         let call = match command.data {
             Data::None => {
                 let _ = writeln!(out, "            {arguments};");

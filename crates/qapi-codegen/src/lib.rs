@@ -22,6 +22,7 @@ mod types;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::rc::Rc;
 
 use qapi::ir::{Condition, DefinitionKind, Schema};
 
@@ -51,8 +52,7 @@ pub struct Generated {
 
 /// Generates everything for `schema`, which must have been checked without errors.
 pub fn generate(schema: &Schema, options: &Options<'_>) -> Generated {
-    let mut writer = Writer { schema, options, boxed: HashSet::new() };
-    writer.find_recursion();
+    let writer = Writer { schema, options, boxed: Rc::new(recursive(schema)), types: "" };
     let mut code = String::new();
     for definition in schema.definitions.values().filter(|d| writer.applies(&d.condition)) {
         match &definition.kind {
@@ -70,7 +70,9 @@ pub(crate) struct Writer<'a> {
     pub(crate) schema: &'a Schema,
     pub(crate) options: &'a Options<'a>,
     /// Types that contain themselves: uses of them as members are boxed.
-    pub(crate) boxed: HashSet<String>,
+    pub(crate) boxed: Rc<HashSet<String>>,
+    /// The path to the types from the module being written.
+    pub(crate) types: &'static str,
 }
 
 impl Writer<'_> {
@@ -78,22 +80,29 @@ impl Writer<'_> {
         condition.as_ref().is_none_or(|c| c.holds(&|symbol| self.options.defined.contains(&symbol)))
     }
 
-    /// Finds the types that can reach themselves without an array between.
-    fn find_recursion(&mut self) {
-        for name in self.schema.definitions.keys() {
-            let mut seen = HashSet::new();
-            let mut open: Vec<&str> = types::contained(self.schema, name);
-            while let Some(next) = open.pop() {
-                if next == name {
-                    self.boxed.insert(name.clone());
-                    break;
-                }
-                if seen.insert(next) {
-                    open.extend(types::contained(self.schema, next));
-                }
+    /// The same for a module beside the types.
+    pub(crate) fn in_module(&self) -> Self {
+        Writer { boxed: Rc::clone(&self.boxed), types: "super::", ..*self }
+    }
+}
+
+/// The types that can reach themselves without an array between.
+fn recursive(schema: &Schema) -> HashSet<String> {
+    let mut found = HashSet::new();
+    for name in schema.definitions.keys() {
+        let mut seen = HashSet::new();
+        let mut open: Vec<&str> = types::contained(schema, name);
+        while let Some(next) = open.pop() {
+            if next == name {
+                found.insert(name.clone());
+                break;
+            }
+            if seen.insert(next) {
+                open.extend(types::contained(schema, next));
             }
         }
     }
+    found
 }
 
 /// A documentation comment from schema text: brackets would be taken for links.

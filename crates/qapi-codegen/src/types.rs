@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 
 use qapi::ir::*;
 
-use crate::names::{camel, fields};
+use crate::names::{camel, fields, type_name};
 use crate::{Writer, doc};
 
 /// The Rust type for a use of a schema type.
 pub(crate) fn rust_type(writer: &Writer<'_>, ty: &TypeRef) -> String {
     let element = match Builtin::from_name(&ty.name) {
         Some(builtin) => builtin_type(builtin).to_owned(),
-        None => camel(&ty.name),
+        None => format!("{}{}", writer.types, type_name(&ty.name)),
     };
     if ty.array {
         format!("Vec<{element}>")
@@ -75,7 +75,7 @@ fn has_default(schema: &Schema, ty: &TypeRef, depth: usize) -> bool {
 }
 
 pub(crate) fn definition(writer: &Writer<'_>, definition: &Definition) -> String {
-    let name = camel(&definition.name);
+    let name = type_name(&definition.name);
     let text = definition.doc.as_ref().map_or("", |d| d.text.as_str());
     let mut out = String::new();
     match &definition.kind {
@@ -201,6 +201,9 @@ fn structure_with(
         let ty = rust_type(writer, &member.ty);
         if member.optional {
             out.push_str("    #[serde(default, skip_serializing_if = \"Option::is_none\")]\n");
+            if admits_null(writer.schema, &member.ty) {
+                out.push_str("    #[serde(deserialize_with = \"crate::client::present\")]\n");
+            }
             let _ = writeln!(out, "    pub {field}: Option<{ty}>,");
         } else {
             let _ = writeln!(out, "    pub {field}: {ty},");
@@ -213,6 +216,22 @@ fn structure_with(
         let _ = writeln!(out, "    pub branch: {branch},");
     }
     out.push_str("}\n\n");
+}
+
+/// Whether null is a value of the type; an optional member that is null is then there.
+fn admits_null(schema: &Schema, ty: &TypeRef) -> bool {
+    if ty.array {
+        return false;
+    }
+    match Builtin::from_name(&ty.name) {
+        Some(builtin) => matches!(builtin, Builtin::Null | Builtin::Any),
+        None => match schema.get(&ty.name).map(|d| &d.kind) {
+            Some(DefinitionKind::Alternate(a)) => {
+                a.branches.iter().any(|b| !b.ty.array && b.ty.name == Builtin::Null.name())
+            }
+            _ => false,
+        },
+    }
 }
 
 /// How an object of these members is read from input, with QEMU's errors.
@@ -254,7 +273,7 @@ fn union(writer: &Writer<'_>, out: &mut String, name: &str, definition: &Definit
         .filter(|m| m.name != u.discriminator && writer.applies(&m.condition))
         .collect();
     let tag = base.iter().find(|m| m.name == u.discriminator);
-    let tag_type = tag.map(|t| camel(&t.ty.name)).unwrap_or_default();
+    let tag_type = tag.map(|t| type_name(&t.ty.name)).unwrap_or_default();
     let values = tag.and_then(|t| writer.schema.enumeration(&t.ty.name));
     let text = definition.doc.as_ref().map_or("", |d| d.text.as_str());
     let fallback = format!("Members of `{}`.", definition.name);
@@ -367,7 +386,7 @@ fn alternate(
     out.push_str("}\n\n");
     let _ = writeln!(
         out,
-        "impl crate::input::Input for {name} {{\n    fn input(value: serde_json::Value, at: &crate::input::Path<'_>) -> Result<Self, QmpError> {{\n        match value {{"
+        "impl crate::input::Input for {name} {{\n    fn input(value: serde_json::Value, at: &crate::input::Path<'_>) -> Result<Self, QmpError> {{\n        #[allow(unreachable_patterns)]\n        match value {{"
     );
     for branch in &branches {
         let _ = writeln!(

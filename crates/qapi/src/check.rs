@@ -43,7 +43,14 @@ pub(crate) fn schema(loader: Loader<'_>) -> Outcome {
         }
     }
     let Builder { schema, mut diags, pragma, broken } = builder;
-    Checker { schema: &schema, pragma: &pragma, broken: &broken, diags: &mut diags }.run();
+    Checker {
+        schema: &schema,
+        pragma: &pragma,
+        broken: &broken,
+        diags: &mut diags,
+        own_names: HashMap::new(),
+    }
+    .run();
     Outcome { schema, diagnostics: diags.finish() }
 }
 
@@ -176,6 +183,8 @@ struct Checker<'a> {
     pragma: &'a Pragma,
     broken: &'a HashSet<String>,
     diags: &'a mut Diagnostics,
+    /// The members of structs that are bases, without those they inherit, by identifier.
+    own_names: HashMap<&'a str, HashMap<String, &'a Member>>,
 }
 
 /// What a type name turned out to be.
@@ -200,7 +209,7 @@ impl<'a> Checker<'a> {
         match &definition.kind {
             DefinitionKind::Enum(e) => self.enumeration(e),
             DefinitionKind::Struct(s) => self.structure(definition, s),
-            DefinitionKind::Union(u) => self.union(u),
+            DefinitionKind::Union(u) => self.union(definition, u),
             DefinitionKind::Alternate(a) => self.alternate(a),
             DefinitionKind::Command(c) => self.command(definition, c),
             DefinitionKind::Event(e) => self.data(&e.data, e.boxed, "an event"),
@@ -263,11 +272,9 @@ impl<'a> Checker<'a> {
     }
 
     fn structure(&mut self, definition: &'a Definition, s: &'a Struct) {
-        let mut inherited = Vec::new();
         if let Some(base) = &s.base
             && self.base_struct(base)
         {
-            inherited = self.schema.all_members(&base.name);
             let mut depth = 0;
             let mut next = Some(base.name.as_str());
             while let Some(name) = next
@@ -281,10 +288,34 @@ impl<'a> Checker<'a> {
                     .error(base.span, format!("more than {MAX_BASES} structs in a chain of bases"));
             }
         }
-        let cyclic = s.base.is_some() && self.base_cycle(&definition.name);
         self.members(&s.members, "member");
-        if !cyclic {
-            self.clashes(inherited.into_iter().chain(&s.members));
+        self.clashes(s.members.iter());
+        if !self.base_cycle(&definition.name) {
+            self.inherited_clashes(s);
+        }
+    }
+
+    /// Reports members that a base has already.
+    fn inherited_clashes(&mut self, s: &'a Struct) {
+        let mut next = s.base.as_ref();
+        for _ in 0..MAX_BASES {
+            let Some(base) = next.and_then(|b| self.schema.definitions.get(&b.name)) else {
+                return;
+            };
+            let DefinitionKind::Struct(inherited) = &base.kind else { return };
+            let names = self.own_names.entry(&base.name).or_insert_with(|| {
+                inherited.members.iter().map(|m| (identifier(&m.name), m)).collect()
+            });
+            for member in &s.members {
+                if let Some(first) = names.get(&identifier(&member.name)) {
+                    let problem = clash("member", &member.name, &first.name);
+                    self.diags.push(
+                        Diagnostic::error(member.span, problem)
+                            .related(first.span, "inherited from here"),
+                    );
+                }
+            }
+            next = inherited.base.as_ref();
         }
     }
 
@@ -340,7 +371,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn union(&mut self, u: &'a Union) {
+    fn union(&mut self, definition: &'a Definition, u: &'a Union) {
         let base_ok = match &u.base {
             Base::Named(base) => self.base_struct(base) && !self.is_broken(&base.name),
             Base::Members(members) => {
@@ -359,9 +390,15 @@ impl<'a> Checker<'a> {
                     .help("the enum of the discriminator needs at least one value"),
             );
         }
+        let known: Option<HashSet<&str>> =
+            values.map(|e| e.members.iter().map(|m| m.name.as_str()).collect());
+        let base_names: HashMap<String, &Member> =
+            base.iter().map(|m| (identifier(&m.name), *m)).collect();
+        // A type is compared with the base once, however many branches have it.
+        let mut compared = HashSet::from([definition.name.as_str()]);
         for branch in &u.branches {
-            if let Some(values) = values
-                && !values.members.iter().any(|v| v.name == branch.name)
+            if let (Some(values), Some(known)) = (values, &known)
+                && !known.contains(branch.name.as_str())
             {
                 let names = values.members.iter().map(|v| v.name.as_str());
                 let help = match nearest(&branch.name, names.clone()) {
@@ -376,7 +413,7 @@ impl<'a> Checker<'a> {
                     .help(help),
                 );
             }
-            self.branch(branch, &base);
+            self.branch(branch, &base_names, &mut compared);
         }
     }
 
@@ -426,19 +463,20 @@ impl<'a> Checker<'a> {
         values
     }
 
-    fn branch(&mut self, branch: &'a Branch, base: &[&'a Member]) {
+    fn branch(
+        &mut self,
+        branch: &'a Branch,
+        base: &HashMap<String, &'a Member>,
+        compared: &mut HashSet<&'a str>,
+    ) {
         let user = format!("branch '{}'", branch.name);
         let Some(ty) = self.resolve(&branch.ty, &user) else { return };
         match ty {
             Type::Defined(d)
                 if matches!(d.kind, DefinitionKind::Struct(_) | DefinitionKind::Union(_)) =>
             {
-                let mut inner = Vec::new();
-                self.flattened(d, &mut inner, 0);
-                let base_names: HashMap<String, &Member> =
-                    base.iter().map(|m| (identifier(&m.name), *m)).collect();
-                for member in inner {
-                    if let Some(first) = base_names.get(&identifier(&member.name)) {
+                for member in self.flattened(d, compared) {
+                    if let Some(first) = base.get(&identifier(&member.name)) {
                         let problem = clash("member", &member.name, &first.name);
                         self.diags.push(
                             Diagnostic::error(
@@ -458,33 +496,29 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// All members that an object of this type may have.
-    fn flattened(&self, d: &'a Definition, out: &mut Vec<&'a Member>, depth: usize) {
-        match &d.kind {
-            DefinitionKind::Struct(_) => out.extend(self.schema.all_members(&d.name)),
-            DefinitionKind::Union(u) if depth < 8 => {
-                out.extend(self.schema.base_members(u));
-                for branch in &u.branches {
-                    if let Some(d) = self.schema.get(&branch.ty.name) {
-                        self.flattened(d, out, depth + 1);
-                    }
-                }
+    /// All members that an object of this type may have, but for those of types in `seen`.
+    fn flattened(&self, d: &'a Definition, seen: &mut HashSet<&'a str>) -> Vec<&'a Member> {
+        let mut members = Vec::new();
+        let mut open = vec![d];
+        while let Some(d) = open.pop() {
+            if !seen.insert(&d.name) {
+                continue;
             }
-            _ => {}
+            match &d.kind {
+                DefinitionKind::Struct(_) => members.extend(self.schema.all_members(&d.name)),
+                DefinitionKind::Union(u) => {
+                    members.extend(self.schema.base_members(u));
+                    open.extend(u.branches.iter().filter_map(|b| self.schema.get(&b.ty.name)));
+                }
+                _ => {}
+            }
         }
+        members
     }
 
     fn alternate(&mut self, alternate: &'a Alternate) {
         let mut seen: Vec<(Json, &Branch)> = Vec::new();
         for branch in &alternate.branches {
-            if let Some((_, first)) =
-                seen.iter().find(|(_, b)| identifier(&b.name) == identifier(&branch.name))
-            {
-                self.diags.push(
-                    Diagnostic::error(branch.span, clash("branch", &branch.name, &first.name))
-                        .related(first.span, "given here"),
-                );
-            }
             let user = format!("branch '{}'", branch.name);
             let Some(ty) = self.resolve(&branch.ty, &user) else { continue };
             let form = if branch.ty.array { Some(Json::Array) } else { self.json(ty) };
@@ -507,8 +541,9 @@ impl<'a> Checker<'a> {
                     .related(first.span, format!("its type is '{}'", first.ty.name))
                     .help("each branch needs a JSON type of its own; strings also look like numbers and booleans"),
                 );
+            } else {
+                seen.push((form, branch));
             }
-            seen.push((form, branch));
         }
     }
 
@@ -691,12 +726,13 @@ impl<'a> Checker<'a> {
                 }
             }
         }
+        let described: HashSet<&str> = doc.features.iter().map(|f| f.name.as_str()).collect();
         let feature_names: Vec<&str> = features.iter().map(|f| f.name.as_str()).collect();
         if !self.broken.contains(&definition.name) {
             self.documented(definition, &doc.members, "member", &names, severity);
             self.documented(definition, &doc.features, "feature", &feature_names, severity);
             for feature in features {
-                if !doc.features.iter().any(|f| f.name == feature.name) {
+                if !described.contains(feature.name.as_str()) {
                     self.diags.push(
                         Diagnostic::error(
                             feature.span,
@@ -732,13 +768,13 @@ impl<'a> Checker<'a> {
         names: &[&str],
         severity: Severity,
     ) {
+        let known: HashSet<&str> = names.iter().copied().collect();
         for entry in entries {
-            let known = |name: &str| names.contains(&name);
             let in_anonymous = entry.name.rsplit_once('.').is_some_and(|(path, member)| {
                 let owner = format!("{}.{path}", definition.name);
                 self.schema.all_members(&owner).iter().any(|m| m.name == member)
             });
-            if entry.name.is_empty() || known(&entry.name) || in_anonymous {
+            if entry.name.is_empty() || known.contains(entry.name.as_str()) || in_anonymous {
                 continue;
             }
             let mut diag = Diagnostic::error(

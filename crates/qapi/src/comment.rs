@@ -5,6 +5,8 @@
 //! `Features:` list and tagged sections (`Returns:`, `Errors:`, `Since:`, `Note:`, `Example:`,
 //! `TODO:`).
 
+use std::collections::HashMap;
+
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::ir::Dialect;
 use crate::source::{Sources, Span};
@@ -68,6 +70,10 @@ struct Reader<'d> {
     blank: usize,
     /// The indentation of the first continuation line; 0 for text at the left margin.
     indent: Option<usize>,
+    /// The names described so far; features are apart from members.
+    described: HashMap<(bool, String), Span>,
+    /// The sections so far of which there is only one.
+    singles: HashMap<String, Span>,
     /// The line `Features:`.
     features_head: Option<Span>,
     dialect: Dialect,
@@ -94,6 +100,8 @@ pub(crate) fn read(
         place: Place::Text,
         blank: 0,
         indent: None,
+        described: HashMap::new(),
+        singles: HashMap::new(),
         features_head: None,
         dialect,
         diags,
@@ -249,10 +257,12 @@ impl Reader<'_> {
             );
         }
         let entries = if feature { &mut self.doc.features } else { &mut self.doc.members };
-        if let Some(first) = entries.iter().find(|e| e.name == name && !name.is_empty()) {
+        if !name.is_empty()
+            && let Some(first) = self.described.insert((feature, name.to_owned()), span)
+        {
             self.diags.push(
                 Diagnostic::error(span, format!("'@{name}' is described twice"))
-                    .related(first.span, "first described here"),
+                    .related(first, "first described here"),
             );
         }
         entries.push(DocEntry { name: name.to_owned(), span, text: String::new() });
@@ -273,10 +283,10 @@ impl Reader<'_> {
 
     fn section(&mut self, tag: &str, rest: &str, span: Span) {
         let single = matches!(tag, "Returns" | "Since" | "Errors");
-        if let Some(first) = self.doc.sections.iter().find(|s| single && s.tag == tag) {
+        if single && let Some(first) = self.singles.insert(tag.to_owned(), span) {
             self.diags.push(
                 Diagnostic::error(span, format!("a second '{tag}' section"))
-                    .related(first.span, "the first is here"),
+                    .related(first, "the first is here"),
             );
         }
         self.doc.sections.push(DocSection { tag: tag.to_owned(), span, text: String::new() });

@@ -3,6 +3,8 @@
 //! What needs more than the expression itself (whether types exist and fit) is in
 //! [`crate::check`].
 
+use std::collections::HashMap;
+
 use crate::comment::DocComment;
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::ir::*;
@@ -349,13 +351,14 @@ impl Lowering<'_> {
             return Vec::new();
         };
         let mut features: Vec<Feature> = Vec::new();
+        let mut seen = HashMap::new();
         for item in items {
             let Some(named) = self.named(item, "feature", &["if"]) else { continue };
             self.name(&named.name, named.span, NameKind::Feature, "feature");
-            if let Some(first) = features.iter().find(|f| f.name == named.name) {
+            if let Some(first) = seen.insert(named.name.clone(), named.span) {
                 self.diags.push(
                     Diagnostic::error(named.span, format!("duplicate feature '{}'", named.name))
-                        .related(first.span, "first given here"),
+                        .related(first, "first given here"),
                 );
             }
             let type_of = matches!(owner, "enum" | "struct" | "union" | "alternate");
@@ -579,11 +582,10 @@ impl Lowering<'_> {
             Some(Entry { value: Node { kind: Kind::Object(members), .. }, .. }) => {
                 Base::Members(self.members(name, members))
             }
-            Some(entry) => match self.type_name(&entry.value, "'base'", false) {
+            entry => match entry.and_then(|e| self.type_name(&e.value, "'base'", false)) {
                 Some(ty) => Base::Named(ty),
-                None => Base::Members(Vec::new()),
+                None => return self.union_without_base(entries, expr.span),
             },
-            None => Base::Members(Vec::new()),
         };
         let mut discriminator = String::new();
         let mut discriminator_span = expr.span;
@@ -599,6 +601,21 @@ impl Lowering<'_> {
             None => Vec::new(),
         };
         DefinitionKind::Union(Union { base, discriminator, discriminator_span, branches })
+    }
+
+    /// The base is missing or wrong, which is reported: the discriminator is left out, as it would
+    /// not be found.
+    fn union_without_base(&mut self, entries: &[Entry], span: Span) -> DefinitionKind {
+        let branches = match find(entries, "data") {
+            Some(data) => self.branches(&data.value, "union", false),
+            None => Vec::new(),
+        };
+        DefinitionKind::Union(Union {
+            base: Base::Members(Vec::new()),
+            discriminator: String::new(),
+            discriminator_span: span,
+            branches,
+        })
     }
 
     /// The seed's dialect has unions without a discriminator: on the wire `type` says the branch

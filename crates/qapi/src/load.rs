@@ -30,7 +30,7 @@ impl Files for Disk {
 }
 
 /// Larger files are refused: offsets are 32 bits, and no schema is near this.
-const MAX_FILE: usize = 64 << 20;
+const MAX_FILE: usize = 16 << 20;
 /// Chains of includes longer than this are refused: loading recurses.
 const MAX_INCLUDE_DEPTH: usize = 100;
 

@@ -3,6 +3,8 @@
 //! A syntax error is reported once; parsing continues at the next top-level item. What was read of
 //! the broken item is kept (and marked), so that its name does not look undefined elsewhere.
 
+use std::collections::HashMap;
+
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::lexer::{Lexer, Token};
 use crate::source::{FileId, Span};
@@ -138,6 +140,7 @@ impl Parser<'_, '_> {
         if self.token == Token::CloseBrace {
             return Ok(self.close());
         }
+        let mut seen: HashMap<String, Span> = HashMap::new();
         loop {
             if self.token != Token::Str {
                 return Err(self.unexpected("a member name in quotes or '}'", open));
@@ -155,15 +158,20 @@ impl Parser<'_, '_> {
             } else {
                 return Err(self.unexpected("':'", open));
             }
-            if let Some(first) = entries.iter().find(|e| e.key == key) {
+            let first = seen.get(&key).copied();
+            if let Some(first) = first {
                 self.diags.push(
                     Diagnostic::error(key_span, format!("duplicate key '{key}'"))
                         .label("given a second time")
-                        .related(first.key_span, "first given here"),
+                        .related(first, "first given here"),
                 );
+            } else {
+                seen.insert(key.clone(), key_span);
             }
             let value = self.value(open, depth + 1)?;
-            entries.push(Entry { key, key_span, value });
+            if first.is_none() {
+                entries.push(Entry { key, key_span, value });
+            }
             match self.token {
                 Token::CloseBrace => return Ok(self.close()),
                 Token::Comma => {

@@ -278,7 +278,7 @@ const REJECTED: &[(&str, &str, &str)] = &[
     ("top-level-array", "[ 'command' ]", "expected '{' to begin a definition, found '['"),
     ("top-level-word", "{ 'command': 'x' }\ntrue", "3:1: error: expected '{'"),
     ("no-colon", "{ 'command' 'x' }", "2:13: error: expected ':'"),
-    ("no-comma-object", "{ 'command': 'x' 'boxed': true }", "2:18: error: expected ',' or '}'"),
+    ("no-comma-object", "{ 'command': 'x' 'if': 'X' }", "2:18: error: expected ',' or '}'"),
     (
         "no-comma-array",
         "{ 'enum': 'Bad', 'data': [ 'x' 'y' ] }",
@@ -978,7 +978,7 @@ const REJECTED: &[(&str, &str, &str)] = &[
         "the comment before 'good' does not document it",
     ),
     (
-        "doc-required",
+        "doc-required-several",
         "{ 'command': 'good' }\n{ 'pragma': { 'doc-required': true } }",
         "'good' has no documentation",
     ),

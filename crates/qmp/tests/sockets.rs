@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chardev::socket::{InetAddress, SocketAddress, SocketListener, SocketSpec};
+use chardev::{Chardev, ChardevSpec};
 use qmp::QmpError;
 use qmp::client::{Address, BlockingClient, Client, ClientError};
 use qmp::events::EventBus;
@@ -195,4 +196,23 @@ fn a_client_socket_connects_again() {
         assert!(line.starts_with("{\"QMP\""), "{line}");
     }
     running.stop();
+}
+
+#[test]
+fn a_character_device_carries_a_session() {
+    let running = Running::start();
+    let path = running.dir.path().join("chardev");
+    let spec = SocketSpec::server(SocketAddress::Unix(path.clone()));
+    let backend = Chardev::open("mon2", &ChardevSpec::Socket(spec), &|_| {}).unwrap();
+    running.handle.add_chardev(backend.clone(), SessionOptions::default());
+    for _ in 0..2 {
+        let mut client = connect(&path);
+        let sent = json!({"text": "z".repeat(300_000)});
+        assert_eq!(client.execute("echo", arguments(&sent)).unwrap(), sent);
+        running.bus.publish("STOP", None);
+        assert_eq!(client.event(None).unwrap().unwrap().name, "STOP");
+    }
+    let mut client = connect(&path);
+    client.execute("quit", Map::new()).unwrap();
+    running.thread.join().unwrap();
 }

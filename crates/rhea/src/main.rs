@@ -1,6 +1,7 @@
 //! Rhea: arguments to a machine specification to a run.
 
 mod daemon;
+mod demo;
 mod monitors;
 mod pidfile;
 mod run;

@@ -4,17 +4,23 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
-use chardev::ChardevSpec;
-use chardev::socket::{SocketListener, SocketSpec, SocketStream};
+use chardev::{Chardev, ChardevSpec, Notice};
 use cli::Config;
 use machine::Machine;
-use monitor::{Connections, Monitor};
+use machine::spec::NamedChardev;
+use monitor::{Connection, Connections, Monitor};
 use qmp::events::EventBus;
 use qmp::server::{Endpoint, SchemaService, Server, ServerHandle, SessionOptions};
 
+/// A connection that is open but not served yet.
+enum Open {
+    Socket(String, Endpoint),
+    Chardev(Arc<Chardev>),
+}
+
 /// Connections that are open but not served yet.
 pub(crate) struct Monitors {
-    endpoints: Vec<(String, Endpoint, SessionOptions)>,
+    open: Vec<(Open, SessionOptions)>,
 }
 
 /// The running server.
@@ -26,20 +32,29 @@ pub(crate) struct Serving {
 impl Monitors {
     /// Opens the character devices that monitors use, and takes them out of the machine's.
     pub(crate) fn open(config: &mut Config) -> Result<Self> {
-        let mut endpoints = Vec::new();
+        let notify = |notice: &Notice| eprintln!("{notice}");
+        let mut open = Vec::new();
         for monitor in &config.monitors {
             let chardevs = &mut config.machine.chardevs;
             let Some(at) = chardevs.iter().position(|c| c.id == monitor.chardev) else {
                 bail!("chardev \"{}\" not found", monitor.chardev);
             };
-            let chardev = chardevs.remove(at);
-            let ChardevSpec::Socket(spec) = &chardev.spec else {
-                bail!("-mon: chardev '{}' must be a socket", chardev.id);
-            };
-            let options = SessionOptions { pretty: monitor.pretty, ..SessionOptions::default() };
-            endpoints.push((chardev.id, open_socket(spec)?, options));
+            let NamedChardev { id, spec } = chardevs.remove(at);
+            let pretty = monitor.pretty;
+            open.push(match &spec {
+                ChardevSpec::Socket(spec) => {
+                    let endpoint = Endpoint::open(&id, spec, &notify)?;
+                    (Open::Socket(id, endpoint), SessionOptions { pretty, stays: false })
+                }
+                other => {
+                    // A shared terminal has one user here; the multiplexer would only swallow keys.
+                    let spec = if let ChardevSpec::Mux(inner) = other { inner } else { other };
+                    let chardev = Chardev::open(&id, spec, &notify)?;
+                    (Open::Chardev(chardev), SessionOptions { pretty, stays: true })
+                }
+            });
         }
-        Ok(Self { endpoints })
+        Ok(Self { open })
     }
 
     /// Starts to answer for `machine`.
@@ -49,10 +64,17 @@ impl Monitors {
         let service = Arc::new(SchemaService::new(monitor, &monitor::version()));
         let (server, handle) = Server::new(service, events);
         let thread = server.spawn().context("cannot start the monitor's thread")?;
-        let infos = self.endpoints.into_iter();
-        let infos = infos.map(|(label, endpoint, options)| handle.add(&label, endpoint, options));
+        let served = self.open.into_iter().map(|(open, options)| match open {
+            Open::Socket(label, endpoint) => {
+                Connection::Socket(handle.add(&label, endpoint, options))
+            }
+            Open::Chardev(chardev) => {
+                handle.add_chardev(chardev.clone(), options);
+                Connection::Chardev(chardev)
+            }
+        });
         // Nobody else sets it.
-        let _ = connections.set(infos.collect());
+        let _ = connections.set(served.collect());
         Ok(Serving { handle, thread })
     }
 }
@@ -64,14 +86,4 @@ impl Serving {
         // A panic of the server has been reported by itself.
         let _ = self.thread.join();
     }
-}
-
-fn open_socket(spec: &SocketSpec) -> Result<Endpoint> {
-    Ok(if spec.server {
-        let listener = SocketListener::bind(spec)?;
-        let first = if spec.wait { Some(listener.accept(true)?) } else { None };
-        Endpoint::Listener(listener, first)
-    } else {
-        Endpoint::Connector(spec.clone(), Some(SocketStream::connect(spec)?))
-    })
 }

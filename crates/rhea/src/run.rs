@@ -7,11 +7,12 @@ use bus::ShutdownCause;
 use cli::Config;
 use machine::Machine;
 use machine::run::{Request, RunHandle};
-use monitor::Monitor;
+
 use qmp::events::EventBus;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::daemon;
+use crate::demo::Demo;
 use crate::monitors::Monitors;
 use crate::pidfile::PidFile;
 
@@ -20,6 +21,7 @@ pub(crate) fn run(mut config: Config) -> Result<u8> {
     if config.daemonize {
         daemon::begin()?;
     }
+    let demo = config.demo.then(|| Demo::prepare(&mut config)).transpose()?;
     let _pidfile = config.pidfile.as_deref().map(PidFile::create).transpose()?;
     let events = EventBus::new();
     let sink = {
@@ -36,6 +38,9 @@ pub(crate) fn run(mut config: Config) -> Result<u8> {
     let server = monitors.serve(machine.clone(), events).context("cannot serve monitors")?;
     if config.daemonize {
         daemon::ready()?;
+    }
+    if let Some(demo) = &demo {
+        demo.start_tour()?;
     }
     let autostart = !config.machine.start_paused;
     let code = runtime.block_on(async {

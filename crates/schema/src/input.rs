@@ -141,7 +141,7 @@ fn object<T: FromMembers>(map: Map<String, Value>, at: &Path<'_>) -> Result<T, Q
 }
 
 /// Reads an object.
-pub(crate) fn nested<T: FromMembers>(value: Value, at: &Path<'_>) -> Result<T, QmpError> {
+pub fn nested<T: FromMembers>(value: Value, at: &Path<'_>) -> Result<T, QmpError> {
     match value {
         Value::Object(map) => object(map, at),
         _ => Err(wrong_type(at, "object")),
@@ -149,7 +149,7 @@ pub(crate) fn nested<T: FromMembers>(value: Value, at: &Path<'_>) -> Result<T, Q
 }
 
 /// Reads an enumeration; `find` knows the values.
-pub(crate) fn enumeration<T>(
+pub fn enumeration<T>(
     value: Value,
     at: &Path<'_>,
     find: impl Fn(&str) -> Option<T>,
@@ -162,7 +162,7 @@ pub(crate) fn enumeration<T>(
 }
 
 /// The JSON of what a handler returned.
-pub(crate) fn to_value(value: impl Serialize) -> Result<Value, QmpError> {
+pub fn to_value(value: impl Serialize) -> Result<Value, QmpError> {
     serde_json::to_value(value)
         .map_err(|e| QmpError::generic(format!("The reply cannot be written as JSON: {e}")))
 }

@@ -34,7 +34,6 @@ pub(crate) fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Op> {
     let mut op = Op {
         run: undefined,
         next_rip: rip.wrapping_add(insn.len() as u64),
-        code: insn.code(),
         len: insn.len() as u8,
         ..Op::EMPTY
     };

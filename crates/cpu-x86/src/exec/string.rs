@@ -225,6 +225,7 @@ fn ins<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     repeat(cpu, op, |cpu, op, _| {
         let offset = cpu.reg_sized(RDI, op.addr_size);
         cpu.probe_write(ES, offset, T::BYTES)?;
+        cpu.note_io_breakpoints(port, T::BYTES);
         let value = cpu.bus.read_port(port, T::BYTES as u8);
         cpu.store(ES, offset, T::from_u64(value.into()))?;
         advance::<T>(cpu, op, RDI, 1);
@@ -237,6 +238,7 @@ fn outs<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     cpu.check_io(port, T::BYTES as u8)?;
     repeat(cpu, op, |cpu, op, _| {
         let value = cpu.load::<T>(op.seg, cpu.reg_sized(RSI, op.addr_size))?;
+        cpu.note_io_breakpoints(port, T::BYTES);
         cpu.bus.write_port(port, T::BYTES as u8, value.to_u64() as u32);
         advance::<T>(cpu, op, RSI, 1);
         Ok(ONE)

@@ -134,13 +134,13 @@ fn dot_product<F: FloatLane>(env: &mut Env, a: u128, b: u128, imm: u8) -> u128 {
             terms[i as usize] = soft::mul(env, lanes::get(a, i), lanes::get(b, i));
         }
     }
-    if env.unmasked() != 0 {
+    if !env.settle() {
         return 0;
     }
     let low = soft::add(env, terms[0], terms[1]);
     let sum = if lanes == 4 {
         let high = soft::add(env, terms[2], terms[3]);
-        if env.unmasked() != 0 {
+        if !env.settle() {
             return 0;
         }
         soft::add(env, low, high)

@@ -178,10 +178,11 @@ fn select_mmx(code: Code) -> Option<Handler> {
             let result = lanes_to(&mut env, u128::from(source), from_i32::<u32>);
             // Only two lanes were there.
             let result = result as u64;
-            cpu.sse_finish(&env)?;
+            // Even if there is an exception.
             if !in_memory {
                 cpu.enter_mmx();
             }
+            cpu.sse_finish(&env)?;
             cpu.set_xmm_low(op.dst, result);
             Ok(())
         },
@@ -205,14 +206,7 @@ fn select_mmx(code: Code) -> Option<Handler> {
 
 /// Two lanes to an MMX register. A source of 16 bytes must be aligned.
 #[inline(always)]
-fn to_mmx<T: Int>(
-    cpu: &mut Cpu,
-    op: &Op,
-    f: impl Fn(&mut Env, <T as TwoFloats>::Float) -> i32,
-) -> Result
-where
-    T: TwoFloats,
-{
+fn to_mmx<T: TwoFloats>(cpu: &mut Cpu, op: &Op, f: impl Fn(&mut Env, T::Float) -> i32) -> Result {
     mixed_check(cpu)?;
     let source =
         if T::BYTES == 16 { cpu.xmm_source(op)? } else { cpu.xmm_source_low::<T>(op)?.to_u128() };
@@ -220,14 +214,15 @@ where
     let lane = |env: &mut Env, i| f(env, lanes::get(source, i)) as u32;
     let low = lane(&mut env, 0);
     let high = lane(&mut env, 1);
-    cpu.sse_finish(&env)?;
+    // Even if there is an exception.
     cpu.enter_mmx();
+    cpu.sse_finish(&env)?;
     cpu.set_mm(op.dst, u64::from(high) << 32 | u64::from(low));
     Ok(())
 }
 
 /// An operand of two floating-point numbers.
-trait TwoFloats {
+trait TwoFloats: Int {
     type Float: FloatLane;
 }
 impl TwoFloats for u64 {

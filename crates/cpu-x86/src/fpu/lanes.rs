@@ -117,12 +117,12 @@ pub(super) fn saturating<T: Lane>(a: u128, b: u128, f: impl Fn(i64, i64) -> i64)
 /// PMULHW and its like: bits of the product from `shift` up.
 #[inline(always)]
 pub(super) fn multiply_high<T: Lane>(a: u128, b: u128, shift: u32) -> u128 {
-    T::zip(a, b, |x, y| T::from_bits((x.to_i64() * y.to_i64() >> shift) as u128))
+    T::zip(a, b, |x, y| T::from_bits(((x.to_i64() * y.to_i64()) >> shift) as u128))
 }
 
 /// PMULHRSW.
 pub(super) fn multiply_round(a: u128, b: u128) -> u128 {
-    i16::zip(a, b, |x, y| (((i32::from(x) * i32::from(y) >> 14) + 1) >> 1) as i16)
+    i16::zip(a, b, |x, y| ((((i32::from(x) * i32::from(y)) >> 14) + 1) >> 1) as i16)
 }
 
 /// PACKSSWB and its like: lanes of `a`, then of `b`, saturated to half their width.
@@ -228,7 +228,7 @@ pub(super) fn byte_signs(v: u128) -> u64 {
 /// MOVMSKPS, MOVMSKPD: the top bits of all lanes.
 pub(super) fn lane_signs<T: Lane>(v: u128) -> u64 {
     (0..128 / T::BITS)
-        .fold(0, |mask, i| mask | (v >> (i * T::BITS + T::BITS - 1) & 1) as u64 * (1 << i))
+        .fold(0, |mask, i| mask | ((v >> (i * T::BITS + T::BITS - 1)) as u64 & 1) << i)
 }
 
 /// Shifts left each lane; counts of the lane's width and more give zeros.

@@ -11,6 +11,8 @@
 //!
 //! Handlers are found by [`select`].
 
+#[cfg(test)]
+mod fault_tests;
 mod float;
 mod float_convert;
 pub(crate) mod host;

@@ -6,14 +6,18 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use iced_x86::code_asm::*;
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, Decoder, DecoderOptions, IcedError, Instruction, Mnemonic, OpKind, Register};
 
 use super::softfloat::tests::Rng;
 use crate::cpu::Cpu;
 use crate::decode::decode;
+use crate::exception::{Exception, vector};
 use crate::flags::bits;
+use crate::regs::{CR4_OSXMMEXCPT, CR4_OSXSAVE};
 use crate::testing;
 
 /// Registers that instructions may use: the others are the harness's own.
@@ -39,12 +43,32 @@ struct Context {
 #[repr(C, align(64))]
 struct Buffer([u8; BUFFER]);
 
-/// A page of code that runs one instruction.
+/// A page of code that runs one instruction: it, between code that loads and saves the state.
 struct Host {
     page: *mut u8,
+    before: Vec<u8>,
+    after: Vec<u8>,
 }
 
 const PAGE: usize = 4096;
+
+/// Where the instruction ends, for [`on_fault`].
+static RESUME_AT: AtomicU64 = AtomicU64::new(0);
+/// MXCSR as the last SIGFPE found it, or [`NO_FAULT`].
+static FAULT_MXCSR: AtomicU64 = AtomicU64::new(NO_FAULT);
+const NO_FAULT: u64 = u64::MAX;
+
+/// SIGFPE: notes MXCSR and goes on after the instruction with everything masked.
+extern "C" fn on_fault(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes the interrupted thread's context, which is ours to change.
+    unsafe {
+        let context = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext;
+        let mxcsr = &mut (*context.fpregs).mxcsr;
+        FAULT_MXCSR.store(u64::from(*mxcsr), Ordering::Relaxed);
+        *mxcsr |= 0x1f80;
+        context.gregs[libc::REG_RIP as usize] = RESUME_AT.load(Ordering::Relaxed) as i64;
+    }
+}
 
 impl Host {
     fn new() -> Self {
@@ -60,38 +84,54 @@ impl Host {
             )
         };
         assert_ne!(page, libc::MAP_FAILED);
-        Self { page: page.cast() }
+        let (before, after) = Self::frame().expect("the harness assembles");
+        Self { page: page.cast(), before, after }
     }
 
-    fn run(&self, instruction: &[u8], context: &mut Context) {
-        let mut a = CodeAssembler::new(64).unwrap();
+    /// The code around the instruction; it does not depend on where it is.
+    fn frame() -> Result<(Vec<u8>, Vec<u8>), IcedError> {
         let gprs = [rax, rcx, rdx, rbx, rsi, r8];
-        a.push(rbx).unwrap();
-        a.push(r15).unwrap();
-        a.mov(r15, rdi).unwrap();
-        a.fxrstor64(ptr(r15)).unwrap();
-        a.push(qword_ptr(r15 + 568)).unwrap();
-        a.popfq().unwrap();
+        let mut a = CodeAssembler::new(64)?;
+        a.push(rbx)?;
+        a.push(r15)?;
+        a.mov(r15, rdi)?;
+        a.fxrstor64(ptr(r15))?;
+        a.push(qword_ptr(r15 + 568))?;
+        a.popfq()?;
         for (i, &gpr) in gprs.iter().enumerate() {
-            a.mov(gpr, qword_ptr(r15 + 512 + 8 * i)).unwrap();
+            a.mov(gpr, qword_ptr(r15 + 512 + 8 * i))?;
         }
-        a.mov(rdi, qword_ptr(r15 + 560)).unwrap();
-        a.db(instruction).unwrap();
+        a.mov(rdi, qword_ptr(r15 + 560))?;
+        let before = a.assemble(0)?;
+        let mut a = CodeAssembler::new(64)?;
         for (i, &gpr) in gprs.iter().enumerate() {
-            a.mov(qword_ptr(r15 + 512 + 8 * i), gpr).unwrap();
+            a.mov(qword_ptr(r15 + 512 + 8 * i), gpr)?;
         }
-        a.pushfq().unwrap();
-        a.pop(qword_ptr(r15 + 568)).unwrap();
-        a.fxsave64(ptr(r15)).unwrap();
-        a.fninit().unwrap();
-        a.ldmxcsr(dword_ptr(r15 + 576)).unwrap();
-        a.pop(r15).unwrap();
-        a.pop(rbx).unwrap();
-        a.ret().unwrap();
-        let code = a.assemble(self.page as u64).unwrap();
+        a.pushfq()?;
+        a.pop(qword_ptr(r15 + 568))?;
+        a.fxsave64(ptr(r15))?;
+        a.fninit()?;
+        a.ldmxcsr(dword_ptr(r15 + 576))?;
+        a.pop(r15)?;
+        a.pop(rbx)?;
+        a.ret()?;
+        Ok((before, a.assemble(0)?))
+    }
+
+    /// Where the instruction is.
+    fn rip(&self) -> u64 {
+        (self.page as usize + self.before.len()) as u64
+    }
+
+    /// Runs the instruction; returns whether it raised an SSE exception, after which MXCSR in the
+    /// context is what the handler found.
+    fn run(&self, instruction: &[u8], context: &mut Context) -> bool {
+        let code = [&self.before, instruction, &self.after].concat();
         assert!(code.len() <= PAGE);
         context.buffer_address = context.buffer.0.as_ptr() as u64;
         context.mxcsr_default = 0x1f80;
+        RESUME_AT.store(self.rip() + instruction.len() as u64, Ordering::Relaxed);
+        FAULT_MXCSR.store(NO_FAULT, Ordering::Relaxed);
         // SAFETY: the page is ours, writable and executable; the code is a function of the C calling
         // convention that saves what it must, and touches `context` only. The instruction is one of
         // those that the test chose: it works on the loaded registers and the buffer.
@@ -100,6 +140,11 @@ impl Host {
             let run: extern "C" fn(*mut Context) = std::mem::transmute(self.page);
             run(context);
         }
+        let mxcsr = FAULT_MXCSR.load(Ordering::Relaxed);
+        if mxcsr != NO_FAULT {
+            context.image[24..28].copy_from_slice(&(mxcsr as u32).to_le_bytes());
+        }
+        mxcsr != NO_FAULT
     }
 }
 
@@ -160,24 +205,30 @@ fn random_context(rng: &mut Rng) -> Context {
     context
 }
 
-/// Runs the instruction on our CPU.
-fn run_ours(cpu: &mut Cpu, instruction: &[u8], context: &mut Context) -> Result<(), String> {
+/// Runs the instruction on our CPU; returns what it raised.
+fn run_ours(
+    cpu: &mut Cpu,
+    rip: u64,
+    instruction: &[u8],
+    context: &mut Context,
+) -> Option<Exception> {
     cpu.memory.write(GUEST_BUFFER, &context.buffer.0).unwrap();
     cpu.load_image_for_test(&context.image);
     for (&n, &value) in GPRS.iter().zip(&context.gprs) {
         cpu.gpr[usize::from(n)] = value;
     }
     cpu.gpr[7] = GUEST_BUFFER;
+    context.buffer_address = GUEST_BUFFER;
     cpu.set_rflags_arith(context.rflags);
-    let op = decode(64, 0x1000, instruction).expect("complete");
-    (op.run)(cpu, &op).map_err(|e| format!("{e:?}"))?;
+    let op = decode(64, rip, instruction).expect("complete");
+    let raised = (op.run)(cpu, &op).err();
     for (&n, value) in GPRS.iter().zip(&mut context.gprs) {
         *value = cpu.gpr[usize::from(n)];
     }
     context.rflags = cpu.rflags() & bits::ARITH;
     context.image = cpu.save_image_for_test();
     cpu.memory.read(GUEST_BUFFER, &mut context.buffer.0).unwrap();
-    Ok(())
+    raised
 }
 
 /// The first difference, in words.
@@ -190,6 +241,18 @@ fn difference(insn: &Instruction, ours: &Context, host: &Context) -> Option<Stri
     range("control", 0, 2)
         .or_else(|| range("status", 2, 4))
         .or_else(|| range("tags", 4, 5))
+        .or_else(|| range("opcode", 6, 8))
+        .or_else(|| range("instruction pointer", 8, 16))
+        .or_else(|| {
+            let offset = |context: &Context| {
+                let dp = u64::from_le_bytes(context.image[16..24].try_into().unwrap());
+                (dp != 0).then(|| dp.wrapping_sub(context.buffer_address))
+            };
+            let (x, y) = (offset(ours), offset(host));
+            // An environment that was loaded has the same pointer on both sides.
+            let loaded = ours.image[16..24] == host.image[16..24];
+            (x != y && !loaded).then(|| format!("operand pointer: ours {x:x?} host {y:x?}"))
+        })
         .or_else(|| range("mxcsr", 24, 28))
         .or_else(|| (0..8).find_map(|i| range(&format!("st{i}"), 32 + 16 * i, 42 + 16 * i)))
         .or_else(|| (0..16).find_map(|i| range(&format!("xmm{i}"), 160 + 16 * i, 176 + 16 * i)))
@@ -212,14 +275,13 @@ fn difference(insn: &Instruction, ours: &Context, host: &Context) -> Option<Stri
         })
 }
 
-/// Bytes of images that hold x87's opcode and pointers, which tell the harnesses apart, and MXCSR_MASK,
-/// which tells the hosts apart.
+/// Bytes of images in memory that hold x87's operand pointer, which tells the harnesses apart, and
+/// MXCSR_MASK, which tells hosts apart.
 fn is_pointer(mnemonic: Mnemonic, offset: usize) -> bool {
     use Mnemonic::*;
     match mnemonic {
-        Fnstenv | Fnsave => (12..28).contains(&offset),
         Fxsave | Fxsave64 | Xsave | Xsave64 | Xsaveopt | Xsaveopt64 => {
-            (6..24).contains(&offset) || (28..32).contains(&offset)
+            (16..24).contains(&offset) || (28..32).contains(&offset)
         }
         _ => false,
     }
@@ -264,9 +326,7 @@ fn complete(rng: &mut Rng, encoding: &[u8]) -> Option<(Instruction, Vec<u8>)> {
         return None;
     }
     bytes.truncate(insn.len());
-    if insn.op_kinds().any(|kind| kind == OpKind::Memory)
-        && insn.memory_base() != iced_x86::Register::RDI
-    {
+    if insn.op_kinds().any(|kind| kind == OpKind::Memory) && insn.memory_base() != Register::RDI {
         return None;
     }
     let usable = (0..insn.op_count()).filter(|&i| insn.op_kind(i) == OpKind::Register).all(|i| {
@@ -296,58 +356,123 @@ fn prepare(insn: &Instruction, context: &mut Context) {
     }
 }
 
-#[test]
-fn instructions_agree_with_the_host() {
-    let rounds = std::env::var("FPU_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
-    let seed = std::env::var("FPU_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1u64);
-    let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let host = Host::new();
-    let mut cpu = testing::long_mode();
-    cpu.cr4 |= crate::regs::CR4_OSXSAVE;
-    cpu.xcr0 = 3;
-    let encodings = encodings();
-    let mut covered: BTreeMap<String, u64> = BTreeMap::new();
-    let mut failures: BTreeMap<String, (u64, String)> = BTreeMap::new();
-    for encoding in (0..rounds).flat_map(|_| &encodings) {
-        let Some((insn, bytes)) = complete(&mut rng, encoding) else { continue };
-        let mut before = random_context(&mut rng);
-        prepare(&insn, &mut before);
-        let (mut ours, mut theirs) = (before.clone(), before.clone());
-        host.run(&bytes, &mut theirs);
-        let wrong = match run_ours(&mut cpu, &bytes, &mut ours) {
-            Ok(()) => difference(&insn, &ours, &theirs),
-            Err(fault) => Some(fault),
-        };
-        *covered.entry(format!("{:?}", insn.code())).or_default() += 1;
-        if let Some(wrong) = wrong {
-            let entry = failures.entry(format!("{:?}", insn.code())).or_default();
-            entry.0 += 1;
-            if entry.1.is_empty() {
-                let status = u16::from_le_bytes([before.image[2], before.image[3]]);
-                entry.1 = format!(
-                    "{insn}: {wrong}\n    control {:02x}{:02x} status {status:04x} valid {:02x} \
-                     mxcsr {:02x}{:02x} st0 {:02x?} st1 {:02x?}\n    xmm{} {:02x?} xmm{} {:02x?} memory {:02x?}",
-                    before.image[1],
-                    before.image[0],
-                    before.image[4],
-                    before.image[25],
-                    before.image[24],
-                    &before.image[32..42],
-                    &before.image[48..58],
-                    insn.op0_register().number() & 15,
-                    &before.image[160 + 16 * (insn.op0_register().number() & 15)..][..16],
-                    insn.op1_register().number() & 15,
-                    &before.image[160 + 16 * (insn.op1_register().number() & 15)..][..16],
-                    &before.buffer.0[..16],
-                );
+/// How instructions are chosen, and on what state they run.
+struct Plan {
+    /// Rounds through all encodings, unless `FPU_ROUNDS` says otherwise.
+    rounds: u32,
+    /// Whether the instruction takes part.
+    wanted: fn(&Instruction) -> bool,
+    /// Changes the random state.
+    prepare: fn(&mut Rng, &Instruction, &mut Context),
+    /// Forms that must have been found for the test to mean something.
+    least_forms: usize,
+}
+
+/// The harness's statics serve one test at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+impl Plan {
+    fn run(&self) {
+        let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
+        let number = |name| std::env::var(name).ok().and_then(|n| n.parse().ok());
+        let rounds = number("FPU_ROUNDS").unwrap_or(self.rounds);
+        let seed = u64::from(number("FPU_SEED").unwrap_or(1));
+        let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let host = Host::new();
+        let mut cpu = testing::long_mode();
+        cpu.cr4 |= CR4_OSXSAVE | CR4_OSXMMEXCPT;
+        cpu.xcr0 = 3;
+        let encodings = encodings();
+        let mut covered: BTreeMap<String, u64> = BTreeMap::new();
+        let mut failures: BTreeMap<String, (u64, String)> = BTreeMap::new();
+        for encoding in (0..rounds).flat_map(|_| &encodings) {
+            let Some((insn, bytes)) = complete(&mut rng, encoding) else { continue };
+            if !(self.wanted)(&insn) {
+                continue;
+            }
+            let mut before = random_context(&mut rng);
+            (self.prepare)(&mut rng, &insn, &mut before);
+            let (mut ours, mut theirs) = (before.clone(), before.clone());
+            let faulted = host.run(&bytes, &mut theirs);
+            let expected = faulted.then_some(Exception::plain(vector::XF));
+            let raised = run_ours(&mut cpu, host.rip(), &bytes, &mut ours);
+            let wrong = if raised == expected {
+                difference(&insn, &ours, &theirs)
+            } else {
+                Some(format!("raised {raised:?} instead of {expected:?}"))
+            };
+            *covered.entry(format!("{:?}", insn.code())).or_default() += 1;
+            if let Some(wrong) = wrong {
+                let entry = failures.entry(format!("{:?}", insn.code())).or_default();
+                entry.0 += 1;
+                if entry.1.is_empty() {
+                    entry.1 = format!("{insn}: {wrong}\n{}", describe(&insn, &before));
+                }
             }
         }
+        let cases: u64 = covered.values().sum();
+        println!("{} forms, {cases} cases", covered.len());
+        for (code, (count, example)) in &failures {
+            println!("{code}: {count} of {}: {example}", covered[code]);
+        }
+        assert!(covered.len() >= self.least_forms, "only {} forms were found", covered.len());
+        assert!(failures.is_empty(), "{} forms differ", failures.len());
     }
-    let cases: u64 = covered.values().sum();
-    println!("{} forms, {cases} cases", covered.len());
-    for (code, (count, example)) in &failures {
-        println!("{code}: {count} of {}: {example}", covered[code]);
+}
+
+/// The state before an instruction, as far as it helps.
+fn describe(insn: &Instruction, before: &Context) -> String {
+    let image = &before.image;
+    let word = |at| u16::from_le_bytes([image[at], image[at + 1]]);
+    let xmm = |register: Register| {
+        let n = register.number() & 15;
+        format!("xmm{n} {:02x?}", &image[160 + 16 * n..][..16])
+    };
+    format!(
+        "    control {:04x} status {:04x} valid {:02x} mxcsr {:04x} st0 {:02x?} st1 {:02x?}\n    \
+         {} {} memory {:02x?}",
+        word(0),
+        word(2),
+        image[4],
+        word(24),
+        &image[32..42],
+        &image[48..58],
+        xmm(insn.op0_register()),
+        xmm(insn.op1_register()),
+        &before.buffer.0[..16],
+    )
+}
+
+#[test]
+fn instructions_agree_with_the_host() {
+    let plan = Plan {
+        rounds: 40,
+        wanted: |_| true,
+        prepare: |_, insn, context| prepare(insn, context),
+        least_forms: 520,
+    };
+    plan.run();
+}
+
+#[test]
+fn unmasked_sse_exceptions_agree_with_the_host() {
+    // SAFETY: the handler is async-signal-safe; nothing else here handles SIGFPE.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_fault as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        assert_eq!(libc::sigaction(libc::SIGFPE, &action, std::ptr::null_mut()), 0);
     }
-    assert!(covered.len() > 500, "only {} forms were found", covered.len());
-    assert!(failures.is_empty(), "{} forms differ", failures.len());
+    let plan = Plan {
+        rounds: 40,
+        wanted: |insn| {
+            super::float::select(insn).or_else(|| super::float_convert::select(insn)).is_some()
+        },
+        prepare: |rng, _, context| {
+            let mxcsr = rng.next() as u16;
+            context.image[24..26].copy_from_slice(&mxcsr.to_le_bytes());
+        },
+        least_forms: 80,
+    };
+    plan.run();
 }

@@ -84,14 +84,16 @@ impl Fpu {
         put(image, 0, &self.control.to_le_bytes());
         put(image, 2, &self.status_word().to_le_bytes());
         put(image, 4, &[self.valid, 0]);
-        put(image, 6, &self.opcode.to_le_bytes());
-        if wide {
-            put(image, 8, &self.ip.to_le_bytes());
-            put(image, 16, &self.dp.to_le_bytes());
-        } else {
-            put(image, 8, &(u64::from(self.cs) << 32 | self.ip & 0xffff_ffff).to_le_bytes());
-            put(image, 16, &(u64::from(self.ds) << 32 | self.dp & 0xffff_ffff).to_le_bytes());
-        }
+        // Without a pending exception, AMD's processors store no pointers.
+        let pointer = |selector: u16, offset: u64| match (self.pending(), wide) {
+            (false, _) => 0,
+            (true, true) => offset,
+            (true, false) => u64::from(selector) << 32 | offset & 0xffff_ffff,
+        };
+        let opcode = if self.pending() { self.opcode } else { 0 };
+        put(image, 6, &opcode.to_le_bytes());
+        put(image, 8, &pointer(self.cs, self.ip).to_le_bytes());
+        put(image, 16, &pointer(self.ds, self.dp).to_le_bytes());
         for i in 0..8 {
             let value = self.regs[usize::from(self.top.wrapping_add(i) & 7)];
             put(image, 32 + 16 * usize::from(i), &value.to_bits().to_le_bytes());

@@ -83,6 +83,7 @@ fn tables(cpu: &mut Cpu) {
 fn long_cpu() -> Cpu {
     let mut cpu = long_mode();
     tables(&mut cpu);
+    cpu.seg[usize::from(SS)].selector = DATA;
     put(&cpu, TSS + 4, RSP0);
     put(&cpu, TSS + 36, IST1);
     for v in 0..=32 {
@@ -479,6 +480,25 @@ fn single_steps_and_breakpoints() {
 }
 
 #[test]
+fn entering_the_kernel_ends_a_single_step() {
+    let mut cpu = long_cpu();
+    load(&cpu, |a| a.int(0x80).unwrap());
+    cpu.set_rflags(0x102);
+    run_to_halt(&mut cpu);
+    assert_eq!((cpu.rip, cpu.dr[6]), (handler(0x80), DR6_FIXED));
+    assert_eq!(get(&cpu, cpu.gpr[4] + 16), 0x102, "the saved flags still step");
+
+    // POPF that clears TF is itself still stepped.
+    let mut cpu = long_cpu();
+    load(&cpu, |a| a.popfq().unwrap());
+    cpu.gpr[4] = STACK - 8;
+    put(&cpu, STACK - 8, 2);
+    cpu.set_rflags(0x102);
+    run_to_halt(&mut cpu);
+    assert_eq!((cpu.rip, cpu.dr[6]), (handler(1), DR6_FIXED | DR6_BS));
+}
+
+#[test]
 fn general_detect_guards_the_debug_registers() {
     let mut cpu = long_cpu();
     load(&cpu, |a| a.mov(rax, dr0).unwrap());
@@ -504,6 +524,8 @@ fn control_registers_refuse_nonsense() {
     assert!(!cpu.write_msr(index::EFER, 1 << 12));
     assert!(!cpu.write_msr(index::EFER, 0), "LME can't change while paging");
     assert!(!cpu.write_msr(index::PAT, 2));
+    assert!(cpu.write_msr(index::TSC, 1000));
+    assert_eq!(cpu.read_msr(index::TSC_ADJUST), Some(1000), "the clock of the tests stands at 0");
     assert!(!cpu.write_msr(0xdead, 0));
     assert_eq!(cpu.read_msr(0xdead), None);
 }
@@ -536,10 +558,13 @@ fn state_survives_saving() {
     cpu.set_rflags(0x3ed7);
     cpu.msrs.lstar = 0xffff_8000_0000_1234;
     cpu.nmi_blocked = true;
+    cpu.fpu.xmm[15] = 1 << 100;
+    cpu.fpu.mxcsr = 0x1fa0;
     let saved = cpu.state();
     let mut other = crate::testing::cpu();
     other.set_state(&saved).unwrap();
     assert_eq!(other.state(), saved);
+    assert_eq!((other.fpu.xmm[15], other.fpu.mxcsr), (1 << 100, 0x1fa0));
     assert_eq!((other.cpl, other.mode, other.class), (cpu.cpl, cpu.mode, cpu.class));
     for damage in [
         |s: &mut crate::state::CpuState| s.cr0 = CR0_PG,
@@ -576,4 +601,101 @@ fn lar_lsl_and_verr_see_only_what_they_may() {
     assert_eq!(cpu.gpr[3], 0x00cf_f300);
     assert_eq!(cpu.gpr[2], 0xffff_ffff);
     assert_eq!(cpu.gpr[1] & 0xffff, 1, "a kernel segment is not visible");
+}
+
+/// A controller with one interrupt, vector 0x20, that is pending until acknowledged.
+struct OneInterrupt(std::sync::Arc<accel::Signals>);
+
+impl accel::InterruptController for OneInterrupt {
+    fn acknowledge(&self) -> Option<u8> {
+        self.0.clear(Signal::Interrupt).then_some(0x20)
+    }
+    fn task_priority(&self) -> u8 {
+        0
+    }
+    fn set_task_priority(&self, _: u8) {}
+    fn read_msr(&self, _: u32) -> Option<u64> {
+        None
+    }
+    fn write_msr(&self, _: u32, _: u64) -> bool {
+        false
+    }
+    fn startup_vector(&self) -> u8 {
+        9
+    }
+}
+
+#[test]
+fn interrupts_wait_for_if_and_for_the_instruction_after_sti() {
+    let mut cpu = long_cpu();
+    cpu.interrupts = std::sync::Arc::new(OneInterrupt(cpu.signals.clone()));
+    load(&cpu, |a| {
+        a.inc(rax).unwrap();
+        a.sti().unwrap();
+        a.inc(rax).unwrap();
+        a.inc(rax).unwrap();
+        a.hlt().unwrap();
+    });
+    cpu.set_rflags(2);
+    cpu.signals.raise(Signal::Interrupt);
+    run_to_halt(&mut cpu);
+    assert_eq!((cpu.rip, cpu.gpr[0]), (handler(0x20), 2));
+    assert_eq!(get(&cpu, cpu.gpr[4]), CODE + 7, "after the instruction that follows STI");
+    assert!(!cpu.signals.is_raised(Signal::Interrupt));
+}
+
+#[test]
+fn a_halt_ends_with_an_interrupt_and_saves_the_address_after_it() {
+    let mut cpu = long_cpu();
+    cpu.interrupts = std::sync::Arc::new(OneInterrupt(cpu.signals.clone()));
+    load(&cpu, |a| a.hlt().unwrap());
+    let wake = match cpu.run() {
+        Exit::Halt { wake } => wake,
+        other => panic!("{other:?}"),
+    };
+    assert_ne!(wake & Signal::Interrupt as u32, 0);
+    assert_eq!(cpu.rip, CODE + 1);
+    cpu.signals.raise(Signal::Interrupt);
+    run_to_halt(&mut cpu);
+    assert_eq!((cpu.rip, get(&cpu, cpu.gpr[4])), (handler(0x20), CODE + 1));
+}
+
+#[test]
+fn nmis_are_held_off_until_iret() {
+    let mut cpu = long_cpu();
+    load(&cpu, |a| a.hlt().unwrap());
+    // The handler is HLT; IRETQ.
+    cpu.memory.write(handler(2), &[0x48, 0xcf]).unwrap();
+    cpu.signals.raise(Signal::Nmi);
+    run_to_halt(&mut cpu);
+    assert_eq!((cpu.rip, cpu.nmi_blocked), (handler(2), true));
+    cpu.signals.raise(Signal::Nmi);
+    run_to_halt(&mut cpu);
+    assert_eq!(cpu.gpr[4], STACK - 40, "the second one waits");
+    cpu.activity = Activity::Running;
+    run_to_halt(&mut cpu);
+    assert_eq!((cpu.rip, cpu.nmi_blocked), (handler(2), true), "IRET let it in");
+    assert!(!cpu.signals.is_raised(Signal::Nmi));
+}
+
+#[test]
+fn init_and_startup_bring_a_processor_up_in_real_mode() {
+    let mut cpu = long_cpu();
+    cpu.config.index = 1;
+    cpu.interrupts = std::sync::Arc::new(OneInterrupt(cpu.signals.clone()));
+    load(&cpu, |a| a.hlt().unwrap());
+    cpu.memory.write(0x9000, &[0xf4]).unwrap();
+    cpu.signals.raise(Signal::Init);
+    let Exit::Halt { wake } = cpu.run() else { panic!("runs after INIT") };
+    assert_eq!(cpu.activity, Activity::WaitForStartup);
+    assert_ne!(wake & Signal::Startup as u32, 0);
+    cpu.signals.raise(Signal::Startup);
+    run_to_halt(&mut cpu);
+    assert_eq!((cpu.seg[usize::from(CS)].selector, cpu.rip), (0x900, 1));
+    assert!(cpu.mode.is_real());
+    cpu.signals.raise(Signal::Startup);
+    cpu.activity = Activity::Running;
+    cpu.rip = 0;
+    run_to_halt(&mut cpu);
+    assert_eq!(cpu.rip, 1, "a start-up IPI for a running processor is dropped");
 }

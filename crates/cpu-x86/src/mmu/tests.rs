@@ -153,8 +153,7 @@ fn large_pages_of_long_mode_map_and_have_reserved_bits() {
     let mut cpu = long_cpu();
     write(&cpu, TABLES[0] + 8, TABLES[1] | 7);
     for bits in 0..16u64 {
-        let mut entry =
-            0x4000_0000 | 0x80 | 2 * (!bits & 2) / 2 | 4 * (!bits & 4) / 4 | (!bits & 1);
+        let mut entry = 0x4000_0080 | (7 & !bits);
         set(&mut entry, 1 << 63, bits & 8 != 0);
         let page = Combined {
             present: bits & 1 == 0,
@@ -220,7 +219,7 @@ fn pae_and_two_level_tables() {
     write(&cpu, TABLES[0] + 24, TABLES[2] | 1);
     write(&cpu, TABLES[2] + 24, TABLES[3] | 7);
     for bits in 0..16u64 {
-        let mut entry = TARGET | 7 & !bits;
+        let mut entry = TARGET | (7 & !bits);
         set(&mut entry, 1 << 63, bits & 8 != 0);
         write(&cpu, TABLES[3] + 32, entry);
         let page = Combined {

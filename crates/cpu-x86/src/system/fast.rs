@@ -51,6 +51,7 @@ fn syscall(cpu: &mut Cpu, _: &Op) -> Result {
         cpu.set_reg(RCX, cpu.rip as u32);
         cpu.system_flags &= !(bits::VM | bits::IF | bits::RF);
     }
+    cpu.ends_step = cpu.system_flags & bits::TF == 0;
     cpu.seg[usize::from(SS)] = flat_stack(selector.wrapping_add(8), 0);
     cpu.set_code(flat_code(selector, long, 0), 0, target);
     Ok(())

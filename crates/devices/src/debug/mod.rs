@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use bus::{AddressSpace, BusDevice, Device, MachineControl, MapError};
+use chardev::CharBackend;
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
-use crate::character::CharBackend;
 use crate::isa::{PortDevice, map_ports};
 
 /// Where firmware reports its progress.
@@ -230,6 +230,7 @@ mod tests {
                 self.0.lock().unwrap().extend_from_slice(data);
                 data.len()
             }
+            fn set_receiver(&self, _receiver: Box<dyn chardev::CharReceiver>) {}
             fn accept_input(&self) {}
         }
         let sink = Arc::new(Sink::default());

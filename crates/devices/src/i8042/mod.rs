@@ -57,6 +57,7 @@ const OUT_MOUSE_FULL: u8 = 1 << 5;
 /// Commands.
 mod command {
     pub(super) const READ_MODE: u8 = 0x20;
+    pub(super) const READ_RAM: u8 = 0x21;
     pub(super) const READ_RAM_LAST: u8 = 0x3f;
     pub(super) const WRITE_MODE: u8 = 0x60;
     pub(super) const WRITE_RAM_LAST: u8 = 0x7f;
@@ -128,6 +129,13 @@ impl State for I8042State {
     const VERSION: u32 = 1;
 
     fn validate(&self) -> Result<(), String> {
+        let takes_data = |command: u8| {
+            let is_ram = (command::WRITE_MODE..=command::WRITE_RAM_LAST).contains(&command);
+            is_ram || (command::WRITE_OUTPUT_PORT..=command::WRITE_MOUSE).contains(&command)
+        };
+        if let Some(command) = self.awaits.filter(|&command| !takes_data(command)) {
+            return Err(format!("command {command:#x} takes no data"));
+        }
         self.answers.validate()?;
         self.mouse_answers.validate()?;
         self.keyboard.validate()?;
@@ -196,7 +204,7 @@ impl I8042State {
         self.awaits = None;
         match byte {
             command::READ_MODE => self.answers.push(self.mode),
-            command::READ_MODE..=command::READ_RAM_LAST => {
+            command::READ_RAM..=command::READ_RAM_LAST => {
                 self.answers.push(self.ram[usize::from(byte & 0x1f) - 1]);
             }
             command::WRITE_MODE..=command::WRITE_RAM_LAST

@@ -116,7 +116,7 @@ fn each_byte_is_an_edge_on_its_own_line() {
     bench.i8042.read_port(DATA_PORT);
     bench.command(0xa7);
     bench.i8042.read_port(DATA_PORT);
-    assert_eq!(bench.output(), []);
+    assert!(bench.output().is_empty());
 }
 
 #[test]

@@ -175,7 +175,7 @@ impl PortDevice for I8254 {
                 let channel = &mut state.channels[2];
                 channel.sync(now);
                 let out = if channel.output(now) { OUT_2 } else { 0 };
-                let refresh = if now / REFRESH_TICKS & 1 != 0 { REFRESH } else { 0 };
+                let refresh = if (now / REFRESH_TICKS) & 1 != 0 { REFRESH } else { 0 };
                 state.control_b | out | refresh
             }
             _ => {

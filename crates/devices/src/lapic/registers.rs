@@ -222,7 +222,7 @@ impl Registers {
     /// Address of the register page in xAPIC mode.
     pub(super) fn page(&self) -> Option<u64> {
         (self.is_enabled() && !self.is_x2apic())
-            .then(|| self.base & BASE_ADDRESS & !(MMIO_SIZE - 1))
+            .then_some(self.base & BASE_ADDRESS & !(MMIO_SIZE - 1))
     }
 
     /// Writes IA32_APIC_BASE; false for a transition that the architecture forbids.

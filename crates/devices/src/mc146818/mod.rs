@@ -140,8 +140,8 @@ impl State for Mc146818State {
         if usize::from(self.index) >= SIZE {
             return Err(format!("index {:#x}", self.index));
         }
-        // Within ten thousand years, so that arithmetic has room.
-        let most = 10_000 * 366 * 86_400 * NS;
+        // Registers can say up to the year 16,755; arithmetic has room beyond.
+        let most = 20_000 * 366 * 86_400 * NS;
         if self.offset_ns.abs() > most || self.seen_ns.abs() > most {
             return Err("a time beyond all calendars".into());
         }

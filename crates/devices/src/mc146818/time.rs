@@ -28,7 +28,7 @@ pub(super) fn is_time(index: usize) -> bool {
 
 impl Mc146818State {
     fn encode(&self, value: u8) -> u8 {
-        if self.cmos[reg::B] & B_BINARY != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.cmos[reg::B] & B_BINARY != 0 { value } else { bcd(value) }
     }
 
     fn decode_number(&self, value: u8) -> u8 {
@@ -44,7 +44,7 @@ impl Mc146818State {
         if self.cmos[reg::B] & B_24_HOURS != 0 {
             return self.encode(hours);
         }
-        let on_dial = if hours % 12 == 0 { 12 } else { hours % 12 };
+        let on_dial = (hours + 11) % 12 + 1;
         self.encode(on_dial) | if hours >= 12 { AFTERNOON } else { 0 }
     }
 
@@ -134,5 +134,5 @@ impl Mc146818State {
 }
 
 fn bcd(value: u8) -> u8 {
-    value / 10 << 4 | value % 10
+    ((value / 10) << 4) | (value % 10)
 }

@@ -160,16 +160,16 @@ impl PciBus {
 
     /// Configuration write as the host bridge makes it; lost if no function is there.
     pub fn write_config(&self, devfn: Devfn, offset: u16, size: u8, value: u32) {
-        if is_config_access(offset, size) {
-            if let Some(function) = self.function(devfn) {
-                function.write_config(offset, size, value);
-            }
+        if is_config_access(offset, size)
+            && let Some(function) = self.function(devfn)
+        {
+            function.write_config(offset, size, value);
         }
     }
 }
 
 fn is_config_access(offset: u16, size: u8) -> bool {
-    matches!(size, 1 | 2 | 4) && offset % u16::from(size) == 0 && offset < 256
+    matches!(size, 1 | 2 | 4) && offset.is_multiple_of(u16::from(size)) && offset < 256
 }
 
 /// ORs the wires of all functions onto the four inputs of the router.

@@ -225,8 +225,8 @@ impl MsiX {
 impl BusDevice for MsiX {
     fn read(&self, offset: u64, size: u8) -> u64 {
         match size {
-            4 if offset % 4 == 0 => u64::from(self.read_word(offset)),
-            8 if offset % 8 == 0 => {
+            4 if offset.is_multiple_of(4) => u64::from(self.read_word(offset)),
+            8 if offset.is_multiple_of(8) => {
                 u64::from(self.read_word(offset)) | u64::from(self.read_word(offset + 4)) << 32
             }
             _ => 0,
@@ -235,8 +235,8 @@ impl BusDevice for MsiX {
 
     fn write(&self, offset: u64, size: u8, value: u64) {
         match size {
-            4 if offset % 4 == 0 => self.write_word(offset, value as u32),
-            8 if offset % 8 == 0 => {
+            4 if offset.is_multiple_of(4) => self.write_word(offset, value as u32),
+            8 if offset.is_multiple_of(8) => {
                 self.write_word(offset, value as u32);
                 self.write_word(offset + 4, (value >> 32) as u32);
             }

@@ -394,7 +394,8 @@ impl Device for Piix4Pm {
     }
 
     fn save(&self) -> Saved {
-        let registers = lock(&self.registers);
+        let mut registers = lock(&self.registers);
+        registers.acpi.sync(ticks_of(self.clock.now_ns()));
         Saved::new(&Piix4PmState {
             config: registers.config.save(),
             acpi: registers.acpi.clone(),

@@ -14,9 +14,9 @@ mod tests;
 use std::sync::{Arc, Mutex, Weak};
 
 use bus::{AddressSpace, Clock, Device, IrqLine, MapError, Timer, TimerQueue};
+use chardev::{CharBackend, CharEvent, CharReceiver};
 use vmstate::{RestoreError, Saved};
 
-use crate::character::{CharBackend, CharReceiver};
 use crate::isa::{PortDevice, map_ports};
 use crate::lock;
 pub use registers::Uart16550State;
@@ -25,8 +25,6 @@ pub use registers::Uart16550State;
 pub const COM_PORTS: [u16; 4] = [0x3f8, 0x2f8, 0x3e8, 0x2e8];
 /// Number of ports.
 const PORTS: u16 = 8;
-/// How long to wait before output is offered again to a backend that was full.
-const RETRY_NS: u64 = 1_000_000;
 
 /// A serial port.
 pub struct Uart16550 {
@@ -37,8 +35,6 @@ pub struct Uart16550 {
     backend: Arc<dyn CharBackend>,
     /// Fires when input has waited in the FIFO for too long.
     timeout: Timer,
-    /// Fires when to offer output again.
-    retry: Timer,
     sending: Mutex<()>,
     registers: Mutex<Uart16550State>,
 }
@@ -55,23 +51,20 @@ impl Uart16550 {
     ) -> Arc<Self> {
         let id = id.into();
         let clock = timers.clock().clone();
-        Arc::new_cyclic(|this: &Weak<Self>| {
-            let (waits, full) = (this.clone(), this.clone());
+        let uart = Arc::new_cyclic(|this: &Weak<Self>| {
+            let waiting = this.clone();
             let timeout = timers.timer(move || {
-                if let Some(uart) = waits.upgrade() {
+                if let Some(uart) = waiting.upgrade() {
                     let mut registers = lock(&uart.registers);
                     registers.time_out();
                     uart.refresh(&registers);
                 }
             });
-            let retry = timers.timer(move || {
-                if let Some(uart) = full.upgrade() {
-                    uart.send();
-                }
-            });
             let (sending, registers) = (Mutex::default(), Mutex::default());
-            Self { id, port, irq, clock, backend, timeout, retry, sending, registers }
-        })
+            Self { id, port, irq, clock, backend, timeout, sending, registers }
+        });
+        uart.backend.set_receiver(Box::new(Input(Arc::downgrade(&uart))));
+        uart
     }
 
     /// Maps the ports.
@@ -88,14 +81,20 @@ impl Uart16550 {
     }
 
     /// Starts the time that input may wait in the FIFO anew, if any waits.
-    fn restart_timeout(&self, registers: &Uart16550State) {
-        match registers.timeout_ns() {
-            Some(ns) => self.timeout.arm(self.clock.now_ns().saturating_add(ns)),
+    fn restart_timeout(&self, registers: &mut Uart16550State) {
+        let now = self.clock.now_ns();
+        registers.timeout_at = registers.timeout_ns().map(|ns| now.saturating_add(ns));
+        self.arm_timeout(registers);
+    }
+
+    fn arm_timeout(&self, registers: &Uart16550State) {
+        match registers.timeout_at {
+            Some(time) => self.timeout.arm(time),
             None => self.timeout.disarm(),
         }
     }
 
-    /// Hands waiting output to the backend.
+    /// Hands waiting output to the backend; what it does not take waits until it has room.
     fn send(&self) {
         let _in_order = lock(&self.sending);
         let (bytes, len) = lock(&self.registers).waiting_output();
@@ -106,9 +105,6 @@ impl Uart16550 {
         let mut registers = lock(&self.registers);
         registers.sent(taken);
         self.refresh(&registers);
-        if taken < len {
-            self.retry.arm(self.clock.now_ns().saturating_add(RETRY_NS));
-        }
     }
 }
 
@@ -118,7 +114,7 @@ impl PortDevice for Uart16550 {
         let had_room = registers.room() > 0;
         let value = registers.read(port.wrapping_sub(self.port) & 7);
         if registers.take_input_moved() {
-            self.restart_timeout(&registers);
+            self.restart_timeout(&mut registers);
         }
         let has_room = registers.room() > 0;
         self.refresh(&registers);
@@ -134,7 +130,7 @@ impl PortDevice for Uart16550 {
         let had_room = registers.room() > 0;
         registers.write(port.wrapping_sub(self.port) & 7, value);
         if registers.take_input_moved() {
-            self.restart_timeout(&registers);
+            self.restart_timeout(&mut registers);
         }
         let has_room = registers.room() > 0;
         let waits = registers.waiting_output().1 > 0;
@@ -149,18 +145,43 @@ impl PortDevice for Uart16550 {
     }
 }
 
-impl CharReceiver for Uart16550 {
+/// What the backend calls. It must not keep the port alive, which keeps the backend alive.
+struct Input(Weak<Uart16550>);
+
+impl CharReceiver for Input {
     fn can_receive(&self) -> usize {
-        lock(&self.registers).room()
+        self.0.upgrade().map_or(0, |uart| lock(&uart.registers).room())
     }
 
+    fn receive(&self, data: &[u8]) {
+        if let Some(uart) = self.0.upgrade() {
+            uart.receive(data);
+        }
+    }
+
+    fn event(&self, event: CharEvent) {
+        match (event, self.0.upgrade()) {
+            (CharEvent::Break, Some(uart)) => uart.receive_break(),
+            // The modem lines say "connected" at all times, as on other boards of this kind.
+            (CharEvent::Opened | CharEvent::Closed | CharEvent::Break, _) => {}
+        }
+    }
+
+    fn writable(&self) {
+        if let Some(uart) = self.0.upgrade() {
+            uart.send();
+        }
+    }
+}
+
+impl Uart16550 {
     fn receive(&self, data: &[u8]) {
         let mut registers = lock(&self.registers);
         for &byte in data {
             registers.receive(byte);
         }
         registers.take_input_moved();
-        self.restart_timeout(&registers);
+        self.restart_timeout(&mut registers);
         self.refresh(&registers);
     }
 
@@ -168,7 +189,7 @@ impl CharReceiver for Uart16550 {
         let mut registers = lock(&self.registers);
         registers.receive_break();
         registers.take_input_moved();
-        self.restart_timeout(&registers);
+        self.restart_timeout(&mut registers);
         self.refresh(&registers);
     }
 }
@@ -182,7 +203,6 @@ impl Device for Uart16550 {
         let mut registers = lock(&self.registers);
         *registers = Uart16550State::default();
         self.timeout.disarm();
-        self.retry.disarm();
         self.refresh(&registers);
     }
 
@@ -194,11 +214,12 @@ impl Device for Uart16550 {
         let restored: Uart16550State = saved.decode()?;
         let mut registers = lock(&self.registers);
         *registers = restored;
-        self.restart_timeout(&registers);
+        self.arm_timeout(&registers);
         self.refresh(&registers);
-        if registers.waiting_output().1 > 0 {
-            self.retry.arm(self.clock.now_ns());
-        }
+        drop(registers);
+        // This machine's backend may have room where the other's had none.
+        self.send();
+        self.backend.accept_input();
         Ok(())
     }
 }

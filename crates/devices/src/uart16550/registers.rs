@@ -88,6 +88,8 @@ pub struct Uart16550State {
     timed_out: bool,
     /// Input came or went since the timeout was last started.
     input_moved: bool,
+    /// Guest time in nanoseconds at which waiting input has waited too long.
+    pub(super) timeout_at: Option<u64>,
 }
 
 impl Default for Uart16550State {
@@ -106,6 +108,7 @@ impl Default for Uart16550State {
             thr_empty_pending: false,
             timed_out: false,
             input_moved: false,
+            timeout_at: None,
         }
     }
 }

@@ -298,16 +298,20 @@ impl VirtioCore {
         let mut registers = self.registers();
         let old = registers.status;
         let mut new = value | old & status::NEEDS_RESET;
-        let features = registers.driver_features;
+        let known = self.offered | u64::from(self.offered_legacy());
+        let mut features = registers.driver_features;
         let rises = |bit: u8| new & !old & bit != 0;
         if rises(status::FEATURES_OK) {
-            let foreign = features & !(self.offered | u64::from(self.offered_legacy())) != 0;
+            let foreign = features & !known != 0;
             if foreign || self.modern_only && features & feature::VERSION_1 == 0 {
                 new &= !status::FEATURES_OK;
             }
         }
         let settled = new & !old & (status::FEATURES_OK | status::DRIVER_OK) != 0;
         if settled && old & (status::FEATURES_OK | status::DRIVER_OK) == 0 {
+            // A driver that goes on without FEATURES_OK gets no more than was offered either.
+            features &= known;
+            registers.driver_features = features;
             for index in 0..self.queue_count() {
                 if let Some(mut queue) = self.queue(index) {
                     let state = queue.state_mut();

@@ -22,7 +22,6 @@
 pub mod balloon;
 pub mod blk;
 mod core;
-pub mod factory;
 mod legacy;
 mod modern;
 mod pci;

@@ -96,7 +96,7 @@ impl ModernBar {
             (QUEUE_VECTOR, 2) => queue(&|q| u64::from(q.state().vector)),
             (QUEUE_ENABLE, 2) => queue(&|q| u64::from(q.state().enabled)),
             (QUEUE_NOTIFY_OFF, 2) => queue(&|_| u64::from(registers.queue_select)),
-            (QUEUE_DESC..QUEUE_NOTIFY_DATA, 4 | 8) if at % u64::from(size) == 0 => {
+            (QUEUE_DESC..QUEUE_NOTIFY_DATA, 4 | 8) if at.is_multiple_of(u64::from(size)) => {
                 let address = queue(&|q| match at & !7 {
                     QUEUE_DESC => q.state().desc,
                     QUEUE_DRIVER => q.state().avail,
@@ -132,7 +132,8 @@ impl ModernBar {
             (DRIVER_FEATURE_SELECT, 4) => registers.driver_feature_select = value as u32,
             (DRIVER_FEATURE, 4) => {
                 // Settled features stay.
-                if registers.status & super::core::status::FEATURES_OK == 0 {
+                let settled = super::core::status::FEATURES_OK | super::core::status::DRIVER_OK;
+                if registers.status & settled == 0 {
                     let features = registers.driver_features;
                     registers.driver_features = match registers.driver_feature_select {
                         0 => features & !0xffff_ffff | value,
@@ -170,7 +171,7 @@ impl ModernBar {
                 drop(queue);
                 self.0.kick(select);
             }
-            (QUEUE_DESC..QUEUE_NOTIFY_DATA, 4) if at % 4 == 0 => {
+            (QUEUE_DESC..QUEUE_NOTIFY_DATA, 4) if at.is_multiple_of(4) => {
                 let state = queue.state_mut();
                 let address = match at & !7 {
                     QUEUE_DESC => &mut state.desc,

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bus::{AddressSpace, IrqLine, IrqSink, MsiMessage, MsiSink};
+use bus::{AddressSpace, Device, IrqLine, IrqSink, MsiMessage, MsiSink};
 use memory::GuestMemory;
 
 use super::{VirtioDevice, VirtioPci, VirtioPciOptions, feature};
@@ -57,7 +57,19 @@ pub(super) struct Machine {
 }
 
 impl Machine {
+    /// With the BARs mapped.
     pub(super) fn new(
+        memory: Arc<GuestMemory>,
+        device: Arc<dyn VirtioDevice>,
+        options: VirtioPciOptions,
+    ) -> Self {
+        let machine = Self::fresh(memory, device, options);
+        machine.map_bars();
+        machine
+    }
+
+    /// As after power-on.
+    pub(super) fn fresh(
         memory: Arc<GuestMemory>,
         device: Arc<dyn VirtioDevice>,
         options: VirtioPciOptions,
@@ -69,9 +81,7 @@ impl Machine {
         let wiring = bus.wiring(DEVFN, 1);
         let function = VirtioPci::new(device, options, wiring, memory.clone()).unwrap();
         bus.attach(DEVFN, function.clone());
-        let machine = Self { memory, ports, mmio, interrupts, bus, function };
-        machine.map_bars();
-        machine
+        Self { memory, ports, mmio, interrupts, bus, function }
     }
 
     pub(super) fn memory() -> Arc<GuestMemory> {
@@ -268,3 +278,34 @@ impl<'m> Queue<'m> {
 
 /// Accepts everything but event indices, which the tests of interrupts turn on for themselves.
 pub(super) const PLAIN: u64 = feature::EVENT_IDX;
+
+/// Holds a device, fresh from power-on, to what every device promises; `use_it` brings it into some
+/// other state.
+pub(super) fn conformance(machine: &Machine, use_it: impl Fn()) {
+    let device = &machine.function;
+    let initial = device.save();
+    for _ in 0..2 {
+        machine.map_bars();
+        use_it();
+        device.pause();
+        let used = device.save();
+        assert_ne!(used, initial, "the device was used");
+        device.reset();
+        assert_eq!(device.save(), initial, "reset brings back the state after construction");
+        assert!(machine.mmio.read(MODERN_BAR, 4).is_none(), "reset takes the windows away");
+        device.restore(&used).unwrap();
+        assert_eq!(device.save(), used, "restore brings back what was saved");
+        assert!(machine.mmio.read(MODERN_BAR, 4).is_some(), "restore maps the windows");
+        for cut in 0..used.data.len() {
+            let mut damaged = used.clone();
+            damaged.data.truncate(cut);
+            assert!(device.restore(&damaged).is_err(), "cut at {cut}");
+        }
+        let mut other = used.clone();
+        other.name.push('x');
+        assert!(device.restore(&other).is_err(), "another device's state");
+        assert_eq!(device.save(), used, "refused state changes nothing");
+        device.resume();
+        device.reset();
+    }
+}

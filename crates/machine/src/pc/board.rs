@@ -5,10 +5,9 @@ use std::sync::Arc;
 use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
-use chardev::CharBackend;
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
 use devices::i440fx::I440fx;
-use devices::i8042::I8042;
+use devices::i8042::{I8042, Port92};
 use devices::i8254::I8254;
 use devices::i8259::I8259;
 use devices::ioapic::{self, IoApic};
@@ -183,6 +182,8 @@ impl Pc {
             self.control.clone(),
         );
         keyboard.attach(&self.ports)?;
+        let port92 = Port92::new(self.control.clone());
+        port92.attach(&self.ports)?;
         let post = devices::debug::PostCode::new();
         post.attach(&self.ports)?;
         self.devices.extend([
@@ -195,6 +196,7 @@ impl Pc {
             pit,
             rtc,
             keyboard,
+            port92,
             post,
         ]);
         let apics = self.chipset.apics.apics().iter();
@@ -231,9 +233,8 @@ impl Pc {
         };
         self.serial_ports.push((port, irq));
         let irq = self.chipset.router.isa_line(irq);
-        let uart = Uart16550::new(id, port, &self.timers, irq, Arc::new(Adapter(backend.clone())));
+        let uart = Uart16550::new(id, port, &self.timers, irq, backend);
         uart.attach(&self.ports)?;
-        backend.set_receiver(Box::new(Receiver(uart.clone())));
         self.devices.push(uart);
         Ok(())
     }
@@ -323,24 +324,4 @@ impl Board for Pc {
     fn clock(&self) -> &Clock {
         self.timers.clock()
     }
-}
-
-pub(super) struct Adapter(pub(super) Arc<dyn CharBackend>);
-impl devices::character::CharBackend for Adapter {
-    fn write(&self, data: &[u8]) -> usize {
-        self.0.write(data)
-    }
-    fn accept_input(&self) {
-        self.0.accept_input();
-    }
-}
-struct Receiver(Arc<Uart16550>);
-impl chardev::CharReceiver for Receiver {
-    fn can_receive(&self) -> usize {
-        devices::character::CharReceiver::can_receive(&*self.0)
-    }
-    fn receive(&self, data: &[u8]) {
-        devices::character::CharReceiver::receive(&*self.0, data);
-    }
-    fn event(&self, _: chardev::CharEvent) {}
 }

@@ -344,8 +344,7 @@ fn isa_debugcon(pc: &mut Pc, _: &str, mut properties: Properties) -> Result<(), 
     let readback = properties.take_number("readback")?.unwrap_or(DebugConsole::READBACK);
     let chardev = properties.require("chardev")?;
     properties.finish()?;
-    let device =
-        DebugConsole::new(Arc::new(super::board::Adapter(pc.chardevs.claim(&chardev)?)), readback);
+    let device = DebugConsole::new(pc.chardevs.claim(&chardev)?, readback);
     device.attach(&pc.ports, iobase)?;
     pc.devices.push(device);
     Ok(())

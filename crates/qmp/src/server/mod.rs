@@ -16,6 +16,7 @@
 //! still written, for at most [`FLUSH_TIME`]. A `quit` handler calls it and returns: its reply goes out,
 //! and what was pipelined behind it gets no answer.
 
+mod chardev_stream;
 mod contract;
 mod request;
 mod session;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use chardev::CharBackend;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
@@ -77,9 +79,14 @@ pub struct SessionOptions {
 
 /// A transport to serve, as sent to the server's thread.
 struct Addition {
-    endpoint: Endpoint,
+    source: Source,
     options: SessionOptions,
     info: Arc<MonitorInfo>,
+}
+
+enum Source {
+    Endpoint(Endpoint),
+    Chardev(Arc<dyn CharBackend>),
 }
 
 /// Adds transports and stops the server, from any thread.
@@ -100,8 +107,15 @@ impl ServerHandle {
     ) -> Arc<MonitorInfo> {
         let info = Arc::new(MonitorInfo::new(label, &endpoint));
         // A server that has ended serves nobody; its process is about to end, too.
-        let _ = self.additions.send(Addition { endpoint, options, info: info.clone() });
+        let source = Source::Endpoint(endpoint);
+        let _ = self.additions.send(Addition { source, options, info: info.clone() });
         info
+    }
+
+    /// Serves whoever is at the other end of a character device, which the caller owns.
+    pub fn add_chardev(&self, backend: Arc<dyn CharBackend>, options: SessionOptions) {
+        let info = Arc::new(MonitorInfo::unnamed());
+        let _ = self.additions.send(Addition { source: Source::Chardev(backend), options, info });
     }
 
     /// Lets the server end once all replies on their way are written. Doesn't wait for it.
@@ -155,7 +169,14 @@ impl<S: Service> Server<S> {
                                 info: addition.info,
                                 alive: alive.clone(),
                             };
-                            tokio::task::spawn_local(host.serve(addition.endpoint));
+                            match addition.source {
+                                Source::Endpoint(endpoint) => {
+                                    tokio::task::spawn_local(host.serve(endpoint));
+                                }
+                                Source::Chardev(backend) => {
+                                    tokio::task::spawn_local(host.serve_chardev(backend));
+                                }
+                            }
                         }
                     }
                 }

@@ -45,7 +45,7 @@ impl Request {
         let Value::Object(members) = input else {
             return Err(QmpError::generic("QMP input must be a JSON object"));
         };
-        let mut command: Option<(&str, String)> = None;
+        let mut command: Option<String> = None;
         let mut arguments = Map::new();
         for (name, value) in members {
             let name = match name.as_str() {
@@ -69,14 +69,13 @@ impl Request {
                     "QMP input member '{name}' must be a string"
                 )));
             };
-            if let Some((first, _)) = command {
-                let text = format!("QMP input member '{name}' clashes with '{first}'");
+            if command.replace(text).is_some() {
+                let text = "QMP input member 'execute' clashes with 'exec-oob'";
                 return Err(QmpError::generic(text));
             }
-            command = Some((name, text));
         }
         match command {
-            Some((_, command)) => Ok(Call { command, arguments }),
+            Some(command) => Ok(Call { command, arguments }),
             None => Err(QmpError::generic("QMP input lacks member 'execute'")),
         }
     }

@@ -219,9 +219,10 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
     /// it is done.
     fn look_up(&mut self, request: Request, oob: bool) -> Result<Option<Call>, QmpError> {
         let call = request.into_call(self.oob_enabled)?;
-        if call.command == "qmp_capabilities" && !oob {
-            self.negotiate(call)?;
-            return Ok(None);
+        let no_oob =
+            |name: &str| Err(QmpError::generic(format!("The command {name} does not support OOB")));
+        if call.command == "qmp_capabilities" {
+            return if oob { no_oob(&call.command) } else { self.negotiate(call).map(|()| None) };
         }
         if self.events.is_none() {
             let text = "Expecting capabilities negotiation with 'qmp_capabilities'";
@@ -231,8 +232,7 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
             return Err(QmpError::command_not_found(&call.command));
         };
         if oob && !info.allow_oob {
-            let text = format!("The command {} does not support OOB", call.command);
-            return Err(QmpError::generic(text));
+            return no_oob(&call.command);
         }
         Ok(Some(call))
     }

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chardev::socket::{Listening, SocketListener, SocketSpec, SocketStream};
+use chardev::{CharBackend, ChardevError, Notice};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use super::chardev_stream::ChardevStream;
 use super::session::Session;
 use super::{Service, SessionOptions};
 use crate::events::EventBus;
@@ -27,6 +29,31 @@ pub enum Endpoint {
     Connector(SocketSpec, Option<SocketStream>),
 }
 
+impl Endpoint {
+    /// Opens what `spec` describes. A server with `wait=on` blocks until its first client is there;
+    /// `notify` gets what the user should know meanwhile. `label` names the monitor in it.
+    pub fn open(
+        label: &str,
+        spec: &SocketSpec,
+        notify: &dyn Fn(&Notice),
+    ) -> Result<Endpoint, ChardevError> {
+        if spec.server {
+            let listener = SocketListener::bind(spec)?;
+            let first = listener.wait_if_asked(notify)?;
+            return Ok(Endpoint::Listener(listener, first));
+        }
+        match SocketStream::connect(spec) {
+            Ok(stream) => Ok(Endpoint::Connector(spec.clone(), Some(stream))),
+            Err(error) if spec.reconnect.is_some() => {
+                let reason = error.to_string();
+                notify(&Notice::Unconnected { label: label.to_owned(), reason });
+                Ok(Endpoint::Connector(spec.clone(), None))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// What `query-chardev` tells about a monitor's transport.
 #[derive(Debug)]
 pub struct MonitorInfo {
@@ -42,10 +69,15 @@ impl MonitorInfo {
             Endpoint::Listener(listener, _) => listener.spec().disconnected(),
             Endpoint::Connector(spec, _) => spec.disconnected(),
         };
+        MonitorInfo { label: label.to_owned(), disconnected, ..MonitorInfo::unnamed() }
+    }
+
+    /// For a transport that tells about itself.
+    pub(super) fn unnamed() -> MonitorInfo {
         MonitorInfo {
-            label: label.to_owned(),
-            connected: Mutex::new(disconnected.clone()),
-            disconnected,
+            label: String::new(),
+            disconnected: String::new(),
+            connected: Mutex::default(),
             sessions: AtomicUsize::new(0),
         }
     }
@@ -160,6 +192,22 @@ impl<S: Service> Host<S> {
         if self.info.sessions() > 0 {
             // The session itself sees the stop, too, and flushes.
             connect_all.await;
+        }
+    }
+
+    pub(super) async fn serve_chardev(self, backend: Arc<dyn CharBackend>) {
+        let stream = ChardevStream::attach(backend);
+        let mut stop = self.stop.clone();
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = stream.opened() => {}
+            }
+            let _alive = self.alive.clone();
+            self.session(&stream).await;
+            if self.options.stays || *self.stop.borrow() {
+                return;
+            }
         }
     }
 

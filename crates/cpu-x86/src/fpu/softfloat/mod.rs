@@ -92,6 +92,8 @@ pub(crate) struct Env {
     pub(crate) denormal_source: bool,
     /// Exceptions raised so far.
     pub(crate) flags: u8,
+    /// Those of them that steps raised which are done (see [`Self::settle`]).
+    settled: u8,
     /// The last result was rounded away from zero (x87's C1).
     pub(crate) rounded_up: bool,
 }
@@ -113,6 +115,7 @@ impl Env {
             native: mxcsr & RELEVANT == 0x1fa0,
             denormal_source: false,
             flags: 0,
+            settled: 0,
             rounded_up: false,
         }
     }
@@ -133,6 +136,7 @@ impl Env {
             native: false,
             denormal_source: false,
             flags: 0,
+            settled: 0,
             rounded_up: false,
         }
     }
@@ -163,7 +167,18 @@ impl Env {
     /// The flags that SSE reports: if any lane faults before it has a result, nothing is known of
     /// the results of others.
     pub(crate) fn sse_flags(&self) -> u8 {
-        if self.faults_before_result() { self.flags & flag::BEFORE } else { self.flags }
+        let known = if self.faults_before_result() { flag::BEFORE } else { flag::ALL };
+        self.flags & known | self.settled
+    }
+
+    /// Ends a step of an instruction that has several. Says whether to go on: no exception of the step
+    /// is unmasked.
+    pub(crate) fn settle(&mut self) -> bool {
+        let go_on = self.unmasked() == 0;
+        if go_on {
+            self.settled = self.flags;
+        }
+        go_on
     }
 
     /// An unmasked exception was found before there was a result.

@@ -313,10 +313,10 @@ impl VirtioDevice for VirtioBalloon {
             |at: usize| u32::from_le_bytes(config[at..at + 4].try_into().unwrap_or_default());
         self.poison.store(word(CONFIG_POISON), Ordering::Release);
         let actual = word(CONFIG_ACTUAL);
-        if self.actual_pages.swap(actual, Ordering::AcqRel) != actual {
-            if let Some(hook) = self.on_change.get() {
-                hook(self.guest_memory());
-            }
+        if self.actual_pages.swap(actual, Ordering::AcqRel) != actual
+            && let Some(hook) = self.on_change.get()
+        {
+            hook(self.guest_memory());
         }
     }
 

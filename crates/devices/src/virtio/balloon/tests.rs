@@ -2,7 +2,7 @@ use bus::{Clock, Device, TimerQueue};
 
 use super::*;
 use crate::virtio::VirtioPciOptions;
-use crate::virtio::testing::{Machine, PLAIN, RAM, READ};
+use crate::virtio::testing::{Machine, PLAIN, RAM, READ, conformance};
 
 const LIST: u64 = 0x10000;
 
@@ -19,13 +19,19 @@ fn fixture() -> Fixture {
     let memory = Machine::memory();
     let balloon = VirtioBalloon::new(memory.clone(), RAM, true, &timers);
     let options = VirtioPciOptions { id: "balloon0".into(), ..Default::default() };
-    let machine = Machine::new(memory, balloon.clone(), options);
+    let machine = Machine::fresh(memory, balloon.clone(), options);
     Fixture { clock, timers, balloon, machine }
+}
+
+fn mapped() -> Fixture {
+    let fixture = fixture();
+    fixture.machine.map_bars();
+    fixture
 }
 
 #[test]
 fn the_guest_is_told_the_target_and_tells_what_it_gave() {
-    let Fixture { balloon, machine, .. } = fixture();
+    let Fixture { balloon, machine, .. } = mapped();
     assert_eq!(machine.config(0, 4), 0x1002_1af4);
     machine.set_config(0x10, 4, u32::MAX);
     assert_eq!(machine.config(0x10, 4), 0xffff_ffc1);
@@ -41,7 +47,7 @@ fn the_guest_is_told_the_target_and_tells_what_it_gave() {
     assert_eq!(machine.read(0x1000, 1), 2);
     assert!(!machine.intx());
     assert_ne!(machine.read(0x15, 1), generation);
-    assert_eq!(machine.read(0x2000, 4), RAM / 2 >> 12);
+    assert_eq!(machine.read(0x2000, 4), (RAM / 2) >> 12);
     assert_eq!(balloon.guest_memory(), RAM);
     machine.write(0x2004, 4, 100);
     machine.write(0x2004, 4, 100);
@@ -55,7 +61,7 @@ fn the_guest_is_told_the_target_and_tells_what_it_gave() {
 
 #[test]
 fn inflated_pages_are_given_to_the_host() {
-    let Fixture { machine, .. } = fixture();
+    let Fixture { machine, .. } = mapped();
     machine.negotiate(PLAIN);
     let mut inflate = machine.queue(0, 128);
     let mut deflate = machine.queue(1, 128);
@@ -82,7 +88,7 @@ fn inflated_pages_are_given_to_the_host() {
 
 #[test]
 fn statistics_are_polled() {
-    let Fixture { clock, timers, balloon, machine } = fixture();
+    let Fixture { clock, timers, balloon, machine } = mapped();
     machine.negotiate(PLAIN);
     let mut stats = machine.queue(2, 128);
     machine.driver_ok();
@@ -106,16 +112,33 @@ fn statistics_are_polled() {
     machine.wait("statistics", || balloon.stats().values[4] == Some(99));
     assert_eq!(balloon.stats().updated_ns, 1_000_000_000);
 
-    machine.function.pause();
+    machine.function.core().pause();
     let saved = machine.function.save();
     machine.function.reset();
     assert_eq!(balloon.stats(), BalloonStats::default());
     machine.function.restore(&saved).unwrap();
     assert_eq!(machine.function.save(), saved);
-    machine.function.resume();
+    machine.function.core().resume();
     clock.set(3_000_000_000);
     timers.fire_due();
     stats.wait_used();
     balloon.set_polling_interval(0);
     assert_eq!(balloon.polling_interval(), 0);
+}
+
+#[test]
+fn keeps_the_promises_of_every_device() {
+    let Fixture { balloon, machine, .. } = &fixture();
+    conformance(machine, || {
+        machine.negotiate(PLAIN);
+        let mut stats = machine.queue(2, 128);
+        machine.driver_ok();
+        machine.write(0x2004, 4, 3);
+        machine.write(0x200c, 4, 0xaa);
+        machine.memory.write(LIST, &[1; 10]).unwrap();
+        stats.submit(&[(LIST, 10, READ)]);
+        stats.kick();
+        machine.wait("statistics", || machine.function.core().features() != 0);
+        balloon.set_polling_interval(0);
+    });
 }

@@ -4,8 +4,9 @@
 //! memory. A request whose failure stops the machine is held back and made again when it continues.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use block::{Drive, ErrorAction, Operation};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,9 @@ const SERIAL_LEN: usize = 20;
 const MAX_DISCARD_SECTORS: u32 = 0x3f_ffff;
 /// Threads that serve one disk, so that a request that waits for the host does not hold up others.
 const WORKERS: usize = 4;
+/// Requests that take longer than this, on average, are served by several threads at a time; for shorter
+/// ones waking a thread costs more than it gains. In nanoseconds.
+const SLOW_REQUEST_NS: u64 = 100_000;
 
 /// Feature bits.
 mod feature {
@@ -208,6 +212,8 @@ pub struct VirtioBlk {
     /// The drive's write cache as the machine was told to have it.
     initial_write_cache: bool,
     held: Mutex<Vec<HeldRequest>>,
+    /// Moving average of how long requests took, in nanoseconds.
+    pace_ns: AtomicU64,
     /// A failure asked for the machine to stop; nothing more is taken until it continues.
     halted: AtomicBool,
 }
@@ -232,6 +238,7 @@ impl VirtioBlk {
             options,
             serial,
             held: Mutex::default(),
+            pace_ns: AtomicU64::new(0),
             halted: AtomicBool::new(false),
         }))
     }
@@ -311,7 +318,7 @@ impl VirtioBlk {
         let offset = sector.checked_mul(SECTOR)?;
         let end = offset.checked_add(len)?;
         let block = u64::from(self.options.logical_block_size);
-        let whole = offset % block == 0 && len % block == 0;
+        let whole = offset % block == 0 && len.is_multiple_of(block);
         (whole && end <= self.capacity() * SECTOR).then_some(offset)
     }
 
@@ -428,10 +435,10 @@ impl VirtioDevice for VirtioBlk {
     }
 
     fn write_config(&self, offset: usize, data: &[u8]) {
-        if let Some(at) = CONFIG_WRITEBACK.checked_sub(offset) {
-            if let Some(&mode) = data.get(at) {
-                self.drive.set_write_cache(mode & 1 != 0);
-            }
+        if let Some(at) = CONFIG_WRITEBACK.checked_sub(offset)
+            && let Some(&mode) = data.get(at)
+        {
+            self.drive.set_write_cache(mode & 1 != 0);
         }
     }
 
@@ -452,10 +459,14 @@ impl VirtioDevice for VirtioBlk {
                     None => return,
                 },
             };
-            if core.has_next(queue) {
+            let pace = self.pace_ns.load(Ordering::Relaxed);
+            if pace > SLOW_REQUEST_NS && core.has_next(queue) {
                 core.kick(queue);
             }
+            let begin = Instant::now();
             self.serve(core, queue, chain);
+            let took = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.pace_ns.store((pace / 8 * 7).saturating_add(took / 8), Ordering::Relaxed);
         }
     }
 

@@ -8,7 +8,7 @@ use bus::Device;
 use proptest::prelude::*;
 
 use super::*;
-use crate::virtio::testing::{Machine, PLAIN, Queue, READ, WRITE};
+use crate::virtio::testing::{Machine, PLAIN, Queue, READ, WRITE, conformance};
 use crate::virtio::{VirtioPci, VirtioPciOptions};
 
 const DISK: u64 = 1 << 20;
@@ -171,8 +171,7 @@ fn the_serial_is_told_as_far_as_there_is_room() {
 
 #[test]
 fn discard_frees_and_write_zeroes_zeroes() {
-    let mut options = DriveOptions::default();
-    options.discard = block::DiscardMode::Unmap;
+    let options = DriveOptions { discard: block::DiscardMode::Unmap, ..Default::default() };
     let disk = disk(&options);
     let machine = machine(&disk.drive, BlkOptions::default());
     let mut queue = start(&machine);
@@ -315,8 +314,8 @@ fn interrupts_take_the_vector_and_heed_suppression() {
     // The driver asks for silence.
     machine.memory.write(queue.avail, &[1, 0]).unwrap();
     assert_eq!(request(&mut queue, request::FLUSH, 0, &[]), 0);
-    machine.function.pause();
-    machine.function.resume();
+    machine.function.core().pause();
+    machine.function.core().resume();
     assert_eq!(messages(), [0x41]);
     assert!(!machine.intx());
 }
@@ -335,8 +334,8 @@ fn event_indices_say_when_to_interrupt_and_notify() {
     for _ in 0..4 {
         assert_eq!(request(&mut queue, request::FLUSH, 0, &[]), 0);
     }
-    machine.function.pause();
-    machine.function.resume();
+    machine.function.core().pause();
+    machine.function.core().resume();
     // The first is always told, the third is the one asked for.
     assert_eq!(*machine.interrupts.messages.lock().unwrap(), [0x41, 0x41]);
     let mut event = [0; 2];
@@ -508,7 +507,7 @@ fn a_write_that_found_no_space_stops_the_machine_and_is_made_again() {
     let head = queue.submit(&pieces);
     queue.kick();
     machine.wait("the event", || !events.lock().unwrap().is_empty());
-    machine.function.pause();
+    machine.function.core().pause();
     assert_eq!(drive.io_status(), Some(block::IoStatus::NoSpace));
     let event = events.lock().unwrap()[0].clone();
     assert_eq!((event.action, event.no_space), (ErrorAction::Stop, true));
@@ -521,7 +520,7 @@ fn a_write_that_found_no_space_stops_the_machine_and_is_made_again() {
     machine.function.restore(&saved).unwrap();
     assert_eq!(machine.function.save(), saved);
     node.fails.store(false, Ordering::SeqCst);
-    machine.function.resume();
+    machine.function.core().resume();
     assert_eq!(queue.wait_used(), (head, 1));
     assert_eq!(node.writes.load(Ordering::SeqCst), 1);
     // Reads are only reported.
@@ -536,7 +535,7 @@ fn a_driver_that_was_saved_goes_on_where_it_was() {
     machine.enable_msix(2);
     let mut queue = start(&machine);
     assert_eq!(request(&mut queue, request::FLUSH, 0, &[]), 0);
-    machine.function.pause();
+    machine.function.core().pause();
     // One request that nobody has seen yet.
     header(&machine, HEADER_AT, request::IN, 1);
     let pieces = [(HEADER_AT, 16, READ), (DATA_AT, 512, WRITE), (STATUS_AT, 1, WRITE)];
@@ -549,7 +548,7 @@ fn a_driver_that_was_saved_goes_on_where_it_was() {
     machine.function.restore(&saved).unwrap();
     assert_eq!(machine.function.save(), saved);
     assert_eq!(machine.status(), 0xf);
-    machine.function.resume();
+    machine.function.core().resume();
     assert_eq!(queue.wait_used(), (head, 513));
 
     for cut in 0..saved.data.len() {
@@ -673,10 +672,10 @@ proptest! {
         let skipped = queue.next_avail.wrapping_add(attack.skip);
         machine.memory.write(queue.avail + 2, &skipped.to_le_bytes()).unwrap();
         queue.kick();
-        machine.function.pause();
+        machine.function.core().pause();
         let saved = machine.function.save();
         machine.function.restore(&saved).unwrap();
-        machine.function.resume();
+        machine.function.core().resume();
 
         let mut queue = start(&machine);
         prop_assert_eq!(request(&mut queue, request::IN, 9, &[(DATA_AT, 512, WRITE)]), 0);
@@ -707,7 +706,7 @@ proptest! {
                 2 => { machine.ports.write(0xc000 + at % 0x90, size, value); }
                 3 => { machine.mmio.write(0xfebf_0000 + at % 0x1100, size, value); }
                 _ => {
-                    let at = offset % 256 & !3;
+                    let at = (offset % 256) & !3;
                     machine.set_config(at, 4, value as u32);
                     machine.config(at, 4);
                 }
@@ -718,4 +717,17 @@ proptest! {
         let mut queue = start(&machine);
         prop_assert_eq!(request(&mut queue, request::IN, 9, &[(DATA_AT, 512, WRITE)]), 0);
     }
+}
+
+#[test]
+fn keeps_the_promises_of_every_device() {
+    let disk = disk(&DriveOptions::default());
+    let device = VirtioBlk::new(disk.drive.clone(), "blk0", BlkOptions::default()).unwrap();
+    let machine = Machine::fresh(Machine::memory(), device, pci_options());
+    conformance(&machine, || {
+        machine.enable_msix(2);
+        let mut queue = start(&machine);
+        machine.write(0x2020, 1, 0);
+        assert_eq!(request(&mut queue, request::IN, 3, &[(DATA_AT, 512, WRITE)]), 0);
+    });
 }

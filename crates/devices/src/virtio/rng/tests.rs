@@ -4,7 +4,7 @@ use bus::{Clock, Device, TimerQueue};
 
 use super::*;
 use crate::virtio::VirtioPciOptions;
-use crate::virtio::testing::{Machine, PLAIN, Queue, WRITE};
+use crate::virtio::testing::{Machine, PLAIN, Queue, WRITE, conformance};
 
 const AT: u64 = 0x10000;
 
@@ -53,13 +53,28 @@ fn a_limit_holds_until_the_period_ends_also_over_a_restore() {
     queue.kick();
     assert_eq!(queue.wait_used().1, 8);
     assert_eq!(queue.wait_used().1, 2);
-    machine.function.pause();
+    machine.function.core().pause();
     let saved = machine.function.save();
     machine.function.reset();
     machine.function.restore(&saved).unwrap();
-    machine.function.resume();
+    machine.function.core().resume();
     assert_eq!(queue.used_index(), 2);
     clock.set(5_000_000);
     timers.fire_due();
     assert_eq!(queue.wait_used().1, 8);
+}
+
+#[test]
+fn keeps_the_promises_of_every_device() {
+    let timers = TimerQueue::without_thread(Clock::manual());
+    let limit = RngLimit { max_bytes: 10, period: Duration::from_millis(5) };
+    let options = VirtioPciOptions { id: "rng0".into(), ..Default::default() };
+    let device = VirtioRng::new(Some(limit), &timers);
+    let machine = Machine::fresh(Machine::memory(), device, options);
+    conformance(&machine, || {
+        let mut queue = start(&machine);
+        queue.submit(&[(AT, 8, WRITE)]);
+        queue.kick();
+        queue.wait_used();
+    });
 }

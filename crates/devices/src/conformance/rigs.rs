@@ -1,0 +1,386 @@
+//! The list of all devices, each with the bench it is tested on.
+
+use std::sync::Arc;
+
+use accel::{GuestClock, InterruptController, Signals};
+use bus::{MsiMessage, MsiSink};
+use chardev::CharEvent;
+use memory::GuestMemory;
+
+use super::{Bench, Rig, Space};
+use crate::debug::{DebugConsole, DebugExit, PostCode};
+use crate::i440fx::I440fx;
+use crate::i8042::{I8042, Port92};
+use crate::i8254::I8254;
+use crate::i8259::I8259;
+use crate::ioapic::{self, IoApic};
+use crate::irq::IrqRouter;
+use crate::irq::testing::Recorder;
+use crate::lapic::testing::BenchClock;
+use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message, Shorthand};
+use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
+use crate::pci::{PciBus, PciFunction, PciWiring};
+use crate::piix::{Piix3, Piix4Pm, reg};
+use crate::testing::Everything;
+use crate::uart16550::{COM_PORTS, Uart16550};
+use crate::virtio::rng::VirtioRng;
+use crate::virtio::{VirtioPci, VirtioPciOptions};
+
+/// One kind of device.
+pub(super) struct Entry {
+    /// Name of its type.
+    pub(super) kind: &'static str,
+    /// Makes one on a bench of its own.
+    pub(super) make: fn() -> Rig,
+    /// A battery keeps its state over a reset.
+    pub(super) keeps_state: bool,
+}
+
+/// All devices of the crate.
+pub(super) fn all() -> Vec<Entry> {
+    let entry = |kind, make| Entry { kind, make, keeps_state: false };
+    vec![
+        entry("DebugConsole", debug_console),
+        entry("DebugExit", debug_exit),
+        entry("I440fx", i440fx),
+        entry("I8042", i8042),
+        entry("I8254", i8254),
+        entry("I8259", i8259),
+        entry("IoApic", io_apic),
+        entry("IrqRouter", irq_router),
+        entry("LocalApic", local_apic),
+        Entry { keeps_state: true, ..entry("Mc146818", mc146818) },
+        entry("Piix3", piix3),
+        entry("Piix4Pm", piix4_pm),
+        entry("Port92", port92),
+        entry("PostCode", post_code),
+        entry("Uart16550", uart16550),
+        entry("VirtioPci", virtio_pci),
+    ]
+}
+
+struct NoMsi;
+
+impl MsiSink for NoMsi {
+    fn send(&self, _message: MsiMessage) {}
+}
+
+fn pci_bus(bench: &Bench) -> Arc<PciBus> {
+    let router = [20, 21, 22, 23].map(|pin| bench.line(pin));
+    Arc::new(PciBus::new(bench.ports.clone(), bench.mmio.clone(), router, Arc::new(NoMsi)))
+}
+
+fn apic_bus(bench: &Bench, cpus: usize) -> Arc<ApicBus> {
+    let clock: Arc<dyn GuestClock> = Arc::new(BenchClock(bench.clock.clone()));
+    let signals = (0..cpus).map(|_| Arc::new(Signals::default()));
+    ApicBus::new(signals, &clock, &bench.timers)
+}
+
+fn debug_console() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let console = DebugConsole::new(Arc::new(Everything::default()), DebugConsole::READBACK);
+        console.attach(&bench.ports, DebugConsole::IOBASE).unwrap();
+        console
+    });
+    rig.target(Space::Ports, DebugConsole::IOBASE.into(), 1)
+}
+
+fn debug_exit() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let exit = DebugExit::new(bench.wishes.clone());
+        exit.attach(&bench.ports, DebugExit::IOBASE, DebugExit::IOSIZE).unwrap();
+        exit
+    });
+    rig.target(Space::Ports, DebugExit::IOBASE.into(), 2)
+}
+
+fn i440fx() -> Rig {
+    let mut bus = None;
+    let (rig, bridge) = Rig::new(|bench| {
+        let pci = bus.insert(pci_bus(bench));
+        let bridge = I440fx::new();
+        bridge.attach(pci, &bench.ports).unwrap();
+        bridge
+    });
+    let ports = rig.ports.clone();
+    // Selects one of its own registers.
+    let select = move |_, value: u64| u64::from(ports.write(0xcf8, 4, 0x8000_0000 | value & 0xfc));
+    rig.target(Space::Ports, 0xcf8, 8).config(bridge).other(select).keep(bus)
+}
+
+fn i8042() -> Rig {
+    let (rig, controller) = Rig::new(|bench| {
+        let controller = I8042::new(bench.line(1), bench.line(12), bench.wishes.clone());
+        controller.attach(&bench.ports).unwrap();
+        controller
+    });
+    let _ = controller;
+    rig.target(Space::Ports, 0x60, 1).target(Space::Ports, 0x64, 1)
+}
+
+fn i8254() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let pit = I8254::new(&bench.timers, bench.line(0));
+        pit.attach(&bench.ports).unwrap();
+        pit
+    });
+    rig.target(Space::Ports, 0x40, 4).target(Space::Ports, 0x61, 1)
+}
+
+fn i8259() -> Rig {
+    let (rig, pic) = Rig::new(|bench| {
+        let pic = I8259::new(bench.line(0));
+        pic.attach(&bench.ports).unwrap();
+        pic
+    });
+    let cpu = pic.clone();
+    let acknowledge = move |_, _| lapic::ExternalInterrupts::acknowledge(&*cpu).into();
+    rig.target(Space::Ports, 0x20, 2)
+        .target(Space::Ports, 0xa0, 2)
+        .target(Space::Ports, 0x4d0, 2)
+        .inputs(pic, 16)
+        .other(acknowledge)
+}
+
+fn io_apic() -> Rig {
+    let mut apics = None;
+    let (rig, ioapic) = Rig::new(|bench| {
+        let ioapic = IoApic::new(apics.insert(apic_bus(bench, 2)).clone());
+        bench.mmio.map(ioapic::BASE, ioapic::MMIO_SIZE, ioapic.clone()).unwrap();
+        ioapic
+    });
+    let end = ioapic.clone();
+    let window = ioapic.clone();
+    let other = move |kind: u32, value: u64| {
+        if kind.is_multiple_of(4) {
+            lapic::EndOfInterrupt::end_of_interrupt(&*end, value as u8);
+            return 0;
+        }
+        // Through the window, as random offsets rarely are.
+        bus::BusDevice::write(&*window, 0, 4, u64::from(kind) % 0x40);
+        bus::BusDevice::write(&*window, 0x10, 4, value);
+        bus::BusDevice::read(&*window, 0x10, 4)
+    };
+    rig.target(Space::Memory, ioapic::BASE, ioapic::MMIO_SIZE)
+        .inputs(ioapic, ioapic::PINS)
+        .other(other)
+        .keep(apics)
+}
+
+fn irq_router() -> Rig {
+    let (rig, router) =
+        Rig::new(|bench| IrqRouter::new(bench.lines.clone(), Arc::new(Recorder::default())));
+    for (pirq, line) in (0..).zip([10, 11, 5, 9]) {
+        router.set_route(pirq, Some(line));
+    }
+    let pirqs = router.pirq_lines();
+    let other = move |kind: u32, value: u64| {
+        pirqs[kind as usize % 4].set(value & 1 != 0);
+        0
+    };
+    rig.inputs(router, 16).other(other)
+}
+
+fn local_apic() -> Rig {
+    let mut apics = None;
+    let (rig, apic): (Rig, Arc<LocalApic>) = Rig::new(|bench| {
+        let bus = apics.insert(apic_bus(bench, 1));
+        let apic = bus.apics()[0].clone();
+        bench.mmio.map(lapic::DEFAULT_BASE, lapic::MMIO_SIZE, apic.clone()).unwrap();
+        apic
+    });
+    let bus = apics.clone().unwrap();
+    let cpu = apic.clone();
+    let other = move |kind: u32, value: u64| {
+        let register = (kind >> 8) & 0x3f;
+        match kind % 8 {
+            0 => cpu.acknowledge().map_or(0x100, u64::from),
+            1 => cpu.task_priority().into(),
+            2 => {
+                cpu.set_task_priority(value as u8 & 0xf);
+                0
+            }
+            3 => cpu.read_msr(0x800 + register).unwrap_or(u64::MAX),
+            4 => cpu.write_msr(0x800 + register, value).into(),
+            5 => {
+                let index = if register & 1 == 0 { 0x1b } else { 0x6e0 };
+                let base = lapic::DEFAULT_BASE | 0x900 | value & 0x400;
+                let value = if index == 0x1b && kind & 0x1000 != 0 { base } else { value };
+                u64::from(cpu.write_msr(index, value)) | cpu.read_msr(index).unwrap_or(0) << 1
+            }
+            6 => {
+                let page = lapic::DEFAULT_BASE + u64::from(register) * 16;
+                bus::BusDevice::write(&*cpu, page & 0xfff, 4, value);
+                bus::BusDevice::read(&*cpu, page & 0xfff, 4)
+            }
+            _ => {
+                let mode = DeliveryMode::from_bits(kind >> 8).unwrap_or(DeliveryMode::Fixed);
+                let destination = Destination {
+                    id: (value >> 8) as u32 & 3,
+                    logical: kind & 1 << 16 != 0,
+                    wide: false,
+                };
+                bus.deliver(Message {
+                    destination,
+                    shorthand: Shorthand::None,
+                    mode,
+                    vector: value as u8,
+                    level: kind & 1 << 17 != 0,
+                })
+                .into()
+            }
+        }
+    };
+    rig.target(Space::Memory, lapic::DEFAULT_BASE, lapic::MMIO_SIZE)
+        .inputs(apic, 3)
+        .other(other)
+        .keep(apics)
+}
+
+fn mc146818() -> Rig {
+    let (rig, rtc) = Rig::new(|bench| {
+        let config = RtcConfig {
+            base: RtcBase::At(1_700_000_000),
+            source: RtcSource::Guest,
+            low_memory: 1 << 30,
+            high_memory: 0,
+            cpus: 1,
+        };
+        let rtc = Mc146818::new(config, &bench.timers, bench.line(8));
+        rtc.attach(&bench.ports).unwrap();
+        rtc
+    });
+    let ports = rig.ports.clone();
+    // The clock's own registers, which random indices rarely are.
+    let other = move |kind: u32, value: u64| {
+        ports.write(0x70, 1, (kind % 16).into());
+        if kind & 0x100 != 0 {
+            ports.write(0x71, 1, value);
+        }
+        ports.read(0x71, 1).unwrap_or(0)
+    };
+    let _ = rtc;
+    rig.target(Space::Ports, 0x70, 2).other(other)
+}
+
+fn piix3() -> Rig {
+    let mut keep = None;
+    let (rig, bridge) = Rig::new(|bench| {
+        let router = IrqRouter::new(bench.lines.clone(), Arc::new(Recorder::default()));
+        let pci = pci_bus(bench);
+        // One PIRQ is asserted, so that a route shows.
+        router.pirq_lines()[0].set(true);
+        let bridge = Piix3::new(router, bench.wishes.clone());
+        bridge.attach(&pci, &bench.ports).unwrap();
+        keep = Some(pci);
+        bridge
+    });
+    let routes = bridge.clone();
+    let other = move |kind: u32, value: u64| {
+        routes.write_config(reg::PIRQ_ROUTES + (kind % 4) as u16, 1, value as u32 & 0x8f);
+        0
+    };
+    rig.target(Space::Ports, 0xcf9, 1).config(bridge).other(other).keep(keep)
+}
+
+fn piix4_pm() -> Rig {
+    let mut keep = None;
+    let (rig, pm) = Rig::new(|bench| {
+        let pci = pci_bus(bench);
+        let pm = Piix4Pm::new(&bench.ports, &bench.timers, bench.line(9), bench.wishes.clone());
+        pm.attach(&pci, &bench.ports).unwrap();
+        keep = Some(pci);
+        pm
+    });
+    let function = pm.clone();
+    let other = move |kind: u32, _| {
+        if kind.is_multiple_of(4) {
+            function.press_power_button();
+        } else {
+            function.write_config(reg::PM_BASE, 4, 0x600);
+            function.write_config(reg::PM_ENABLE, 1, 1);
+            function.write_config(reg::SMBUS_BASE, 4, 0x700);
+            function.write_config(reg::SMBUS_ENABLE, 1, 1);
+        }
+        0
+    };
+    rig.target(Space::Ports, 0x600, 0x40)
+        .target(Space::Ports, 0x700, 16)
+        .target(Space::Ports, 0xb2, 2)
+        .config(pm)
+        .other(other)
+        .keep(keep)
+}
+
+fn port92() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let port = Port92::new(bench.wishes.clone());
+        port.attach(&bench.ports).unwrap();
+        port
+    });
+    rig.target(Space::Ports, 0x92, 1)
+}
+
+fn post_code() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let post = PostCode::new();
+        post.attach(&bench.ports).unwrap();
+        post
+    });
+    rig.target(Space::Ports, 0x80, 1)
+}
+
+fn uart16550() -> Rig {
+    let backend = Arc::new(Everything::default());
+    let (rig, _) = Rig::new(|bench| {
+        let line = bench.line(4);
+        let uart = Uart16550::new("serial0", COM_PORTS[0], &bench.timers, line, backend.clone());
+        uart.attach(&bench.ports).unwrap();
+        uart
+    });
+    let other = move |kind: u32, value: u64| {
+        let bytes = value.to_le_bytes();
+        backend.with_receiver(|uart| {
+            match kind % 4 {
+                0 => uart.event(CharEvent::Break),
+                _ => uart.receive(&bytes[..kind as usize / 4 % 8]),
+            }
+            uart.can_receive() as u64
+        })
+    };
+    rig.target(Space::Ports, COM_PORTS[0].into(), 8).other(other)
+}
+
+fn virtio_pci() -> Rig {
+    const BARS: [(u16, u32); 4] =
+        [(0x10, 0xc000), (0x14, 0xfebf_0000), (0x20, 0xfe00_0000), (0x24, 0)];
+    let (rig, function) = Rig::new(|bench| {
+        let wiring = PciWiring {
+            ports: Arc::downgrade(&bench.ports),
+            mmio: Arc::downgrade(&bench.mmio),
+            intx: bench.line(11),
+            pin: 1,
+            msi: Arc::new(NoMsi),
+        };
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let device = VirtioRng::new(None, &bench.timers);
+        let options = VirtioPciOptions { id: "rng0".into(), ..Default::default() };
+        let function = VirtioPci::new(device, options, wiring, memory).unwrap();
+        // Workers would make two runs differ.
+        bus::Device::pause(&*function);
+        function
+    });
+    let open = function.clone();
+    let other = move |_, _| {
+        for (offset, value) in BARS {
+            open.write_config(offset, 4, value);
+        }
+        open.write_config(4, 2, 7);
+        0
+    };
+    rig.target(Space::Ports, 0xc000, 0x20)
+        .target(Space::Memory, 0xfebf_0000, 0x1000)
+        .target(Space::Memory, 0xfe00_0000, 0x4000)
+        .config(function)
+        .other(other)
+}

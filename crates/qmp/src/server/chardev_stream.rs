@@ -1,0 +1,141 @@
+//! A character device as a stream, for monitors on a terminal, a pseudo-terminal or a multiplexer.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use chardev::{CharBackend, CharEvent, CharReceiver};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Input that waits for the session; more waits in the device.
+const INPUT_BYTES: usize = 4096;
+
+#[derive(Debug, Default)]
+struct State {
+    input: VecDeque<u8>,
+    open: bool,
+    waker: Option<Waker>,
+}
+
+impl State {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn wake_later(&mut self, cx: &Context<'_>) {
+        self.waker = Some(cx.waker().clone());
+    }
+}
+
+/// A poisoned lock only means that another thread panicked between two complete updates.
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The device's side of the stream.
+struct Receiver(Arc<Mutex<State>>);
+
+impl CharReceiver for Receiver {
+    fn can_receive(&self) -> usize {
+        INPUT_BYTES.saturating_sub(lock(&self.0).input.len())
+    }
+
+    fn receive(&self, data: &[u8]) {
+        let mut state = lock(&self.0);
+        state.input.extend(data);
+        state.wake();
+    }
+
+    fn event(&self, event: CharEvent) {
+        let mut state = lock(&self.0);
+        match event {
+            CharEvent::Opened => state.open = true,
+            CharEvent::Closed => state.open = false,
+            CharEvent::Break => return,
+        }
+        state.wake();
+    }
+
+    fn writable(&self) {
+        lock(&self.0).wake();
+    }
+}
+
+/// A character device as a stream. It ends when nobody is connected, and may begin anew.
+pub(super) struct ChardevStream {
+    backend: Arc<dyn CharBackend>,
+    state: Arc<Mutex<State>>,
+}
+
+impl ChardevStream {
+    /// Becomes the device's front end.
+    pub(super) fn attach(backend: Arc<dyn CharBackend>) -> ChardevStream {
+        let state = Arc::new(Mutex::new(State::default()));
+        backend.set_receiver(Box::new(Receiver(state.clone())));
+        ChardevStream { backend, state }
+    }
+
+    /// Waits until someone is connected.
+    pub(super) async fn opened(&self) {
+        std::future::poll_fn(|cx| {
+            let mut state = lock(&self.state);
+            if state.open {
+                return Poll::Ready(());
+            }
+            state.wake_later(cx);
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl AsyncRead for &ChardevStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut state = lock(&self.state);
+        if state.input.is_empty() {
+            if !state.open {
+                return Poll::Ready(Ok(()));
+            }
+            state.wake_later(cx);
+            return Poll::Pending;
+        }
+        let (front, _) = state.input.as_slices();
+        let count = front.len().min(buffer.remaining());
+        buffer.put_slice(&front[..count]);
+        state.input.drain(..count);
+        drop(state);
+        self.backend.accept_input();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for &ChardevStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        // Before the attempt: there may be room between it and the registration.
+        lock(&self.state).wake_later(cx);
+        match self.backend.write(data) {
+            0 if !data.is_empty() => Poll::Pending,
+            count => Poll::Ready(Ok(count)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

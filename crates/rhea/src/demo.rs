@@ -1,0 +1,131 @@
+//! `-demo`: a built-in guest with a disk, a timer and a serial port, and a QMP client that asks about it.
+//!
+//! Nothing here is special: the guest's serial port and the monitor are Unix sockets in a temporary
+//! folder, and the tour is a client of both, as any other program could be.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use chardev::ChardevSpec;
+use chardev::socket::{SocketAddress, SocketSpec};
+use cli::{Config, MonitorSpec};
+use machine::spec::{BootImage, DirectBoot, DriveInterface, DriveSpec, NamedChardev, SerialSpec};
+use qmp::client::{Address, BlockingClient};
+use serde_json::{Map, Value};
+
+/// RAM of the demonstration's machine, in bytes.
+const MEMORY: u64 = 64 << 20;
+/// Size of its disk, in bytes.
+const DISK: u64 = 1 << 20;
+/// What the guest says once it has tried everything.
+const READY: &str = "guest: ready";
+/// What the tour asks.
+const QUESTIONS: [&str; 5] =
+    ["query-version", "query-status", "query-cpus", "query-block", "query-blockstats"];
+
+/// The folder with the demonstration's sockets and disk, removed when dropped.
+pub(crate) struct Demo {
+    folder: tempfile::TempDir,
+}
+
+impl Demo {
+    /// Makes the folder, and turns `config` into the demonstration's machine.
+    pub(crate) fn prepare(config: &mut Config) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("rhea-demo-")
+            .tempdir()
+            .context("-demo: cannot make a temporary folder")?;
+        let demo = Self { folder };
+        File::create(demo.disk())
+            .and_then(|file| file.set_len(DISK))
+            .context("-demo: cannot make a disk image")?;
+        let socket =
+            |path: PathBuf| ChardevSpec::Socket(SocketSpec::server(SocketAddress::Unix(path)));
+        let machine = &mut config.machine;
+        machine.name = Some("demo".to_owned());
+        machine.memory = MEMORY;
+        machine.boot = Some(DirectBoot {
+            kernel: BootImage::Embedded("the demonstration guest", demo_guest::IMAGE),
+            ..DirectBoot::default()
+        });
+        // The guest's first words wait for the tour to listen.
+        machine.start_paused = true;
+        machine.chardevs = vec![
+            NamedChardev { id: "serial0".to_owned(), spec: socket(demo.serial()) },
+            NamedChardev { id: "monitor".to_owned(), spec: socket(demo.monitor()) },
+        ];
+        machine.serials = vec![SerialSpec::Chardev("serial0".to_owned())];
+        machine.drives = vec![DriveSpec {
+            id: "disk0".to_owned(),
+            file: Some(demo.disk()),
+            interface: DriveInterface::Virtio,
+            options: Map::from_iter([("format".to_owned(), Value::from("raw"))]),
+        }];
+        config.monitors = vec![MonitorSpec { chardev: "monitor".to_owned(), pretty: false }];
+        Ok(demo)
+    }
+
+    /// Shows the guest and the monitor on a thread of its own. Once the tour is over the machine ends,
+    /// unless somebody sits at a terminal.
+    pub(crate) fn start_tour(&self) -> Result<()> {
+        let (serial, monitor) = (self.serial(), self.monitor());
+        std::thread::Builder::new()
+            .name("tour".to_owned())
+            .spawn(move || {
+                if let Err(e) = tour(&serial, &monitor) {
+                    eprintln!("rhea: -demo: {e:#}");
+                }
+            })
+            .context("-demo: cannot start a thread")?;
+        Ok(())
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.folder.path().join("disk.img")
+    }
+
+    fn serial(&self) -> PathBuf {
+        self.folder.path().join("serial.sock")
+    }
+
+    fn monitor(&self) -> PathBuf {
+        self.folder.path().join("qmp.sock")
+    }
+}
+
+fn tour(serial: &Path, monitor: &Path) -> Result<()> {
+    println!("A guest boots in software; this is its serial port:\n");
+    let lines = BufReader::new(UnixStream::connect(serial).context("no serial port")?).lines();
+    let mut client = BlockingClient::connect(&Address::Unix(monitor.to_owned()), false)?;
+    client.execute("cont", Map::new())?;
+    for line in lines {
+        let line = line?;
+        println!("    {}", line.trim_end());
+        if line.trim_end() == READY {
+            break;
+        }
+    }
+    println!("\nIts monitor answers QMP meanwhile:\n");
+    for question in QUESTIONS {
+        println!("-> {{\"execute\": \"{question}\"}}");
+        println!("<- {}\n", client.execute(question, Map::new())?);
+    }
+    let stay = std::io::stdin().is_terminal();
+    if stay {
+        println!("The machine goes on. Ask it yourself, from another terminal:\n");
+    } else {
+        println!("With a terminal, the machine would go on for you to ask it:\n");
+    }
+    let socket = monitor.display();
+    println!("    cargo run --release -p qmpctl -- -s {socket} query-blockstats");
+    println!("    cargo run --release -p qmpctl -- -s {socket} shell");
+    if stay {
+        println!("\nCtrl-C, or quit by QMP, ends it.");
+    } else {
+        client.execute("quit", Map::new())?;
+    }
+    Ok(())
+}
