@@ -251,8 +251,9 @@ impl Native {
         exchange.image = state.image;
         EXCHANGE.store(exchange, Ordering::SeqCst);
         // SAFETY: the handler gives every register back as it was; memory that it or the case changes
-        // is what the compiler has to expect of an asm block.
-        unsafe { asm!("int3") };
+        // is what the compiler has to expect of an asm block. What POPF may have left in NT and ID, the
+        // kernel does not restore.
+        unsafe { asm!("int3", "pushfq", "and qword ptr [rsp], 0xffffffffffdfbfff", "popfq") };
         EXCHANGE.store(ptr::null_mut(), Ordering::SeqCst);
         let exchange = &*self.exchange;
         state.gpr = exchange.gpr;
