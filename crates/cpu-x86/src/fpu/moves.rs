@@ -6,6 +6,7 @@ use iced_x86::{Code, Instruction, Mnemonic};
 use super::packed::{select_masks, uses_mmx};
 use super::{MXCSR_MASK, lanes};
 use crate::cpu::Cpu;
+use crate::host::Access;
 use crate::exception::{Exception, Result};
 use crate::int::Int;
 use crate::op::{Handler, Op, OpFlags};
@@ -358,6 +359,8 @@ fn masked_store(cpu: &mut Cpu, op: &Op, data: u128, mask: u128, width: u32) -> R
     for i in (0..width).filter(|i| selected >> i & 1 != 0) {
         cpu.probe_write(op.seg, offset(i), 1)?;
     }
+    let linear = cpu.linear(op.seg, offset(0), 1, Access::Write)?;
+    cpu.check_alignment(linear, width as usize)?;
     for i in (0..width).filter(|i| selected >> i & 1 != 0) {
         cpu.store(op.seg, offset(i), lanes::get::<u8>(data, i))?;
     }

@@ -155,6 +155,8 @@ fn image_offset(cpu: &mut Cpu, op: &Op, len: usize, align: u64, access: Access) 
     let offset = cpu.ea(op);
     let linear = cpu.linear(op.seg, offset, len, access)?;
     if linear & (align - 1) != 0 {
+        // Where alignment is checked anyway, that exception is the one of FXSAVE and FXRSTOR.
+        cpu.check_alignment(linear, len)?;
         return Err(Exception::GP0);
     }
     Ok(offset)

@@ -187,6 +187,8 @@ fn build_tables(memory: &GuestMemory) {
     put(GDT + u64::from(USER_SS & !7), 0x00cf_f300_0000_ffff);
     put(GDT + u64::from(USER_CS & !7), 0x00af_fb00_0000_ffff);
     put(TSS + 4, SUPERVISOR + KERNEL_STACK);
+    // The I/O permission bitmap is outside.
+    put(TSS + 0x60, 0x68 << 48);
     for vector in 0..256 {
         let handler = SUPERVISOR + HANDLERS + vector * 16;
         // Linux lets programs call the breakpoint and overflow vectors.

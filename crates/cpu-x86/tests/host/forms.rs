@@ -86,7 +86,7 @@ fn reason(code: Code) -> Option<&'static str> {
         Cpuid | Xgetbv | Rdtsc | Rdtscp | Rdpmc | Rdpid | Rdrand | Rdseed => {
             "its result is the machine's own"
         }
-        Syscall | Sysenter => "enters the host's kernel",
+        Syscall | Sysenter | Sysexit => "the host's kernel or hypervisor takes it",
         Sgdt | Sidt | Sldt | Str | Smsw => "the host's kernel answers in the processor's stead",
         Lar | Lsl | Verr | Verw | Lfs | Lgs | Lss | Retf | Iret | Iretd | Iretq => {
             "depends on the kernel's descriptor tables"

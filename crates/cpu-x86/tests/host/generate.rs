@@ -299,6 +299,11 @@ fn add_prefix(rng: &mut Rng, bytes: &mut Vec<u8>, insn: &mut Instruction, ip: u6
     const PREFIXES: [u8; 12] =
         [0x66, 0x66, 0xf2, 0xf3, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x65, 0x67, 0xf0];
     let prefix = if rng.one_in(8) { 0x40 | rng.below(16) as u8 } else { rng.pick(&PREFIXES) };
+    // Nowhere said, but AMD's processors let these choose the condition in place of the opcode.
+    let is_loop = matches!(insn.mnemonic(), Mnemonic::Loope | Mnemonic::Loopne);
+    if is_loop && matches!(prefix, 0xf2 | 0xf3) {
+        return;
+    }
     let mut longer = vec![prefix];
     longer.extend_from_slice(bytes);
     let decoded = decode(&longer, ip);
@@ -432,7 +437,7 @@ fn place_memory(rng: &mut Rng, insn: &Instruction, state: &mut State, target: u6
 }
 
 /// The linear address of `insn`'s explicit memory operand.
-fn memory_address(insn: &Instruction, state: &State) -> Option<u64> {
+pub(crate) fn memory_address(insn: &Instruction, state: &State) -> Option<u64> {
     let n = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory)?;
     insn.virtual_address(n, 0, |register, _, _| register_value(state, register))
 }

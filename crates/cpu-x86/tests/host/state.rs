@@ -18,7 +18,6 @@ pub(crate) const IMAGE: usize = 416;
 
 pub(crate) const TF: u64 = 1 << 8;
 pub(crate) const IF: u64 = 1 << 9;
-pub(crate) const RF: u64 = 1 << 16;
 pub(crate) const AC: u64 = 1 << 18;
 /// CF, PF, AF, ZF, SF, DF, OF.
 pub(crate) const CHANGEABLE: u64 = 0xcd5;
