@@ -317,7 +317,8 @@ impl Cpu {
         Ok((first, second))
     }
 
-    fn check_canonical(&self, seg: u8, linear: u64) -> Result {
+    /// #SS or #GP for an address that is not canonical.
+    pub(crate) fn check_canonical(&self, seg: u8, linear: u64) -> Result {
         if self.long_mode() && !is_canonical(linear) {
             return Err(if seg == SS { Exception::SS0 } else { Exception::GP0 });
         }
@@ -344,8 +345,7 @@ impl Cpu {
             10 => 8,
             // The environments of x87, and its whole state, in 16- and in 32-bit format.
             14 | 94 => 2,
-            28 | 108 => 4,
-            512 => 16,
+            28 | 108 | 512 => 4,
             _ => 1,
         };
         if active && linear & (alignment - 1) != 0 {

@@ -153,8 +153,7 @@ impl Emulated {
             }
         }
         let has_code = matches!(vector, 8 | 10..=14 | 17);
-        let (error_code, frame) =
-            if has_code { (frame[0], &frame[1..]) } else { (0, &frame[..]) };
+        let (error_code, frame) = if has_code { (frame[0], &frame[1..]) } else { (0, &frame[..]) };
         state.gpr = after.gpr;
         state.rip = frame[0];
         state.rflags = frame[2];
@@ -254,6 +253,9 @@ fn image_from_state(state: &CpuState, image: &mut [u8; IMAGE]) {
     image[0..2].copy_from_slice(&x87.control.to_le_bytes());
     image[2..4].copy_from_slice(&x87.status.to_le_bytes());
     image[4] = (0..8).fold(0, |tags, n| tags | u8::from(x87.tags >> (2 * n) & 3 != 3) << n);
+    image[6..8].copy_from_slice(&x87.opcode.to_le_bytes());
+    image[8..16].copy_from_slice(&x87.ip.to_le_bytes());
+    image[16..24].copy_from_slice(&x87.dp.to_le_bytes());
     image[24..28].copy_from_slice(&state.mxcsr.to_le_bytes());
     let top = usize::from(x87.status >> 11 & 7);
     for n in 0..8 {

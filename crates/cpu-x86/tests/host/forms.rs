@@ -86,7 +86,7 @@ fn reason(code: Code) -> Option<&'static str> {
         Cpuid | Xgetbv | Rdtsc | Rdtscp | Rdpmc | Rdpid | Rdrand | Rdseed => {
             "its result is the machine's own"
         }
-        Syscall | Sysenter | Sysexit => "the host's kernel or hypervisor takes it",
+        Syscall | Sysenter | Sysexit | Sysexitq => "the host's kernel or hypervisor takes it",
         Sgdt | Sidt | Sldt | Str | Smsw => "the host's kernel answers in the processor's stead",
         Lar | Lsl | Verr | Verw | Lfs | Lgs | Lss | Retf | Iret | Iretd | Iretq => {
             "depends on the kernel's descriptor tables"
@@ -98,6 +98,9 @@ fn reason(code: Code) -> Option<&'static str> {
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase => "the bases are the host program's own",
         Xsave | Xsave64 | Xsaveopt | Xsaveopt64 | Xrstor | Xrstor64 => {
             "the image's layout follows the host's XCR0 (see the unit's own tests)"
+        }
+        Movsxd if code == Code::Movsxd_r16_rm16 => {
+            "some processors load four bytes for it, others two"
         }
         Int1 => "the kernel does not tell it from a single step",
         _ => return None,

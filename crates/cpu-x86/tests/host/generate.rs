@@ -102,7 +102,13 @@ fn set_memory(rng: &mut Rng, insn: &mut Instruction, target: u64) {
             insn.set_memory_displ_size(match () {
                 () if none => 0,
                 () if narrow => 1,
-                () => if wide { 8 } else { 4 },
+                () => {
+                    if wide {
+                        8
+                    } else {
+                        4
+                    }
+                }
             });
             let bits = if wide { u64::MAX } else { u64::from(u32::MAX) };
             insn.set_memory_displacement64(displacement as u64 & bits);
@@ -180,11 +186,14 @@ fn set_operand(
             set_memory(rng, insn, target);
         }
         imm8 => {
-            insn.set_op_kind(n, if n > 0 && insn.op_kind(n - 1) == OpKind::Immediate16 {
-                OpKind::Immediate8_2nd
-            } else {
-                OpKind::Immediate8
-            });
+            insn.set_op_kind(
+                n,
+                if n > 0 && insn.op_kind(n - 1) == OpKind::Immediate16 {
+                    OpKind::Immediate8_2nd
+                } else {
+                    OpKind::Immediate8
+                },
+            );
             let small = if rng.one_in(2) { value } else { value & 7 } as u8;
             if insn.op_kind(n) == OpKind::Immediate8 {
                 insn.set_immediate8(small);
@@ -399,14 +408,15 @@ fn set_sized(state: &mut State, n: usize, size: usize, value: u64) {
     state.gpr[n] = state.gpr[n] & !mask | value & mask;
 }
 
-/// Sets the registers that address memory so that it is at `target`.
-fn place_operands(rng: &mut Rng, insn: &Instruction, state: &mut State, target: u64) {
+/// Sets the registers that address memory so that it is at `first`, the second operand of a string
+/// instruction elsewhere.
+fn place_operands(rng: &mut Rng, insn: &Instruction, state: &mut State, first: u64) {
     for n in 0..insn.op_count() {
-        let other = DATA + rng.below(DATA_LEN - 512);
+        let other = if rng.one_in(4) { target(rng) } else { DATA + rng.below(DATA_LEN - 512) };
         match insn.op_kind(n) {
-            OpKind::Memory => place_memory(rng, insn, state, target),
-            OpKind::MemorySegRSI => state.gpr[6] = target,
-            OpKind::MemorySegESI => set_sized(state, 6, 4, target),
+            OpKind::Memory => place_memory(rng, insn, state, first),
+            OpKind::MemorySegRSI => state.gpr[6] = first,
+            OpKind::MemorySegESI => set_sized(state, 6, 4, first),
             OpKind::MemoryESRDI | OpKind::MemorySegRDI => state.gpr[7] = other,
             OpKind::MemoryESEDI | OpKind::MemorySegEDI => set_sized(state, 7, 4, other),
             _ => {}
@@ -430,9 +440,8 @@ fn place_memory(rng: &mut Rng, insn: &Instruction, state: &mut State, target: u6
         Register::AL => state.gpr[0] & 0xff,
         _ => state.gpr[number(index)],
     };
-    let value = target
-        .wrapping_sub(insn.memory_displacement64())
-        .wrapping_sub(index.wrapping_mul(scale));
+    let value =
+        target.wrapping_sub(insn.memory_displacement64()).wrapping_sub(index.wrapping_mul(scale));
     set_sized(state, number(base), base.size(), value);
 }
 

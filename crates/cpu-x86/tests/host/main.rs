@@ -61,7 +61,10 @@ impl Pair {
         {
             // MXCSR_MASK: some hosts have a bit more.
             for state in [&mut host, &mut ours] {
-                state.bytes_at(address + 28).into_iter().for_each(|bytes| { let n = bytes.len().min(4); bytes[..n].fill(0) });
+                state.bytes_at(address + 28).into_iter().for_each(|bytes| {
+                    let n = bytes.len().min(4);
+                    bytes[..n].fill(0)
+                });
             }
         }
         // An instruction that faults leaves all flags as they were.
@@ -111,6 +114,18 @@ fn differences(
         let (before, host, ours) = u16s(at);
         word(name, before.into(), host.into(), ours.into());
     }
+    // AMD's processors only store the pointers while an exception is pending, and keep as many bits of
+    // them as they have of linear addresses.
+    if host.image_u16(2) & 0x80 != 0 && before.image_u16(2) & 0x80 == 0 {
+        word("fop", 0, host.image_u16(6).into(), ours.image_u16(6).into());
+        for (name, at) in [("fip", 8), ("fdp", 16)] {
+            let pointer = |state: &State| {
+                u64::from_le_bytes(state.image[at..at + 8].try_into().expect("eight bytes"))
+                    & 0xffff_ffff_ffff
+            };
+            word(name, 0, pointer(host), pointer(ours));
+        }
+    }
     word("mxcsr", before.mxcsr().into(), host.mxcsr().into(), ours.mxcsr().into());
     for n in 0..24 {
         let len = if n < 8 { 10 } else { 16 };
@@ -137,7 +152,10 @@ fn memory_differences(before: &State, host: &State, ours: &State, text: &mut Str
         let at = n as u64;
         let address = if at < DATA_LEN { DATA + at } else { STACK + at - DATA_LEN };
         let (before, host, ours) = (before.memory[n], host.memory[n], ours.memory[n]);
-        let _ = writeln!(text, "  [{address:#x}]: before {before:02x}, host {host:02x}, ours {ours:02x}");
+        let _ = writeln!(
+            text,
+            "  [{address:#x}]: before {before:02x}, host {host:02x}, ours {ours:02x}"
+        );
     }
 }
 

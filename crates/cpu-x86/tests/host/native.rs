@@ -66,8 +66,7 @@ struct Exchange {
 static EXCHANGE: AtomicPtr<Exchange> = AtomicPtr::new(ptr::null_mut());
 
 /// Signals that the processor's exceptions arrive as.
-const SIGNALS: [i32; 5] =
-    [libc::SIGTRAP, libc::SIGSEGV, libc::SIGFPE, libc::SIGILL, libc::SIGBUS];
+const SIGNALS: [i32; 5] = [libc::SIGTRAP, libc::SIGSEGV, libc::SIGFPE, libc::SIGILL, libc::SIGBUS];
 
 fn greg(context: &libc::ucontext_t, n: i32) -> i64 {
     context.uc_mcontext.gregs[n as usize]
@@ -192,13 +191,13 @@ fn map_sandbox(address: u64, len: u64) {
 impl Native {
     pub(crate) fn new() -> Self {
         let reserved = RESERVED.end - RESERVED.start;
-        let flags =
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+        let flags = libc::MAP_PRIVATE
+            | libc::MAP_ANONYMOUS
+            | libc::MAP_NORESERVE
+            | libc::MAP_FIXED_NOREPLACE;
         let start = RESERVED.start as *mut libc::c_void;
         // SAFETY: NOREPLACE: fails if anything is mapped there.
-        let at = unsafe {
-            libc::mmap(start, reserved as usize, libc::PROT_NONE, flags, -1, 0)
-        };
+        let at = unsafe { libc::mmap(start, reserved as usize, libc::PROT_NONE, flags, -1, 0) };
         assert_eq!(at, start, "the sandbox's addresses are in use");
         map_sandbox(DATA, DATA_LEN);
         map_sandbox(STACK, PAGE);
@@ -242,7 +241,11 @@ impl Native {
         // SAFETY: the sandbox was mapped by `new`; references to it never exist.
         unsafe {
             ptr::copy_nonoverlapping(state.memory.as_ptr(), DATA as *mut u8, data);
-            ptr::copy_nonoverlapping(state.memory[data..].as_ptr(), STACK as *mut u8, MEMORY - data);
+            ptr::copy_nonoverlapping(
+                state.memory[data..].as_ptr(),
+                STACK as *mut u8,
+                MEMORY - data,
+            );
         }
         let exchange = &mut *self.exchange;
         exchange.gpr = state.gpr;
