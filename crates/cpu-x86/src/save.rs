@@ -78,7 +78,6 @@ impl Cpu {
         self.shadow = state.interrupt_shadow;
         self.nmi_blocked = state.nmi_blocked;
         self.pending_debug = 0;
-        self.fpu = fpu;
         self.cpl = match () {
             () if state.cr0 & CR0_PE == 0 => 0,
             () if state.rflags & bits::VM != 0 => 3,
