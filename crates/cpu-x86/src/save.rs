@@ -78,7 +78,6 @@ impl Cpu {
         self.activity = state.activity;
         self.shadow = state.interrupt_shadow;
         self.nmi_blocked = state.nmi_blocked;
-        self.fpu = fpu;
         self.pending_debug = 0;
         self.cpl = match () {
             () if state.cr0 & CR0_PE == 0 => 0,
