@@ -13,8 +13,10 @@
 //! Nothing in here knows an architecture; the saved state of a CPU is its accelerator's own type.
 
 pub mod log;
+mod no_board;
 mod signals;
 
+pub use no_board::NoBoard;
 pub use signals::{Signal, Signals};
 
 use std::sync::Arc;

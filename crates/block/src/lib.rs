@@ -32,5 +32,5 @@ pub use drive::{
 };
 pub use file::{FileNode, OpenError};
 pub use lock::LockError;
-pub use options::{CacheMode, DiscardMode, DriveOptions, OnError, OptionError};
+pub use options::{CacheMode, DiscardMode, DriveOptions, ImageFormat, OnError};
 pub use stats::{IoStats, StatsSnapshot};

@@ -1,6 +1,6 @@
 //! Options of `-drive`, as far as they concern the disk and not the device.
 
-use serde_json::{Map, Value};
+use ::options::{OptionError, Properties};
 
 /// How the host caches a disk (`cache=`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,21 +14,32 @@ pub struct CacheMode {
 }
 
 impl CacheMode {
-    /// `cache=writeback`, the default.
+    /// `writeback`, the default.
     pub const WRITEBACK: Self = Self { direct: false, no_flush: false, writeback: true };
+    /// `none`.
+    pub const NONE: Self = Self { direct: true, no_flush: false, writeback: true };
+    /// `writethrough`.
+    pub const WRITETHROUGH: Self = Self { direct: false, no_flush: false, writeback: false };
+    /// `directsync`.
+    pub const DIRECTSYNC: Self = Self { direct: true, no_flush: false, writeback: false };
+    /// `unsafe`.
+    pub const UNSAFE: Self = Self { direct: false, no_flush: true, writeback: true };
 
-    /// The mode of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        let mode = |direct, no_flush, writeback| Some(Self { direct, no_flush, writeback });
-        match name {
-            "writeback" => mode(false, false, true),
-            "none" | "off" => mode(true, false, true),
-            "writethrough" => mode(false, false, false),
-            "directsync" => mode(true, false, false),
-            "unsafe" => mode(false, true, true),
-            _ => None,
-        }
-    }
+    const NAMES: &[(&str, Self)] = &[
+        ("writeback", Self::WRITEBACK),
+        ("none", Self::NONE),
+        ("off", Self::NONE),
+        ("writethrough", Self::WRITETHROUGH),
+        ("directsync", Self::DIRECTSYNC),
+        ("unsafe", Self::UNSAFE),
+    ];
+}
+
+/// What the bytes of an image mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageFormat {
+    /// They are the disk's.
+    Raw,
 }
 
 /// What becomes of discard requests (`discard=`).
@@ -55,28 +66,29 @@ pub enum OnError {
 }
 
 impl OnError {
-    /// The policy of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "report" => Some(Self::Report),
-            "ignore" => Some(Self::Ignore),
-            "enospc" => Some(Self::Enospc),
-            "stop" => Some(Self::Stop),
-            _ => None,
-        }
-    }
+    const READ: &[(&str, Self)] =
+        &[("report", Self::Report), ("ignore", Self::Ignore), ("stop", Self::Stop)];
+    const WRITE: &[(&str, Self)] = &[
+        ("enospc", Self::Enospc),
+        ("report", Self::Report),
+        ("ignore", Self::Ignore),
+        ("stop", Self::Stop),
+    ];
 }
 
-/// A `-drive` option that makes no sense.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct OptionError(String);
+/// What performs requests (`aio=`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Aio {
+    Threads,
+    Native,
+    IoUring,
+}
 
 /// How to open an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveOptions {
-    /// Format, `raw`; `None` if it was not given.
-    pub format: Option<String>,
+    /// Format; `None` if it was not given.
+    pub format: Option<ImageFormat>,
     /// Refuse writes.
     pub read_only: bool,
     /// Caching on the host.
@@ -103,123 +115,98 @@ impl Default for DriveOptions {
 }
 
 impl DriveOptions {
-    /// Reads options: strings as from `key=value`, or the JSON types that they stand for.
+    /// Reads what `-drive` says beyond the drive's id, file and device.
     ///
     /// # Errors
-    /// At the first option that is not known or has a bad value.
-    pub fn parse(options: &Map<String, Value>) -> Result<Self, OptionError> {
+    /// At the first option that is not known, has a bad value or asks for what can't be had.
+    pub fn parse(mut given: Properties) -> Result<Self, OptionError> {
         let mut parsed = Self::default();
-        let mut native_io = None;
+        for key in ["format", "driver"] {
+            let format = given.take_choice(key, &[("raw", ImageFormat::Raw)])?;
+            parsed.format = format.or(parsed.format);
+        }
+        for key in ["read-only", "readonly"] {
+            set(&mut parsed.read_only, given.take_bool(key)?);
+        }
         // `cache=` is shorthand for its three parts, which win over it.
-        if let Some(name) = options.get("cache") {
-            let mode = name.as_str().and_then(CacheMode::from_name);
-            parsed.cache = mode.ok_or_else(|| OptionError("invalid cache option".into()))?;
-        }
-        for (key, value) in options {
-            let text = value.as_str().unwrap_or("");
-            match key.as_str() {
-                "cache" => {}
-                "format" | "driver" => match text {
-                    "raw" => parsed.format = Some("raw".into()),
-                    other => return Err(OptionError(format!("Unknown driver '{other}'"))),
-                },
-                "readonly" | "read-only" => parsed.read_only = on_off("read-only", value)?,
-                "cache.direct" => parsed.cache.direct = on_off(key, value)?,
-                "cache.no-flush" => parsed.cache.no_flush = on_off(key, value)?,
-                "cache.writeback" => parsed.cache.writeback = on_off(key, value)?,
-                "discard" => {
-                    parsed.discard = match text {
-                        "ignore" | "off" => DiscardMode::Ignore,
-                        "unmap" | "on" => DiscardMode::Unmap,
-                        _ => return Err(OptionError("Invalid discard option".into())),
-                    }
-                }
-                "aio" => match text {
-                    "threads" => {}
-                    "native" | "io_uring" => native_io = Some(text),
-                    _ => return Err(OptionError("invalid aio option".into())),
-                },
-                "rerror" | "werror" => {
-                    let write = key == "werror";
-                    let action = OnError::from_name(text)
-                        .filter(|&action| write || action != OnError::Enospc)
-                        .ok_or_else(|| {
-                            let kind = if write { "write" } else { "read" };
-                            OptionError(format!("'{text}' invalid {kind} error action"))
-                        })?;
-                    if write {
-                        parsed.werror = action;
-                    } else {
-                        parsed.rerror = action;
-                    }
-                }
-                _ => {
-                    return Err(OptionError(format!(
-                        "Block format 'raw' does not support the option '{key}'"
-                    )));
-                }
-            }
-        }
-        match native_io {
-            Some("native") if !parsed.cache.direct => Err(OptionError(
-                "aio=native was specified, but it requires cache.direct=on, which was not \
-                 specified."
-                    .into(),
-            )),
-            Some(aio) => Err(OptionError(format!(
-                "aio={aio} was specified, but is not supported in this build; use aio=threads"
+        set(&mut parsed.cache, given.take_choice("cache", CacheMode::NAMES)?);
+        set(&mut parsed.cache.direct, given.take_bool("cache.direct")?);
+        set(&mut parsed.cache.no_flush, given.take_bool("cache.no-flush")?);
+        set(&mut parsed.cache.writeback, given.take_bool("cache.writeback")?);
+        let discard = [
+            ("ignore", DiscardMode::Ignore),
+            ("off", DiscardMode::Ignore),
+            ("unmap", DiscardMode::Unmap),
+            ("on", DiscardMode::Unmap),
+        ];
+        set(&mut parsed.discard, given.take_choice("discard", &discard)?);
+        set(&mut parsed.rerror, given.take_choice("rerror", OnError::READ)?);
+        set(&mut parsed.werror, given.take_choice("werror", OnError::WRITE)?);
+        let aio = [("threads", Aio::Threads), ("native", Aio::Native), ("io_uring", Aio::IoUring)];
+        let aio = given.take_choice("aio", &aio)?.unwrap_or(Aio::Threads);
+        let option = given.option().to_owned();
+        given.finish()?;
+        match aio {
+            Aio::Threads => Ok(parsed),
+            Aio::Native if !parsed.cache.direct => Err(OptionError::new(format!(
+                "{option}: aio=native was specified, but it requires cache.direct=on, which was \
+                 not specified."
             ))),
-            None => Ok(parsed),
+            Aio::Native | Aio::IoUring => {
+                let name = if aio == Aio::Native { "native" } else { "io_uring" };
+                Err(OptionError::new(format!(
+                    "{option}: aio={name} was specified, but is not supported in this build; use \
+                     aio=threads"
+                )))
+            }
         }
     }
 }
 
-fn on_off(key: &str, value: &Value) -> Result<bool, OptionError> {
-    match (value, value.as_str()) {
-        (Value::Bool(value), _) => Ok(*value),
-        (_, Some("on" | "yes" | "true" | "y")) => Ok(true),
-        (_, Some("off" | "no" | "false" | "n")) => Ok(false),
-        _ => Err(OptionError(format!("Parameter '{key}' expects 'on' or 'off'"))),
+fn set<T>(to: &mut T, given: Option<T>) {
+    if let Some(value) = given {
+        *to = value;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
-    fn parse(options: Value) -> Result<DriveOptions, String> {
-        let Value::Object(map) = options else { panic!("not an object") };
-        DriveOptions::parse(&map).map_err(|e| e.to_string())
+    fn parse(options: &str) -> Result<DriveOptions, String> {
+        let given = Properties::parse("-drive", options, None).map_err(|e| e.to_string())?;
+        DriveOptions::parse(given).map_err(|e| e.to_string())
     }
 
     #[test]
     fn reads_options_and_refuses_what_it_does_not_know() {
-        let options = parse(json!({
-            "format": "raw", "readonly": "on", "cache": "none", "cache.no-flush": true,
-            "discard": "unmap", "werror": "stop", "rerror": "ignore", "aio": "threads",
-        }));
-        let cache = CacheMode { direct: true, no_flush: true, writeback: true };
+        let options = parse(
+            "format=raw,readonly=on,cache=none,cache.no-flush=true,discard=unmap,werror=stop,\
+             rerror=ignore,aio=threads",
+        );
         let want = DriveOptions {
-            format: Some("raw".into()),
+            format: Some(ImageFormat::Raw),
             read_only: true,
-            cache,
+            cache: CacheMode { direct: true, no_flush: true, writeback: true },
             discard: DiscardMode::Unmap,
             rerror: OnError::Ignore,
             werror: OnError::Stop,
         };
         assert_eq!(options, Ok(want));
+        let json = r#"{"cache.no-flush": true, "read-only": false}"#;
+        assert_eq!(parse(json).unwrap().cache, CacheMode::UNSAFE);
         for (bad, message) in [
-            (json!({"cache": "x"}), "invalid cache option"),
-            (json!({"format": "foo"}), "Unknown driver 'foo'"),
-            (json!({"werror": "foo"}), "'foo' invalid write error action"),
-            (json!({"rerror": "enospc"}), "'enospc' invalid read error action"),
-            (json!({"readonly": "foo"}), "Parameter 'read-only' expects 'on' or 'off'"),
-            (json!({"foo": "bar"}), "Block format 'raw' does not support the option 'foo'"),
+            ("cache=nome", "'cache' does not accept value 'nome'; did you mean 'none'?"),
+            ("format=foo", "'format' does not accept value 'foo'; known are raw"),
+            ("werror=foo", "known are enospc, report, ignore, stop"),
+            ("rerror=enospc", "'rerror' does not accept value 'enospc'"),
+            ("readonly=foo", "'readonly' expects 'on' or 'off', not 'foo'"),
+            ("cach=none", "invalid parameter 'cach'; did you mean 'cache'?"),
+            ("aio=native", "cache.direct=on"),
+            ("aio=io_uring", "use aio=threads"),
         ] {
-            assert_eq!(parse(bad), Err(message.to_owned()));
+            let error = parse(bad).unwrap_err();
+            assert!(error.starts_with("-drive: ") && error.contains(message), "{bad}: {error}");
         }
-        assert!(parse(json!({"aio": "native"})).unwrap_err().contains("cache.direct=on"));
-        assert!(parse(json!({"aio": "io_uring"})).unwrap_err().contains("use aio=threads"));
     }
 }

@@ -6,7 +6,8 @@ use memory::GuestMemory;
 use memory::vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use crate::{
-    BlockBackend, CacheMode, DiscardMode, Drive, DriveOptions, FileNode, GuestSlice, IoStatus,
+    BlockBackend, CacheMode, DiscardMode, Drive, DriveOptions, FileNode, GuestSlice, ImageFormat,
+    IoStatus,
 };
 
 struct Fixture {
@@ -109,7 +110,7 @@ fn zeroes_and_discards_keep_the_rest_and_free_space() {
 fn unaligned_requests_work_with_direct_io() {
     let f = Fixture::new();
     let path = f.image(&[0; 1 << 16]);
-    let cache = CacheMode::from_name("none").unwrap();
+    let cache = CacheMode::NONE;
     // Not every file system has direct I/O; one that hasn't says so.
     let node = match FileNode::open(&path, false, cache, DiscardMode::Ignore) {
         Ok(node) => node,
@@ -142,7 +143,7 @@ fn what_cannot_be_opened_is_named_with_the_reason() {
     assert!(error(Path::new("/dev/null")).contains("regular file"));
     let qcow2 = f.image(b"QFI\xfb\0\0\0\x03");
     assert_eq!(error(&qcow2), "Unknown driver 'qcow2'");
-    let raw = DriveOptions { format: Some("raw".into()), ..options.clone() };
+    let raw = DriveOptions { format: Some(ImageFormat::Raw), ..options.clone() };
     assert!(Drive::open("d", &qcow2, &raw).is_ok());
 }
 
@@ -180,11 +181,7 @@ fn an_image_has_one_writer_unless_it_is_shared() {
 fn queries_show_what_is_there() {
     let f = Fixture::new();
     let path = f.image(&[0; 4096]);
-    let options = DriveOptions {
-        read_only: true,
-        cache: CacheMode::from_name("unsafe").unwrap(),
-        ..Default::default()
-    };
+    let options = DriveOptions { read_only: true, cache: CacheMode::UNSAFE, ..Default::default() };
     let drive = Drive::open("virtio0", &path, &options).unwrap();
     drive.claim("/machine/peripheral/disk", false).unwrap();
     let info = drive.info();
@@ -210,7 +207,7 @@ fn queries_show_what_is_there() {
 fn write_through_makes_each_write_last() {
     let f = Fixture::new();
     let path = f.image(&[0; 4096]);
-    let cache = CacheMode::from_name("writethrough").unwrap();
+    let cache = CacheMode::WRITETHROUGH;
     let drive = Drive::open("d", &path, &DriveOptions { cache, ..Default::default() }).unwrap();
     f.memory.write(0, &[6; 512]).unwrap();
     drive.write(512, &[f.slice(0, 512)]).unwrap();

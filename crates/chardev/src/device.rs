@@ -13,7 +13,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use crate::frontend::{CharBackend, CharEvent, CharReceiver, ChardevInfo};
-use crate::socket::{SocketListener, SocketSpec, SocketStream};
+use crate::socket::Endpoint;
 use crate::terminal::Claim;
 use crate::worker::{Port, Worker};
 use crate::{ChardevError, ChardevSpec};
@@ -170,7 +170,7 @@ impl Chardev {
                 (Kind::Threaded, format!("pty:{path}"), Some(Port::pty(controller)))
             }
             ChardevSpec::Socket(spec) => {
-                let port = open_socket(label, spec, notify)?;
+                let port = Port::socket(Endpoint::open(label, spec, notify)?);
                 (Kind::Threaded, port.filename(), Some(port))
             }
             ChardevSpec::Mux(_) => {
@@ -308,24 +308,4 @@ fn open_pty() -> Result<(File, String), ChardevError> {
     tcsetattr(&controller, OptionalActions::Now, &termios).map_err(fail)?;
     let path = ptsname(&controller, Vec::new()).map_err(fail)?;
     Ok((controller.into(), path.to_string_lossy().into_owned()))
-}
-
-fn open_socket(
-    label: &str,
-    spec: &SocketSpec,
-    notify: &dyn Fn(&Notice),
-) -> Result<Port, ChardevError> {
-    if spec.server {
-        let listener = SocketListener::bind(spec)?;
-        let stream = listener.wait_if_asked(notify)?;
-        return Ok(Port::server(listener, stream));
-    }
-    match SocketStream::connect(spec) {
-        Ok(stream) => Ok(Port::client(spec.clone(), Some(stream))),
-        Err(error) if spec.reconnect.is_some() => {
-            notify(&Notice::Unconnected { label: label.to_owned(), reason: error.to_string() });
-            Ok(Port::client(spec.clone(), None))
-        }
-        Err(error) => Err(error),
-    }
 }

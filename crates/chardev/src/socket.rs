@@ -472,6 +472,49 @@ impl Write for &SocketStream {
     }
 }
 
+/// A socket that was opened as its options say, and its first connection if there is one already.
+#[derive(Debug)]
+pub enum Endpoint {
+    /// A listening socket.
+    Listener(SocketListener, Option<SocketStream>),
+    /// A socket that connects, again and again if the options say so.
+    Connector(SocketSpec, Option<SocketStream>),
+}
+
+impl Endpoint {
+    /// Opens what `spec` describes. A server with `wait=on` blocks until its first client is there;
+    /// `notify` gets what the user should know meanwhile. `label` names the character device or monitor
+    /// in it.
+    pub fn open(
+        label: &str,
+        spec: &SocketSpec,
+        notify: &dyn Fn(&Notice),
+    ) -> Result<Endpoint, ChardevError> {
+        if spec.server {
+            let listener = SocketListener::bind(spec)?;
+            let first = listener.wait_if_asked(notify)?;
+            return Ok(Endpoint::Listener(listener, first));
+        }
+        match SocketStream::connect(spec) {
+            Ok(stream) => Ok(Endpoint::Connector(spec.clone(), Some(stream))),
+            Err(error) if spec.reconnect.is_some() => {
+                let reason = error.to_string();
+                notify(&Notice::Unconnected { label: label.to_owned(), reason });
+                Ok(Endpoint::Connector(spec.clone(), None))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The options, with the address that was bound in place of the one asked for.
+    pub fn spec(&self) -> &SocketSpec {
+        match self {
+            Endpoint::Listener(listener, _) => listener.spec(),
+            Endpoint::Connector(spec, _) => spec,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;

@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::ChardevError;
 use crate::device::{Shared, lock};
 use crate::frontend::CharEvent;
-use crate::socket::{SocketListener, SocketSpec, SocketStream};
+use crate::socket::{Endpoint, SocketListener, SocketSpec, SocketStream};
 use crate::terminal::Claim;
 
 /// Bytes moved at a time. A pipe that is ready takes this much without blocking.
@@ -56,13 +56,14 @@ impl Port {
         Port::Pty { controller, open: false }
     }
 
-    pub(crate) fn server(listener: SocketListener, stream: Option<SocketStream>) -> Port {
-        Port::Server { listener, stream }
-    }
-
-    pub(crate) fn client(spec: SocketSpec, stream: Option<SocketStream>) -> Port {
-        let retry = spec.reconnect.map(|pause| Instant::now() + pause);
-        Port::Client { spec, stream, retry }
+    pub(crate) fn socket(endpoint: Endpoint) -> Port {
+        match endpoint {
+            Endpoint::Listener(listener, stream) => Port::Server { listener, stream },
+            Endpoint::Connector(spec, stream) => {
+                let retry = spec.reconnect.map(|pause| Instant::now() + pause);
+                Port::Client { spec, stream, retry }
+            }
+        }
     }
 
     /// What `query-chardev` calls a socket now.

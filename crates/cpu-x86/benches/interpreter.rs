@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use accel::{CpuBus, Exit, GuestClock, InterruptController, Signals, Vcpu};
+use accel::{Exit, NoBoard, Vcpu};
 use cpu_x86::state::{Activity, Segment};
 use cpu_x86::{Cpu, CpuConfig, CpuState, CpuWiring};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -16,51 +16,6 @@ const CODE: u64 = 0x1_0000;
 const DATA: u64 = 0x10_0000;
 const STACK: u64 = 0x8_0000;
 const ROUNDS: u32 = 100_000;
-
-/// A board with nothing on it.
-struct NoBoard;
-
-impl CpuBus for NoBoard {
-    fn read_port(&self, _: u16, _: u8) -> u32 {
-        u32::MAX
-    }
-    fn write_port(&self, _: u16, _: u8, _: u32) {}
-    fn read_mmio(&self, _: u64, _: u8) -> u64 {
-        u64::MAX
-    }
-    fn write_mmio(&self, _: u64, _: u8, _: u64) {}
-}
-
-impl InterruptController for NoBoard {
-    fn acknowledge(&self) -> Option<u8> {
-        None
-    }
-    fn task_priority(&self) -> u8 {
-        0
-    }
-    fn set_task_priority(&self, _: u8) {}
-    fn read_msr(&self, _: u32) -> Option<u64> {
-        None
-    }
-    fn write_msr(&self, _: u32, _: u64) -> bool {
-        false
-    }
-    fn startup_vector(&self) -> u8 {
-        0
-    }
-}
-
-impl GuestClock for NoBoard {
-    fn now_ns(&self) -> u64 {
-        0
-    }
-    fn tsc(&self) -> u64 {
-        0
-    }
-    fn tsc_hz(&self) -> u64 {
-        1_000_000_000
-    }
-}
 
 /// A CPU in 64-bit mode with the first 4 MiB mapped to themselves.
 fn long_mode() -> (Cpu, CpuState, Arc<GuestMemory>) {
@@ -75,7 +30,7 @@ fn long_mode() -> (Cpu, CpuState, Arc<GuestMemory>) {
         bus: board.clone(),
         interrupts: board.clone(),
         clock: board,
-        signals: Arc::new(Signals::default()),
+        signals: Arc::default(),
         group: Arc::default(),
     };
     let cpu = Cpu::new(CpuConfig { index: 0, count: 1 }, wiring);

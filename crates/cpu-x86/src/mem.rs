@@ -299,6 +299,7 @@ impl Cpu {
     ) -> Result<(Place, Option<Place>)> {
         let first_len = ((PAGE_SIZE - (linear & PAGE_OFFSET)) as usize).min(len);
         if class == Class::Watched {
+            self.check_canonical(seg, linear)?;
             self.check_alignment(linear, len)?;
         }
         let first = self.place(seg, linear, access, class)?;
@@ -316,10 +317,16 @@ impl Cpu {
         Ok((first, second))
     }
 
-    fn place(&mut self, seg: u8, linear: u64, access: Access, class: Class) -> Result<Place> {
+    /// #SS or #GP for an address that is not canonical.
+    pub(crate) fn check_canonical(&self, seg: u8, linear: u64) -> Result {
         if self.long_mode() && !is_canonical(linear) {
             return Err(if seg == SS { Exception::SS0 } else { Exception::GP0 });
         }
+        Ok(())
+    }
+
+    fn place(&mut self, seg: u8, linear: u64, access: Access, class: Class) -> Result<Place> {
+        self.check_canonical(seg, linear)?;
         let found = self.fill(linear, access, class)?;
         let phys = found.phys | linear & PAGE_OFFSET;
         Ok(match found.host {
@@ -328,10 +335,20 @@ impl Cpu {
         })
     }
 
-    /// #AC for a misaligned user access while CR0.AM and RFLAGS.AC are set.
-    fn check_alignment(&self, linear: u64, len: usize) -> Result {
+    /// #AC for a misaligned user access while CR0.AM and RFLAGS.AC are set. An operand's length tells
+    /// what it is, and so its alignment (APM volume 2, section 8.2.18).
+    pub(crate) fn check_alignment(&self, linear: u64, len: usize) -> Result {
         let active = self.cpl == 3 && self.cr0 & CR0_AM != 0 && self.system_flags & bits::AC != 0;
-        if active && len.is_power_of_two() && len <= 8 && linear & (len as u64 - 1) != 0 {
+        let alignment: u64 = match len {
+            2 | 4 | 8 | 16 => len as u64,
+            // Extended-precision and packed decimal numbers.
+            10 => 8,
+            // The environments of x87, and its whole state, in 16- and in 32-bit format.
+            14 | 94 => 2,
+            28 | 108 | 512 => 4,
+            _ => 1,
+        };
+        if active && linear & (alignment - 1) != 0 {
             return Err(Exception::with_code(vector::AC, 0));
         }
         Ok(())

@@ -57,6 +57,7 @@ impl Cpu {
             self.msrs = msrs;
             return Err(reason);
         }
+        self.fpu = fpu;
         self.gpr[..16].copy_from_slice(&state.gpr);
         self.rip = state.rip;
         self.set_rflags(state.rflags);
@@ -78,7 +79,6 @@ impl Cpu {
         self.shadow = state.interrupt_shadow;
         self.nmi_blocked = state.nmi_blocked;
         self.pending_debug = 0;
-        self.fpu = fpu;
         self.cpl = match () {
             () if state.cr0 & CR0_PE == 0 => 0,
             () if state.rflags & bits::VM != 0 => 3,

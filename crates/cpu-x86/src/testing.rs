@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use accel::{CpuBus, Exit, GuestClock, InterruptController, Vcpu};
+use accel::{Exit, NoBoard, Vcpu};
 use iced_x86::code_asm::CodeAssembler;
 use memory::GuestMemory;
 
@@ -21,50 +21,6 @@ pub(crate) const STACK: u64 = 0x8_0000;
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
 const PD: u64 = 0x3000;
-
-struct NoBoard;
-
-impl CpuBus for NoBoard {
-    fn read_port(&self, _: u16, _: u8) -> u32 {
-        u32::MAX
-    }
-    fn write_port(&self, _: u16, _: u8, _: u32) {}
-    fn read_mmio(&self, _: u64, _: u8) -> u64 {
-        u64::MAX
-    }
-    fn write_mmio(&self, _: u64, _: u8, _: u64) {}
-}
-
-impl InterruptController for NoBoard {
-    fn acknowledge(&self) -> Option<u8> {
-        None
-    }
-    fn task_priority(&self) -> u8 {
-        0
-    }
-    fn set_task_priority(&self, _: u8) {}
-    fn read_msr(&self, _: u32) -> Option<u64> {
-        None
-    }
-    fn write_msr(&self, _: u32, _: u64) -> bool {
-        false
-    }
-    fn startup_vector(&self) -> u8 {
-        0
-    }
-}
-
-impl GuestClock for NoBoard {
-    fn now_ns(&self) -> u64 {
-        0
-    }
-    fn tsc(&self) -> u64 {
-        0
-    }
-    fn tsc_hz(&self) -> u64 {
-        1_000_000_000
-    }
-}
 
 /// CPUs of one machine after power-on.
 fn cpus(count: u32) -> Vec<Cpu> {

@@ -193,8 +193,6 @@ pub struct MachineSpec {
     pub smp: Smp,
     /// Engine.
     pub accelerator: Accelerator,
-    /// CPU model with its features, as given to `-cpu`.
-    pub cpu: Option<String>,
     /// Direct boot.
     pub boot: Option<DirectBoot>,
     /// Character devices.

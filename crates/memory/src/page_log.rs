@@ -121,8 +121,10 @@ pub(crate) fn check_room(len: u64) -> Result<(), String> {
 impl NewBitmap for PageLog {
     fn with_len(len: usize) -> Self {
         let pages = len.div_ceil(PAGE_SIZE as usize);
-        let dirty = std::iter::repeat_with(AtomicU64::default).take(pages.div_ceil(64)).collect();
-        let code = std::iter::repeat_with(AtomicU32::default).take(pages).collect();
+        // Zeroes that come from the host take no memory until they are used, and turning them into
+        // atomics in place touches none of them: a machine with much RAM starts as fast as a small one.
+        let dirty = vec![0; pages.div_ceil(64)].into_iter().map(AtomicU64::new).collect();
+        let code = vec![0; pages].into_iter().map(AtomicU32::new).collect();
         Self { pages: Arc::new(Pages { dirty, code }), offset: 0 }
     }
 }

@@ -24,6 +24,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::rc::Rc;
 
+use qapi::comment::backquote_references;
 use qapi::ir::{Condition, DefinitionKind, Schema};
 
 /// What the generator needs to know beside the schema.
@@ -113,24 +114,4 @@ pub(crate) fn doc(out: &mut String, indent: &str, text: &str, fallback: &str) {
         let line = backquote_references(&line);
         let _ = writeln!(out, "{}", format!("{indent}/// {line}").trim_end());
     }
-}
-
-/// `@name` of schema text as `` `name` ``.
-fn backquote_references(line: &str) -> String {
-    let mut out = String::new();
-    let mut rest = line;
-    while let Some(at) = rest.find('@') {
-        let (before, after) = rest.split_at(at);
-        out += before;
-        let after = &after[1..];
-        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-        let end = after.find(|c| !is_name(c)).unwrap_or(after.len());
-        if end == 0 {
-            out.push('@');
-        } else {
-            let _ = write!(out, "`{}`", &after[..end]);
-        }
-        rest = &after[end..];
-    }
-    out + rest
 }

@@ -806,17 +806,7 @@ enum Json<'a> {
 fn describe(ty: Type<'_>) -> String {
     match ty {
         Type::Builtin(b) => format!("the built-in type '{}'", b.name()),
-        Type::Defined(d) => {
-            let kind = match d.kind {
-                DefinitionKind::Enum(_) => "enum",
-                DefinitionKind::Struct(_) => "struct",
-                DefinitionKind::Union(_) => "union",
-                DefinitionKind::Alternate(_) => "alternate",
-                DefinitionKind::Command(_) => "command",
-                DefinitionKind::Event(_) => "event",
-            };
-            format!("the {kind} '{}'", d.name)
-        }
+        Type::Defined(d) => format!("the {} '{}'", d.kind.name(), d.name),
     }
 }
 

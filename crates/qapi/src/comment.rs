@@ -432,3 +432,23 @@ fn is_heading(line: &str) -> bool {
     let rest = line.trim_start_matches('=');
     rest.len() < line.len() && rest.starts_with(' ')
 }
+
+/// `@name` of schema text as `` `name` ``.
+pub fn backquote_references(line: &str) -> String {
+    let mut out = String::new();
+    let mut rest = line;
+    while let Some(at) = rest.find('@') {
+        let (before, after) = rest.split_at(at);
+        out += before;
+        let after = &after[1..];
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let end = after.find(|c| !is_name(c)).unwrap_or(after.len());
+        if end == 0 {
+            out.push('@');
+        } else {
+            out.extend(["`", &after[..end], "`"]);
+        }
+        rest = &after[end..];
+    }
+    out + rest
+}

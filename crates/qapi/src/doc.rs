@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::{fs, io};
 
-use crate::comment::{DocComment, DocEntry};
+use crate::comment::{DocComment, DocEntry, backquote_references};
 use crate::ir::*;
 
 /// One page.
@@ -134,25 +134,7 @@ fn markdown(text: &str) -> String {
             out += line;
             continue;
         }
-        let mut rest = line;
-        while let Some(at) = rest.find(['@', '<']) {
-            out += &rest[..at];
-            if rest[at..].starts_with('<') {
-                out += "&lt;";
-                rest = &rest[at + 1..];
-                continue;
-            }
-            let after = &rest[at + 1..];
-            let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-            let end = after.find(|c| !is_name(c)).unwrap_or(after.len());
-            if end == 0 {
-                out.push('@');
-            } else {
-                let _ = write!(out, "`{}`", &after[..end]);
-            }
-            rest = &after[end..];
-        }
-        out += rest;
+        out += &backquote_references(&line.replace('<', "&lt;"));
     }
     out
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Builder;
 use ::options::OptionError;
-use ::options::{Properties, parse_bool, parse_choice};
+use ::options::{Properties, parse_choice};
 
 /// Most CPUs that a machine can have.
 const MAX_CPUS: u32 = 8;
@@ -21,7 +21,13 @@ const MIN_MEMORY: u64 = 2 << 20;
 const ACCELERATORS: &[(&str, Option<Accelerator>)] =
     &[("soft", Some(Accelerator::Soft)), ("tcg", Some(Accelerator::Soft)), ("kvm", None)];
 
-const MACHINES: &[(&str, ())] = &[("pc", ()), ("pc-i440fx-7.2", ())];
+const MACHINES: &[&str] = &["pc", "pc-i440fx-7.2"];
+
+/// Models of the CPU with what they are. Both are all that the software CPU can do.
+const CPU_MODELS: &[(&str, &str)] = &[
+    ("max", "Enables all features supported by the accelerator"),
+    ("qemu64", "Rhea Virtual CPU (default)"),
+];
 
 pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     if matches!(value, "help" | "?") {
@@ -34,7 +40,9 @@ pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionEr
         return Ok(());
     }
     let mut options = Properties::parse("-machine", value, Some("type"))?;
-    options.take_choice("type", MACHINES)?;
+    if let Some(name) = options.take("type").filter(|name| !MACHINES.contains(&name.as_str())) {
+        return Err(OptionError::unknown("-machine: unsupported machine type", &name, MACHINES));
+    }
     if let Some(names) = options.take("accel") {
         set_accelerator(builder, "-machine", &names)?;
     }
@@ -61,111 +69,30 @@ fn set_accelerator(builder: &mut Builder, option: &str, names: &str) -> Result<(
     )))
 }
 
-/// What `-cpu` may name.
-const CPU_MODELS: [(&str, &str); 2] = [
-    ("max", "everything that the software CPU can do"),
-    ("qemu64", "the same; the name that scripts use"),
-];
-
-/// The features of the software CPU, as users write them; see `cpu_x86`'s CPUID.
-const CPU_FEATURES: &[&str] = &[
-    "apic",
-    "arch-capabilities",
-    "clflush",
-    "cmov",
-    "cx16",
-    "cx8",
-    "de",
-    "erms",
-    "fpu",
-    "fsgsbase",
-    "fsrm",
-    "fxsr",
-    "hypervisor",
-    "invpcid",
-    "lahf-lm",
-    "lm",
-    "mca",
-    "mce",
-    "mmx",
-    "movbe",
-    "msr",
-    "mtrr",
-    "nx",
-    "pae",
-    "pat",
-    "pcid",
-    "pdpe1gb",
-    "pge",
-    "pni",
-    "popcnt",
-    "pse",
-    "pse36",
-    "rdpid",
-    "rdrand",
-    "rdseed",
-    "rdtscp",
-    "sep",
-    "smap",
-    "smep",
-    "spec-ctrl",
-    "sse",
-    "sse2",
-    "sse3",
-    "sse4.1",
-    "sse4.2",
-    "ssse3",
-    "syscall",
-    "tsc",
-    "tsc_adjust",
-    "umip",
-    "xsave",
-    "xsaveopt",
-];
-
+/// Every model has the same features, which can't be changed: what asks for that is refused by name.
 pub(super) fn cpu(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     if matches!(value, "help" | "?") {
-        let mut text = String::from("Available CPUs:\n");
-        for (name, what) in CPU_MODELS {
-            let _ = writeln!(text, "  {name:<8} {what}");
+        let mut text = "Available CPUs:\n".to_owned();
+        for (name, description) in CPU_MODELS {
+            let _ = writeln!(text, "x86 {name:<20}  {description}");
         }
-        let _ = writeln!(text, "\nFeatures, which both have:\n  {}", CPU_FEATURES.join(" "));
         builder.print = Some(text);
         return Ok(());
     }
     let mut parts = value.split(',');
     let model = parts.next().unwrap_or_default();
-    let known = CPU_MODELS.map(|(name, _)| name);
-    if !known.contains(&model) {
-        return Err(OptionError::unknown("-cpu: unable to find CPU model", model, &known));
+    if !CPU_MODELS.iter().any(|(name, _)| *name == model) {
+        let names: Vec<&str> = CPU_MODELS.iter().map(|(name, _)| *name).collect();
+        return Err(OptionError::unknown("-cpu: unable to find CPU model", model, &names));
     }
-    for part in parts {
-        check_cpu_feature(value, part)?;
-    }
-    builder.machine().cpu = Some(value.to_owned());
-    Ok(())
-}
-
-/// The CPU is one and the same whatever its model, so a feature may be asked for if it is there.
-fn check_cpu_feature(option: &str, part: &str) -> Result<(), OptionError> {
-    let (name, wanted) = if let Some(name) = part.strip_prefix('+') {
-        (name, true)
-    } else if let Some(name) = part.strip_prefix('-') {
-        (name, false)
-    } else {
-        let (name, value) = part.split_once('=').unwrap_or((part, "on"));
-        (name, parse_bool("-cpu", name, value)?)
-    };
-    // Names are written with either.
-    let plain = name.replace('_', "-");
-    let here = CPU_FEATURES.iter().any(|feature| feature.replace('_', "-") == plain);
-    match (here, wanted) {
-        (true, true) | (false, false) => Ok(()),
-        (true, false) => Err(OptionError::new(format!(
-            "-cpu {option}: the feature '{name}' can't be switched off"
-        ))),
-        (false, true) => {
-            Err(OptionError::unknown("-cpu: there is no CPU feature", name, CPU_FEATURES))
+    match parts.next() {
+        None => Ok(()),
+        Some(feature) => {
+            let name = feature.trim_start_matches(['+', '-']);
+            let name = name.split('=').next().unwrap_or(name);
+            Err(OptionError::new(format!(
+                "-cpu {model}: feature '{name}' cannot be changed in this build; use -cpu {model}"
+            )))
         }
     }
 }
@@ -387,6 +314,21 @@ pub(super) fn only_none(option: &str, value: &str) -> Result<(), OptionError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpu_models_are_known_by_name() {
+        let refusal = |value| cpu(&mut Builder::default(), value).unwrap_err().to_string();
+        assert!(cpu(&mut Builder::default(), "max").is_ok());
+        assert!(cpu(&mut Builder::default(), "qemu64").is_ok());
+        assert_eq!(
+            refusal("qemu46"),
+            "-cpu: unable to find CPU model 'qemu46'; did you mean 'qemu64'?"
+        );
+        for feature in ["+avx", "-avx", "avx=on"] {
+            let value = format!("max,{feature}");
+            assert!(refusal(&value).contains("feature 'avx'"), "{feature}");
+        }
+    }
 
     #[test]
     fn topologies_fill_in_as_on_qemu() {

@@ -55,7 +55,7 @@ pub const OPTIONS: &[OptionItem] = &[
         "what runs the CPUs: soft (also called tcg)",
         machine::accel,
     ),
-    option("cpu", &[], Takes::Value("model[,+f][,-f]"), "CPU model and features", machine::cpu),
+    option("cpu", &[], Takes::Value("model"), "CPU model; 'help' lists them", machine::cpu),
     option(
         "smp",
         &[],

@@ -7,7 +7,7 @@
 mod operands;
 
 use iced_x86::{
-    Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, Register,
+    Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, Register,
 };
 
 use crate::cpu::Cpu;
@@ -27,7 +27,13 @@ pub(crate) fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Op> {
     // Instructions of extensions that the CPU does not have decode as the older ones they extend.
     let options = DecoderOptions::AMD | DecoderOptions::NO_WBNOINVD | DecoderOptions::NO_MPFX_0FBC;
     let mut decoder = Decoder::with_ip(bits, bytes, rip, options);
-    let insn = decoder.decode();
+    let mut insn = decoder.decode();
+    // F3 REX.B 90 exchanges R8 and RAX: only without REX.B it is PAUSE.
+    if insn.code() == Code::Pause && bytes[insn.len() - 2] & 0xf1 == 0x41 {
+        let options = options | DecoderOptions::NO_PAUSE;
+        decoder = Decoder::with_ip(bits, bytes, rip, options);
+        insn = decoder.decode();
+    }
     if insn.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
         return None;
     }

@@ -1,6 +1,6 @@
 //! Unpacks an instruction's operands into the fields of an [`Op`], the same way for every instruction.
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{CodeSize, Instruction, OpKind, Register};
 
 use crate::op::{Op, OpFlags, ZERO_REG};
 
@@ -14,6 +14,20 @@ fn number(register: Register) -> u8 {
         _ if register.is_gpr8() => register.full_register().number() as u8,
         _ => register.number() as u8,
     }
+}
+
+/// The number of a memory operand's segment: in 64-bit mode, prefixes for others than FS and GS are
+/// ignored and `default` counts, which decides between #SS and #GP.
+fn segment(insn: &Instruction, default: Register) -> u8 {
+    let segment = insn.memory_segment();
+    let ignored =
+        insn.code_size() == CodeSize::Code64 && !matches!(segment, Register::FS | Register::GS);
+    (if ignored { default } else { segment }).number() as u8
+}
+
+/// Whether addresses relative to `base` are in the stack segment.
+fn is_stack_base(base: Register) -> bool {
+    matches!(base.full_register(), Register::RSP | Register::RBP)
 }
 
 /// Fills `op`'s operands, sizes and prefix flags.
@@ -76,7 +90,7 @@ pub(super) fn unpack(insn: &Instruction, op: &mut Op) {
 fn memory(insn: &Instruction, op: &mut Op) {
     let base = insn.memory_base();
     let index = insn.memory_index();
-    op.seg = insn.memory_segment().number() as u8;
+    op.seg = segment(insn, if is_stack_base(base) { Register::SS } else { Register::DS });
     op.disp = insn.memory_displacement64();
     op.scale = insn.memory_index_scale().trailing_zeros() as u8;
     op.addr_size = match (base, index) {
@@ -97,7 +111,7 @@ fn memory(insn: &Instruction, op: &mut Op) {
 
 /// A memory operand addressed by rSI or rDI: its segment and address size.
 fn implicit(insn: &Instruction, op: &mut Op, addr_size: u8) {
-    op.seg = insn.memory_segment().number() as u8;
+    op.seg = segment(insn, Register::DS);
     op.addr_size = addr_size;
 }
 

@@ -1,6 +1,7 @@
 //! Compare and exchange (APM volume 3: CMPXCHG, CMPXCHG8B, CMPXCHG16B).
 //!
-//! The destination is always written, with its old value if the comparison fails.
+//! A destination in memory is always written, with its old value if the comparison fails; one in a
+//! register is not, so that a 32-bit comparison that fails leaves its upper half (as AMD's processors do).
 
 use iced_x86::{Code, Instruction};
 
@@ -20,7 +21,6 @@ fn reg<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
         let new = cpu.reg::<T>(op.src);
         cpu.set_reg(op.dst, new);
     } else {
-        cpu.set_reg(op.dst, found);
         cpu.set_reg(RAX, found);
     }
     Ok(())

@@ -100,7 +100,12 @@ fn jmp_mem<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
 /// Pushes the return address and goes to `target`.
 #[inline(always)]
 fn call_to<T: Int>(cpu: &mut Cpu, op: &Op, target: u64) -> Result {
-    cpu.check_jump(target)?;
+    if let Err(fault) = cpu.check_jump(target) {
+        // A fault of the stack comes first.
+        let sp = cpu.gpr(RSP).wrapping_sub(T::BYTES as u64) & cpu.stack_mask;
+        cpu.probe_write(SS, sp, T::BYTES)?;
+        return Err(fault);
+    }
     cpu.push(T::from_u64(op.next_rip))?;
     cpu.rip = target;
     Ok(())

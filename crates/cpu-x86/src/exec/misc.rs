@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 use super::sized;
 use crate::cpu::Cpu;
@@ -70,6 +70,18 @@ fn bound<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
 /// The handler of `insn`, if it belongs to this group.
 pub(super) fn select(insn: &Instruction) -> Option<Handler> {
     match insn.mnemonic() {
+        // PREFETCH and PREFETCHW have no register form.
+        Mnemonic::Reservednop
+            if insn.op0_kind() == OpKind::Register
+                && matches!(
+                    insn.code(),
+                    Code::Reservednop_rm16_r16_0F0D
+                        | Code::Reservednop_rm32_r32_0F0D
+                        | Code::Reservednop_rm64_r64_0F0D
+                ) =>
+        {
+            Some(|_, _| Err(Exception::UD))
+        }
         // Hints of extensions that this CPU lacks are no-ops by design of their encodings.
         Mnemonic::Nop
         | Mnemonic::Reservednop

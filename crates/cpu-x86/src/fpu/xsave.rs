@@ -8,6 +8,7 @@ use super::{Fpu, MXCSR_MASK};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::host::Access;
+use crate::mmu::LINEAR_BITS;
 use crate::op::{Handler, Op};
 use crate::reg::{RAX, RDX};
 use crate::regs::{CR0_EM, CR0_TS, CR4_OSXSAVE};
@@ -28,6 +29,8 @@ const HEADER: usize = 512;
 pub(crate) const AVX_OFFSET: usize = 576;
 /// Bytes of the image with all components that can be.
 const MAX_SIZE: usize = AVX_OFFSET + 256;
+/// Upper bits of a linear address that only repeat its sign.
+const UNUSED_BITS: u32 = 64 - LINEAR_BITS;
 /// The part of the legacy image that belongs to software.
 const SOFTWARE_AREA: usize = 416;
 
@@ -108,7 +111,9 @@ impl Fpu {
         self.valid = image[4];
         self.opcode = word(6) & 0x7ff;
         if wide {
-            (self.ip, self.dp) = (pointer(8), pointer(16));
+            // Pointers are addresses: bits that no canonical one has are not kept.
+            let canonical = |at| (pointer(at) << UNUSED_BITS) as i64 >> UNUSED_BITS;
+            (self.ip, self.dp) = (canonical(8) as u64, canonical(16) as u64);
             (self.cs, self.ds) = (0, 0);
         } else {
             (self.ip, self.dp) = (pointer(8) & 0xffff_ffff, pointer(16) & 0xffff_ffff);
@@ -155,6 +160,9 @@ fn image_offset(cpu: &mut Cpu, op: &Op, len: usize, align: u64, access: Access) 
     let offset = cpu.ea(op);
     let linear = cpu.linear(op.seg, offset, len, access)?;
     if linear & (align - 1) != 0 {
+        cpu.check_canonical(op.seg, linear)?;
+        // Where alignment is checked anyway, that exception is the one of FXSAVE and FXRSTOR.
+        cpu.check_alignment(linear, len)?;
         return Err(Exception::GP0);
     }
     Ok(offset)

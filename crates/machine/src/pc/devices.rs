@@ -133,7 +133,9 @@ impl Pc {
         let spec = Arc::clone(&self.spec);
         for drive in &spec.drives {
             let failed = |e: String| BuildError::Device(format!("-drive {}: {e}", drive.id));
-            let options = DriveOptions::parse(&drive.options).map_err(|e| failed(e.to_string()))?;
+            let option = format!("-drive {}", drive.id);
+            let options =
+                DriveOptions::parse(Properties::from_map(&option, drive.options.clone()))?;
             let opened = match &drive.file {
                 Some(path) => {
                     Drive::open(&drive.id, path, &options).map_err(|e| failed(e.to_string()))?

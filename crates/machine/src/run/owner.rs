@@ -144,6 +144,7 @@ struct Wishes {
     exit: Option<i32>,
     failed: Option<String>,
     debug: bool,
+    disk_failed: bool,
 }
 
 /// Takes wishes from devices and vCPU threads to the owner.
@@ -173,6 +174,13 @@ impl GuestRequests {
 
     fn take(&self) -> Wishes {
         std::mem::take(&mut *self.wishes.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}
+
+impl GuestRequests {
+    /// A disk failed in a way that its options say stops the machine.
+    pub fn disk_failed(&self) {
+        self.wish(|w| w.disk_failed = true);
     }
 }
 
@@ -219,6 +227,7 @@ pub struct Owner<B: Board> {
     actions: RunActions,
     events: EventSink,
     queue: mpsc::UnboundedReceiver<Envelope>,
+    io_paused: bool,
 }
 
 impl<B: Board> Owner<B> {
@@ -234,7 +243,7 @@ impl<B: Board> Owner<B> {
         let run_state = AtomicU8::new(RunState::Prelaunch as u8);
         let published = Arc::new(Published { run_state });
         let handle = RunHandle { queue: sender, published: Arc::clone(&published) };
-        (Self { board, cpus, guest, published, actions, events, queue }, handle)
+        (Self { board, cpus, guest, published, actions, events, queue, io_paused: false }, handle)
     }
 
     /// Serves until the machine ends; returns the exit status of the process.
@@ -323,6 +332,8 @@ impl<B: Board> Owner<B> {
             }
         } else if wishes.debug {
             self.stop(RunState::Debug).await;
+        } else if wishes.disk_failed {
+            self.stop(RunState::IoError).await;
         }
         if self.state() == RunState::Running {
             self.guest.gate.open();
@@ -338,29 +349,38 @@ impl<B: Board> Owner<B> {
         self.guest.gate.close();
         self.guest.gate.all_parked().await;
         self.board.clock().stop();
-        self.board.pause_io();
+        self.pause_io();
         self.enter(next);
         self.emit(MachineEvent::Stop);
     }
 
     /// Lets guest code run.
-    fn resume(&self) {
+    fn resume(&mut self) {
         self.enter(RunState::Running);
         self.emit(MachineEvent::Resume);
-        self.board.resume_io();
+        self.resume_io();
         self.board.clock().start();
         self.guest.gate.open();
     }
 
-    fn cont(&self) -> Result<(), Refusal> {
+    /// Pauses I/O, if it is not paused: a reset of a stopped machine must not pause it twice.
+    fn pause_io(&mut self) {
+        if !std::mem::replace(&mut self.io_paused, true) {
+            self.board.pause_io();
+        }
+    }
+
+    fn resume_io(&mut self) {
+        if std::mem::take(&mut self.io_paused) {
+            self.board.resume_io();
+        }
+    }
+
+    fn cont(&mut self) -> Result<(), Refusal> {
         if self.state().needs_reset() {
             return Err(Refusal::ResetRequired);
         }
-        if self.state() == RunState::Running {
-            // Clients count on a RESUME for every cont.
-            self.emit(MachineEvent::Stop);
-            self.emit(MachineEvent::Resume);
-        } else {
+        if self.state() != RunState::Running {
             self.resume();
         }
         Ok(())
@@ -374,7 +394,7 @@ impl<B: Board> Owner<B> {
         self.emit(MachineEvent::Reset(cause));
         match self.state() {
             RunState::Running => {
-                self.board.resume_io();
+                self.resume_io();
                 self.board.clock().start();
                 self.guest.gate.open();
             }
@@ -389,7 +409,7 @@ impl<B: Board> Owner<B> {
         self.guest.gate.close();
         self.guest.gate.all_parked().await;
         self.board.clock().stop();
-        self.board.pause_io();
+        self.pause_io();
         // What the guest wished for before the reset is void.
         self.guest.take();
         self.board.reset_devices();

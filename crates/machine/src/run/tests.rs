@@ -44,21 +44,24 @@ impl Vcpu for TestCpu {
 
 struct TestBoard {
     clock: Clock,
-    resets: AtomicUsize,
+    /// Pauses of I/O that have not ended, as devices count them.
+    pauses: AtomicUsize,
 }
 
 impl Board for TestBoard {
     type Cpu = TestCpu;
 
-    fn reset_devices(&self) {
-        self.resets.fetch_add(1, Ordering::Relaxed);
-    }
+    fn reset_devices(&self) {}
     fn reset_cpu(&self, _: usize, cpu: &mut TestCpu) {
         cpu.reset();
     }
     fn press_power_button(&self) {}
-    fn pause_io(&self) {}
-    fn resume_io(&self) {}
+    fn pause_io(&self) {
+        self.pauses.fetch_add(1, Ordering::Relaxed);
+    }
+    fn resume_io(&self) {
+        self.pauses.fetch_sub(1, Ordering::Relaxed);
+    }
     fn clock(&self) -> &Clock {
         &self.clock
     }
@@ -68,23 +71,23 @@ impl Board for TestBoard {
 /// the events.
 fn run_machine<F: Future<Output = ()>>(
     guest: impl FnOnce(Arc<GuestRequests>) -> Guest,
-    drive: impl FnOnce(RunHandle) -> F,
+    drive: impl FnOnce(RunHandle, Arc<TestBoard>) -> F,
 ) -> (i32, Vec<MachineEvent>) {
     let gate = Arc::new(Gate::default());
     let requests = Arc::new(GuestRequests::new(gate.clone()));
     let cpu = TestCpu { signals: Arc::default(), guest: guest(requests.clone()) };
     let thread = VcpuThread::spawn(0, cpu, gate, requests.clone()).unwrap();
-    let board = Arc::new(TestBoard { clock: Clock::new(), resets: AtomicUsize::new(0) });
+    let board = Arc::new(TestBoard { clock: Clock::new(), pauses: AtomicUsize::new(0) });
     let events = Arc::new(Mutex::new(Vec::new()));
     let sink = {
         let events = events.clone();
         Arc::new(move |event| events.lock().unwrap().push(event))
     };
     let (owner, run) =
-        Owner::new(board, Arc::new(vec![thread]), requests, RunActions::default(), sink);
+        Owner::new(board.clone(), Arc::new(vec![thread]), requests, RunActions::default(), sink);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let code = runtime.block_on(async {
-        let both = async { tokio::join!(owner.serve(true), drive(run)).0 };
+        let both = async { tokio::join!(owner.serve(true), drive(run, board)).0 };
         tokio::time::timeout(HANG, both).await.expect("the owner hangs")
     });
     let events = std::mem::take(&mut *events.lock().unwrap());
@@ -101,7 +104,7 @@ fn a_guest_that_asks_for_a_reset_during_a_clients_does_not_hang_the_owner() {
             Exit::Interrupted
         })
     };
-    let drive = |run: RunHandle| async move {
+    let drive = |run: RunHandle, _| async move {
         for _ in 0..3 {
             run.ask(Request::Reset(ShutdownCause::HostQmpSystemReset)).await.unwrap();
             tokio::task::yield_now().await;
@@ -125,13 +128,57 @@ fn a_cpu_that_panics_stops_the_machine_and_a_reset_mends_it() {
             Exit::Interrupted
         })
     };
-    let drive = |run: RunHandle| async move {
+    let drive = |run: RunHandle, _| async move {
         while run.published().run_state() != RunState::InternalError {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(run.ask(Request::Cont).await.is_err());
         run.ask(Request::Reset(ShutdownCause::HostQmpSystemReset)).await.unwrap();
         assert_eq!(run.published().run_state(), RunState::Prelaunch);
+        run.ask(Request::Cont).await.unwrap();
+        assert_eq!(run.published().run_state(), RunState::Running);
+        run.ask(Request::Quit(ShutdownCause::HostQmpQuit)).await.unwrap();
+    };
+    assert_eq!(run_machine(guest, drive).0, 0);
+}
+
+/// A guest that spins until it is stopped.
+fn spin(_: Arc<GuestRequests>) -> Guest {
+    Box::new(|signals| {
+        signals.wait(Signal::Exit as u32, None);
+        Exit::Interrupted
+    })
+}
+
+#[test]
+fn disks_work_again_after_any_way_to_cont() {
+    let drive = |run: RunHandle, board: Arc<TestBoard>| async move {
+        use Request::{Cont, Reset, Stop};
+        let reset = || Reset(ShutdownCause::HostQmpSystemReset);
+        for way in [vec![Stop], vec![Stop, reset()], vec![reset()], vec![reset(), Stop, reset()]] {
+            for request in way {
+                run.ask(request).await.unwrap();
+            }
+            run.ask(Cont).await.unwrap();
+            assert_eq!(board.pauses.load(Ordering::Relaxed), 0);
+        }
+        run.ask(Request::Quit(ShutdownCause::HostQmpQuit)).await.unwrap();
+    };
+    assert_eq!(run_machine(spin, drive).0, 0);
+}
+
+#[test]
+fn a_disk_that_fails_stops_the_machine_until_cont() {
+    let (ours, mut theirs) = tokio::sync::mpsc::unbounded_channel();
+    let guest = move |requests: Arc<GuestRequests>| {
+        ours.send(requests.clone()).unwrap();
+        spin(requests)
+    };
+    let drive = |run: RunHandle, _| async move {
+        theirs.recv().await.unwrap().disk_failed();
+        while run.published().run_state() != RunState::IoError {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         run.ask(Request::Cont).await.unwrap();
         assert_eq!(run.published().run_state(), RunState::Running);
         run.ask(Request::Quit(ShutdownCause::HostQmpQuit)).await.unwrap();

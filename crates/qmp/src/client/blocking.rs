@@ -92,15 +92,8 @@ impl BlockingClient {
         let (id, request) = self.wire.request("execute", command, arguments);
         self.stream.write_all(&request)?;
         loop {
-            match self.receive(None)? {
-                Message::Reply { id: Some(of), outcome } if of == id => return outcome,
-                // An error without id: the server didn't understand what it got.
-                Message::Reply { id: None, outcome: Err(error) } => return Err(error),
-                Message::Reply { .. } => {}
-                Message::Event(event) => self.events.push_back(event),
-                Message::Greeting(_) => {
-                    return Err(ClientError::Protocol("a second greeting".to_owned()));
-                }
+            if let Some(outcome) = self.receive(None)?.answer_to(id, &mut self.events) {
+                return outcome;
             }
         }
     }

@@ -171,15 +171,8 @@ impl Client {
         let (id, request) = self.wire.request(verb, command, arguments);
         self.stream.write_all(&request).await?;
         loop {
-            match self.receive().await? {
-                Message::Reply { id: Some(of), outcome } if of == id => return outcome,
-                // An error without id: the server didn't understand what it got.
-                Message::Reply { id: None, outcome: Err(error) } => return Err(error),
-                Message::Reply { .. } => {}
-                Message::Event(event) => self.events.push_back(event),
-                Message::Greeting(_) => {
-                    return Err(ClientError::Protocol("a second greeting".to_owned()));
-                }
+            if let Some(outcome) = self.receive().await?.answer_to(id, &mut self.events) {
+                return outcome;
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What the async and the blocking client share: requests out, messages in, without any I/O.
 
+use std::collections::VecDeque;
+
 use schema::{Command, ErrorClass, QmpError};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -39,6 +41,29 @@ pub(super) enum Message {
     Greeting(Greeting),
     Reply { id: Option<u64>, outcome: Result<Value, ClientError> },
     Event(ReceivedEvent),
+}
+
+impl Message {
+    /// The outcome of request `request` if this is its reply; an event goes to `events`, a reply to
+    /// another request (given up by its caller) nowhere.
+    pub(super) fn answer_to(
+        self,
+        request: u64,
+        events: &mut VecDeque<ReceivedEvent>,
+    ) -> Option<Result<Value, ClientError>> {
+        match self {
+            Message::Reply { id: Some(id), outcome } => (id == request).then_some(outcome),
+            // An error without id: the server didn't understand what it got.
+            Message::Reply { id: None, outcome } => outcome.is_err().then_some(outcome),
+            Message::Event(event) => {
+                events.push_back(event);
+                None
+            }
+            Message::Greeting(_) => {
+                Some(Err(ClientError::Protocol("a second greeting".to_owned())))
+            }
+        }
+    }
 }
 
 const READ: usize = 16 << 10;

@@ -29,6 +29,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use chardev::CharBackend;
+pub use chardev::socket::Endpoint;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
@@ -37,7 +38,7 @@ use tokio::task::LocalSet;
 use crate::QmpError;
 use crate::events::EventBus;
 pub use contract::SchemaService;
-pub use transport::{Endpoint, MonitorInfo};
+pub use transport::MonitorInfo;
 
 /// How long the server waits at its end for clients to read their last replies.
 pub const FLUSH_TIME: Duration = Duration::from_millis(500);

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chardev::socket::{Listening, SocketListener, SocketSpec, SocketStream};
-use chardev::{CharBackend, ChardevError, Notice};
+use chardev::CharBackend;
+use chardev::socket::{Endpoint, Listening, SocketListener, SocketSpec, SocketStream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -20,40 +20,6 @@ const CLIENTS: usize = 256;
 /// How long to wait when the system can't accept a connection, say for want of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Where a monitor's clients come from.
-#[derive(Debug)]
-pub enum Endpoint {
-    /// A listening socket, and its first client if it was waited for.
-    Listener(SocketListener, Option<SocketStream>),
-    /// A socket that connects to its client, again and again if the options say so.
-    Connector(SocketSpec, Option<SocketStream>),
-}
-
-impl Endpoint {
-    /// Opens what `spec` describes. A server with `wait=on` blocks until its first client is there;
-    /// `notify` gets what the user should know meanwhile. `label` names the monitor in it.
-    pub fn open(
-        label: &str,
-        spec: &SocketSpec,
-        notify: &dyn Fn(&Notice),
-    ) -> Result<Endpoint, ChardevError> {
-        if spec.server {
-            let listener = SocketListener::bind(spec)?;
-            let first = listener.wait_if_asked(notify)?;
-            return Ok(Endpoint::Listener(listener, first));
-        }
-        match SocketStream::connect(spec) {
-            Ok(stream) => Ok(Endpoint::Connector(spec.clone(), Some(stream))),
-            Err(error) if spec.reconnect.is_some() => {
-                let reason = error.to_string();
-                notify(&Notice::Unconnected { label: label.to_owned(), reason });
-                Ok(Endpoint::Connector(spec.clone(), None))
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
 /// What `query-chardev` tells about a monitor's transport.
 #[derive(Debug)]
 pub struct MonitorInfo {
@@ -65,10 +31,7 @@ pub struct MonitorInfo {
 
 impl MonitorInfo {
     pub(super) fn new(label: &str, endpoint: &Endpoint) -> MonitorInfo {
-        let disconnected = match endpoint {
-            Endpoint::Listener(listener, _) => listener.spec().disconnected(),
-            Endpoint::Connector(spec, _) => spec.disconnected(),
-        };
+        let disconnected = endpoint.spec().disconnected();
         MonitorInfo { label: label.to_owned(), disconnected, ..MonitorInfo::unnamed() }
     }
 

@@ -139,6 +139,8 @@ fn store<T: Copy>(
     let Some(value) = cpu.fpu.st(0) else {
         if cpu.fpu.control & u16::from(flag::IE) != 0 {
             write(cpu, indefinite)?;
+        } else {
+            probe_store(cpu, op)?;
         }
         cpu.x87_note(op);
         if cpu.fpu.stack_underflow() {
@@ -151,6 +153,8 @@ fn store<T: Copy>(
     let stored = env.unmasked() & !flag::PE == 0;
     if stored {
         write(cpu, result)?;
+    } else {
+        probe_store(cpu, op)?;
     }
     cpu.x87_note(op);
     cpu.fpu.commit(&env);
@@ -158,6 +162,13 @@ fn store<T: Copy>(
         cpu.fpu.pop_times(pops);
     }
     Ok(())
+}
+
+/// Raises what the store would raise that an exception keeps from happening: the operand's faults come
+/// before the numeric ones.
+fn probe_store(cpu: &mut Cpu, op: &Op) -> Result {
+    let offset = cpu.ea(op);
+    cpu.probe_write(op.seg, offset, usize::from(op.size))
 }
 
 fn store_float<T: Int + Format>(cpu: &mut Cpu, op: &Op, pops: u8) -> Result {

@@ -1,0 +1,198 @@
+//! Which instruction forms are compared, and why others are not.
+
+use std::arch::is_x86_feature_detected;
+
+use iced_x86::{Code, CpuidFeature as F, EncodingKind, Instruction, Mnemonic, OpCodeOperandKind};
+
+/// What becomes of one of iced-x86's instruction forms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// Compared.
+    Covered,
+    /// Part of the CPU's model, but not compared, for this reason.
+    Excluded(&'static str),
+    /// This host's processor has no such instruction.
+    NotOnHost,
+    /// Not part of the CPU's model, or not of 64-bit mode.
+    Outside,
+}
+
+/// Features of the CPU's model. Their forms are the ones to cover.
+const MODEL: &[F] = &[
+    F::INTEL8086,
+    F::INTEL186,
+    F::INTEL286,
+    F::INTEL386,
+    F::INTEL486,
+    F::X64,
+    F::CMOV,
+    F::CMPXCHG16B,
+    F::CPUID,
+    F::CX8,
+    F::FXSR,
+    F::FSGSBASE,
+    F::INVPCID,
+    F::MOVBE,
+    F::MSR,
+    F::MULTIBYTENOP,
+    F::PAUSE,
+    F::POPCNT,
+    F::PREFETCHW,
+    F::RDPID,
+    F::RDPMC,
+    F::RDRAND,
+    F::RDSEED,
+    F::RDTSCP,
+    F::SYSCALL,
+    F::SEP,
+    F::TSC,
+    F::XSAVE,
+    F::XSAVEOPT,
+    F::FPU,
+    F::FPU287,
+    F::FPU387,
+    F::MMX,
+    F::SSE,
+    F::SSE2,
+    F::SSE3,
+    F::SSSE3,
+    F::SSE4_1,
+    F::SSE4_2,
+    F::SMAP,
+    F::CLFSH,
+];
+
+/// Whether the host has what not every x86-64 processor has.
+fn host_has(feature: F) -> bool {
+    match feature {
+        F::CMPXCHG16B => is_x86_feature_detected!("cmpxchg16b"),
+        F::MOVBE => is_x86_feature_detected!("movbe"),
+        F::POPCNT => is_x86_feature_detected!("popcnt"),
+        F::SSE3 => is_x86_feature_detected!("sse3"),
+        F::SSSE3 => is_x86_feature_detected!("ssse3"),
+        F::SSE4_1 => is_x86_feature_detected!("sse4.1"),
+        F::SSE4_2 => is_x86_feature_detected!("sse4.2"),
+        _ => true,
+    }
+}
+
+/// Why an instruction of the model is not compared.
+fn reason(code: Code) -> Option<&'static str> {
+    use Mnemonic::*;
+    let operands = code.op_code();
+    let loads_segment =
+        operands.op_count() > 0 && is_segment(operands.op_kind(0)) && code.mnemonic() != Push;
+    Some(match code.mnemonic() {
+        Cpuid | Xgetbv | Rdtsc | Rdtscp | Rdpmc | Rdpid | Rdrand | Rdseed => {
+            "its result is the machine's own"
+        }
+        Syscall | Sysenter | Sysexit | Sysexitq => "the host's kernel or hypervisor takes it",
+        Sgdt | Sidt | Sldt | Str | Smsw => "the host's kernel answers in the processor's stead",
+        Lar | Lsl | Verr | Verw | Lfs | Lgs | Lss | Retf | Iret | Iretd | Iretq => {
+            "depends on the kernel's descriptor tables"
+        }
+        Call | Jmp if code.op_code().memory_size().size() > 8 || is_far(code) => {
+            "depends on the kernel's descriptor tables"
+        }
+        _ if loads_segment => "depends on the kernel's descriptor tables",
+        Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase => "the bases are the host program's own",
+        Xsave | Xsave64 | Xsaveopt | Xsaveopt64 | Xrstor | Xrstor64 => {
+            "the image's layout follows the host's XCR0 (see the unit's own tests)"
+        }
+        Movsxd if code == Code::Movsxd_r16_rm16 => {
+            "some processors load four bytes for it, others two"
+        }
+        Int1 => "the kernel does not tell it from a single step",
+        _ => return None,
+    })
+}
+
+fn is_segment(kind: OpCodeOperandKind) -> bool {
+    use OpCodeOperandKind::*;
+    matches!(kind, seg_reg | es | cs | ss | ds | fs | gs)
+}
+
+fn is_far(code: Code) -> bool {
+    let mut instruction = Instruction::default();
+    instruction.set_code(code);
+    instruction.is_call_far_indirect() || instruction.is_jmp_far_indirect()
+}
+
+/// What becomes of `code`.
+pub(crate) fn classify(code: Code) -> Verdict {
+    let form = code.op_code();
+    if !form.is_instruction() || form.encoding() != EncodingKind::Legacy || !form.mode64() {
+        return Verdict::Outside;
+    }
+    let features = code.cpuid_features();
+    if !features.iter().all(|feature| MODEL.contains(feature)) {
+        return Verdict::Outside;
+    }
+    if let Some(reason) = reason(code) {
+        return Verdict::Excluded(reason);
+    }
+    if !features.iter().all(|&feature| host_has(feature)) {
+        return Verdict::NotOnHost;
+    }
+    Verdict::Covered
+}
+
+/// All forms that are compared.
+pub(crate) fn covered() -> Vec<Code> {
+    Code::values().filter(|&code| classify(code) == Verdict::Covered).collect()
+}
+
+/// Bits of RFLAGS.
+mod flag {
+    pub(super) const CF: u64 = 1;
+    pub(super) const PF: u64 = 1 << 2;
+    pub(super) const AF: u64 = 1 << 4;
+    pub(super) const ZF: u64 = 1 << 6;
+    pub(super) const SF: u64 = 1 << 7;
+    pub(super) const OF: u64 = 1 << 11;
+}
+
+/// The flags that the architecture leaves undefined after `insn`, of which `rcx` is the count register.
+/// `None` if even the result is undefined.
+pub(crate) fn undefined_flags(insn: &Instruction, rcx: u64) -> Option<u64> {
+    use Mnemonic::*;
+    use flag::*;
+    Some(match insn.mnemonic() {
+        And | Or | Xor | Test => AF,
+        Mul | Imul => SF | ZF | AF | PF,
+        Div | Idiv => CF | PF | AF | ZF | SF | OF,
+        Bsf | Bsr => CF | OF | SF | AF | PF,
+        Bt | Bts | Btr | Btc => OF | SF | AF | PF,
+        Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd => {
+            return undefined_after_shift(insn, rcx);
+        }
+        _ => 0,
+    })
+}
+
+fn undefined_after_shift(insn: &Instruction, rcx: u64) -> Option<u64> {
+    use Mnemonic::*;
+    use flag::*;
+    let size = match insn.op0_register().size() {
+        0 => insn.memory_size().size(),
+        register => register,
+    } as u64;
+    let bits = size * 8;
+    let last = insn.op_count() - 1;
+    let count = match insn.op_kind(last) {
+        iced_x86::OpKind::Register => rcx,
+        _ => insn.immediate(last),
+    } & if size == 8 { 63 } else { 31 };
+    if count == 0 {
+        return Some(0);
+    }
+    let overflow = if count == 1 { 0 } else { OF };
+    Some(match insn.mnemonic() {
+        // The overflow flag is defined for a count of one.
+        Rol | Ror | Rcl | Rcr => overflow,
+        // Shifted by more than there is, the last bit out is anyone's guess; SAR repeats the sign.
+        Shl | Sal | Shr if count > bits => AF | overflow | CF,
+        Shld | Shrd if count > bits => return None,
+        _ => AF | overflow,
+    })
+}
