@@ -57,6 +57,7 @@ impl Cpu {
             self.msrs = msrs;
             return Err(reason);
         }
+        self.fpu = fpu;
         self.gpr[..16].copy_from_slice(&state.gpr);
         self.rip = state.rip;
         self.set_rflags(state.rflags);
