@@ -219,6 +219,8 @@ pub struct Owner<B: Board> {
     actions: RunActions,
     events: EventSink,
     queue: mpsc::UnboundedReceiver<Envelope>,
+    /// Whether the clock stands and I/O is paused. Pauses of I/O nest, so this one is made once.
+    frozen: bool,
 }
 
 impl<B: Board> Owner<B> {
@@ -234,7 +236,8 @@ impl<B: Board> Owner<B> {
         let run_state = AtomicU8::new(RunState::Prelaunch as u8);
         let published = Arc::new(Published { run_state });
         let handle = RunHandle { queue: sender, published: Arc::clone(&published) };
-        (Self { board, cpus, guest, published, actions, events, queue }, handle)
+        let frozen = false;
+        (Self { board, cpus, guest, published, actions, events, queue, frozen }, handle)
     }
 
     /// Serves until the machine ends; returns the exit status of the process.
@@ -298,9 +301,11 @@ impl<B: Board> Owner<B> {
         next
     }
 
-    /// Acts on what the guest asked for. The gate was closed when it asked.
+    /// Acts on what the guest asked for. The gate was closed when it asked, and may have been opened
+    /// since by what was served before.
     async fn serve_guest(&mut self) -> Next {
         let wishes = self.guest.take();
+        self.guest.gate.close();
         self.guest.gate.all_parked().await;
         if let Some(code) = wishes.exit {
             return Next::End(code);
@@ -332,24 +337,40 @@ impl<B: Board> Owner<B> {
         if self.state() != RunState::Running {
             return;
         }
-        self.guest.gate.close();
-        self.guest.gate.all_parked().await;
-        self.board.clock().stop();
-        self.board.pause_io();
+        self.freeze().await;
         self.enter(next);
         self.emit(MachineEvent::Stop);
     }
 
-    /// Lets guest code run.
-    fn resume(&self) {
-        self.enter(RunState::Running);
-        self.emit(MachineEvent::Resume);
-        self.board.resume_io();
-        self.board.clock().start();
+    /// Makes guest code, the guest's clock and I/O stand still.
+    async fn freeze(&mut self) {
+        self.guest.gate.close();
+        self.guest.gate.all_parked().await;
+        if !self.frozen {
+            self.frozen = true;
+            self.board.clock().stop();
+            self.board.pause_io();
+        }
+    }
+
+    /// Sets in motion what [`Owner::freeze`] stopped.
+    fn thaw(&mut self) {
+        if self.frozen {
+            self.frozen = false;
+            self.board.resume_io();
+            self.board.clock().start();
+        }
         self.guest.gate.open();
     }
 
-    fn cont(&self) -> Result<(), Refusal> {
+    /// Lets guest code run.
+    fn resume(&mut self) {
+        self.enter(RunState::Running);
+        self.emit(MachineEvent::Resume);
+        self.thaw();
+    }
+
+    fn cont(&mut self) -> Result<(), Refusal> {
         if self.state().needs_reset() {
             return Err(Refusal::ResetRequired);
         }
@@ -366,11 +387,7 @@ impl<B: Board> Owner<B> {
         self.reset_hardware().await;
         self.emit(MachineEvent::Reset(cause));
         match self.state() {
-            RunState::Running => {
-                self.board.resume_io();
-                self.board.clock().start();
-                self.guest.gate.open();
-            }
+            RunState::Running => self.thaw(),
             RunState::Inmigrate | RunState::FinishMigrate => {}
             _ => self.enter(RunState::Prelaunch),
         }
@@ -379,10 +396,7 @@ impl<B: Board> Owner<B> {
 
     /// Resets devices and CPUs; leaves the machine standing.
     async fn reset_hardware(&mut self) {
-        self.guest.gate.close();
-        self.guest.gate.all_parked().await;
-        self.board.clock().stop();
-        self.board.pause_io();
+        self.freeze().await;
         // What the guest wished for before the reset is void.
         self.guest.take();
         self.board.reset_devices();
