@@ -9,6 +9,9 @@ use super::{Builder, OPTIONS, Takes};
 use crate::QEMU_VERSION;
 use crate::readconfig;
 
+/// Where the explanations of `-help` begin; they go to a line of their own if there is no room.
+const HELP_COLUMN: usize = 34;
+
 pub(super) fn help(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     let mut text = version_line();
     text.push_str("\nusage: rhea [options]\n\n");
@@ -22,7 +25,12 @@ pub(super) fn help(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
             Takes::Value(syntax) => syntax,
         };
         let usage = format!("{} {value}", names.join(", "));
-        let _ = writeln!(text, "{:<34} {}", usage.trim_end(), item.help);
+        let usage = usage.trim_end();
+        let _ = if usage.len() <= HELP_COLUMN - 2 {
+            writeln!(text, "{usage:<HELP_COLUMN$}{}", item.help)
+        } else {
+            writeln!(text, "{usage}\n{:HELP_COLUMN$}{}", "", item.help)
+        };
     }
     builder.print = Some(text);
     Ok(())
