@@ -95,7 +95,7 @@ impl Cpu {
     #[inline(always)]
     fn check_code_limit(&self, len: u32) -> Result {
         let limit = u64::from(self.seg[usize::from(CS)].limit);
-        if !self.mode.is_64() && self.rip + u64::from(len) - 1 > limit {
+        if !self.mode.is_64() && self.rip.saturating_add(u64::from(len) - 1) > limit {
             return Err(Exception::GP0);
         }
         Ok(())

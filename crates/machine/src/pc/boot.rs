@@ -5,6 +5,7 @@
 //!   the zero page.
 //! - ELF kernels with a PVH note by the x86/HVM direct boot ABI (Xen documentation, `misc/pvh.html`):
 //!   the same mode, EBX at the start-info page.
+//! - Multiboot kernels: see [`super::multiboot`].
 //!
 //! [`BootImages`] keeps the files open and puts the guest's memory into its start state again at each
 //! reset.
@@ -25,6 +26,7 @@ use memory::{GuestMemory, PAGE_SIZE};
 use vm_memory::{ByteValued, GuestAddress, ReadVolatile};
 
 use super::layout::{HIGH_MEMORY, Layout};
+use super::multiboot;
 use crate::spec::{BootImage, DirectBoot};
 
 /// Guest physical addresses of what we hand over.
@@ -49,8 +51,9 @@ pub const BOOT_CS: u16 = 0x10;
 pub const BOOT_DS: u16 = 0x18;
 /// Descriptors in the table that holds them.
 const GDT_ENTRIES: usize = 4;
-/// Indices into [`cpu_x86::CpuState`]: the code segment, RBX, RSI.
+/// Indices into [`cpu_x86::CpuState`]: the code segment, RAX, RBX, RSI.
 const CS: usize = 1;
+const RAX: usize = 0;
 const RBX: usize = 3;
 const RSI: usize = 6;
 
@@ -75,7 +78,7 @@ pub enum BootError {
     },
     /// The kernel is of no kind that can be booted directly, or damaged.
     #[error(
-        "cannot boot kernel '{file}': {reason}; a Linux bzImage or an ELF64 kernel with a PVH note is needed"
+        "cannot boot kernel '{file}': {reason}; a Linux bzImage, an ELF64 kernel with a PVH note or a multiboot kernel is needed"
     )]
     Format {
         /// The file.
@@ -104,9 +107,11 @@ pub enum BootError {
 pub struct Entry {
     /// Address of the first instruction.
     pub eip: u32,
+    /// EAX: the loader's magic number, for multiboot.
+    pub eax: u32,
     /// ESI: the zero page, for Linux.
     pub esi: u32,
-    /// EBX: the start-info page, for PVH.
+    /// EBX: the start-info page, for PVH; the information structure, for multiboot.
     pub ebx: u32,
     /// Guest physical address of the descriptor table with the flat segments.
     pub gdt: u32,
@@ -122,6 +127,7 @@ pub fn enter(cpu: &mut Cpu, entry: &Entry) {
     state.gdtr = TableRegister { base: entry.gdt.into(), limit: (GDT_ENTRIES * 8 - 1) as u16 };
     state.cr0 |= CR0_PE;
     state.rip = entry.eip.into();
+    state.gpr[RAX] = entry.eax.into();
     state.gpr[RBX] = entry.ebx.into();
     state.gpr[RSI] = entry.esi.into();
     if let Err(reason) = cpu.set_state(&state) {
@@ -144,6 +150,8 @@ pub struct BootImages {
     kernel_name: String,
     kernel: Mutex<Source>,
     initrd: Option<(String, Mutex<File>)>,
+    /// Files and texts of a multiboot kernel's modules.
+    modules: Vec<(String, Mutex<File>)>,
     command_line: String,
 }
 
@@ -164,21 +172,24 @@ impl BootImages {
                 (file, Source::File(opened))
             }
         };
-        let initrd = match &spec.initrd {
-            None => None,
-            Some(path) => {
-                let file = path.display().to_string();
-                let opened = open_regular(path)
-                    .map_err(|e| BootError::Initrd { file: file.clone(), reason: e.to_string() })?;
-                Some((file, Mutex::new(opened)))
-            }
-        };
+        let mut kernel = kernel;
+        let head = kernel
+            .head()
+            .map_err(|e| BootError::Format { file: kernel_name.clone(), reason: e.to_string() })?;
+        let is_multiboot = Kind::of(&head) == Kind::Multiboot;
+        let mut initrd = None;
+        let mut modules = Vec::new();
+        match &spec.initrd {
+            None => {}
+            Some(list) if is_multiboot => modules = open_modules(list)?,
+            Some(path) => initrd = Some((path.display().to_string(), open_initrd(path)?)),
+        }
         let length = spec.command_line.len();
         if length >= COMMAND_LINE_MAX {
             return Err(BootError::CommandLine { length, max: COMMAND_LINE_MAX - 1 });
         }
         let command_line = spec.command_line.clone();
-        Ok(Self { kernel_name, kernel: Mutex::new(kernel), initrd, command_line })
+        Ok(Self { kernel_name, kernel: Mutex::new(kernel), initrd, modules, command_line })
     }
 
     /// Writes everything that the kernel starts from into guest memory.
@@ -192,23 +203,63 @@ impl BootImages {
         rsdp: u64,
     ) -> Result<Entry, BootError> {
         let mut source = self.kernel.lock().unwrap_or_else(|e| e.into_inner());
-        let magic = source.magic().map_err(|e| self.format_error(&e.to_string()))?;
+        let head = source.head().map_err(|e| self.format_error(&e.to_string()))?;
         self.write(memory, GDT, gdt().as_slice())?;
-        let mut command_line = self.command_line.clone().into_bytes();
-        command_line.push(0);
-        self.write(memory, COMMAND_LINE, &command_line)?;
-        let entry = if magic == *b"\x7fELF" {
-            let kernel = source.load::<Elf>(memory).map_err(|e| self.format_error(&e))?;
-            let zeroed = source.zeroed_segments().map_err(|e| self.format_error(&e.to_string()))?;
-            for (addr, len) in zeroed {
-                self.clear(memory, addr, len)?;
+        let entry = match Kind::of(&head) {
+            Kind::Multiboot => self.load_multiboot(&mut source, memory, layout)?,
+            Kind::Elf => {
+                self.write_command_line(memory)?;
+                let kernel = source.load::<Elf>(memory).map_err(|e| self.format_error(&e))?;
+                let zeroed =
+                    source.zeroed_segments().map_err(|e| self.format_error(&e.to_string()))?;
+                for (addr, len) in zeroed {
+                    self.clear(memory, addr, len)?;
+                }
+                self.prepare_pvh(memory, layout, rsdp, &kernel)?
             }
-            self.prepare_pvh(memory, layout, rsdp, &kernel)?
-        } else {
-            let kernel = source.load::<BzImage>(memory).map_err(|e| self.format_error(&e))?;
-            self.prepare_linux(memory, layout, rsdp, kernel)?
+            Kind::BzImage => {
+                self.write_command_line(memory)?;
+                let kernel = source.load::<BzImage>(memory).map_err(|e| self.format_error(&e))?;
+                self.prepare_linux(memory, layout, rsdp, kernel)?
+            }
         };
         Ok(Entry { gdt: GDT as u32, ..entry })
+    }
+
+    fn write_command_line(&self, memory: &GuestMemory) -> Result<(), BootError> {
+        let mut command_line = self.command_line.clone().into_bytes();
+        command_line.push(0);
+        self.write(memory, COMMAND_LINE, &command_line)
+    }
+
+    fn load_multiboot(
+        &self,
+        source: &mut Source,
+        memory: &GuestMemory,
+        layout: &Layout,
+    ) -> Result<Entry, BootError> {
+        let no_room = |file: &str| BootError::NoRoom { file: file.to_owned() };
+        let image = source
+            .read_all(layout.low_end)
+            .map_err(|e| self.format_error(&e.to_string()))?
+            .ok_or_else(|| no_room(&self.kernel_name))?;
+        let header = multiboot::find_header(&image).map_err(|e| self.format_error(&e))?;
+        let header = header.ok_or_else(|| self.format_error("its multiboot header is gone"))?;
+        let mut modules = Vec::new();
+        for (text, file) in &self.modules {
+            let mut file = file.lock().unwrap_or_else(|e| e.into_inner());
+            let bytes = read_all(&mut *file, layout.low_end)
+                .map_err(|e| BootError::Initrd { file: text.clone(), reason: e.to_string() })?
+                .ok_or_else(|| no_room(text))?;
+            modules.push(multiboot::Module { bytes, text: text.clone() });
+        }
+        let boot = multiboot::Boot {
+            name: &self.kernel_name,
+            image: &image,
+            command_line: &self.command_line,
+            modules: &modules,
+        };
+        multiboot::load(&boot, &header, memory, layout)
     }
 
     fn prepare_linux(
@@ -344,11 +395,78 @@ impl BootImages {
     }
 }
 
+/// What a kernel image is, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    BzImage,
+    Elf,
+    Multiboot,
+}
+
+impl Kind {
+    /// Offset and text of the Linux setup header's signature.
+    const LINUX: (usize, &[u8]) = (0x202, b"HdrS");
+
+    /// A Linux kernel may have a multiboot header by chance, so its own signature comes first. What
+    /// is nothing known is tried as a bzImage, whose loader says what is wrong with it.
+    fn of(head: &[u8]) -> Self {
+        let (at, signature) = Self::LINUX;
+        if head.get(at..at + signature.len()) == Some(signature) {
+            Self::BzImage
+        } else if !matches!(multiboot::find_header(head), Ok(None)) {
+            Self::Multiboot
+        } else if head.starts_with(b"\x7fELF") {
+            Self::Elf
+        } else {
+            Self::BzImage
+        }
+    }
+}
+
+/// Reads all of `image`; `None` if it has more than `limit` bytes.
+fn read_all(image: &mut (impl Read + Seek), limit: u64) -> std::io::Result<Option<Vec<u8>>> {
+    image.rewind()?;
+    let mut bytes = Vec::new();
+    image.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= limit))
+}
+
+fn open_initrd(path: &Path) -> Result<Mutex<File>, BootError> {
+    let file = path.display().to_string();
+    let failed = |e: std::io::Error| BootError::Initrd { file, reason: e.to_string() };
+    open_regular(path).map(Mutex::new).map_err(failed)
+}
+
+/// Opens the modules of `list`: files separated by commas, each followed by its arguments.
+fn open_modules(list: &Path) -> Result<Vec<(String, Mutex<File>)>, BootError> {
+    let list = list.to_string_lossy();
+    let modules = list.split(',').map(|text| {
+        let path = text.split_whitespace().next().unwrap_or_default();
+        Ok((text.to_owned(), open_initrd(Path::new(path))?))
+    });
+    modules.collect()
+}
+
 impl Source {
-    fn magic(&mut self) -> std::io::Result<[u8; 4]> {
-        let mut magic = [0; 4];
-        self.read_at(0, &mut magic)?;
-        Ok(magic)
+    /// The first bytes, as many as may hold a header of any kind.
+    fn head(&mut self) -> std::io::Result<Vec<u8>> {
+        fn head(image: &mut (impl Read + Seek)) -> std::io::Result<Vec<u8>> {
+            image.rewind()?;
+            let mut bytes = Vec::new();
+            image.take(multiboot::SEARCH).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        }
+        match self {
+            Self::File(file) => head(file),
+            Self::Embedded(bytes) => head(bytes),
+        }
+    }
+
+    fn read_all(&mut self, limit: u64) -> std::io::Result<Option<Vec<u8>>> {
+        match self {
+            Self::File(file) => read_all(file, limit),
+            Self::Embedded(bytes) => read_all(bytes, limit),
+        }
     }
 
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {

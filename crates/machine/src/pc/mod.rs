@@ -6,3 +6,4 @@ pub mod cpu;
 pub mod devices;
 pub mod firmware;
 pub mod layout;
+mod multiboot;

@@ -1,0 +1,116 @@
+//! The least of a board that a CPU runs on: RAM, a port that collects what guests write to it, and an
+//! interrupt controller that the test drives.
+#![allow(dead_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use accel::{CpuBus, GuestClock, InterruptController, Signal, Signals};
+use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
+use memory::GuestMemory;
+
+/// The port whose writes are collected.
+pub(crate) const DEBUG_PORT: u16 = 0xe9;
+
+/// What CPUs are wired to. One for each CPU, but for memory and group.
+pub(crate) struct Board {
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) signals: Arc<Signals>,
+    /// Values written to [`DEBUG_PORT`].
+    pub(crate) output: Mutex<Vec<u32>>,
+    /// Vectors to deliver, the next one last.
+    pub(crate) vectors: Mutex<Vec<u8>>,
+    /// The vector of a start-up IPI.
+    pub(crate) startup: AtomicU64,
+    task_priority: AtomicU64,
+    ticks: AtomicU64,
+}
+
+impl Board {
+    /// Raises an external interrupt.
+    pub(crate) fn interrupt(&self, vector: u8) {
+        self.vectors.lock().unwrap().push(vector);
+        self.signals.raise(Signal::Interrupt);
+    }
+}
+
+impl CpuBus for Board {
+    fn read_port(&self, _: u16, size: u8) -> u32 {
+        u32::MAX >> (32 - 8 * u32::from(size))
+    }
+    fn write_port(&self, port: u16, _: u8, value: u32) {
+        if port == DEBUG_PORT {
+            self.output.lock().unwrap().push(value);
+        }
+    }
+    fn read_mmio(&self, addr: u64, _: u8) -> u64 {
+        addr.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+    fn write_mmio(&self, _: u64, _: u8, _: u64) {}
+}
+
+impl InterruptController for Board {
+    fn acknowledge(&self) -> Option<u8> {
+        let mut vectors = self.vectors.lock().unwrap();
+        let vector = vectors.pop();
+        if vectors.is_empty() {
+            self.signals.clear(Signal::Interrupt);
+        }
+        vector
+    }
+    fn task_priority(&self) -> u8 {
+        self.task_priority.load(Ordering::Relaxed) as u8
+    }
+    fn set_task_priority(&self, priority: u8) {
+        self.task_priority.store(priority.into(), Ordering::Relaxed);
+    }
+    fn read_msr(&self, _: u32) -> Option<u64> {
+        None
+    }
+    fn write_msr(&self, _: u32, _: u64) -> bool {
+        false
+    }
+    fn startup_vector(&self) -> u8 {
+        self.startup.load(Ordering::Relaxed) as u8
+    }
+}
+
+impl GuestClock for Board {
+    fn now_ns(&self) -> u64 {
+        self.tsc()
+    }
+    fn tsc(&self) -> u64 {
+        self.ticks.fetch_add(1, Ordering::Relaxed)
+    }
+    fn tsc_hz(&self) -> u64 {
+        1_000_000_000
+    }
+}
+
+/// CPUs that share `ram` bytes of memory, each with its board.
+pub(crate) fn machine(ram: u64, cpus: u32) -> Vec<(Cpu, Arc<Board>)> {
+    let memory = Arc::new(GuestMemory::new(&[(0, ram)]).expect("guest memory"));
+    let group = Arc::new(CpuGroup::default());
+    (0..cpus)
+        .map(|index| {
+            let board = Arc::new(Board {
+                memory: Arc::clone(&memory),
+                signals: Arc::new(Signals::default()),
+                output: Mutex::default(),
+                vectors: Mutex::default(),
+                startup: AtomicU64::new(0),
+                task_priority: AtomicU64::new(0),
+                ticks: AtomicU64::new(1000),
+            });
+            let wiring = CpuWiring {
+                memory: Arc::clone(&memory),
+                bus: board.clone(),
+                interrupts: board.clone(),
+                clock: board.clone(),
+                signals: Arc::clone(&board.signals),
+                group: Arc::clone(&group),
+            };
+            (Cpu::new(CpuConfig { index, count: cpus }, wiring), board)
+        })
+        .collect()
+}
