@@ -148,7 +148,7 @@ pub struct Drive {
     id: String,
     medium: Option<Medium>,
     read_only: bool,
-    policy: Mutex<ErrorPolicy>,
+    policy: ErrorPolicy,
     /// Whether the guest's device has its write cache on.
     write_cache: AtomicBool,
     io_status: AtomicU8,
@@ -189,7 +189,7 @@ impl Drive {
             id: id.to_owned(),
             medium: None,
             read_only: options.read_only,
-            policy: Mutex::new(ErrorPolicy { read: options.rerror, write: options.werror }),
+            policy: ErrorPolicy { read: options.rerror, write: options.werror },
             write_cache: AtomicBool::new(options.cache.writeback),
             io_status: AtomicU8::new(IoStatus::Ok as u8),
             owner: Mutex::default(),
@@ -230,17 +230,6 @@ impl Drive {
         if let Some(medium) = &self.medium {
             medium.node.unlock();
         }
-    }
-
-    fn policy(&self) -> ErrorPolicy {
-        *self.policy.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Replaces what failed reads or writes lead to, as a device's own options do.
-    pub fn set_error_policy(&self, read: Option<OnError>, write: Option<OnError>) {
-        let mut policy = self.policy.lock().unwrap_or_else(|e| e.into_inner());
-        policy.read = read.unwrap_or(policy.read);
-        policy.write = write.unwrap_or(policy.write);
     }
 
     /// Sets who is told of failed requests; only the first call counts.
@@ -360,8 +349,8 @@ impl Drive {
     pub fn failed(&self, operation: Operation, error: &io::Error) -> ErrorAction {
         let no_space = error.kind() == io::ErrorKind::StorageFull;
         let policy = match operation {
-            Operation::Read => self.policy().read,
-            Operation::Write | Operation::Flush | Operation::Discard => self.policy().write,
+            Operation::Read => self.policy.read,
+            Operation::Write | Operation::Flush | Operation::Discard => self.policy.write,
         };
         let action = match policy {
             OnError::Ignore => ErrorAction::Ignore,
@@ -398,7 +387,7 @@ impl Drive {
 
     /// How the last failure left the drive; `None` if no failure stops the machine.
     pub fn io_status(&self) -> Option<IoStatus> {
-        let policy = self.policy();
+        let policy = self.policy;
         let stops =
             policy.read == OnError::Stop || matches!(policy.write, OnError::Stop | OnError::Enospc);
         let status = match self.io_status.load(Ordering::Acquire) {

@@ -143,6 +143,7 @@ struct Wishes {
     shutdown: Option<ShutdownCause>,
     exit: Option<i32>,
     failed: Option<String>,
+    io_error: bool,
     debug: bool,
 }
 
@@ -183,6 +184,10 @@ impl MachineControl for GuestRequests {
 
     fn request_shutdown(&self, cause: ShutdownCause) {
         self.wish(|w| w.shutdown = Some(cause));
+    }
+
+    fn request_stop_for_io_error(&self) {
+        self.wish(|w| w.io_error = true);
     }
 
     fn request_exit(&self, code: i32) {
@@ -239,7 +244,8 @@ impl<B: Board> Owner<B> {
 
     /// Serves until the machine ends; returns the exit status of the process.
     pub async fn serve(mut self, autostart: bool) -> i32 {
-        self.reset_hardware().await;
+        self.freeze().await;
+        self.reset_hardware();
         if autostart {
             self.resume();
         }
@@ -318,6 +324,8 @@ impl<B: Board> Owner<B> {
             if let Next::End(code) = self.reset(cause).await {
                 return Next::End(code);
             }
+        } else if wishes.io_error {
+            self.stop(RunState::IoError).await;
         } else if wishes.debug {
             self.stop(RunState::Debug).await;
         }
@@ -332,12 +340,17 @@ impl<B: Board> Owner<B> {
         if self.state() != RunState::Running {
             return;
         }
+        self.freeze().await;
+        self.enter(next);
+        self.emit(MachineEvent::Stop);
+    }
+
+    /// Parks the CPUs and holds time and I/O. Only while they go on: pauses of I/O nest.
+    async fn freeze(&self) {
         self.guest.gate.close();
         self.guest.gate.all_parked().await;
         self.board.clock().stop();
         self.board.pause_io();
-        self.enter(next);
-        self.emit(MachineEvent::Stop);
     }
 
     /// Lets guest code run.
@@ -363,7 +376,10 @@ impl<B: Board> Owner<B> {
         if cause.is_guest() && self.actions.reboot == RebootAction::Shutdown {
             return self.shut_down(cause).await;
         }
-        self.reset_hardware().await;
+        if self.state() == RunState::Running {
+            self.freeze().await;
+        }
+        self.reset_hardware();
         self.emit(MachineEvent::Reset(cause));
         match self.state() {
             RunState::Running => {
@@ -377,12 +393,8 @@ impl<B: Board> Owner<B> {
         Next::Continue
     }
 
-    /// Resets devices and CPUs; leaves the machine standing.
-    async fn reset_hardware(&mut self) {
-        self.guest.gate.close();
-        self.guest.gate.all_parked().await;
-        self.board.clock().stop();
-        self.board.pause_io();
+    /// Resets devices and CPUs of a machine that stands, and leaves it standing.
+    fn reset_hardware(&mut self) {
         // What the guest wished for before the reset is void.
         self.guest.take();
         self.board.reset_devices();
