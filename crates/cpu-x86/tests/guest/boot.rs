@@ -20,8 +20,7 @@ fn far_jump(a: &mut CodeAssembler, selector: u16, offset: u32) {
 
 #[test]
 fn from_reset_to_64_bit_code() {
-    let (mut cpu, board) =
-        board::machine(&[(0, RAM), (ROM, 0x1_0000)], 1).pop().expect("one CPU");
+    let (mut cpu, board) = board::machine(&[(0, RAM), (ROM, 0x1_0000)], 1).pop().expect("one CPU");
     for (n, descriptor) in DESCRIPTORS.into_iter().enumerate() {
         put(&board, GDT + 8 * n as u64, descriptor);
     }

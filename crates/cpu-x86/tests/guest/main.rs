@@ -60,10 +60,8 @@ fn code(board: &Board, bits: u32, at: u64, program: impl FnOnce(&mut CodeAssembl
 
 /// Points `vector` of a 64-bit IDT to `handler`.
 fn gate(board: &Board, vector: u8, handler: u64) {
-    let low = handler & 0xffff
-        | u64::from(CODE64) << 16
-        | 0x8e00 << 32
-        | (handler >> 16 & 0xffff) << 48;
+    let low =
+        handler & 0xffff | u64::from(CODE64) << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48;
     put(board, IDT + 16 * u64::from(vector), low);
     put(board, IDT + 16 * u64::from(vector) + 8, handler >> 32);
 }

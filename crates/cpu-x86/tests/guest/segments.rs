@@ -86,7 +86,11 @@ fn data_accesses_stay_within_limits_and_types() {
     for (attributes, limit, offset, on_read, on_write) in cases {
         let context = format!("{attributes:#x} {limit:#x} {offset:#x}");
         assert_eq!(try_access(attributes, limit, offset, false, read), on_read, "read {context}");
-        assert_eq!(try_access(attributes, limit, offset, false, write), on_write, "write {context}");
+        assert_eq!(
+            try_access(attributes, limit, offset, false, write),
+            on_write,
+            "write {context}"
+        );
     }
 }
 
