@@ -80,6 +80,7 @@ mod leaf7 {
 /// Leaf 0x8000_0001.
 mod extended {
     pub(super) const ECX: u32 = 1 << 0 // LAHF and SAHF in 64-bit mode
+        | 1 << 5 // LZCNT
         | 1 << 8; // PREFETCHW
     pub(super) const CMP_LEGACY: u32 = 1 << 1;
     pub(super) const EDX: u32 = 1 << 11 // SYSCALL

@@ -46,7 +46,11 @@ pub(crate) fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Op> {
     if insn.is_invalid() {
         op.flags = OpFlags::ENDS_BLOCK;
         if insn.len() >= MAX_LEN {
-            op.run = too_long;
+            // What is only not allowed, such as a LOCK prefix, is not too long.
+            let options = options | DecoderOptions::NO_INVALID_CHECK;
+            if Decoder::with_ip(bits, bytes, rip, options).decode().is_invalid() {
+                op.run = too_long;
+            }
         }
         return Some(op);
     }

@@ -200,8 +200,9 @@ fn compared(cpu: &Cpu, op: &Op) -> Step {
 
 fn cmps<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     repeat(cpu, op, |cpu, op, _| {
-        let a = cpu.load::<T>(op.seg, cpu.reg_sized(RSI, op.addr_size))?;
+        // In this order: it shows if both fault.
         let b = cpu.load::<T>(ES, cpu.reg_sized(RDI, op.addr_size))?;
+        let a = cpu.load::<T>(op.seg, cpu.reg_sized(RSI, op.addr_size))?;
         advance::<T>(cpu, op, RSI, 1);
         advance::<T>(cpu, op, RDI, 1);
         cpu.flags_sub(a, b, a.wsub(b));

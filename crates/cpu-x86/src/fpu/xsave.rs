@@ -180,7 +180,8 @@ fn fxsave(cpu: &mut Cpu, op: &Op, wide: bool) -> Result {
     cpu.fpu.save_x87(&mut image, wide);
     cpu.fpu.save_mxcsr(&mut image);
     Fpu::save_vectors(&cpu.fpu.xmm, &mut image, 160, count);
-    // Registers out of reach are not written.
+    // Registers out of reach are not written, nor is software's part, but all has to be writable.
+    cpu.probe_write(op.seg, offset, LEGACY_SIZE)?;
     cpu.store_bytes(op.seg, offset, &image[..160 + 16 * count])
 }
 

@@ -32,6 +32,7 @@ const MODEL: &[F] = &[
     F::FXSR,
     F::FSGSBASE,
     F::INVPCID,
+    F::LZCNT,
     F::MOVBE,
     F::MSR,
     F::MULTIBYTENOP,
@@ -66,6 +67,7 @@ const MODEL: &[F] = &[
 fn host_has(feature: F) -> bool {
     match feature {
         F::CMPXCHG16B => is_x86_feature_detected!("cmpxchg16b"),
+        F::LZCNT => is_x86_feature_detected!("lzcnt"),
         F::MOVBE => is_x86_feature_detected!("movbe"),
         F::POPCNT => is_x86_feature_detected!("popcnt"),
         F::SSE3 => is_x86_feature_detected!("sse3"),
@@ -162,6 +164,7 @@ pub(crate) fn undefined_flags(insn: &Instruction, rcx: u64) -> Option<u64> {
         Mul | Imul => SF | ZF | AF | PF,
         Div | Idiv => CF | PF | AF | ZF | SF | OF,
         Bsf | Bsr => CF | OF | SF | AF | PF,
+        Lzcnt => OF | SF | AF | PF,
         Bt | Bts | Btr | Btc => OF | SF | AF | PF,
         Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd => {
             return undefined_after_shift(insn, rcx);
