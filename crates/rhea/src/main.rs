@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         Ok(Action::Run(config)) => run::run(*config),
         Err(e) => Err(e.into()),
     };
+    // Before the message, and for devices that outlive the machine in some thread.
+    chardev::restore_terminal();
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
