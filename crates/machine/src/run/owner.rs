@@ -144,6 +144,7 @@ struct Wishes {
     exit: Option<i32>,
     failed: Option<String>,
     debug: bool,
+    disk_failed: bool,
 }
 
 /// Takes wishes from devices and vCPU threads to the owner.
@@ -173,6 +174,13 @@ impl GuestRequests {
 
     fn take(&self) -> Wishes {
         std::mem::take(&mut *self.wishes.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}
+
+impl GuestRequests {
+    /// A disk failed in a way that its options say stops the machine.
+    pub fn disk_failed(&self) {
+        self.wish(|w| w.disk_failed = true);
     }
 }
 
@@ -304,9 +312,9 @@ impl<B: Board> Owner<B> {
     /// Acts on what the guest asked for. The gate was closed when it asked, and may have been opened
     /// since by what was served before.
     async fn serve_guest(&mut self) -> Next {
-        let wishes = self.guest.take();
         self.guest.gate.close();
         self.guest.gate.all_parked().await;
+        let wishes = self.guest.take();
         if let Some(code) = wishes.exit {
             return Next::End(code);
         }
@@ -325,6 +333,8 @@ impl<B: Board> Owner<B> {
             }
         } else if wishes.debug {
             self.stop(RunState::Debug).await;
+        } else if wishes.disk_failed {
+            self.stop(RunState::IoError).await;
         }
         if self.state() == RunState::Running {
             self.guest.gate.open();
