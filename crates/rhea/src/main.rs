@@ -13,7 +13,10 @@ use anyhow::{Context, Result, anyhow};
 use cli::Action;
 
 fn main() -> ExitCode {
-    match act() {
+    let outcome = act();
+    // Before the message, and for devices that outlive the machine in some thread.
+    chardev::restore_terminal();
+    match outcome {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             eprintln!("rhea: {}", in_one_line(&e));
