@@ -66,9 +66,11 @@ pub enum OnError {
 }
 
 impl OnError {
-    const READ: &[(&str, Self)] =
+    /// The values of `rerror=`.
+    pub const READ: &[(&str, Self)] =
         &[("report", Self::Report), ("ignore", Self::Ignore), ("stop", Self::Stop)];
-    const WRITE: &[(&str, Self)] = &[
+    /// The values of `werror=`.
+    pub const WRITE: &[(&str, Self)] = &[
         ("enospc", Self::Enospc),
         ("report", Self::Report),
         ("ignore", Self::Ignore),

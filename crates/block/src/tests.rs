@@ -1,3 +1,5 @@
+//! Files and drives as devices use them: data, errors, locks, what opens and what does not.
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

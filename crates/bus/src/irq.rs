@@ -35,12 +35,6 @@ impl IrqLine {
     pub fn set(&self, level: bool) {
         self.sink.set_level(self.pin, level);
     }
-
-    /// A rise followed by a fall.
-    pub fn pulse(&self) {
-        self.set(true);
-        self.set(false);
-    }
 }
 
 impl fmt::Debug for IrqLine {

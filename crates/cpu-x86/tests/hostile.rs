@@ -54,9 +54,8 @@ impl Rng {
 
 /// Code: instructions of all maps with random operands, more often those that change how the CPU works.
 fn code(rng: &mut Rng, len: usize) -> Vec<u8> {
-    const PREFIXES: [u8; 15] = [
-        0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65, 0x40, 0x48, 0x4f, 0x41,
-    ];
+    const PREFIXES: [u8; 15] =
+        [0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65, 0x40, 0x48, 0x4f, 0x41];
     const SYSTEM: [&[u8]; 24] = [
         &[0x0f, 0x00],
         &[0x0f, 0x01],
@@ -250,7 +249,7 @@ const GUESTS: u32 = 64;
 /// One memory, and guests that start in random states on it.
 fn round(seed: u64) {
     let mut rng = Rng(seed);
-    let (mut cpu, board) = machine(RAM, 1).pop().expect("one CPU");
+    let (mut cpu, board) = machine(&[(0, RAM)], 1).pop().expect("one CPU");
     fill(&mut rng, &board);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

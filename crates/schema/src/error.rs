@@ -69,24 +69,9 @@ impl QmpError {
         Self::new(ErrorClass::CommandNotFound, desc)
     }
 
-    /// There is no device `name`.
-    pub fn device_not_found(name: &str) -> Self {
-        Self::new(ErrorClass::DeviceNotFound, format!("Device '{name}' not found"))
-    }
-
     /// A device that should be active is not; `desc` names it.
     pub fn device_not_active(desc: impl Into<String>) -> Self {
         Self::new(ErrorClass::DeviceNotActive, desc)
-    }
-
-    /// KVM lacks a capability; `desc` says which and for what.
-    pub fn kvm_missing_cap(desc: impl Into<String>) -> Self {
-        Self::new(ErrorClass::KVMMissingCap, desc)
-    }
-
-    /// A feature that this build or machine is without.
-    pub fn feature_disabled(desc: impl Into<String>) -> Self {
-        Self::new(ErrorClass::FeatureDisabled, desc)
     }
 }
 

@@ -141,9 +141,10 @@ fn topology(
             (None, None) => (1, 1),
         },
     };
-    let product = u64::from(sockets) * u64::from(cores) * u64::from(threads);
-    let total = total.map_or(product, u64::from);
-    let cpus = cpus.map_or(total, u64::from);
+    // Wide enough for whatever three numbers are given.
+    let product = u128::from(sockets) * u128::from(cores) * u128::from(threads);
+    let total = total.map_or(product, u128::from);
+    let cpus = cpus.map_or(total, u128::from);
     if product != total {
         return Err(OptionError::new(format!(
             "Invalid CPU topology: product of the hierarchy must match maxcpus: \
@@ -156,7 +157,7 @@ fn topology(
              maxcpus ({total}) < smp_cpus ({cpus})"
         )));
     }
-    if total > u64::from(MAX_CPUS) {
+    if total > u128::from(MAX_CPUS) {
         return Err(OptionError::new(format!(
             "Invalid SMP CPUs {total}. The max CPUs supported by machine 'pc' is {MAX_CPUS}"
         )));

@@ -253,3 +253,28 @@ impl Builder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_book_describes_every_option_and_no_other() {
+        let page = include_str!("../../../../docs/src/command-line.md");
+        // What is set in code, begins with one dash and is in the first column of a table.
+        let described: BTreeSet<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `-")?.split(" | ").next())
+            .flat_map(|column| column.split("`, `-"))
+            .map(|usage| usage.trim_end_matches('`').split([' ', '[']).next().unwrap_or(usage))
+            .collect();
+        let known: BTreeSet<&str> = OPTIONS
+            .iter()
+            .flat_map(|item| item.aliases.iter().copied().chain([item.name]))
+            .filter(|name| !matches!(*name, "h" | "?"))
+            .collect();
+        assert_eq!(described, known);
+    }
+}

@@ -12,6 +12,8 @@ use crate::readconfig;
 
 /// The longest configuration file, in bytes; far more than any that a person writes.
 const CONFIG_FILE_MAX: u64 = 1 << 20;
+/// Where the explanations of `-help` begin; they go to a line of their own if there is no room.
+const HELP_COLUMN: usize = 34;
 
 pub(super) fn help(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     let mut text = version_line();
@@ -26,7 +28,12 @@ pub(super) fn help(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
             Takes::Value(syntax) => syntax,
         };
         let usage = format!("{} {value}", names.join(", "));
-        let _ = writeln!(text, "{:<34} {}", usage.trim_end(), item.help);
+        let usage = usage.trim_end();
+        let _ = if usage.len() <= HELP_COLUMN - 2 {
+            writeln!(text, "{usage:<HELP_COLUMN$}{}", item.help)
+        } else {
+            writeln!(text, "{usage}\n{:HELP_COLUMN$}{}", "", item.help)
+        };
     }
     builder.print = Some(text);
     Ok(())

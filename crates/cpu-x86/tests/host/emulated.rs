@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use accel::{CpuBus, Exit, GuestClock, InterruptController, Signals, Vcpu};
+use accel::{Exit, NoBoard, Signals, Vcpu};
 use cpu_x86::state::{Segment, TableRegister, X87State};
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuState, CpuWiring};
 use memory::GuestMemory;
@@ -40,50 +40,6 @@ const USER_CS: u16 = 0x33;
 const USER_SS: u16 = 0x2b;
 const KERNEL_CS: u16 = 0x10;
 
-struct Board;
-
-impl CpuBus for Board {
-    fn read_port(&self, _: u16, _: u8) -> u32 {
-        u32::MAX
-    }
-    fn write_port(&self, _: u16, _: u8, _: u32) {}
-    fn read_mmio(&self, _: u64, _: u8) -> u64 {
-        u64::MAX
-    }
-    fn write_mmio(&self, _: u64, _: u8, _: u64) {}
-}
-
-impl InterruptController for Board {
-    fn acknowledge(&self) -> Option<u8> {
-        None
-    }
-    fn task_priority(&self) -> u8 {
-        0
-    }
-    fn set_task_priority(&self, _: u8) {}
-    fn read_msr(&self, _: u32) -> Option<u64> {
-        None
-    }
-    fn write_msr(&self, _: u32, _: u64) -> bool {
-        false
-    }
-    fn startup_vector(&self) -> u8 {
-        0
-    }
-}
-
-impl GuestClock for Board {
-    fn now_ns(&self) -> u64 {
-        0
-    }
-    fn tsc(&self) -> u64 {
-        0
-    }
-    fn tsc_hz(&self) -> u64 {
-        1_000_000_000
-    }
-}
-
 /// Rhea's CPU with the sandbox as its guest memory.
 pub(crate) struct Emulated {
     cpu: Cpu,
@@ -96,7 +52,7 @@ impl Emulated {
     pub(crate) fn new() -> Self {
         let memory = Arc::new(GuestMemory::new(&[(0, RAM)]).expect("2 MiB of memory"));
         build_tables(&memory);
-        let board = Arc::new(Board);
+        let board = Arc::new(NoBoard);
         let wiring = CpuWiring {
             memory: Arc::clone(&memory),
             bus: board.clone(),

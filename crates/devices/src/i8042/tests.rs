@@ -1,3 +1,5 @@
+//! The controller with its keyboard and mouse, as a driver sees them.
+
 use super::*;
 use crate::irq::testing::Recorder;
 use crate::testing::Wishes;

@@ -1,3 +1,5 @@
+//! The channels against the data sheet, on a clock that is set by hand.
+
 use super::*;
 use crate::irq::testing::Recorder;
 

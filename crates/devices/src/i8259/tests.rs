@@ -1,3 +1,5 @@
+//! The pair against the data sheet: priorities, modes, and the ways to end an interrupt.
+
 use super::*;
 use crate::irq::testing::Recorder;
 

@@ -1,3 +1,5 @@
+//! Pins against the data sheet, and levels under races.
+
 use super::*;
 use crate::lapic::testing::Bench;
 use accel::InterruptController;

@@ -1,3 +1,5 @@
+//! Where lines end, and what a change of route does to a level.
+
 use super::testing::Recorder;
 use super::*;
 

@@ -1,3 +1,5 @@
+//! Local APICs against the manual: priorities, messages, timer, modes.
+
 use super::testing::{Bench, TSC_HZ};
 use super::*;
 use bus::{MsiMessage, MsiSink};

@@ -1,3 +1,5 @@
+//! The clock against the data sheet, on a time that is set by hand.
+
 use super::*;
 use crate::irq::testing::Recorder;
 

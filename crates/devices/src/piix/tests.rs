@@ -1,3 +1,5 @@
+//! The functions of the PIIX as ACPI and a driver use them.
+
 use std::sync::Arc;
 
 use bus::{AddressSpace, Clock, IrqLine, IrqSink, MsiMessage, MsiSink, TimerQueue};

@@ -1,3 +1,5 @@
+//! The port against the data sheet, on a backend that can be made slow.
+
 use super::*;
 use crate::irq::testing::Recorder;
 use std::sync::atomic::{AtomicUsize, Ordering};

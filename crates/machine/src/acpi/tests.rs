@@ -1,3 +1,5 @@
+//! The tables' form, and what the reference compiler says of them.
+
 use std::process::Command;
 
 use super::*;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use block::{Drive, DriveOptions};
+use block::{Drive, DriveOptions, OnError};
 use devices::debug::{DebugConsole, DebugExit};
 use devices::pci::Devfn;
 use devices::uart16550::COM_PORTS;
@@ -127,6 +127,10 @@ enum Generation {
     Modern,
 }
 
+/// A property that can be left to the device.
+const ON_OFF_AUTO: &[(&str, Option<bool>)] =
+    &[("on", Some(true)), ("off", Some(false)), ("auto", None)];
+
 impl Pc {
     /// Opens the images of all drives.
     pub(super) fn open_drives(&mut self) -> Result<(), BuildError> {
@@ -239,8 +243,7 @@ impl VirtioTransport {
             Generation::Transitional => (false, false),
             Generation::Modern => (true, false),
             Generation::Either => {
-                let words = [("on", true), ("off", false), ("auto", false)];
-                let legacy = properties.take_choice("disable-legacy", &words)?;
+                let legacy = properties.take_choice("disable-legacy", ON_OFF_AUTO)?.flatten();
                 let modern = properties.take_bool("disable-modern")?;
                 (legacy.unwrap_or(false), modern.unwrap_or(false))
             }
@@ -275,6 +278,9 @@ fn virtio_blk(
         write_zeroes: properties.take_bool("write-zeroes")?.unwrap_or(defaults.write_zeroes),
         share_rw: properties.take_bool("share-rw")?.unwrap_or(defaults.share_rw),
     };
+    let on_read_error = properties.take_choice("rerror", OnError::READ)?;
+    let on_write_error = properties.take_choice("werror", OnError::WRITE)?;
+    let write_cache = properties.take_choice("write-cache", ON_OFF_AUTO)?.flatten();
     // The order in which firmware would try disks; a direct boot has no use for it.
     properties.take_number::<u32>("bootindex")?;
     let option = properties.option().to_owned();
@@ -287,6 +293,10 @@ fn virtio_blk(
             &ids,
         )
     })?;
+    drive.set_error_policy(on_read_error, on_write_error);
+    if let Some(on) = write_cache {
+        drive.set_write_cache(on);
+    }
     let backend = format!("{path}/virtio-backend");
     let device = VirtioBlk::new(drive.clone(), &backend, options)
         .map_err(|e| BuildError::Device(format!("{option}: {e}")))?;

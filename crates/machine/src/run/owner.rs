@@ -227,7 +227,8 @@ pub struct Owner<B: Board> {
     actions: RunActions,
     events: EventSink,
     queue: mpsc::UnboundedReceiver<Envelope>,
-    io_paused: bool,
+    /// Whether the clock stands and I/O is paused. Pauses of I/O nest, so this one is made once.
+    frozen: bool,
 }
 
 impl<B: Board> Owner<B> {
@@ -243,7 +244,8 @@ impl<B: Board> Owner<B> {
         let run_state = AtomicU8::new(RunState::Prelaunch as u8);
         let published = Arc::new(Published { run_state });
         let handle = RunHandle { queue: sender, published: Arc::clone(&published) };
-        (Self { board, cpus, guest, published, actions, events, queue, io_paused: false }, handle)
+        let frozen = false;
+        (Self { board, cpus, guest, published, actions, events, queue, frozen }, handle)
     }
 
     /// Serves until the machine ends; returns the exit status of the process.
@@ -307,10 +309,9 @@ impl<B: Board> Owner<B> {
         next
     }
 
-    /// Acts on what the guest asked for.
+    /// Acts on what the guest asked for. The gate was closed when it asked, and may have been opened
+    /// since by what was served before.
     async fn serve_guest(&mut self) -> Next {
-        // The gate was closed when the guest asked, but a client's request that was served in between
-        // may have opened it again.
         self.guest.gate.close();
         self.guest.gate.all_parked().await;
         let wishes = self.guest.take();
@@ -346,34 +347,37 @@ impl<B: Board> Owner<B> {
         if self.state() != RunState::Running {
             return;
         }
-        self.guest.gate.close();
-        self.guest.gate.all_parked().await;
-        self.board.clock().stop();
-        self.pause_io();
+        self.freeze().await;
         self.enter(next);
         self.emit(MachineEvent::Stop);
+    }
+
+    /// Makes guest code, the guest's clock and I/O stand still.
+    async fn freeze(&mut self) {
+        self.guest.gate.close();
+        self.guest.gate.all_parked().await;
+        if !self.frozen {
+            self.frozen = true;
+            self.board.clock().stop();
+            self.board.pause_io();
+        }
+    }
+
+    /// Sets in motion what [`Owner::freeze`] stopped.
+    fn thaw(&mut self) {
+        if self.frozen {
+            self.frozen = false;
+            self.board.resume_io();
+            self.board.clock().start();
+        }
+        self.guest.gate.open();
     }
 
     /// Lets guest code run.
     fn resume(&mut self) {
         self.enter(RunState::Running);
         self.emit(MachineEvent::Resume);
-        self.resume_io();
-        self.board.clock().start();
-        self.guest.gate.open();
-    }
-
-    /// Pauses I/O, if it is not paused: a reset of a stopped machine must not pause it twice.
-    fn pause_io(&mut self) {
-        if !std::mem::replace(&mut self.io_paused, true) {
-            self.board.pause_io();
-        }
-    }
-
-    fn resume_io(&mut self) {
-        if std::mem::take(&mut self.io_paused) {
-            self.board.resume_io();
-        }
+        self.thaw();
     }
 
     fn cont(&mut self) -> Result<(), Refusal> {
@@ -393,11 +397,7 @@ impl<B: Board> Owner<B> {
         self.reset_hardware().await;
         self.emit(MachineEvent::Reset(cause));
         match self.state() {
-            RunState::Running => {
-                self.resume_io();
-                self.board.clock().start();
-                self.guest.gate.open();
-            }
+            RunState::Running => self.thaw(),
             RunState::Inmigrate | RunState::FinishMigrate => {}
             _ => self.enter(RunState::Prelaunch),
         }
@@ -406,10 +406,7 @@ impl<B: Board> Owner<B> {
 
     /// Resets devices and CPUs; leaves the machine standing.
     async fn reset_hardware(&mut self) {
-        self.guest.gate.close();
-        self.guest.gate.all_parked().await;
-        self.board.clock().stop();
-        self.pause_io();
+        self.freeze().await;
         // What the guest wished for before the reset is void.
         self.guest.take();
         self.board.reset_devices();

@@ -123,11 +123,6 @@ impl ServerHandle {
     pub fn stop(&self) {
         self.stop.send_replace(true);
     }
-
-    /// Whether [`ServerHandle::stop`] was called.
-    pub fn is_stopping(&self) -> bool {
-        *self.stop.borrow()
-    }
 }
 
 /// Serves a machine's monitors.

@@ -1,3 +1,5 @@
+//! The balloon with a driver of the test's own.
+
 use bus::{Clock, Device, TimerQueue};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The disk with a driver of the test's own, and with hostile ones.
+
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;

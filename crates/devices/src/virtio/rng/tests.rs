@@ -1,3 +1,5 @@
+//! The source of randomness with a driver of the test's own.
+
 use std::time::Duration;
 
 use bus::{Clock, Device, TimerQueue};
