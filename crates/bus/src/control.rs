@@ -68,8 +68,6 @@ pub trait MachineControl: Send + Sync {
     fn request_reset(&self, cause: ShutdownCause);
     /// Asks for power off.
     fn request_shutdown(&self, cause: ShutdownCause);
-    /// Asks for a stop because of a failed disk request, which is made again when the machine continues.
-    fn request_stop_for_io_error(&self);
     /// Asks for the end of the process with exit status `code`.
     fn request_exit(&self, code: i32);
 }

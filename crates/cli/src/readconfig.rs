@@ -42,7 +42,7 @@ pub(crate) fn apply(builder: &mut Builder, file: &str, text: &str) -> Result<(),
         }
         if let Some(header) = line.strip_prefix('[') {
             let header = header.strip_suffix(']').ok_or_else(|| wrong("']' is missing"))?;
-            end(builder, section.take())?;
+            end(builder, file, section.take())?;
             section = Some(open(header).map_err(|e| wrong(&e.to_string()))?);
             continue;
         }
@@ -59,7 +59,7 @@ pub(crate) fn apply(builder: &mut Builder, file: &str, text: &str) -> Result<(),
             .parts
             .push(format!("{}={}", key.trim(), value.replace(',', ",,")));
     }
-    end(builder, section)
+    end(builder, file, section)
 }
 
 fn open(header: &str) -> Result<Section, OptionError> {
@@ -80,8 +80,9 @@ fn open(header: &str) -> Result<Section, OptionError> {
     Ok(Section { option, parts })
 }
 
-fn end(builder: &mut Builder, section: Option<Section>) -> Result<(), OptionError> {
+fn end(builder: &mut Builder, file: &str, section: Option<Section>) -> Result<(), OptionError> {
     let Some(section) = section else { return Ok(()) };
     let item = crate::find(section.option).expect("every group stands for an option");
     (item.apply)(builder, &section.parts.join(","))
+        .map_err(|e| OptionError::new(format!("-readconfig {file}: {e}")))
 }

@@ -249,7 +249,7 @@ const GUESTS: u32 = 64;
 /// One memory, and guests that start in random states on it.
 fn round(seed: u64) {
     let mut rng = Rng(seed);
-    let (mut cpu, board) = machine(RAM, 1).pop().expect("one CPU");
+    let (mut cpu, board) = machine(&[(0, RAM)], 1).pop().expect("one CPU");
     fill(&mut rng, &board);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

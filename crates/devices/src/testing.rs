@@ -33,9 +33,6 @@ impl MachineControl for Wishes {
     fn request_shutdown(&self, cause: ShutdownCause) {
         self.note(format!("shutdown {}", cause.name()));
     }
-    fn request_stop_for_io_error(&self) {
-        self.note("stop for an I/O error".to_owned());
-    }
     fn request_exit(&self, code: i32) {
         self.note(format!("exit {code}"));
     }

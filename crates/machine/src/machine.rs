@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accel::log::Log;
-use block::Drive;
+use block::{Drive, ErrorAction};
 use chardev::ChardevInfo;
 use cpu_x86::Cpu;
 use devices::i8042;
@@ -56,6 +56,14 @@ impl Machine {
             let events = Arc::clone(&events);
             balloon.set_change_hook(Box::new(move |actual| {
                 events(MachineEvent::BalloonChange(actual));
+            }));
+        }
+        for drive in board.drives() {
+            let guest = Arc::clone(&guest);
+            drive.set_error_hook(Box::new(move |failure| {
+                if failure.action == ErrorAction::Stop {
+                    guest.disk_failed();
+                }
             }));
         }
         let spawn = |(index, cpu)| VcpuThread::spawn(index, cpu, gate.clone(), guest.clone());

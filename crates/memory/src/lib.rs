@@ -75,6 +75,10 @@ impl GuestMemory {
     /// [`MemoryError::Create`] if ranges overlap or the host has no room.
     pub fn new(ranges: &[(u64, u64)]) -> Result<Self, MemoryError> {
         let bytes = ranges.iter().map(|r| r.1).sum();
+        // The log is allocated by `vm-memory`, which has no way to say that it can't be.
+        for &(_, len) in ranges {
+            page_log::check_room(len).map_err(|reason| MemoryError::Create { bytes, reason })?;
+        }
         let mapped: Vec<_> =
             ranges.iter().map(|&(start, len)| (GuestAddress(start), len as usize)).collect();
         let view = MemoryView::from_ranges(&mapped)

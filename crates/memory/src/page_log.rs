@@ -108,6 +108,16 @@ impl Bitmap for PageLog {
     }
 }
 
+/// Whether the host has room for the log of `len` bytes of RAM.
+///
+/// # Errors
+/// Says that it has none.
+pub(crate) fn check_room(len: u64) -> Result<(), String> {
+    let pages = usize::try_from(len.div_ceil(PAGE_SIZE)).map_err(|e| e.to_string())?;
+    let mut code = Vec::<AtomicU32>::new();
+    code.try_reserve_exact(pages).map_err(|_| "Cannot allocate memory".to_owned())
+}
+
 impl NewBitmap for PageLog {
     fn with_len(len: usize) -> Self {
         let pages = len.div_ceil(PAGE_SIZE as usize);

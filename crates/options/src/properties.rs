@@ -73,9 +73,29 @@ impl Properties {
     /// # Errors
     /// If it isn't.
     pub fn require(&mut self, key: &'static str) -> Result<String, OptionError> {
-        self.take(key).ok_or_else(|| {
-            OptionError::new(format!("{}: parameter '{key}' is missing", self.option))
-        })
+        self.take(key).ok_or_else(|| self.missing(key))
+    }
+
+    /// Says that `key` must be there.
+    pub fn missing(&self, key: &str) -> OptionError {
+        OptionError::new(format!("{}: parameter '{key}' is missing", self.option))
+    }
+
+    /// Takes the id of an object out.
+    ///
+    /// # Errors
+    /// If it is no identifier: letters, digits, `-`, `.`, `_`, a letter first.
+    pub fn take_id(&mut self, key: &'static str) -> Result<Option<String>, OptionError> {
+        let Some(id) = self.take(key) else { return Ok(None) };
+        let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if id.starts_with(|c: char| c.is_ascii_alphabetic()) && id.chars().all(inner) {
+            return Ok(Some(id));
+        }
+        Err(OptionError::new(format!(
+            "{}: Parameter '{key}' expects an identifier, not '{id}': letters, digits, '-', '.' and \
+             '_', a letter first",
+            self.option
+        )))
     }
 
     /// Takes a boolean out.

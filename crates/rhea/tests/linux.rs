@@ -242,6 +242,23 @@ fn reset_reboots() {
     });
 }
 
+/// A stopped machine that is reset starts afresh with `cont`, its devices too.
+#[test]
+fn reset_while_stopped_reboots() {
+    with_guest("reset_while_stopped_reboots", |builder, guest| {
+        let mut vm = commands(builder.disk()?, guest)?;
+        for command in ["stop", "system_reset", "system_reset"] {
+            vm.qmp()?.query(command)?;
+        }
+        ensure!(vm.qmp()?.query("query-status")?["status"] == "prelaunch");
+        vm.qmp()?.query("cont")?;
+        vm.serial.wait_for("rhea-guest: commands\r\n")?;
+        let read = vm.serial.run("dd if=/dev/vda of=/dev/null bs=64k count=16 2>&1 | tail -n 1")?;
+        ensure!(read.starts_with("1048576 bytes"), "{read}");
+        Ok(())
+    });
+}
+
 #[test]
 fn guest_reboot_resets() {
     with_guest("guest_reboot_resets", |builder, guest| {

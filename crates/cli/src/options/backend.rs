@@ -31,7 +31,7 @@ pub(super) fn drive(builder: &mut Builder, value: &str) -> Result<(), OptionErro
         let same = drives.iter().filter(|d| d.interface == interface).count();
         format!("{prefix}{}", index.unwrap_or(same))
     };
-    let id = options.take("id").unwrap_or_else(default_id);
+    let id = options.take_id("id")?.unwrap_or_else(default_id);
     if drives.iter().any(|d| d.id == id) {
         return Err(OptionError::new(format!("-drive: Duplicate ID '{id}' for drive")));
     }
@@ -55,7 +55,7 @@ pub(super) fn device(builder: &mut Builder, value: &str) -> Result<(), OptionErr
     }
     let mut options = Properties::parse("-device", value, Some("driver"))?;
     let driver = options.require("driver")?;
-    let id = options.take("id");
+    let id = options.take_id("id")?;
     let taken =
         |id: &String| builder.config.machine.devices.iter().any(|d| d.id.as_ref() == Some(id));
     if let Some(id) = id.as_ref().filter(|&id| taken(id)) {
@@ -124,7 +124,7 @@ pub(super) fn mon(builder: &mut Builder, value: &str) -> Result<(), OptionError>
     let chardev = options.require("chardev")?;
     let control = options.take_choice("mode", &[("control", true), ("readline", false)])?;
     let pretty = options.take_bool("pretty")?.unwrap_or(false);
-    options.take("id");
+    options.take_id("id")?;
     options.finish()?;
     if control != Some(true) {
         return Err(OptionError::new(
@@ -141,7 +141,7 @@ pub(super) fn monitor(_: &mut Builder, value: &str) -> Result<(), OptionError> {
 pub(super) fn chardev(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let mut options = Properties::parse("-chardev", value, Some("backend"))?;
     let backend = options.require("backend")?;
-    let id = options.require("id")?;
+    let id = options.take_id("id")?.ok_or_else(|| options.missing("id"))?;
     let mux = options.take_bool("mux")?.unwrap_or(false);
     let spec = match backend.as_str() {
         "null" => ChardevSpec::Null,

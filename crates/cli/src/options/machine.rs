@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use machine::pc::layout::MEMORY_MAX;
 use machine::spec::{
     Accelerator, BootImage, DirectBoot, PanicAction, RebootAction, ShutdownAction, Smp,
     WatchdogAction,
@@ -172,6 +173,12 @@ pub(super) fn memory(builder: &mut Builder, value: &str) -> Result<(), OptionErr
         return Err(OptionError::new(format!(
             "-m {value}: a machine needs at least {} MiB of memory",
             MIN_MEMORY >> 20
+        )));
+    }
+    if size > MEMORY_MAX {
+        return Err(OptionError::new(format!(
+            "-m {value}: a machine has at most {} GiB of memory, as its CPUs can't address more",
+            MEMORY_MAX >> 30
         )));
     }
     // Whole MiB keep the memory map free of odd ends.

@@ -207,6 +207,15 @@ impl Builder {
             self.machine().serials.push(SerialSpec::Chardev("serial0".to_owned()));
         }
         self.check_chardevs()?;
+        let is_stdio = |chardev: &NamedChardev| match &chardev.spec {
+            ChardevSpec::Mux(inner) => matches!(**inner, ChardevSpec::Stdio { .. }),
+            other => matches!(other, ChardevSpec::Stdio { .. }),
+        };
+        if self.config.daemonize && self.config.machine.chardevs.iter().any(is_stdio) {
+            return Err(OptionError::new(
+                "-daemonize: cannot use stdio with -daemonize; use a socket, a file or a pty",
+            ));
+        }
         Ok(self.config)
     }
 

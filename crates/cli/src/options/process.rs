@@ -1,6 +1,7 @@
 //! Options about the process: help, logs, pidfile.
 
 use std::fmt::Write;
+use std::io::Read;
 
 use ::options::{OptionError, parse_choice};
 use accel::log::Topic;
@@ -11,6 +12,9 @@ use crate::readconfig;
 
 /// Where the explanations of `-help` begin; they go to a line of their own if there is no room.
 const HELP_COLUMN: usize = 34;
+
+/// The longest configuration file, in bytes; far more than any that a person writes.
+const CONFIG_FILE_MAX: u64 = 1 << 20;
 
 pub(super) fn help(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     let mut text = version_line();
@@ -92,8 +96,15 @@ pub(super) fn log_file(builder: &mut Builder, value: &str) -> Result<(), OptionE
 }
 
 pub(super) fn readconfig(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
-    let text = std::fs::read_to_string(value).map_err(|e| {
-        OptionError::new(format!("-readconfig {value}: cannot read config file: {e}"))
-    })?;
+    let failed = |e: &dyn std::fmt::Display| OptionError::new(format!("-readconfig {value}: {e}"));
+    let file = std::fs::File::open(value)
+        .map_err(|e| failed(&format_args!("cannot read config file: {e}")))?;
+    let mut text = String::new();
+    file.take(CONFIG_FILE_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(|e| failed(&format_args!("cannot read config file: {e}")))?;
+    if text.len() as u64 > CONFIG_FILE_MAX {
+        return Err(failed(&format_args!("the file is longer than {CONFIG_FILE_MAX} bytes")));
+    }
     readconfig::apply(builder, value, &text)
 }

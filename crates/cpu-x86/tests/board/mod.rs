@@ -11,6 +11,10 @@ use memory::GuestMemory;
 
 /// The port whose writes are collected.
 pub(crate) const DEBUG_PORT: u16 = 0xe9;
+/// A port where a guest sends itself an interrupt, the value's vector.
+pub(crate) const INTERRUPT_PORT: u16 = 0xea;
+/// A port where a guest sends itself an NMI.
+pub(crate) const NMI_PORT: u16 = 0xeb;
 
 /// What CPUs are wired to. One for each CPU, but for memory and group.
 pub(crate) struct Board {
@@ -39,8 +43,11 @@ impl CpuBus for Board {
         u32::MAX >> (32 - 8 * u32::from(size))
     }
     fn write_port(&self, port: u16, _: u8, value: u32) {
-        if port == DEBUG_PORT {
-            self.output.lock().unwrap().push(value);
+        match port {
+            DEBUG_PORT => self.output.lock().unwrap().push(value),
+            INTERRUPT_PORT => self.interrupt(value as u8),
+            NMI_PORT => self.signals.raise(Signal::Nmi),
+            _ => {}
         }
     }
     fn read_mmio(&self, addr: u64, _: u8) -> u64 {
@@ -87,9 +94,9 @@ impl GuestClock for Board {
     }
 }
 
-/// CPUs that share `ram` bytes of memory, each with its board.
-pub(crate) fn machine(ram: u64, cpus: u32) -> Vec<(Cpu, Arc<Board>)> {
-    let memory = Arc::new(GuestMemory::new(&[(0, ram)]).expect("guest memory"));
+/// CPUs that share memory, given as addresses and lengths, each with its board.
+pub(crate) fn machine(ram: &[(u64, u64)], cpus: u32) -> Vec<(Cpu, Arc<Board>)> {
+    let memory = Arc::new(GuestMemory::new(ram).expect("guest memory"));
     let group = Arc::new(CpuGroup::default());
     (0..cpus)
         .map(|index| {

@@ -329,6 +329,9 @@ impl Board for Pc {
     }
 
     fn resume_io(&self) {
+        for drive in &self.drives {
+            drive.reset_io_status();
+        }
         for device in &self.virtio {
             device.core().resume();
         }

@@ -139,6 +139,30 @@ pub fn enter(cpu: &mut Cpu, entry: &Entry) {
 trait Image: Read + ReadVolatile + Seek + Send {}
 impl<T: Read + ReadVolatile + Seek + Send> Image for T {}
 
+/// A part of an ELF file that belongs into memory.
+struct LoadSegment {
+    /// Guest physical address.
+    addr: u64,
+    /// Length of what the file holds, in bytes.
+    in_file: u64,
+    /// Length in memory, in bytes; what the file does not hold of it is zero.
+    in_memory: u64,
+}
+
+/// Refuses segments that lie upon each other: 65,535 of them could each fill all memory.
+fn check_apart(segments: &[LoadSegment]) -> Result<(), &'static str> {
+    let mut ranges = Vec::new();
+    for segment in segments {
+        let len = segment.in_memory.max(segment.in_file);
+        let end = segment.addr.checked_add(len).ok_or("a segment ends beyond all addresses")?;
+        ranges.push((segment.addr, end));
+    }
+    ranges.retain(|(start, end)| start < end);
+    ranges.sort_unstable();
+    let overlap = ranges.windows(2).any(|pair| pair[1].0 < pair[0].1);
+    if overlap { Err("its segments overlap in memory") } else { Ok(()) }
+}
+
 /// A kernel image, wherever its bytes are.
 enum Source {
     File(File),
@@ -209,11 +233,12 @@ impl BootImages {
             Kind::Multiboot => self.load_multiboot(&mut source, memory, layout)?,
             Kind::Elf => {
                 self.write_command_line(memory)?;
+                let segments = source.segments().map_err(|e| self.format_error(&e.to_string()))?;
+                check_apart(&segments).map_err(|e| self.format_error(e))?;
                 let kernel = source.load::<Elf>(memory).map_err(|e| self.format_error(&e))?;
-                let zeroed =
-                    source.zeroed_segments().map_err(|e| self.format_error(&e.to_string()))?;
-                for (addr, len) in zeroed {
-                    self.clear(memory, addr, len)?;
+                for segment in segments {
+                    let tail = segment.in_memory.saturating_sub(segment.in_file);
+                    self.clear(memory, segment.addr.saturating_add(segment.in_file), tail)?;
                 }
                 self.prepare_pvh(memory, layout, rsdp, &kernel)?
             }
@@ -482,9 +507,8 @@ impl Source {
         }
     }
 
-    /// Address and length of the part of each loadable segment that is not in the file (System V ABI,
-    /// ELF-64 program headers: `p_memsz` beyond `p_filesz`).
-    fn zeroed_segments(&mut self) -> std::io::Result<Vec<(u64, u64)>> {
+    /// The loadable segments (System V ABI, ELF-64 program headers).
+    fn segments(&mut self) -> std::io::Result<Vec<LoadSegment>> {
         const HEADER: usize = 64;
         const PROGRAM_HEADER: usize = 56;
         const PT_LOAD: u64 = 1;
@@ -494,17 +518,19 @@ impl Source {
         let mut header = [0; HEADER];
         self.read_at(0, &mut header)?;
         let (table, count) = (field(&header, 32, 8), field(&header, 56, 2));
-        let mut zeroed = Vec::new();
+        let mut segments = Vec::new();
         for i in 0..count {
-            let mut segment = [0; PROGRAM_HEADER];
-            self.read_at(table.saturating_add(i * PROGRAM_HEADER as u64), &mut segment)?;
-            let (paddr, in_file) = (field(&segment, 24, 8), field(&segment, 32, 8));
-            let tail = field(&segment, 40, 8).saturating_sub(in_file);
-            if field(&segment, 0, 4) == PT_LOAD && tail > 0 {
-                zeroed.push((paddr.saturating_add(in_file), tail));
+            let mut entry = [0; PROGRAM_HEADER];
+            self.read_at(table.saturating_add(i * PROGRAM_HEADER as u64), &mut entry)?;
+            if field(&entry, 0, 4) == PT_LOAD {
+                segments.push(LoadSegment {
+                    addr: field(&entry, 24, 8),
+                    in_file: field(&entry, 32, 8),
+                    in_memory: field(&entry, 40, 8),
+                });
             }
         }
-        Ok(zeroed)
+        Ok(segments)
     }
 
     fn load<L: KernelLoader>(
@@ -526,10 +552,17 @@ impl Source {
 }
 
 /// Opens a file to read; a directory is refused here, with a clear error, and not at the first read.
+/// Opens a regular file: others have no size to check, and a pipe would hold up the start.
 fn open_regular(path: &Path) -> std::io::Result<File> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(nonblocking).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
         return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory));
+    }
+    if !kind.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
     }
     Ok(file)
 }

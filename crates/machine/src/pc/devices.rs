@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use block::{Drive, DriveOptions, ErrorAction};
+use block::{Drive, DriveOptions};
 use devices::debug::{DebugConsole, DebugExit};
 use devices::pci::Devfn;
 use devices::uart16550::COM_PORTS;
@@ -142,12 +142,6 @@ impl Pc {
                 }
                 None => Drive::empty(&drive.id, &options),
             };
-            let control = self.control.clone();
-            opened.set_error_hook(Box::new(move |event| {
-                if event.action == ErrorAction::Stop {
-                    control.request_stop_for_io_error();
-                }
-            }));
             self.drives.push(Arc::new(opened));
         }
         Ok(())

@@ -31,6 +31,9 @@ pub const PCI_HOLE_END: u64 = 0xfec0_0000;
 /// First byte beyond 32-bit addresses.
 pub const FOUR_GIB: u64 = 1 << 32;
 
+/// The most RAM, in bytes: with it, the CPU's 40-bit physical addresses are used up.
+pub const MEMORY_MAX: u64 = (1 << 40) - (FOUR_GIB - LOW_RAM_SPLIT);
+
 /// How much RAM is below and above 4 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {

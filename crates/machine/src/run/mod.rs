@@ -4,5 +4,8 @@ pub mod owner;
 pub mod state;
 pub mod vcpu;
 
+#[cfg(test)]
+mod tests;
+
 pub use owner::{Board, EventSink, MachineEvent, Owner, Published, Refusal, Request, RunHandle};
 pub use state::RunState;

@@ -143,8 +143,8 @@ struct Wishes {
     shutdown: Option<ShutdownCause>,
     exit: Option<i32>,
     failed: Option<String>,
-    io_error: bool,
     debug: bool,
+    disk_failed: bool,
 }
 
 /// Takes wishes from devices and vCPU threads to the owner.
@@ -177,6 +177,13 @@ impl GuestRequests {
     }
 }
 
+impl GuestRequests {
+    /// A disk failed in a way that its options say stops the machine.
+    pub fn disk_failed(&self) {
+        self.wish(|w| w.disk_failed = true);
+    }
+}
+
 impl MachineControl for GuestRequests {
     fn request_reset(&self, cause: ShutdownCause) {
         self.wish(|w| w.reset = Some(cause));
@@ -184,10 +191,6 @@ impl MachineControl for GuestRequests {
 
     fn request_shutdown(&self, cause: ShutdownCause) {
         self.wish(|w| w.shutdown = Some(cause));
-    }
-
-    fn request_stop_for_io_error(&self) {
-        self.wish(|w| w.io_error = true);
     }
 
     fn request_exit(&self, code: i32) {
@@ -224,6 +227,8 @@ pub struct Owner<B: Board> {
     actions: RunActions,
     events: EventSink,
     queue: mpsc::UnboundedReceiver<Envelope>,
+    /// Whether the clock stands and I/O is paused. Pauses of I/O nest, so this one is made once.
+    frozen: bool,
 }
 
 impl<B: Board> Owner<B> {
@@ -239,13 +244,13 @@ impl<B: Board> Owner<B> {
         let run_state = AtomicU8::new(RunState::Prelaunch as u8);
         let published = Arc::new(Published { run_state });
         let handle = RunHandle { queue: sender, published: Arc::clone(&published) };
-        (Self { board, cpus, guest, published, actions, events, queue }, handle)
+        let frozen = false;
+        (Self { board, cpus, guest, published, actions, events, queue, frozen }, handle)
     }
 
     /// Serves until the machine ends; returns the exit status of the process.
     pub async fn serve(mut self, autostart: bool) -> i32 {
-        self.freeze().await;
-        self.reset_hardware();
+        self.reset_hardware().await;
         if autostart {
             self.resume();
         }
@@ -304,10 +309,12 @@ impl<B: Board> Owner<B> {
         next
     }
 
-    /// Acts on what the guest asked for. The gate was closed when it asked.
+    /// Acts on what the guest asked for. The gate was closed when it asked, and may have been opened
+    /// since by what was served before.
     async fn serve_guest(&mut self) -> Next {
-        let wishes = self.guest.take();
+        self.guest.gate.close();
         self.guest.gate.all_parked().await;
+        let wishes = self.guest.take();
         if let Some(code) = wishes.exit {
             return Next::End(code);
         }
@@ -324,10 +331,10 @@ impl<B: Board> Owner<B> {
             if let Next::End(code) = self.reset(cause).await {
                 return Next::End(code);
             }
-        } else if wishes.io_error {
-            self.stop(RunState::IoError).await;
         } else if wishes.debug {
             self.stop(RunState::Debug).await;
+        } else if wishes.disk_failed {
+            self.stop(RunState::IoError).await;
         }
         if self.state() == RunState::Running {
             self.guest.gate.open();
@@ -345,24 +352,35 @@ impl<B: Board> Owner<B> {
         self.emit(MachineEvent::Stop);
     }
 
-    /// Parks the CPUs and holds time and I/O. Only while they go on: pauses of I/O nest.
-    async fn freeze(&self) {
+    /// Makes guest code, the guest's clock and I/O stand still.
+    async fn freeze(&mut self) {
         self.guest.gate.close();
         self.guest.gate.all_parked().await;
-        self.board.clock().stop();
-        self.board.pause_io();
+        if !self.frozen {
+            self.frozen = true;
+            self.board.clock().stop();
+            self.board.pause_io();
+        }
     }
 
-    /// Lets guest code run.
-    fn resume(&self) {
-        self.enter(RunState::Running);
-        self.emit(MachineEvent::Resume);
-        self.board.resume_io();
-        self.board.clock().start();
+    /// Sets in motion what [`Owner::freeze`] stopped.
+    fn thaw(&mut self) {
+        if self.frozen {
+            self.frozen = false;
+            self.board.resume_io();
+            self.board.clock().start();
+        }
         self.guest.gate.open();
     }
 
-    fn cont(&self) -> Result<(), Refusal> {
+    /// Lets guest code run.
+    fn resume(&mut self) {
+        self.enter(RunState::Running);
+        self.emit(MachineEvent::Resume);
+        self.thaw();
+    }
+
+    fn cont(&mut self) -> Result<(), Refusal> {
         if self.state().needs_reset() {
             return Err(Refusal::ResetRequired);
         }
@@ -376,25 +394,19 @@ impl<B: Board> Owner<B> {
         if cause.is_guest() && self.actions.reboot == RebootAction::Shutdown {
             return self.shut_down(cause).await;
         }
-        if self.state() == RunState::Running {
-            self.freeze().await;
-        }
-        self.reset_hardware();
+        self.reset_hardware().await;
         self.emit(MachineEvent::Reset(cause));
         match self.state() {
-            RunState::Running => {
-                self.board.resume_io();
-                self.board.clock().start();
-                self.guest.gate.open();
-            }
+            RunState::Running => self.thaw(),
             RunState::Inmigrate | RunState::FinishMigrate => {}
             _ => self.enter(RunState::Prelaunch),
         }
         Next::Continue
     }
 
-    /// Resets devices and CPUs of a machine that stands, and leaves it standing.
-    fn reset_hardware(&mut self) {
+    /// Resets devices and CPUs; leaves the machine standing.
+    async fn reset_hardware(&mut self) {
+        self.freeze().await;
         // What the guest wished for before the reset is void.
         self.guest.take();
         self.board.reset_devices();

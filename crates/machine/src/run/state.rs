@@ -4,9 +4,9 @@
 //!                 ┌────────── cont ──────────┐
 //!  prelaunch ── cont ──► running ── stop ──► paused
 //!      │                 │  ▲  │
-//!      │            fault│  │  └─ guest powers off, -no-shutdown ─► shutdown ── reset ─► paused
+//!      │            fault│  │  └─ guest powers off, -no-shutdown ─► shutdown ── reset ─► prelaunch
 //!      │                 ▼  │cont
-//!      │        io-error, watchdog, debug, internal-error ── reset ─► paused
+//!      │        io-error, watchdog, debug, internal-error ── reset ─► prelaunch
 //!      └── incoming: inmigrate ──► paused, running
 //! ```
 //!

@@ -7,6 +7,7 @@
 //!
 //! Invariant: while the gate is closed and all threads are parked, no guest instruction executes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -223,7 +224,10 @@ impl<C: Vcpu> Worker<C> {
     /// Runs guest code until the gate closes or the CPU stops for good.
     fn run_guest(&mut self) {
         while !self.signals.is_raised(Signal::Exit) {
-            match self.cpu.run() {
+            // A defect of ours that a guest finds must not leave the owner waiting for this thread.
+            let exit = catch_unwind(AssertUnwindSafe(|| self.cpu.run()))
+                .unwrap_or_else(|_| Exit::InternalError("the CPU's implementation failed".into()));
+            match exit {
                 Exit::Halt { wake } => self.signals.wait(wake | Signal::Exit as u32, None),
                 Exit::Interrupted => {}
                 Exit::Shutdown => return self.stop_here(|events, i| events.cpu_shutdown(i)),

@@ -16,6 +16,9 @@ const INPUT_BYTES: usize = 4096;
 struct State {
     input: VecDeque<u8>,
     open: bool,
+    /// Someone connected since the last session began; they may have left again, as a pipe's writer
+    /// does once it has written, and still want their answers.
+    arrived: bool,
     waker: Option<Waker>,
 }
 
@@ -53,7 +56,7 @@ impl CharReceiver for Receiver {
     fn event(&self, event: CharEvent) {
         let mut state = lock(&self.0);
         match event {
-            CharEvent::Opened => state.open = true,
+            CharEvent::Opened => (state.open, state.arrived) = (true, true),
             CharEvent::Closed => state.open = false,
             CharEvent::Break => return,
         }
@@ -79,11 +82,11 @@ impl ChardevStream {
         ChardevStream { backend, state }
     }
 
-    /// Waits until someone is connected.
+    /// Waits until someone has connected since the last time.
     pub(super) async fn opened(&self) {
         std::future::poll_fn(|cx| {
             let mut state = lock(&self.state);
-            if state.open {
+            if std::mem::take(&mut state.arrived) {
                 return Poll::Ready(());
             }
             state.wake_later(cx);
