@@ -40,7 +40,7 @@ fn a_repeated_move_continues_after_a_page_fault() {
         a.rep().movsq().unwrap();
         a.hlt().unwrap();
     });
-    let source: Vec<u8> = (0..0x2800u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let source: Vec<u8> = (0..0x2800u32).map(|n| ((n * 7) >> 3) as u8).collect();
     board.memory.write(0x10_0000, &source).unwrap();
     let base = BUFFER as u32;
     let expected = [base + 0x1000, 0x400, base + 0x2000, 0x200, base + 0x3000, 0];
