@@ -471,7 +471,6 @@ impl VirtioDevice for VirtioBlk {
     }
 
     fn resumed(&self) {
-        self.drive.reset_io_status();
         self.halted.store(false, Ordering::Release);
     }
 
