@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn cpu_models_are_known_by_name() {
-        let refusal = |value| cpu(&mut Builder::default(), value).unwrap_err().to_string();
+        let refusal = |value: &str| cpu(&mut Builder::default(), value).unwrap_err().to_string();
         assert!(cpu(&mut Builder::default(), "max").is_ok());
         assert!(cpu(&mut Builder::default(), "qemu64").is_ok());
         assert_eq!(
