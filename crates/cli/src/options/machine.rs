@@ -141,7 +141,7 @@ fn topology(
             (None, None) => (1, 1),
         },
     };
-    let product = u64::from(sockets) * u64::from(cores) * u64::from(threads);
+    let product = (u64::from(sockets) * u64::from(cores)).saturating_mul(u64::from(threads));
     let total = total.map_or(product, u64::from);
     let cpus = cpus.map_or(total, u64::from);
     if product != total {
