@@ -175,6 +175,10 @@ fn a_disk_that_fails_stops_the_machine_until_cont() {
         spin(requests)
     };
     let drive = |run: RunHandle, _| async move {
+        // The reset at the start voids what was wished for before it.
+        while run.published().run_state() != RunState::Running {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         theirs.recv().await.unwrap().disk_failed();
         while run.published().run_state() != RunState::IoError {
             tokio::time::sleep(Duration::from_millis(1)).await;
