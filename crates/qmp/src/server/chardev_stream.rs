@@ -19,6 +19,9 @@ struct State {
     /// Someone connected since the last session began; they may have left again, as a pipe's writer
     /// does once it has written, and still want their answers.
     arrived: bool,
+    /// Whom the session serves has left, even if the next one is there already: the stream ends when
+    /// the input is read, and input of the next one waits in the device until its session begins.
+    left: bool,
     waker: Option<Waker>,
 }
 
@@ -44,7 +47,8 @@ struct Receiver(Arc<Mutex<State>>);
 
 impl CharReceiver for Receiver {
     fn can_receive(&self) -> usize {
-        INPUT_BYTES.saturating_sub(lock(&self.0).input.len())
+        let state = lock(&self.0);
+        if state.left { 0 } else { INPUT_BYTES.saturating_sub(state.input.len()) }
     }
 
     fn receive(&self, data: &[u8]) {
@@ -57,7 +61,7 @@ impl CharReceiver for Receiver {
         let mut state = lock(&self.0);
         match event {
             CharEvent::Opened => (state.open, state.arrived) = (true, true),
-            CharEvent::Closed => state.open = false,
+            CharEvent::Closed => (state.open, state.left) = (false, true),
             CharEvent::Break => return,
         }
         state.wake();
@@ -87,12 +91,14 @@ impl ChardevStream {
         std::future::poll_fn(|cx| {
             let mut state = lock(&self.state);
             if std::mem::take(&mut state.arrived) {
+                state.left = !state.open;
                 return Poll::Ready(());
             }
             state.wake_later(cx);
             Poll::Pending
         })
         .await;
+        self.backend.accept_input();
     }
 }
 
@@ -104,7 +110,7 @@ impl AsyncRead for &ChardevStream {
     ) -> Poll<io::Result<()>> {
         let mut state = lock(&self.state);
         if state.input.is_empty() {
-            if !state.open {
+            if state.left || !state.open {
                 return Poll::Ready(Ok(()));
             }
             state.wake_later(cx);
@@ -127,7 +133,13 @@ impl AsyncWrite for &ChardevStream {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         // Before the attempt: there may be room between it and the registration.
-        lock(&self.state).wake_later(cx);
+        let mut state = lock(&self.state);
+        if state.left && state.arrived {
+            // Meant for one who left, not for the next.
+            return Poll::Ready(Ok(data.len()));
+        }
+        state.wake_later(cx);
+        drop(state);
         match self.backend.write(data) {
             0 if !data.is_empty() => Poll::Pending,
             count => Poll::Ready(Ok(count)),
