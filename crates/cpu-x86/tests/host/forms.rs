@@ -104,6 +104,10 @@ fn reason(code: Code) -> Option<&'static str> {
         Movsxd if code == Code::Movsxd_r16_rm16 => {
             "some processors load four bytes for it, others two"
         }
+        Fclex | Fdisi | Feni | Finit | Fsave | Fsetpm | Fstcw | Fstenv | Fstsw => {
+            "it is two instructions, WAIT and one that is compared"
+        }
+        Ud0 if operands.op_count() > 0 => "AMD's processors know the one without operands",
         Int1 => "the kernel does not tell it from a single step",
         _ => return None,
     })
