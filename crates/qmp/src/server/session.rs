@@ -24,6 +24,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use schema::commands::QmpCapabilities;
 use schema::{ErrorClass, QMPCapability, QmpError};
@@ -44,6 +45,9 @@ const OOB: usize = 8;
 const HIGH_WATER: usize = 64 << 10;
 /// Bytes read at a time.
 const READ: usize = 16 << 10;
+/// How long the session stays awake after input, for the next request of a client that sends one after
+/// the other. To be woken on another core costs several times what answering does.
+const LINGER: Duration = Duration::from_micros(50);
 
 type Outcome = Result<Value, QmpError>;
 
@@ -64,6 +68,10 @@ pub(super) struct Session<S, T> {
     /// The part of `input` that isn't parsed yet.
     unparsed: std::ops::Range<usize>,
     end_of_input: bool,
+    /// Whether there is more than one core to run on.
+    has_cores: bool,
+    /// Until when the session stays awake without anything to do.
+    lingers_until: Option<Instant>,
 
     /// Once negotiated; events are for those who negotiated.
     events: Option<Subscription>,
@@ -102,6 +110,8 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
             input: vec![0; READ].into_boxed_slice(),
             unparsed: 0..0,
             end_of_input: false,
+            has_cores: std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1),
+            lingers_until: None,
             events: None,
             oob_enabled: false,
             queue: VecDeque::new(),
@@ -148,9 +158,20 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
                 return Poll::Ready(());
             }
             if !progress {
+                if self.lingers() {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
         }
+    }
+
+    fn lingers(&mut self) -> bool {
+        let lingers = self.lingers_until.is_some_and(|until| Instant::now() < until);
+        if !lingers {
+            self.lingers_until = None;
+        }
+        lingers
     }
 
     /// Whether nothing is left to say and nothing can come.
@@ -357,6 +378,10 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
             Poll::Ready(Ok(())) => {
                 self.unparsed = 0..buffer.filled().len();
                 self.end_of_input = self.unparsed.is_empty();
+                // A lone core is better left to the client.
+                if self.has_cores {
+                    self.lingers_until = Some(Instant::now() + LINGER);
+                }
                 true
             }
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => true,
