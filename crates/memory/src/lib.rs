@@ -120,6 +120,21 @@ impl GuestMemory {
             .map_err(|_| MemoryError::NotRam { addr, len: data.len() })
     }
 
+    /// Writes `len` zeroes from guest physical `addr` on.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`] if any byte is outside RAM; what came before it is then zero.
+    pub fn write_zeroes(&self, addr: u64, len: u64) -> Result<(), MemoryError> {
+        let zeroes = [0; PAGE_SIZE as usize];
+        let mut done = 0;
+        while done < len {
+            let part = (len - done).min(PAGE_SIZE);
+            self.write(addr.wrapping_add(done), &zeroes[..part as usize])?;
+            done += part;
+        }
+        Ok(())
+    }
+
     /// The host page behind the page that holds `addr`, if it is RAM.
     pub fn host_page(&self, addr: u64) -> Option<HostPage> {
         let base = GuestAddress(addr & !(PAGE_SIZE - 1));

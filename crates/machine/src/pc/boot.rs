@@ -238,7 +238,9 @@ impl BootImages {
                 let kernel = source.load::<Elf>(memory).map_err(|e| self.format_error(&e))?;
                 for segment in segments {
                     let tail = segment.in_memory.saturating_sub(segment.in_file);
-                    self.clear(memory, segment.addr.saturating_add(segment.in_file), tail)?;
+                    memory
+                        .write_zeroes(segment.addr.saturating_add(segment.in_file), tail)
+                        .map_err(|_| BootError::NoRoom { file: self.kernel_name.clone() })?;
                 }
                 self.prepare_pvh(memory, layout, rsdp, &kernel)?
             }
@@ -401,18 +403,6 @@ impl BootImages {
 
     fn write(&self, memory: &GuestMemory, addr: u64, bytes: &[u8]) -> Result<(), BootError> {
         memory.write(addr, bytes).map_err(|_| BootError::NoRoom { file: self.kernel_name.clone() })
-    }
-
-    /// Writes zeroes, which a segment's tail must hold at every start, not only the first.
-    fn clear(&self, memory: &GuestMemory, addr: u64, len: u64) -> Result<(), BootError> {
-        let zeroes = [0; PAGE_SIZE as usize];
-        let mut done = 0;
-        while done < len {
-            let part = (len - done).min(PAGE_SIZE);
-            self.write(memory, addr.wrapping_add(done), &zeroes[..part as usize])?;
-            done += part;
-        }
-        Ok(())
     }
 
     fn format_error(&self, reason: &str) -> BootError {

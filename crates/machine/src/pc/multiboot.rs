@@ -206,25 +206,14 @@ pub(super) fn load(
             return Err(no_room());
         }
         memory.write(segment.at, segment.bytes).map_err(|_| no_room())?;
-        clear(memory, segment.at + segment.bytes.len() as u64, segment.zeroes)
-            .ok_or_else(no_room)?;
+        memory
+            .write_zeroes(segment.at + segment.bytes.len() as u64, segment.zeroes)
+            .map_err(|_| no_room())?;
         top = top.max(end);
     }
     let mut writer = InfoWriter { memory, next_string: STRINGS };
     writer.write(layout, boot, top).ok_or_else(no_room)?;
     Ok(Entry { eip: plan.entry, eax: LOADER_MAGIC, ebx: INFO as u32, ..Entry::default() })
-}
-
-/// Writes `len` zeroes; `None` if some of the place is not RAM.
-fn clear(memory: &GuestMemory, at: u64, len: u64) -> Option<()> {
-    let zeroes = [0; PAGE_SIZE as usize];
-    let mut done = 0;
-    while done < len {
-        let part = (len - done).min(PAGE_SIZE);
-        memory.write(at + done, &zeroes[..part as usize]).ok()?;
-        done += part;
-    }
-    Some(())
 }
 
 /// Writes the information structure and all it points to.
