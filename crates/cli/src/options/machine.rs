@@ -19,7 +19,12 @@ const MAX_CPUS: u32 = 8;
 const MIN_MEMORY: u64 = 2 << 20;
 
 const ACCELERATORS: &[(&str, Option<Accelerator>)] =
-    &[("soft", Some(Accelerator::Soft)), ("tcg", Some(Accelerator::Soft)), ("kvm", None)];
+    &[
+    ("soft", Some(Accelerator::Soft)),
+    ("tcg", Some(Accelerator::Soft)),
+    ("qtest", Some(Accelerator::Qtest)),
+    ("kvm", None),
+];
 
 const MACHINES: &[&str] = &["pc", "pc-i440fx-7.2"];
 
@@ -298,6 +303,19 @@ pub(super) fn vga(_: &mut Builder, value: &str) -> Result<(), OptionError> {
 
 pub(super) fn net(_: &mut Builder, value: &str) -> Result<(), OptionError> {
     only_none("-net", value)
+}
+
+pub(super) fn audio(_: &mut Builder, value: &str) -> Result<(), OptionError> {
+    only_none("-audio", value)
+}
+
+/// An audio backend without a sound device has nothing to play: `none` is all there is.
+pub(super) fn audiodev(_: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let mut options = Properties::parse("-audiodev", value, Some("driver"))?;
+    let driver = options.require("driver")?;
+    options.take_id("id")?.ok_or_else(|| options.missing("id"))?;
+    options.finish()?;
+    only_none("-audiodev", &driver)
 }
 
 pub(super) fn parallel(_: &mut Builder, value: &str) -> Result<(), OptionError> {
