@@ -13,10 +13,10 @@ use uuid::Uuid;
 
 use crate::BuildError;
 use crate::pc::board::Pc;
+use crate::qtest::{Qtest, QtestLog};
 use crate::run::owner::GuestRequests;
 use crate::run::vcpu::{Gate, VcpuThread};
 use crate::run::{EventSink, MachineEvent, Owner, RunHandle};
-use crate::qtest::{Qtest, QtestLog};
 use crate::spec::{Accelerator, MachineSpec, QtestLogSpec, QtestSpec, Smp};
 
 /// A pointing device.

@@ -18,8 +18,7 @@ const MAX_CPUS: u32 = 8;
 /// Least RAM, in bytes: what lies below 1 MiB plus room for a kernel.
 const MIN_MEMORY: u64 = 2 << 20;
 
-const ACCELERATORS: &[(&str, Option<Accelerator>)] =
-    &[
+const ACCELERATORS: &[(&str, Option<Accelerator>)] = &[
     ("soft", Some(Accelerator::Soft)),
     ("tcg", Some(Accelerator::Soft)),
     ("qtest", Some(Accelerator::Qtest)),
@@ -55,6 +54,10 @@ pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionEr
 }
 
 pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    if matches!(value, "help" | "?") {
+        builder.print = Some("Accelerators supported in QEMU binary:\ntcg\nqtest\n".to_owned());
+        return Ok(());
+    }
     let mut options = Properties::parse("-accel", value, Some("accel"))?;
     let name = options.require("accel")?;
     set_accelerator(builder, "-accel", &name)?;

@@ -25,10 +25,10 @@ use memory::GuestMemory;
 
 use super::boot::{self, BootImages, Entry};
 use super::cpu::{BoardClock, CpuView};
+use super::door::Door;
 use super::firmware;
 use super::layout::{self, Layout};
 use crate::BuildError;
-use super::door::Door;
 use crate::acpi;
 use crate::chardevs::Chardevs;
 use crate::qtest::Tap;
@@ -181,7 +181,10 @@ impl Pc {
 
     /// The address spaces as CPU 0 sees them, for whoever is no CPU.
     pub fn door(&self) -> Door {
-        Door { memory: Arc::clone(&self.memory), view: self.cpu_view(&self.chipset.apics.apics()[0]) }
+        Door {
+            memory: Arc::clone(&self.memory),
+            view: self.cpu_view(&self.chipset.apics.apics()[0]),
+        }
     }
 
     fn cpu_view(&self, apic: &Arc<LocalApic>) -> CpuView {

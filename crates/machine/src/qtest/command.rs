@@ -15,20 +15,52 @@ pub(super) enum Encoding {
 /// One command. Sizes are 1, 2, 4 or 8 bytes; ports have no 8.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Command<'a> {
-    In { port: u16, size: u8 },
-    Out { port: u16, size: u8, value: u32 },
-    Load { addr: u64, size: u8 },
-    Store { addr: u64, size: u8, value: u64 },
-    ReadBlock { addr: u64, len: u64, encoding: Encoding },
-    WriteBlock { addr: u64, len: u64, data: &'a str, encoding: Encoding },
-    Fill { addr: u64, len: u64, value: u8 },
+    In {
+        port: u16,
+        size: u8,
+    },
+    Out {
+        port: u16,
+        size: u8,
+        value: u32,
+    },
+    Load {
+        addr: u64,
+        size: u8,
+    },
+    Store {
+        addr: u64,
+        size: u8,
+        value: u64,
+    },
+    ReadBlock {
+        addr: u64,
+        len: u64,
+        encoding: Encoding,
+    },
+    WriteBlock {
+        addr: u64,
+        len: u64,
+        data: &'a str,
+        encoding: Encoding,
+    },
+    Fill {
+        addr: u64,
+        len: u64,
+        value: u8,
+    },
     /// By so many nanoseconds, or to the next timer.
     ClockStep(Option<u64>),
     /// To so many nanoseconds.
     ClockSet(u64),
     InterceptIn(&'a str),
     InterceptOut(&'a str),
-    SetIrqIn { device: &'a str, name: &'a str, line: u32, level: bool },
+    SetIrqIn {
+        device: &'a str,
+        name: &'a str,
+        line: u32,
+        level: bool,
+    },
     Endianness,
     ModuleLoad,
 }
@@ -52,14 +84,16 @@ impl<'a> Words<'a> {
 
     fn number(&mut self, what: &str) -> Result<u64, Malformed> {
         let word = self.word(what)?;
-        parse_number(word)
-            .ok_or_else(|| Malformed(format!("FAIL {}: {what} '{word}' is no number", self.command)))
+        parse_number(word).ok_or_else(|| {
+            Malformed(format!("FAIL {}: {what} '{word}' is no number", self.command))
+        })
     }
 
     fn number_up_to<T: TryFrom<u64>>(&mut self, what: &str) -> Result<T, Malformed> {
         let value = self.number(what)?;
-        T::try_from(value)
-            .map_err(|_| Malformed(format!("FAIL {}: {what} {value:#x} is too large", self.command)))
+        T::try_from(value).map_err(|_| {
+            Malformed(format!("FAIL {}: {what} {value:#x} is too large", self.command))
+        })
     }
 
     fn length(&mut self) -> Result<u64, Malformed> {

@@ -116,7 +116,8 @@ impl Session {
                 Some(_) => write!(answer, "OK"),
             },
             Command::SetIrqIn { device, name, line, level } => {
-                match tap(pc, device).filter(|tap| name == "unnamed-gpio-in" && line < tap.lines()) {
+                match tap(pc, device).filter(|tap| name == "unnamed-gpio-in" && line < tap.lines())
+                {
                     None if tap(pc, device).is_none() => write!(answer, "FAIL Unknown device"),
                     None => write!(answer, "FAIL Unknown IRQ"),
                     Some(tap) => {
@@ -179,10 +180,12 @@ fn fill(door: &crate::pc::door::Door, addr: u64, len: u64, value: u8) -> io::Res
 fn encode(bytes: &[u8], encoding: Encoding) -> String {
     match encoding {
         Encoding::Base64 => BASE64.encode(bytes),
-        Encoding::Hex => bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut s, byte| {
-            let _ = write!(s, "{byte:02x}");
-            s
-        }),
+        Encoding::Hex => {
+            bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut s, byte| {
+                let _ = write!(s, "{byte:02x}");
+                s
+            })
+        }
     }
 }
 

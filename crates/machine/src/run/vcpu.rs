@@ -137,8 +137,15 @@ impl<C: Vcpu + 'static> VcpuThread<C> {
         gate.signals().push(Arc::clone(&signals));
         gate.lock().threads += 1;
         let thread_id = Arc::new(AtomicU32::new(0));
-        let worker =
-            Worker { index, cpu, execute, signals, gate: Arc::clone(&gate), events, jobs: job_queue };
+        let worker = Worker {
+            index,
+            cpu,
+            execute,
+            signals,
+            gate: Arc::clone(&gate),
+            events,
+            jobs: job_queue,
+        };
         let (started, wait_started) = channel();
         let published = Arc::clone(&thread_id);
         let thread = std::thread::Builder::new().name(format!("CPU {index}")).spawn(move || {
