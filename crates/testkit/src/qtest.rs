@@ -272,7 +272,7 @@ pub fn compare(left: &mut Qtest, right: &mut Qtest, script: &str) -> Result<Vec<
         script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let mut differences = Vec::new();
     for (index, command) in commands.enumerate() {
-        let mut ask = |machine: &mut Qtest| -> Result<String> {
+        let ask = |machine: &mut Qtest| -> Result<String> {
             let answer = machine.ask(command)?;
             let lines = (0..64).filter(|line| machine.lines & 1 << line != 0);
             let high: Vec<String> = lines.map(|line| line.to_string()).collect();
