@@ -8,6 +8,7 @@
 //! the registers in step.
 
 pub mod debug;
+pub mod fpu_error;
 pub mod i440fx;
 pub mod i8042;
 pub mod i8254;

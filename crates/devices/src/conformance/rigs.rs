@@ -9,6 +9,7 @@ use memory::GuestMemory;
 
 use super::{Bench, Rig, Space};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
+use crate::fpu_error::FpuError;
 use crate::i440fx::I440fx;
 use crate::i8042::{I8042, Port92};
 use crate::i8254::I8254;
@@ -42,6 +43,7 @@ pub(super) fn all() -> Vec<Entry> {
     vec![
         entry("DebugConsole", debug_console),
         entry("DebugExit", debug_exit),
+        entry("FpuError", fpu_error),
         entry("I440fx", i440fx),
         entry("I8042", i8042),
         entry("I8254", i8254),
@@ -310,6 +312,15 @@ fn piix4_pm() -> Rig {
         .config(pm)
         .other(other)
         .keep(keep)
+}
+
+fn fpu_error() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let latch = FpuError::new(bench.line(13));
+        latch.attach(&bench.ports).unwrap();
+        latch
+    });
+    rig.target(Space::Ports, 0xf0, 2)
 }
 
 fn port92() -> Rig {
