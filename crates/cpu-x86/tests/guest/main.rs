@@ -6,6 +6,7 @@ mod board;
 
 mod boot;
 mod interrupts;
+mod memory_map;
 mod pages;
 mod segments;
 mod sharing;

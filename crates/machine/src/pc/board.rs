@@ -21,7 +21,7 @@ use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
 use devices::virtio::VirtioPci;
 use devices::virtio::balloon::VirtioBalloon;
-use memory::GuestMemory;
+use memory::{Change, GuestMemory};
 
 use super::boot::{self, BootImages, Entry};
 use super::cpu::{BoardClock, CpuView};
@@ -86,6 +86,12 @@ impl Pc {
     ) -> Result<Self, BuildError> {
         let layout = Layout::new(spec.memory);
         let memory = Arc::new(GuestMemory::new(&layout.ram())?);
+        let cpu_group = Arc::new(CpuGroup::default());
+        let group = Arc::clone(&cpu_group);
+        memory.set_change_hook(move |change| match change {
+            Change::Map => group.map_changed(),
+            Change::Watch => group.watch_writes(),
+        });
         let timers = TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?;
         let clock: Arc<dyn GuestClock> = Arc::new(BoardClock(timers.clock().clone()));
         let signals: Vec<_> = (0..spec.smp.cpus).map(|_| Arc::new(Signals::default())).collect();
@@ -108,7 +114,7 @@ impl Pc {
             control,
             chipset,
             signals,
-            cpu_group: Arc::default(),
+            cpu_group,
             clock,
             log,
             devices: Vec::new(),
