@@ -24,6 +24,7 @@ use memory::GuestMemory;
 
 use super::boot::{self, BootImages, Entry};
 use super::cpu::{BoardClock, CpuView};
+use super::devices::{Bus, Buses};
 use super::firmware;
 use super::layout::{self, Layout};
 use crate::BuildError;
@@ -60,6 +61,8 @@ pub struct Pc {
     pub(super) virtio: Vec<Arc<VirtioPci>>,
     pub(super) balloon: Option<Arc<VirtioBalloon>>,
     pub(super) drives: Vec<Arc<Drive>>,
+    /// What `bus=` can name.
+    pub(super) buses: Buses,
     pub(super) chardevs: Chardevs,
     /// First port and interrupt line of each serial port.
     serial_ports: Vec<(u16, u32)>,
@@ -107,11 +110,14 @@ impl Pc {
             virtio: Vec::new(),
             balloon: None,
             drives: Vec::new(),
+            buses: Buses::default(),
             chardevs,
             serial_ports: Vec::new(),
             boot,
             entry: std::sync::Mutex::default(),
         };
+        pc.buses.add("pci.0", Bus::Pci);
+        pc.buses.add("isa.0", Bus::Isa);
         pc.add_chipset()?;
         pc.add_serial_ports()?;
         pc.open_drives()?;
