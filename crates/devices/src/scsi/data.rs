@@ -1,14 +1,11 @@
 //! Moving bytes between scattered guest memory and ours.
 
-use std::sync::{Mutex, MutexGuard, OnceLock};
-
 use block::GuestSlice;
 use memory::GuestMemory;
 use memory::vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use crate::lock;
-
-/// Bytes of memory of ours that data of the medium pass through where they can't go straight.
+/// Bytes of memory of ours that data of the medium pass through where they can't go straight; blocks
+/// that are larger take as much as one of them.
 pub const BOUNCE_LEN: usize = 1 << 16;
 
 /// Copies `data` to the bytes of `to` from `offset` on; returns how much found room.
@@ -31,15 +28,6 @@ pub(super) fn gather(from: &[GuestSlice<'_>], offset: usize, into: &mut [u8]) ->
         done += len;
     });
     done
-}
-
-/// The first `len` bytes of `of`, or what there is.
-pub(super) fn first<'a>(of: &[GuestSlice<'a>], len: u64) -> Vec<GuestSlice<'a>> {
-    let mut result = Vec::with_capacity(of.len());
-    walk(of, 0, usize::try_from(len).unwrap_or(usize::MAX), |slice, at, len| {
-        result.extend(slice.subslice(at, len).ok());
-    });
-    result
 }
 
 /// Calls `part` with each slice, and the range of it, that `len` bytes from `offset` on are in.
@@ -74,43 +62,4 @@ pub fn slices<'m>(memory: &'m GuestMemory, ranges: &[(u64, u32)]) -> Option<Vec<
         }
     }
     Some(result)
-}
-
-/// Memory of ours that a drive can read into and write from; made when it is first needed.
-#[derive(Default)]
-pub(super) struct Bounce {
-    memory: OnceLock<Option<GuestMemory>>,
-    turn: Mutex<()>,
-}
-
-impl Bounce {
-    /// The memory, for one at a time; `None` if the host has none.
-    pub(super) fn take(&self) -> Option<BounceGuard<'_>> {
-        let turn = lock(&self.turn);
-        let make = || GuestMemory::new(&[(0, BOUNCE_LEN as u64)]).ok();
-        let memory = self.memory.get_or_init(make).as_ref()?;
-        Some(BounceGuard { memory, _turn: turn })
-    }
-}
-
-/// [`BOUNCE_LEN`] bytes for whoever holds it.
-pub(super) struct BounceGuard<'a> {
-    memory: &'a GuestMemory,
-    _turn: MutexGuard<'a, ()>,
-}
-
-impl BounceGuard<'_> {
-    /// The first `len` bytes, as a drive takes them.
-    pub(super) fn slices(&self, len: usize) -> Vec<GuestSlice<'_>> {
-        slices(self.memory, &[(0, len.min(BOUNCE_LEN) as u32)]).unwrap_or_default()
-    }
-
-    pub(super) fn get(&self, into: &mut [u8]) {
-        // Both are no longer than the memory.
-        let _ = self.memory.read(0, into);
-    }
-
-    pub(super) fn put(&self, bytes: &[u8]) {
-        let _ = self.memory.write(0, bytes);
-    }
 }

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
-use block::{Drive, ErrorAction, GuestSlice, Operation, slices_len};
+use block::{Drive, ErrorAction, GuestSlice, MediaDevice, Operation, part_of, slices_len};
 use serde::{Deserialize, Serialize};
 
 use super::cdrom::MediaEvent;
-use super::data::{BOUNCE_LEN, Bounce, first, gather, scatter};
-use super::media::{Media, MediaState};
+use super::data::{gather, scatter};
 use super::{Cdb, Kind, LunOptions, Outcome, Sense, Task, Transport, op};
 use crate::lock;
 
@@ -61,8 +61,6 @@ pub struct LunState {
     attentions: VecDeque<Sense>,
     /// Why the last command failed, for REQUEST SENSE.
     sense: Option<Sense>,
-    /// The medium that the initiator knows of.
-    pub(super) medium: u64,
     /// What happened to the medium, for GET EVENT STATUS NOTIFICATION.
     pub(super) event: MediaEvent,
     /// The tray is open.
@@ -79,12 +77,12 @@ pub type ChangeHook = Box<dyn Fn(Sense) + Send + Sync>;
 /// A logical unit on a [`Drive`].
 pub struct Lun {
     pub(super) drive: Arc<Drive>,
-    pub(super) media: Media,
     pub(super) options: LunOptions,
     state: Mutex<LunState>,
-    bounce: Bounce,
     /// The drive's write cache as the machine was told to have it.
     initial_write_cache: bool,
+    /// The drive is ours, to be given back.
+    claimed: AtomicBool,
     on_change: OnceLock<ChangeHook>,
 }
 
@@ -116,19 +114,24 @@ impl Lun {
         if !drive.is_inserted() && !options.removable {
             return Err(LunError::Empty);
         }
-        drive.claim(device, options.share_rw)?;
         let initial_write_cache = drive.write_cache();
-        let lun = Self {
-            media: Media::new(drive.clone()),
+        let lun = Arc::new(Self {
             drive,
             options,
             state: Mutex::default(),
-            bounce: Bounce::default(),
             initial_write_cache,
+            claimed: AtomicBool::new(false),
             on_change: OnceLock::new(),
-        };
+        });
+        if lun.options.removable {
+            let watcher: Weak<dyn MediaDevice> = Arc::downgrade(&lun) as Weak<dyn MediaDevice>;
+            lun.drive.claim_removable(device, true, watcher)?;
+        } else {
+            lun.drive.claim(device, lun.options.share_rw)?;
+        }
+        lun.claimed.store(true, Ordering::Release);
         lun.reset();
-        Ok(Arc::new(lun))
+        Ok(lun)
     }
 
     /// The drive.
@@ -172,7 +175,6 @@ impl Lun {
     pub fn start(&self, cdb: &[u8]) -> Result<Task, Sense> {
         let cdb = Cdb::new(cdb);
         let mut state = self.state();
-        self.note_medium(&mut state);
         let result = self.dispatch(&cdb, &mut state);
         if cdb.opcode() != op::REQUEST_SENSE {
             // What the last command left is known, or not wanted.
@@ -226,10 +228,12 @@ impl Lun {
     /// # Errors
     /// Why there is no medium to be had.
     pub(super) fn ready(&self) -> Result<(), Sense> {
-        match self.media.state() {
-            MediaState::Present => Ok(()),
-            MediaState::Empty => Err(Sense::NO_MEDIUM),
-            MediaState::Open => Err(Sense::TRAY_OPEN),
+        if self.drive.is_ready() {
+            Ok(())
+        } else if self.drive.is_tray_open() {
+            Err(Sense::TRAY_OPEN)
+        } else {
+            Err(Sense::NO_MEDIUM)
         }
     }
 
@@ -247,40 +251,28 @@ impl Lun {
         if cdb.u8(4) >> 4 != 0 || !load_eject || !self.options.removable {
             return Ok(Task::Done);
         }
-        if start == !self.media.is_open() {
+        if start != self.drive.is_tray_open() {
             return Ok(Task::Done);
         }
-        if !start && self.media.is_locked() {
+        if !start && self.drive.is_locked() {
             return Err(Sense::REMOVAL_PREVENTED);
         }
-        self.media.set_open(!start);
-        self.note_medium(state);
-        // Whoever moves the tray needs no telling that it moved.
-        state.attentions.retain(|sense| *sense != Sense::MEDIUM_CHANGED);
+        self.drive.move_tray(!start);
+        // Whoever moves the tray knows that it moved, but perhaps not what is in it.
+        state.event = match (start, self.drive.is_inserted()) {
+            (true, true) => MediaEvent::New,
+            (true, false) => MediaEvent::None,
+            (false, _) => MediaEvent::Removed,
+        };
         Ok(Task::Done)
     }
 
     fn prevent_allow(&self, cdb: &Cdb) -> Result<Task, Sense> {
         // Bit 1 asks for a persistent lock; then, too, the medium can't be taken out.
         if self.options.removable {
-            self.media.set_locked(cdb.u8(4) & 1 != 0);
+            self.drive.set_locked(cdb.u8(4) & 1 != 0);
         }
         Ok(Task::Done)
-    }
-
-    /// Looks whether the medium is still the one that the initiator knows of.
-    fn note_medium(&self, state: &mut LunState) {
-        let now = self.media.generation();
-        if self.options.removable && state.medium != now {
-            state.medium = now;
-            match self.media.state() {
-                MediaState::Present => {
-                    state.event = MediaEvent::New;
-                    push_attention(state, Sense::MEDIUM_CHANGED);
-                }
-                MediaState::Empty | MediaState::Open => state.event = MediaEvent::Removed,
-            }
-        }
     }
 
     /// Tells the initiator something with its next command.
@@ -303,7 +295,7 @@ impl Lun {
             Task::Done => Ok(0),
             Task::Reply(ref bytes) => Ok(scatter(input, 0, bytes) as u64),
             Task::Read { offset, len } => {
-                let bufs = first(input, len);
+                let bufs = part_of(input, 0, len);
                 let moved = slices_len(&bufs);
                 self.settle(Operation::Read, self.drive.read(offset, &bufs)).map(|()| moved)
             }
@@ -313,7 +305,7 @@ impl Lun {
                 })
             }
             Task::Write { offset, len, durable } => {
-                let bufs = first(output, len);
+                let bufs = part_of(output, 0, len);
                 let moved = slices_len(&bufs);
                 self.settle(Operation::Write, self.drive.write(offset, &bufs))
                     .and_then(|()| if durable { self.flush() } else { Ok(()) })
@@ -345,7 +337,7 @@ impl Lun {
             Task::Read { offset: begin, len } => {
                 let len = usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX);
                 let len = len.min(into.len());
-                self.read_bytes(begin + offset, &mut into[..len]).map(|()| len as u64)
+                self.read_bytes(begin.saturating_add(offset), &mut into[..len]).map(|()| len as u64)
             }
             Task::ReadSectors { lba, count, parts } => {
                 let len = into.len() as u64;
@@ -396,32 +388,22 @@ impl Lun {
     }
 
     /// Reads into memory of ours.
-    pub(super) fn read_bytes(&self, mut offset: u64, into: &mut [u8]) -> Result<(), Stop> {
-        let bounce = self.bounce.take().ok_or(Sense::TARGET_FAILURE)?;
-        for piece in into.chunks_mut(BOUNCE_LEN) {
-            let read = self.drive.read(offset, &bounce.slices(piece.len()));
-            self.settle(Operation::Read, read)?;
-            bounce.get(piece);
-            offset += piece.len() as u64;
-        }
-        Ok(())
+    pub(super) fn read_bytes(&self, offset: u64, into: &mut [u8]) -> Result<(), Stop> {
+        self.settle(Operation::Read, self.drive.read_bytes(offset, into))
     }
 
-    /// Writes from memory of ours; `bytes` is no longer than [`BOUNCE_LEN`].
+    /// Writes from memory of ours.
     pub(super) fn write_bytes(&self, offset: u64, bytes: &[u8]) -> Result<(), Stop> {
-        let bounce = self.bounce.take().ok_or(Sense::TARGET_FAILURE)?;
-        bounce.put(bytes);
-        let written = self.drive.write(offset, &bounce.slices(bytes.len()));
-        self.settle(Operation::Write, written)
+        self.settle(Operation::Write, self.drive.write_bytes(offset, bytes))
     }
 
     /// Power on or hard reset: everything as at the start. A SCSI initiator is told.
     pub fn reset(&self) {
         self.drive.set_write_cache(self.initial_write_cache);
         self.drive.reset_io_status();
-        self.media.set_locked(false);
+        self.drive.restore_tray(false, false);
         let mut state = self.state();
-        *state = LunState { medium: self.media.generation(), ..LunState::default() };
+        *state = LunState::default();
         if self.options.transport == Transport::Scsi {
             push_attention(&mut state, Sense::RESET);
         }
@@ -429,7 +411,7 @@ impl Lun {
 
     /// A logical unit reset, which only this unit knows of.
     pub fn reset_unit(&self) {
-        self.media.set_locked(false);
+        self.drive.set_locked(false);
         let mut state = self.state();
         state.sense = None;
         state.attentions.clear();
@@ -439,8 +421,8 @@ impl Lun {
     /// What is to be saved.
     pub fn save(&self) -> LunState {
         let mut state = self.state().clone();
-        state.tray_open = self.media.is_open();
-        state.locked = self.media.is_locked();
+        state.tray_open = self.drive.is_tray_open();
+        state.locked = self.drive.is_locked();
         state.write_cache = self.drive.write_cache();
         state
     }
@@ -465,8 +447,7 @@ impl Lun {
 
     /// Takes over a state that [`Lun::check`] accepted.
     pub fn restore(&self, state: &LunState) {
-        self.media.set_open(state.tray_open);
-        self.media.set_locked(state.locked);
+        self.drive.restore_tray(state.tray_open, state.locked);
         self.drive.set_write_cache(state.write_cache);
         let neutral = LunState::default();
         *self.state() = LunState {
@@ -478,9 +459,27 @@ impl Lun {
     }
 }
 
+impl MediaDevice for Lun {
+    fn media_changed(&self, loaded: bool) {
+        self.state().event = if loaded { MediaEvent::New } else { MediaEvent::Removed };
+        if loaded {
+            self.attention(Sense::MEDIUM_CHANGED);
+        }
+    }
+
+    fn eject_requested(&self, force: bool) {
+        if force {
+            self.drive.set_locked(false);
+        }
+        self.state().event = MediaEvent::EjectRequest;
+    }
+}
+
 impl Drop for Lun {
     fn drop(&mut self) {
-        self.drive.release();
+        if self.claimed.load(Ordering::Acquire) {
+            self.drive.release();
+        }
     }
 }
 

@@ -27,7 +27,6 @@ mod data;
 mod disk;
 mod inquiry;
 mod lun;
-mod media;
 mod mode;
 mod sense;
 #[cfg(test)]

@@ -2,8 +2,7 @@
 //! 6.4; MMC-5, section 7).
 
 use super::lun::{Lun, Stop, reply};
-use super::media::MediaState;
-use super::{Cdb, Kind, Sense, Task, op};
+use super::{Cdb, Kind, Sense, Task, Transport, op};
 
 /// Mode pages.
 mod page {
@@ -150,7 +149,7 @@ impl Lun {
         // Audio sectors and sub-channels are read, ISRC and UPC too.
         body[3] = 0xff;
         // A tray, which can be locked and is ejected by command.
-        let locked = values == Values::Current && self.media.is_locked();
+        let locked = values == Values::Current && self.drive.is_locked();
         body[4] = 0x2d | if locked { 2 } else { 0 };
         body[6..8].copy_from_slice(&(SPEED * SINGLE_SPEED).to_be_bytes());
         // Two levels of volume; a buffer of 2048 KiB.
@@ -211,11 +210,11 @@ impl Lun {
 
     /// What SFF-8020i calls the medium: data, none, or an open door.
     fn medium_type(&self) -> u8 {
-        match (self.options.transport, self.media.state()) {
-            (super::Transport::Scsi, _) => 0,
-            (_, MediaState::Present) => 1,
-            (_, MediaState::Empty) => 0x70,
-            (_, MediaState::Open) => 0x71,
+        match (self.options.transport, self.ready()) {
+            (Transport::Scsi, _) => 0,
+            (Transport::Atapi, Ok(())) => 1,
+            (Transport::Atapi, Err(Sense::TRAY_OPEN)) => 0x71,
+            (Transport::Atapi, Err(_)) => 0x70,
         }
     }
 

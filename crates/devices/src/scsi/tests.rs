@@ -281,6 +281,29 @@ fn the_tray_opens_unless_it_is_locked() {
 }
 
 #[test]
+fn a_change_of_medium_is_told_once() {
+    let cdrom = cdrom();
+    let event = [op::GET_EVENT_STATUS, 1, 0, 0, 0x10, 0, 0, 0, 8, 0];
+    let drive = cdrom.lun.drive();
+    cdrom.run(&[op::PREVENT_ALLOW, 0, 0, 0, 1, 0]).unwrap();
+    assert!(drive.eject(false).is_err());
+    assert_eq!(cdrom.run(&event).unwrap()[4], 1, "the guest is asked for it");
+    drive.eject(true).unwrap();
+    assert_eq!(cdrom.run(&[op::TEST_UNIT_READY]), Err(Sense::TRAY_OPEN));
+    let other = cdrom.path.with_extension("other");
+    std::fs::write(&other, [7; 4096]).unwrap();
+    let medium = drive.open_medium(&other, None, None).unwrap();
+    drive.change_medium(medium, false).unwrap();
+    assert_eq!(cdrom.run(&event).unwrap()[4..6], [2, 2]);
+    assert_eq!(cdrom.run(&[op::READ_CAPACITY_10]), Err(Sense::MEDIUM_CHANGED));
+    assert_eq!(cdrom.run(&[op::READ_CAPACITY_10]).unwrap()[3], 1);
+    drive.eject(false).unwrap();
+    drive.close_tray().unwrap();
+    cdrom.run(&[op::TEST_UNIT_READY]).unwrap_err();
+    assert_eq!(cdrom.run(&[op::TEST_UNIT_READY]), Err(Sense::NO_MEDIUM));
+}
+
+#[test]
 fn units_have_addresses_and_targets_answer_for_absent_ones() {
     let bus = ScsiBus::new(0, 255, 16383);
     let disk = disk();
@@ -337,7 +360,6 @@ proptest! {
         let saved = bench.lun.save();
         prop_assert!(bench.lun.check(&saved).is_ok());
         bench.lun.restore(&saved);
-        bench.lun.media.set_open(false);
         bench.lun.reset();
         while bench.run(&[op::TEST_UNIT_READY]).is_err() {}
         let block = bench.lun.block_size() as usize;

@@ -1,7 +1,6 @@
 //! Features and profiles (MMC-5, section 5 and GET CONFIGURATION, section 6.6).
 
 use super::super::lun::{Lun, reply};
-use super::super::media::MediaState;
 use super::super::{Cdb, Sense, Task, Transport};
 use super::BLOCK;
 
@@ -21,8 +20,7 @@ struct Feature {
 
 impl Lun {
     fn profile(&self) -> Option<u16> {
-        let present = self.media.state() == MediaState::Present;
-        present.then(|| if self.is_dvd() { DVD_ROM } else { CD_ROM })
+        self.drive.is_ready().then(|| if self.is_dvd() { DVD_ROM } else { CD_ROM })
     }
 
     fn features(&self) -> Vec<Feature> {

@@ -10,7 +10,6 @@ mod toc;
 use serde::{Deserialize, Serialize};
 
 use super::lun::{Lun, LunState, Stop, reply};
-use super::media::MediaState;
 use super::{Cdb, Sense, Task, op};
 pub use sector::SectorParts;
 
@@ -101,7 +100,7 @@ impl Lun {
             op::GET_CONFIGURATION => self.get_configuration(cdb),
             op::GET_EVENT_STATUS => self.get_event_status(cdb, state),
             op::MECHANISM_STATUS => {
-                let door = if self.media.is_open() { 0x10 } else { 0 };
+                let door = if self.drive.is_tray_open() { 0x10 } else { 0 };
                 Ok(reply(vec![0, door, 0, 0, 0, 1, 0, 0], cdb.u16(8)))
             }
             _ => Err(Sense::INVALID_OPCODE),
@@ -198,11 +197,8 @@ impl Lun {
             // No such event.
             return Ok(reply(vec![0, 2, 0x80, 1 << MEDIA], allocated));
         }
-        let status = match self.media.state() {
-            MediaState::Present => 2,
-            MediaState::Empty => 0,
-            MediaState::Open => 1,
-        };
+        let open = self.drive.is_tray_open();
+        let status = u8::from(open) | u8::from(self.drive.is_inserted() && !open) << 1;
         // An event that finds no room is told next time.
         let event = if allocated > 4 { std::mem::take(&mut state.event) } else { MediaEvent::None };
         Ok(reply(vec![0, 6, MEDIA, 1 << MEDIA, event as u8, status, 0, 0], allocated))
