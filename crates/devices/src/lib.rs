@@ -20,6 +20,7 @@ pub mod lapic;
 pub mod mc146818;
 pub mod pci;
 pub mod piix;
+pub mod scsi;
 pub mod uart16550;
 pub mod virtio;
 
