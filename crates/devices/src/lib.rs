@@ -7,6 +7,7 @@
 //! lock released. So a device may drive its interrupt line with its lock held, which keeps the line and
 //! the registers in step.
 
+pub mod ata;
 pub mod debug;
 pub mod fpu_error;
 pub mod i440fx;
