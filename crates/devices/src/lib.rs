@@ -19,6 +19,7 @@ pub mod lapic;
 pub mod mc146818;
 pub mod pci;
 pub mod piix;
+pub mod testdev;
 pub mod uart16550;
 pub mod virtio;
 
