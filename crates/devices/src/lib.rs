@@ -22,6 +22,7 @@ pub mod mc146818;
 pub mod pci;
 pub mod piix;
 pub mod scsi;
+pub mod testdev;
 pub mod uart16550;
 pub mod virtio;
 

@@ -233,6 +233,11 @@ impl Pc {
         Ok(())
     }
 
+    /// A device's wire on ISA interrupt line `line`.
+    pub(super) fn isa_line(&self, line: u32) -> IrqLine {
+        self.chipset.router.isa_line(line)
+    }
+
     fn add_serial_ports(&mut self) -> Result<(), BuildError> {
         let spec = Arc::clone(&self.spec);
         for (index, serial) in spec.serials.iter().enumerate() {
