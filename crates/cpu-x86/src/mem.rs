@@ -425,6 +425,8 @@ impl Cpu {
             }
             (Place::Device(phys), None) if T::BYTES <= 8 => {
                 self.bus.write_mmio(phys, T::BYTES as u8, value.to_u64());
+                // The device may have changed what this CPU has to look at.
+                self.break_block |= self.signals.pending() != 0;
             }
             _ => {
                 let mut bytes = [0; 16];

@@ -100,7 +100,7 @@ impl Cpu {
         }
         if self.cr0 & CR0_PG == 0 {
             let rights = Rights::WRITE | Rights::USER | Rights::EXECUTE | Rights::DIRTY;
-            let phys = linear & 0xffff_f000;
+            let phys = linear & 0xffff_f000 & self.address_lines;
             let found = Translation { phys, host: self.host_page(phys), rights };
             self.tlb.remember(linear, found);
             return Ok(found);
@@ -189,7 +189,8 @@ impl Cpu {
         }
         let mut rights = leaf.rights;
         rights.set(Rights::DIRTY, wanted & pte::DIRTY != 0);
-        Some(Translation { phys: leaf.phys, host: self.host_page(leaf.phys), rights })
+        let phys = leaf.phys & self.address_lines;
+        Some(Translation { phys, host: self.host_page(phys), rights })
     }
 
     fn walk(&mut self, linear: u64) -> std::result::Result<Leaf, Miss> {
@@ -327,17 +328,54 @@ impl Cpu {
     }
 
     fn read_entry(&self, at: u64, wide: bool) -> u64 {
-        match self.memory.host_page(at) {
-            Some(page) if wide => HostPtr::new(page, at).read::<u64>(),
-            Some(page) => u64::from(HostPtr::new(page, at).read::<u32>()),
+        let at = at & self.address_lines;
+        match self.host_page(at) {
+            Some(page) if wide => page.at(at).read::<u64>(),
+            Some(page) => u64::from(page.at(at).read::<u32>()),
             None => self.bus.read_mmio(at, if wide { 8 } else { 4 }),
+        }
+    }
+
+    /// Sees to it that physical addresses mean what the board says now.
+    pub(crate) fn take_up_map(&mut self) {
+        let version = self.group.map_version();
+        let closed = !self.group.a20() && !self.in_smm();
+        self.address_lines = if closed { !(1 << 20) } else { u64::MAX };
+        if version != self.map_version {
+            self.map_version = version;
+            self.tlb.flush_all();
+            self.tlb.switch(self.pcid(), true);
+        }
+    }
+
+    /// Reads physical memory as the CPU itself; bytes that are on no RAM come from the board.
+    pub(crate) fn read_physical(&self, at: u64, buf: &mut [u8]) {
+        for (at, byte) in (at..).zip(buf) {
+            *byte = match self.host_page(at) {
+                Some(page) => page.at(at).read(),
+                None => self.bus.read_mmio(at, 1) as u8,
+            };
+        }
+    }
+
+    /// Writes physical memory as the CPU itself.
+    pub(crate) fn write_physical(&mut self, at: u64, data: &[u8]) {
+        for (at, &byte) in (at..).zip(data) {
+            match self.host_page(at) {
+                Some(page) => {
+                    page.at(at).write(byte);
+                    self.memory.note_write(at, 1);
+                }
+                None => self.bus.write_mmio(at, 1, u64::from(byte)),
+            }
         }
     }
 
     /// Replaces a page table entry if it still is `old`. Entries outside RAM keep their value.
     fn update_entry(&mut self, at: u64, wide: bool, old: u64, new: u64) -> bool {
-        let Some(page) = self.memory.host_page(at) else { return true };
-        let entry = HostPtr::new(page, at);
+        let at = at & self.address_lines;
+        let Some(page) = self.host_page(at) else { return true };
+        let entry = page.at(at);
         let done = if wide {
             entry.compare_exchange(old, new)
         } else {

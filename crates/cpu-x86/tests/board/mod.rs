@@ -16,10 +16,16 @@ pub(crate) const INTERRUPT_PORT: u16 = 0xea;
 /// A port where a guest sends itself an NMI.
 pub(crate) const NMI_PORT: u16 = 0xeb;
 
+/// A port where a guest sends itself a system management interrupt.
+pub(crate) const SMI_PORT: u16 = 0xec;
+/// A port whose bit 0 opens the A20 gate.
+pub(crate) const A20_PORT: u16 = 0xed;
+
 /// What CPUs are wired to. One for each CPU, but for memory and group.
 pub(crate) struct Board {
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) signals: Arc<Signals>,
+    group: Arc<CpuGroup>,
     /// Values written to [`DEBUG_PORT`].
     pub(crate) output: Mutex<Vec<u32>>,
     /// Vectors to deliver, the next one last.
@@ -47,6 +53,8 @@ impl CpuBus for Board {
             DEBUG_PORT => self.output.lock().unwrap().push(value),
             INTERRUPT_PORT => self.interrupt(value as u8),
             NMI_PORT => self.signals.raise(Signal::Nmi),
+            SMI_PORT => self.signals.raise(Signal::Smi),
+            A20_PORT => self.group.set_a20(value & 1 != 0),
             _ => {}
         }
     }
@@ -103,6 +111,7 @@ pub(crate) fn machine(ram: &[(u64, u64)], cpus: u32) -> Vec<(Cpu, Arc<Board>)> {
             let board = Arc::new(Board {
                 memory: Arc::clone(&memory),
                 signals: Arc::new(Signals::default()),
+                group: Arc::clone(&group),
                 output: Mutex::default(),
                 vectors: Mutex::default(),
                 startup: AtomicU64::new(0),

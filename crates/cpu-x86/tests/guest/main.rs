@@ -9,6 +9,7 @@ mod interrupts;
 mod pages;
 mod segments;
 mod sharing;
+mod smm;
 
 use std::sync::Arc;
 

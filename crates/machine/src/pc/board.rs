@@ -54,6 +54,8 @@ pub struct Pc {
     pub(super) control: Arc<dyn MachineControl>,
     chipset: Chipset,
     signals: Vec<Arc<Signals>>,
+    /// What the CPUs have in common: the A20 gate, and word of changes to the memory map.
+    pub(super) cpu_group: Arc<CpuGroup>,
     clock: Arc<dyn GuestClock>,
     log: Arc<Log>,
     /// Every device, in the order in which they are reset.
@@ -104,6 +106,7 @@ impl Pc {
             control,
             chipset,
             signals,
+            cpu_group: Arc::default(),
             clock,
             log,
             devices: Vec::new(),
@@ -129,7 +132,6 @@ impl Pc {
 
     /// The CPUs, in the state after power-on.
     pub fn make_cpus(&self) -> Vec<Cpu> {
-        let group = Arc::new(CpuGroup::default());
         let apics = self.chipset.apics.apics().iter();
         let wired = apics.zip(&self.signals).zip(0..);
         wired
@@ -149,7 +151,7 @@ impl Pc {
                         interrupts: apic.clone(),
                         clock: Arc::clone(&self.clock),
                         signals: Arc::clone(signals),
-                        group: Arc::clone(&group),
+                        group: Arc::clone(&self.cpu_group),
                     },
                 );
                 cpu.set_log(Arc::clone(&self.log));
