@@ -294,9 +294,13 @@ impl Cpu {
     /// Takes the most urgent of the raised signals, if the CPU is in a state to take it. Called between
     /// instructions; [`Signal::Exit`] and [`Signal::Flush`] are the run loop's.
     pub(crate) fn take_event(&mut self) -> Delivered {
-        // There is no system management mode: the board's SMIs have nobody to handle them.
-        self.signals.clear(Signal::Smi);
-        if self.signals.clear(Signal::Init) {
+        let io = std::mem::take(&mut self.io_trap);
+        let ready = self.activity != Activity::WaitForStartup && !self.shadow;
+        if ready && !self.in_smm() && self.signals.clear(Signal::Smi) {
+            self.enter_smm(io);
+            return Delivered::Yes;
+        }
+        if !self.in_smm() && self.signals.clear(Signal::Init) {
             self.reset_state(true);
             if self.config.index != 0 {
                 self.activity = Activity::WaitForStartup;
@@ -329,8 +333,14 @@ impl Cpu {
     /// The bits of `signals` that [`Self::take_event`] would act on in the CPU's present state.
     #[inline]
     pub(crate) fn wanted_signals(&self) -> u32 {
-        let mut wanted = Signal::Smi as u32 | Signal::Init as u32 | Signal::Startup as u32;
+        let mut wanted = Signal::Startup as u32;
+        if !self.in_smm() {
+            wanted |= Signal::Init as u32;
+        }
         if self.activity != Activity::WaitForStartup && !self.shadow {
+            if !self.in_smm() {
+                wanted |= Signal::Smi as u32;
+            }
             if !self.nmi_blocked {
                 wanted |= Signal::Nmi as u32;
             }

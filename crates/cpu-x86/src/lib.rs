@@ -33,6 +33,7 @@ mod regs;
 mod run;
 mod save;
 mod segment;
+mod smm;
 mod stack;
 pub mod state;
 mod system;

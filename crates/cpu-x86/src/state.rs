@@ -127,9 +127,15 @@ pub struct CpuState {
     pub interrupt_shadow: bool,
     /// NMIs are held off until IRET.
     pub nmi_blocked: bool,
+    /// The CPU is in system management mode.
+    pub smm: bool,
+    /// NMIs were held off already when system management mode was entered.
+    pub smm_nmi_blocked: bool,
+    /// SMBASE.
+    pub smbase: u32,
 }
 
 impl vmstate::State for CpuState {
     const NAME: &'static str = "cpu-x86";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }

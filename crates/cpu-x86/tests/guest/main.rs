@@ -6,9 +6,11 @@ mod board;
 
 mod boot;
 mod interrupts;
+mod memory_map;
 mod pages;
 mod segments;
 mod sharing;
+mod smm;
 
 use std::sync::Arc;
 

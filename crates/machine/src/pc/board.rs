@@ -20,7 +20,7 @@ use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
 use devices::virtio::VirtioPci;
 use devices::virtio::balloon::VirtioBalloon;
-use memory::GuestMemory;
+use memory::{Change, GuestMemory};
 
 use super::boot::{self, BootImages, Entry};
 use super::cpu::{BoardClock, CpuView};
@@ -54,6 +54,8 @@ pub struct Pc {
     pub(super) control: Arc<dyn MachineControl>,
     chipset: Chipset,
     signals: Vec<Arc<Signals>>,
+    /// What the CPUs have in common: the A20 gate, and word of changes to the memory map.
+    pub(super) cpu_group: Arc<CpuGroup>,
     clock: Arc<dyn GuestClock>,
     log: Arc<Log>,
     /// Every device, in the order in which they are reset.
@@ -82,6 +84,12 @@ impl Pc {
     ) -> Result<Self, BuildError> {
         let layout = Layout::new(spec.memory);
         let memory = Arc::new(GuestMemory::new(&layout.ram())?);
+        let cpu_group = Arc::new(CpuGroup::default());
+        let group = Arc::clone(&cpu_group);
+        memory.set_change_hook(move |change| match change {
+            Change::Map => group.map_changed(),
+            Change::Watch => group.watch_writes(),
+        });
         let timers = TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?;
         let clock: Arc<dyn GuestClock> = Arc::new(BoardClock(timers.clock().clone()));
         let signals: Vec<_> = (0..spec.smp.cpus).map(|_| Arc::new(Signals::default())).collect();
@@ -104,6 +112,7 @@ impl Pc {
             control,
             chipset,
             signals,
+            cpu_group,
             clock,
             log,
             devices: Vec::new(),
@@ -129,7 +138,6 @@ impl Pc {
 
     /// The CPUs, in the state after power-on.
     pub fn make_cpus(&self) -> Vec<Cpu> {
-        let group = Arc::new(CpuGroup::default());
         let apics = self.chipset.apics.apics().iter();
         let wired = apics.zip(&self.signals).zip(0..);
         wired
@@ -149,7 +157,7 @@ impl Pc {
                         interrupts: apic.clone(),
                         clock: Arc::clone(&self.clock),
                         signals: Arc::clone(signals),
-                        group: Arc::clone(&group),
+                        group: Arc::clone(&self.cpu_group),
                     },
                 );
                 cpu.set_log(Arc::clone(&self.log));
