@@ -24,6 +24,7 @@ pub mod piix;
 pub mod scsi;
 pub mod testdev;
 pub mod uart16550;
+pub mod vga;
 pub mod virtio;
 
 #[cfg(test)]
