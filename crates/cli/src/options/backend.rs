@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::options::{OptionError, Properties};
 use chardev::ChardevSpec;
 use chardev::socket::{InetAddress, SocketAddress, SocketSpec};
-use machine::pc::devices::DRIVERS;
+use machine::pc::devices::drivers;
 use machine::spec::{DeviceSpec, DriveInterface, DriveSpec, QtestLogSpec, SerialSpec};
 
 use super::Builder;
@@ -43,7 +43,7 @@ pub(super) fn drive(builder: &mut Builder, value: &str) -> Result<(), OptionErro
 pub(super) fn device(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     if matches!(value, "help" | "?") {
         let mut text = String::new();
-        for driver in DRIVERS {
+        for driver in drivers() {
             let _ = writeln!(
                 text,
                 "name \"{}\", bus {}, desc \"{}\"",

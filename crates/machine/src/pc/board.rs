@@ -8,6 +8,7 @@ use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue};
 use chardev::CharBackend;
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
+use devices::fpu_error::FpuError;
 use devices::i440fx::I440fx;
 use devices::i8042::{I8042, Port92};
 use devices::i8254::I8254;
@@ -21,10 +22,11 @@ use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
 use devices::virtio::VirtioPci;
 use devices::virtio::balloon::VirtioBalloon;
-use memory::GuestMemory;
+use memory::{Change, GuestMemory};
 
 use super::boot::{self, BootImages, Entry};
 use super::cpu::{BoardClock, CpuView};
+use super::devices::{Bus, Buses};
 use super::door::Door;
 use super::firmware;
 use super::layout::{self, Layout};
@@ -42,6 +44,7 @@ struct Chipset {
     ioapic: Arc<IoApic>,
     router: Arc<IrqRouter>,
     pm: Arc<Piix4Pm>,
+    fpu_error: Arc<FpuError>,
     /// Where qtest listens to interrupt lines.
     taps: Vec<Arc<Tap>>,
 }
@@ -58,6 +61,8 @@ pub struct Pc {
     pub(super) control: Arc<dyn MachineControl>,
     chipset: Chipset,
     signals: Vec<Arc<Signals>>,
+    /// What the CPUs have in common: the A20 gate, and word of changes to the memory map.
+    pub(super) cpu_group: Arc<CpuGroup>,
     clock: Arc<dyn GuestClock>,
     log: Arc<Log>,
     /// Every device, in the order in which they are reset.
@@ -65,6 +70,8 @@ pub struct Pc {
     pub(super) virtio: Vec<Arc<VirtioPci>>,
     pub(super) balloon: Option<Arc<VirtioBalloon>>,
     pub(super) drives: Vec<Arc<Drive>>,
+    /// What `bus=` can name.
+    pub(super) buses: Buses,
     pub(super) chardevs: Chardevs,
     /// First port and interrupt line of each serial port.
     serial_ports: Vec<(u16, u32)>,
@@ -86,6 +93,12 @@ impl Pc {
     ) -> Result<Self, BuildError> {
         let layout = Layout::new(spec.memory);
         let memory = Arc::new(GuestMemory::new(&layout.ram())?);
+        let cpu_group = Arc::new(CpuGroup::default());
+        let group = Arc::clone(&cpu_group);
+        memory.set_change_hook(move |change| match change {
+            Change::Map => group.map_changed(),
+            Change::Watch => group.watch_writes(),
+        });
         let timers = match spec.accelerator {
             Accelerator::Soft => TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?,
             Accelerator::Qtest => TimerQueue::without_thread(Clock::manual()),
@@ -112,18 +125,22 @@ impl Pc {
             control,
             chipset,
             signals,
+            cpu_group,
             clock,
             log,
             devices: Vec::new(),
             virtio: Vec::new(),
             balloon: None,
             drives: Vec::new(),
+            buses: Buses::default(),
             chardevs,
             serial_ports: Vec::new(),
             qtest,
             boot,
             entry: std::sync::Mutex::default(),
         };
+        pc.buses.add("pci.0", Bus::Pci);
+        pc.buses.add("isa.0", Bus::Isa);
         pc.add_chipset()?;
         pc.add_serial_ports()?;
         pc.open_drives()?;
@@ -135,7 +152,6 @@ impl Pc {
 
     /// The CPUs, in the state after power-on.
     pub fn make_cpus(&self) -> Vec<Cpu> {
-        let group = Arc::new(CpuGroup::default());
         let apics = self.chipset.apics.apics().iter();
         let wired = apics.zip(&self.signals).zip(0..);
         wired
@@ -150,7 +166,7 @@ impl Pc {
                         interrupts: apic.clone(),
                         clock: Arc::clone(&self.clock),
                         signals: Arc::clone(signals),
-                        group: Arc::clone(&group),
+                        group: Arc::clone(&self.cpu_group),
                     },
                 );
                 cpu.set_log(Arc::clone(&self.log));
@@ -192,6 +208,7 @@ impl Pc {
             ports: Arc::clone(&self.ports),
             mmio: Arc::clone(&self.mmio),
             apic: Arc::clone(apic),
+            fpu_error: Arc::clone(&self.chipset.fpu_error),
             log: Arc::clone(&self.log),
         }
     }
@@ -240,6 +257,7 @@ impl Pc {
         port92.attach(&self.ports)?;
         let post = devices::debug::PostCode::new();
         post.attach(&self.ports)?;
+        chipset.fpu_error.attach(&self.ports)?;
         self.devices.extend([
             host_bridge as Arc<dyn Device>,
             isa_bridge,
@@ -252,10 +270,16 @@ impl Pc {
             keyboard,
             port92,
             post,
+            chipset.fpu_error.clone(),
         ]);
         let apics = self.chipset.apics.apics().iter();
         self.devices.extend(apics.map(|apic| apic.clone() as Arc<dyn Device>));
         Ok(())
+    }
+
+    /// A device's wire on ISA interrupt line `line`.
+    pub(super) fn isa_line(&self, line: u32) -> IrqLine {
+        self.chipset.router.isa_line(line)
     }
 
     fn add_serial_ports(&mut self) -> Result<(), BuildError> {
@@ -342,7 +366,8 @@ impl Chipset {
         let router = IrqRouter::new(pic.clone(), ioapic_inputs);
         let sci = router.isa_line(line::SCI);
         let pm = Piix4Pm::new(ports, timers, sci, control.clone());
-        Ok(Self { pic, apics, ioapic, router, pm, taps })
+        let fpu_error = FpuError::new(router.isa_line(line::FPU));
+        Ok(Self { pic, apics, ioapic, router, pm, fpu_error, taps })
     }
 }
 

@@ -1,0 +1,116 @@
+//! `-device` and `-drive`: the list of devices that users can add, one file a topic, and what making
+//! them from their properties has in common.
+
+mod bus;
+mod display;
+mod isa;
+mod storage;
+mod test;
+mod usb;
+mod virtio;
+
+use std::sync::Arc;
+
+use devices::pci::{Devfn, PciFunction, PciWiring};
+use options::{OptionError, Properties};
+
+pub use bus::{Bus, Buses};
+
+use super::board::Pc;
+use crate::BuildError;
+use crate::spec::DeviceSpec;
+
+/// A kind of device that users can add.
+pub struct Driver {
+    /// Its name in `-device`.
+    pub name: &'static str,
+    /// Other names.
+    pub aliases: &'static [&'static str],
+    /// The bus it sits on.
+    pub bus: &'static str,
+    /// What it is, in one line.
+    pub description: &'static str,
+    make: fn(&mut Pc, &str, Properties) -> Result<(), BuildError>,
+}
+
+/// Every kind, in the order of `-device help`.
+pub fn drivers() -> Vec<&'static Driver> {
+    let topics = [
+        display::DRIVERS,
+        isa::DRIVERS,
+        storage::DRIVERS,
+        test::DRIVERS,
+        usb::DRIVERS,
+        virtio::DRIVERS,
+    ];
+    let mut all: Vec<_> = topics.into_iter().flatten().collect();
+    all.sort_by_key(|driver| driver.name);
+    all
+}
+
+/// A property that can be left to the device.
+const ON_OFF_AUTO: &[(&str, Option<bool>)] =
+    &[("on", Some(true)), ("off", Some(false)), ("auto", None)];
+
+impl Pc {
+    /// Makes the devices of drives that ask for one, then those of `-device`, in their order.
+    pub(in crate::pc) fn add_devices(&mut self) -> Result<(), BuildError> {
+        let spec = Arc::clone(&self.spec);
+        let implied = spec.drives.iter().filter_map(storage::device_of);
+        let all: Vec<DeviceSpec> = implied.chain(spec.devices.iter().cloned()).collect();
+        for (index, device) in all.iter().enumerate() {
+            self.add_device(device, index)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a PCI function called `name` at a place of its own; the caller adds it to the devices.
+    fn make_function<F: PciFunction + 'static>(
+        &self,
+        path: &str,
+        place: &PciPlace,
+        name: &str,
+        make: impl FnOnce(PciWiring) -> Result<Arc<F>, String>,
+    ) -> Result<Arc<F>, BuildError> {
+        let failed = |e: String| BuildError::Device(format!("device {path}: {e}"));
+        let devfn = self.pci.reserve(place.0, name).map_err(|e| failed(e.to_string()))?;
+        let function = make(self.pci.wiring(devfn, 1)).map_err(failed)?;
+        self.pci.attach(devfn, function.clone());
+        Ok(function)
+    }
+
+    fn add_device(&mut self, device: &DeviceSpec, index: usize) -> Result<(), BuildError> {
+        let drivers = drivers();
+        let names: Vec<&str> =
+            drivers.iter().flat_map(|d| d.aliases.iter().copied().chain([d.name])).collect();
+        let driver = drivers
+            .iter()
+            .find(|d| d.name == device.driver || d.aliases.contains(&device.driver.as_str()))
+            .ok_or_else(|| {
+                OptionError::unknown("-device: not a device model name:", &device.driver, &names)
+            })?;
+        let path = match &device.id {
+            Some(id) => format!("/machine/peripheral/{id}"),
+            None => format!("/machine/peripheral-anon/device[{index}]"),
+        };
+        let option = format!("-device {}", device.driver);
+        let properties = Properties::from_map(&option, device.properties.clone());
+        (driver.make)(self, &path, properties)
+    }
+}
+
+/// Where on the PCI bus a device goes (`bus=`, `addr=`).
+struct PciPlace(Option<Devfn>);
+
+impl PciPlace {
+    fn take(pc: &Pc, properties: &mut Properties) -> Result<Self, OptionError> {
+        let address = match properties.take("addr") {
+            None => None,
+            Some(text) => Some(text.parse::<Devfn>().map_err(|e| {
+                OptionError::new(format!("{}: addr={text}: {e}", properties.option()))
+            })?),
+        };
+        pc.buses.take(properties, |bus| matches!(bus, Bus::Pci).then_some(()))?;
+        Ok(Self(address))
+    }
+}

@@ -1,0 +1,6 @@
+//! USB host controllers and devices.
+
+use super::Driver;
+
+/// The kinds of this topic.
+pub(super) const DRIVERS: &[Driver] = &[];
