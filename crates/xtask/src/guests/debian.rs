@@ -39,7 +39,7 @@ set timeout=5
 set default=0
 menuentry 'Debian GNU/Linux' {
     search --no-floppy --label --set=root rhea-root
-    linux /vmlinuz root=LABEL=rhea-root ro console=tty0 console=ttyS0,115200
+    linux /vmlinuz root=LABEL=rhea-root ro quiet console=tty0 console=ttyS0,115200
     initrd /initrd.img
 }
 menuentry 'Power off' {

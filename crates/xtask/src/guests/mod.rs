@@ -39,7 +39,7 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "linux-686", version: 1, make: boot_media::kernel_686 },
     Recipe { file: "initramfs-686", version: 1, make: boot_media::initramfs_686 },
     Recipe { file: "xen", version: 1, make: boot_media::xen },
-    Recipe { file: "debian.img", version: 1, make: debian::disk },
+    Recipe { file: "debian.img", version: 2, make: debian::disk },
 ];
 
 /// Where images are made, and from what.
