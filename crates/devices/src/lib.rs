@@ -8,6 +8,7 @@
 //! the registers in step.
 
 pub mod debug;
+pub mod fw_cfg;
 pub mod i440fx;
 pub mod i8042;
 pub mod i8254;
