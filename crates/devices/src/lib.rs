@@ -9,6 +9,7 @@
 
 pub mod ata;
 pub mod debug;
+pub mod fpu_error;
 pub mod i440fx;
 pub mod i8042;
 pub mod i8254;
@@ -22,7 +23,9 @@ pub mod mc146818;
 pub mod pci;
 pub mod piix;
 pub mod scsi;
+pub mod testdev;
 pub mod uart16550;
+pub mod vga;
 pub mod virtio;
 
 #[cfg(test)]
