@@ -7,6 +7,7 @@ use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
+use devices::fpu_error::FpuError;
 use devices::i440fx::I440fx;
 use devices::i8042::{I8042, Port92};
 use devices::i8254::I8254;
@@ -20,7 +21,7 @@ use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
 use devices::virtio::VirtioPci;
 use devices::virtio::balloon::VirtioBalloon;
-use memory::GuestMemory;
+use memory::{Change, GuestMemory};
 
 use super::boot::{self, BootImages, Entry};
 use super::cpu::{BoardClock, CpuView};
@@ -40,6 +41,7 @@ struct Chipset {
     ioapic: Arc<IoApic>,
     router: Arc<IrqRouter>,
     pm: Arc<Piix4Pm>,
+    fpu_error: Arc<FpuError>,
 }
 
 /// A PC without its CPUs' threads.
@@ -54,6 +56,8 @@ pub struct Pc {
     pub(super) control: Arc<dyn MachineControl>,
     chipset: Chipset,
     signals: Vec<Arc<Signals>>,
+    /// What the CPUs have in common: the A20 gate, and word of changes to the memory map.
+    pub(super) cpu_group: Arc<CpuGroup>,
     clock: Arc<dyn GuestClock>,
     log: Arc<Log>,
     /// Every device, in the order in which they are reset.
@@ -82,6 +86,12 @@ impl Pc {
     ) -> Result<Self, BuildError> {
         let layout = Layout::new(spec.memory);
         let memory = Arc::new(GuestMemory::new(&layout.ram())?);
+        let cpu_group = Arc::new(CpuGroup::default());
+        let group = Arc::clone(&cpu_group);
+        memory.set_change_hook(move |change| match change {
+            Change::Map => group.map_changed(),
+            Change::Watch => group.watch_writes(),
+        });
         let timers = TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?;
         let clock: Arc<dyn GuestClock> = Arc::new(BoardClock(timers.clock().clone()));
         let signals: Vec<_> = (0..spec.smp.cpus).map(|_| Arc::new(Signals::default())).collect();
@@ -104,6 +114,7 @@ impl Pc {
             control,
             chipset,
             signals,
+            cpu_group,
             clock,
             log,
             devices: Vec::new(),
@@ -129,7 +140,6 @@ impl Pc {
 
     /// The CPUs, in the state after power-on.
     pub fn make_cpus(&self) -> Vec<Cpu> {
-        let group = Arc::new(CpuGroup::default());
         let apics = self.chipset.apics.apics().iter();
         let wired = apics.zip(&self.signals).zip(0..);
         wired
@@ -139,6 +149,7 @@ impl Pc {
                     ports: Arc::clone(&self.ports),
                     mmio: Arc::clone(&self.mmio),
                     apic: Arc::clone(apic),
+                    fpu_error: Arc::clone(&self.chipset.fpu_error),
                     log: Arc::clone(&self.log),
                 };
                 let mut cpu = Cpu::new(
@@ -149,7 +160,7 @@ impl Pc {
                         interrupts: apic.clone(),
                         clock: Arc::clone(&self.clock),
                         signals: Arc::clone(signals),
-                        group: Arc::clone(&group),
+                        group: Arc::clone(&self.cpu_group),
                     },
                 );
                 cpu.set_log(Arc::clone(&self.log));
@@ -202,6 +213,7 @@ impl Pc {
         port92.attach(&self.ports)?;
         let post = devices::debug::PostCode::new();
         post.attach(&self.ports)?;
+        chipset.fpu_error.attach(&self.ports)?;
         self.devices.extend([
             host_bridge as Arc<dyn Device>,
             isa_bridge,
@@ -214,10 +226,16 @@ impl Pc {
             keyboard,
             port92,
             post,
+            chipset.fpu_error.clone(),
         ]);
         let apics = self.chipset.apics.apics().iter();
         self.devices.extend(apics.map(|apic| apic.clone() as Arc<dyn Device>));
         Ok(())
+    }
+
+    /// A device's wire on ISA interrupt line `line`.
+    pub(super) fn isa_line(&self, line: u32) -> IrqLine {
+        self.chipset.router.isa_line(line)
     }
 
     fn add_serial_ports(&mut self) -> Result<(), BuildError> {
@@ -296,7 +314,8 @@ impl Chipset {
         let router = IrqRouter::new(pic.clone(), ioapic.clone());
         let sci = router.isa_line(line::SCI);
         let pm = Piix4Pm::new(ports, timers, sci, control.clone());
-        Ok(Self { pic, apics, ioapic, router, pm })
+        let fpu_error = FpuError::new(router.isa_line(line::FPU));
+        Ok(Self { pic, apics, ioapic, router, pm, fpu_error })
     }
 }
 
