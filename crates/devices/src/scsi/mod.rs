@@ -74,7 +74,7 @@ pub struct LunOptions {
     pub version: String,
     /// Serial number; 36 bytes of it count. Empty for none.
     pub serial: String,
-    /// Name in the device identification page; 20 bytes of it count. Empty for none.
+    /// Name in the device identification page, at most 247 bytes. Empty for none.
     pub device_id: String,
     /// World wide name, 0 for none.
     pub wwn: u64,
