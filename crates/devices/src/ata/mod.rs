@@ -29,6 +29,7 @@
 //! - The end of a job that a reset overtook changes nothing.
 //! - A device holds at most [`BUFFER_LEN`] bytes of data.
 
+mod cdrom;
 mod device;
 mod disk;
 mod geometry;
@@ -39,6 +40,7 @@ mod smart;
 #[cfg(test)]
 mod tests;
 
+pub use cdrom::CdOptions;
 pub use device::{AtaDevice, AtaState, Next};
 pub use disk::{AtaError, DiskOptions};
 pub use geometry::{Geometry, Translation};

@@ -4,6 +4,7 @@
 mod bus;
 mod display;
 mod isa;
+mod scsi;
 mod storage;
 mod test;
 mod usb;
@@ -38,6 +39,7 @@ pub fn drivers() -> Vec<&'static Driver> {
     let topics = [
         display::DRIVERS,
         isa::DRIVERS,
+        scsi::DRIVERS,
         storage::DRIVERS,
         test::DRIVERS,
         usb::DRIVERS,
