@@ -4,15 +4,30 @@ use std::sync::Arc;
 
 use ::bus::space::MappingId;
 use ::bus::{AddressSpace, BusDevice};
+use memory::{Access, GuestMemory, MapId, Mapping, MemoryBlock};
 use serde::{Deserialize, Serialize};
 
 use super::{BarKind, ConfigSpace, ConfigState, Identity, MsiX, MsiXState, PciWiring, reg};
 
 /// The window of one BAR.
 struct Window {
-    handler: Arc<dyn BusDevice>,
+    content: Content,
     /// Where it is mapped now, if it is.
-    mapped: Option<(u64, MappingId)>,
+    mapped: Option<(u64, Mapped)>,
+}
+
+/// What a window shows.
+enum Content {
+    /// A device that answers each access.
+    Device(Arc<dyn BusDevice>),
+    /// Memory, which CPUs reach by themselves.
+    Memory(Arc<GuestMemory>, Arc<MemoryBlock>),
+}
+
+/// How a window is mapped.
+enum Mapped {
+    Device(MappingId),
+    Memory(MapId),
 }
 
 /// Configuration space, BAR windows, INTx and MSI-X of one function.
@@ -53,7 +68,19 @@ impl PciEndpoint {
     /// Declares a BAR (see [`ConfigSpace::add_bar`]) whose window `handler` answers in.
     pub fn add_bar(&mut self, index: usize, kind: BarKind, size: u64, handler: Arc<dyn BusDevice>) {
         self.config.add_bar(index, kind, size);
-        self.windows[index] = Some(Window { handler, mapped: None });
+        self.windows[index] = Some(Window { content: Content::Device(handler), mapped: None });
+    }
+
+    /// Declares a BAR whose window is all of `block`, as RAM.
+    pub fn add_memory_bar(
+        &mut self,
+        index: usize,
+        kind: BarKind,
+        memory: Arc<GuestMemory>,
+        block: Arc<MemoryBlock>,
+    ) {
+        self.config.add_bar(index, kind, block.len());
+        self.windows[index] = Some(Window { content: Content::Memory(memory, block), mapped: None });
     }
 
     /// Shows `msix` in a 32-bit memory BAR of its own.
@@ -110,20 +137,38 @@ impl PciEndpoint {
         let Some(window) = &mut self.windows[index] else { return };
         let wanted = self.config.bar_window(index);
         let wanted_at = wanted.map(|(_, address, _)| address);
-        if window.mapped.map(|(address, _)| address) == wanted_at {
+        if window.mapped.as_ref().map(|(address, _)| *address) == wanted_at {
             return;
         }
         let is_io = self.config.bar_kind(index) == Some(BarKind::Io);
         let space = if is_io { &self.wiring.ports } else { &self.wiring.mmio };
         // The spaces are gone only while the machine is being taken apart.
         let Some(space): Option<Arc<AddressSpace>> = space.upgrade() else { return };
-        if let Some((_, id)) = window.mapped.take() {
-            space.unmap(id);
-        }
-        if let Some((_, address, size)) = wanted {
-            let handler = Arc::clone(&window.handler);
-            window.mapped = space.map(address, size, handler).ok().map(|id| (address, id));
-        }
+        let wanted = wanted.map(|(_, address, size)| (address, size));
+        let old = window.mapped.take();
+        window.mapped = match &window.content {
+            Content::Device(handler) => {
+                if let Some((_, Mapped::Device(id))) = old {
+                    space.unmap(id);
+                }
+                wanted.and_then(|(address, size)| {
+                    let id = space.map(address, size, Arc::clone(handler)).ok()?;
+                    Some((address, Mapped::Device(id)))
+                })
+            }
+            Content::Memory(memory, block) => {
+                let old: Vec<MapId> = old
+                    .into_iter()
+                    .filter_map(|(_, mapped)| match mapped {
+                        Mapped::Memory(id) => Some(id),
+                        Mapped::Device(_) => None,
+                    })
+                    .collect();
+                let new = wanted.map(|(address, _)| Mapping::new(address, block, Access::RAM));
+                let ids = memory.remap(&old, new.into_iter().collect()).unwrap_or_default();
+                wanted.zip(ids.first()).map(|((address, _), &id)| (address, Mapped::Memory(id)))
+            }
+        };
     }
 
     /// Power-on state: windows closed, the wire low.
