@@ -194,6 +194,18 @@ impl Cpu {
         }
     }
 
+    /// Stores to a linear address as the CPU itself.
+    pub(crate) fn store_linear<T: Int>(&mut self, linear: u64, value: T) -> Result {
+        let linear = linear & self.system_mask();
+        self.store_slow(NO_SEGMENT, linear, value, Class::Supervisor)
+    }
+
+    /// Raises what a store of `len` bytes, at most a page, by the CPU itself would raise.
+    pub(crate) fn probe_linear(&mut self, linear: u64, len: usize) -> Result {
+        let linear = linear & self.system_mask();
+        self.places(NO_SEGMENT, linear, len, Access::Write, Class::Supervisor).map(|_| ())
+    }
+
     /// Width of the linear addresses that the CPU itself uses.
     fn system_mask(&self) -> u64 {
         if self.long_mode() { u64::MAX } else { 0xffff_ffff }

@@ -206,16 +206,25 @@ impl Cpu {
         }
     }
 
+    /// Whether PAE paging is active with these control registers.
+    pub(crate) fn is_pae(cr0: u64, cr4: u64, efer: u64) -> bool {
+        cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && efer & EFER_LMA == 0
+    }
+
+    /// The four page directory pointers at `cr3`. #GP(0) if one that is present has reserved bits set.
+    pub(crate) fn read_pdptes(&self, cr3: u64) -> Result<[u64; 4]> {
+        const RESERVED: u64 = 0x1e6 | u64::MAX << PHYS_BITS;
+        let table = cr3 & 0xffff_ffe0;
+        let entries = [0, 8, 16, 24].map(|offset| self.read_entry(table + offset, true));
+        let wrong = |entry: &u64| entry & pte::PRESENT != 0 && entry & RESERVED != 0;
+        if entries.iter().any(wrong) { Err(Exception::GP0) } else { Ok(entries) }
+    }
+
     /// PAE: four page directory pointers, without rights of their own, above two long levels.
     fn walk_pae(&mut self, linear: u64) -> std::result::Result<Leaf, Miss> {
-        const RESERVED: u64 = 0x1e6;
-        let at = (self.cr3 & 0xffff_ffe0) + (linear >> 30 & 3) * 8;
-        let entry = self.read_entry(at, true);
+        let entry = self.pdptes[(linear >> 30 & 3) as usize];
         if entry & pte::PRESENT == 0 {
             return Err(Miss::NotPresent);
-        }
-        if entry & (RESERVED | pte::NX | self.reserved_address_bits()) != 0 {
-            return Err(Miss::Reserved);
         }
         let rights = Rights::WRITE | Rights::USER | Rights::EXECUTE;
         self.walk_long(linear, entry & pte::ADDR, 2, rights)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accel::log::Log;
-use block::{Drive, ErrorAction};
+use block::{Drive, DriveEvent, ErrorAction};
 use chardev::ChardevInfo;
 use cpu_x86::Cpu;
 use devices::i8042;
@@ -61,8 +61,11 @@ impl Machine {
         }
         for drive in board.drives() {
             let guest = Arc::clone(&guest);
-            drive.set_error_hook(Box::new(move |failure| {
-                if failure.action == ErrorAction::Stop {
+            let events = Arc::clone(&events);
+            drive.set_event_hook(Box::new(move |event| {
+                let stop = matches!(&event, DriveEvent::Error(e) if e.action == ErrorAction::Stop);
+                events(MachineEvent::Drive(event));
+                if stop {
                     guest.disk_failed();
                 }
             }));

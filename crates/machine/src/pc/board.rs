@@ -7,6 +7,7 @@ use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
+use devices::fpu_error::FpuError;
 use devices::i440fx::I440fx;
 use devices::i8042::{I8042, Port92};
 use devices::i8254::I8254;
@@ -41,6 +42,7 @@ struct Chipset {
     ioapic: Arc<IoApic>,
     router: Arc<IrqRouter>,
     pm: Arc<Piix4Pm>,
+    fpu_error: Arc<FpuError>,
 }
 
 /// A PC without its CPUs' threads.
@@ -150,6 +152,7 @@ impl Pc {
                     ports: Arc::clone(&self.ports),
                     mmio: Arc::clone(&self.mmio),
                     apic: Arc::clone(apic),
+                    fpu_error: Arc::clone(&self.chipset.fpu_error),
                     log: Arc::clone(&self.log),
                 };
                 let mut cpu = Cpu::new(
@@ -218,6 +221,7 @@ impl Pc {
         port92.attach(&self.ports)?;
         let post = devices::debug::PostCode::new();
         post.attach(&self.ports)?;
+        chipset.fpu_error.attach(&self.ports)?;
         self.devices.extend([
             host_bridge as Arc<dyn Device>,
             isa_bridge,
@@ -230,10 +234,16 @@ impl Pc {
             keyboard,
             port92,
             post,
+            chipset.fpu_error.clone(),
         ]);
         let apics = self.chipset.apics.apics().iter();
         self.devices.extend(apics.map(|apic| apic.clone() as Arc<dyn Device>));
         Ok(())
+    }
+
+    /// A device's wire on ISA interrupt line `line`.
+    pub(super) fn isa_line(&self, line: u32) -> IrqLine {
+        self.chipset.router.isa_line(line)
     }
 
     fn add_serial_ports(&mut self) -> Result<(), BuildError> {
@@ -312,7 +322,8 @@ impl Chipset {
         let router = IrqRouter::new(pic.clone(), ioapic.clone());
         let sci = router.isa_line(line::SCI);
         let pm = Piix4Pm::new(ports, timers, sci, control.clone());
-        Ok(Self { pic, apics, ioapic, router, pm })
+        let fpu_error = FpuError::new(router.isa_line(line::FPU));
+        Ok(Self { pic, apics, ioapic, router, pm, fpu_error })
     }
 }
 
