@@ -195,11 +195,16 @@ impl GraphicsMode {
         }
         let extra = if self.pan > 0 { 16 } else { 0 };
         let bytes = self.line_bytes(self.size.width + extra);
-        let dirty = vram.take_dirty(0..vram.len());
+        let dirty = vram.take_dirty();
+        let len = u64::from(vram.len());
+        let overlaps = |first: u64, last: u64| {
+            let after = dirty.partition_point(|range| range.end <= first);
+            dirty.get(after).is_some_and(|range| range.start <= last)
+        };
         let is_dirty = |offset: u32| {
-            let first = (offset & (vram.len() - 1)) as usize;
-            let pages = first >> 12..=(first + bytes as usize - 1) >> 12;
-            pages.into_iter().any(|page| dirty[page % dirty.len()])
+            let first = u64::from(offset) & (len - 1);
+            let last = first + u64::from(bytes) - 1;
+            overlaps(first, last) || last >= len && overlaps(0, last - len)
         };
         let mut source = vec![0; bytes as usize];
         let mut dots = Vec::with_capacity((self.size.width + extra + 16) as usize);

@@ -59,6 +59,8 @@ impl Pc {
     pub(in crate::pc) fn add_devices(&mut self) -> Result<(), BuildError> {
         let spec = Arc::clone(&self.spec);
         let implied = spec.drives.iter().filter_map(storage::device_of);
+        let graphics = display::implied(&spec);
+        let implied = graphics.into_iter().chain(implied);
         let all: Vec<DeviceSpec> = implied.chain(spec.devices.iter().cloned()).collect();
         for (index, device) in all.iter().enumerate() {
             self.add_device(device, index)?;
