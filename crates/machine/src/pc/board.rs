@@ -8,7 +8,7 @@ use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
 use devices::i440fx::I440fx;
-use devices::i8042::{I8042, Port92};
+use devices::i8042::{A20Gate, I8042, I8042Lines, Port92};
 use devices::i8254::I8254;
 use devices::i8259::I8259;
 use devices::ioapic::{self, IoApic};
@@ -20,6 +20,7 @@ use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
 use devices::virtio::VirtioPci;
 use devices::virtio::balloon::VirtioBalloon;
+use input::InputHub;
 use memory::GuestMemory;
 
 use super::boot::{self, BootImages, Entry};
@@ -52,6 +53,7 @@ pub struct Pc {
     pub(super) timers: TimerQueue,
     pub(super) pci: Arc<PciBus>,
     pub(super) control: Arc<dyn MachineControl>,
+    pub(super) input: Arc<InputHub>,
     chipset: Chipset,
     signals: Vec<Arc<Signals>>,
     /// What the CPUs have in common: the A20 gate, and word of changes to the memory map.
@@ -95,6 +97,7 @@ impl Pc {
         let pci = Arc::new(PciBus::new(ports.clone(), mmio.clone(), pirqs, msi));
         let chardevs = Chardevs::open(&spec.chardevs, &control)?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
+        let input = InputHub::new(&timers);
         let mut pc = Self {
             spec: Arc::new(spec.clone()),
             layout,
@@ -104,6 +107,7 @@ impl Pc {
             timers,
             pci,
             control,
+            input,
             chipset,
             signals,
             cpu_group: Arc::default(),
@@ -170,6 +174,11 @@ impl Pc {
         &self.chardevs
     }
 
+    /// The way of the user's input to the devices.
+    pub fn input(&self) -> &Arc<InputHub> {
+        &self.input
+    }
+
     /// The balloon, if there is one.
     pub fn balloon(&self) -> Option<&Arc<VirtioBalloon>> {
         self.balloon.as_ref()
@@ -194,13 +203,15 @@ impl Pc {
         };
         let rtc = Mc146818::new(rtc_config, &self.timers, chipset.router.isa_line(line::RTC));
         rtc.attach(&self.ports)?;
-        let keyboard = I8042::new(
-            chipset.router.isa_line(line::KEYBOARD),
-            chipset.router.isa_line(line::MOUSE),
-            self.control.clone(),
-        );
+        let group = Arc::clone(&self.cpu_group);
+        let a20 = A20Gate::new(move |open| group.set_a20(open));
+        let lines = I8042Lines {
+            keyboard: chipset.router.isa_line(line::KEYBOARD),
+            mouse: chipset.router.isa_line(line::MOUSE),
+        };
+        let keyboard = I8042::new(lines, a20.clone(), self.control.clone(), &self.input);
         keyboard.attach(&self.ports)?;
-        let port92 = Port92::new(self.control.clone());
+        let port92 = Port92::new(a20, self.control.clone());
         port92.attach(&self.ports)?;
         let post = devices::debug::PostCode::new();
         post.attach(&self.ports)?;
