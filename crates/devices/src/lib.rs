@@ -8,8 +8,10 @@
 //! the registers in step.
 
 pub mod debug;
+pub mod fdc;
 pub mod i440fx;
 pub mod i8042;
+pub mod i8237;
 pub mod i8254;
 pub mod i8259;
 pub mod ioapic;
