@@ -16,6 +16,7 @@ use crate::reg::GPR_SLOTS;
 use crate::regs::{CR0_CD, CR0_ET, CR0_NW, DR6_FIXED, DR7_FIXED};
 use crate::run::Glance;
 use crate::segment::{CS, Mode, SegAccess, attr};
+use crate::smm::{IoTrap, SMBASE_RESET};
 use crate::state::{Activity, Segment, TableRegister};
 use crate::tlb::{Class, Tlb};
 
@@ -64,14 +65,26 @@ pub struct Cpu {
     pub(crate) ends_step: bool,
     /// NMIs are held off until IRET.
     pub(crate) nmi_blocked: bool,
+    /// The CPU is in system management mode.
+    pub(crate) smm: bool,
+    /// NMIs were held off already when system management mode was entered.
+    pub(crate) smm_nmi_blocked: bool,
+    /// The exception that is being raised belongs to where RIP is, not to the running instruction: a
+    /// task switch has come that far.
+    pub(crate) keep_rip: bool,
     /// What the CPU is doing.
     pub(crate) activity: Activity,
-    /// Debug conditions (bits of DR6) that the running instruction met and that trap after it.
+    /// Debug conditions (bits of DR6) that the running instruction met and that trap after it; and
+    /// [`PENDING_SHUTDOWN`](crate::regs::PENDING_SHUTDOWN).
     pub(crate) pending_debug: u64,
     /// Instructions retired since reset.
     pub(crate) instructions: u64,
     /// The latest epoch of `group` that this CPU has passed.
     pub(crate) passed_epoch: u64,
+    /// The version of the physical address map that the TLB was filled by.
+    pub(crate) map_version: u64,
+    /// Physical address lines that are connected: all but line 20, or all.
+    pub(crate) address_lines: u64,
     pub(crate) tlb: Tlb,
     /// x87, MMX and SSE.
     pub(crate) fpu: Fpu,
@@ -86,11 +99,17 @@ pub struct Cpu {
     pub(crate) cr2: u64,
     pub(crate) cr3: u64,
     pub(crate) cr4: u64,
+    /// The page directory pointers of PAE paging, as the last load of CR3 found them.
+    pub(crate) pdptes: [u64; 4],
     pub(crate) xcr0: u64,
     pub(crate) efer: u64,
     /// DR0 to DR3, DR6, DR7; 4 and 5 are unused.
     pub(crate) dr: [u64; 8],
     pub(crate) msrs: Msrs,
+    /// Where system management mode has its code and saved state.
+    pub(crate) smbase: u64,
+    /// The I/O instruction that the last SMI came from.
+    pub(crate) io_trap: IoTrap,
     pub(crate) entropy: Entropy,
 
     pub(crate) config: CpuConfig,
@@ -143,10 +162,15 @@ impl Cpu {
             shadow: false,
             ends_step: false,
             nmi_blocked: false,
+            smm: false,
+            smm_nmi_blocked: false,
+            keep_rip: false,
             activity: Activity::Running,
             pending_debug: 0,
             instructions: 0,
             passed_epoch: 0,
+            map_version: 0,
+            address_lines: u64::MAX,
             tlb: Tlb::new(),
             fpu: Fpu::default(),
             seg: [Segment::default(); 6],
@@ -158,10 +182,13 @@ impl Cpu {
             cr2: 0,
             cr3: 0,
             cr4: 0,
+            pdptes: [0; 4],
             xcr0: 1,
             efer: 0,
             dr: [0; 8],
             msrs: Msrs::default(),
+            smbase: SMBASE_RESET,
+            io_trap: IoTrap::default(),
             entropy: Entropy::default(),
             config,
             memory: wiring.memory,
@@ -206,6 +233,7 @@ impl Cpu {
         self.cr2 = 0;
         self.cr3 = 0;
         self.cr4 = 0;
+        self.pdptes = [0; 4];
         self.efer = 0;
         self.dr = [0; 8];
         self.dr[6] = DR6_FIXED;
@@ -213,8 +241,13 @@ impl Cpu {
         self.cpl = 0;
         self.shadow = false;
         self.nmi_blocked = false;
+        self.smm = false;
+        self.smm_nmi_blocked = false;
+        self.keep_rip = false;
         self.pending_debug = 0;
+        self.io_trap = IoTrap::default();
         if !init {
+            self.smbase = SMBASE_RESET;
             self.xcr0 = 1;
             self.fpu = Fpu::default();
             self.msrs = Msrs::default();
@@ -222,6 +255,7 @@ impl Cpu {
         }
         self.activity =
             if self.config.index == 0 { Activity::Running } else { Activity::WaitForStartup };
+        self.take_up_map();
         self.tlb.flush_all();
         self.update_mode();
     }

@@ -9,8 +9,11 @@
 //! Why that is enough: a CPU enters a write permission into its TLB only if the page is not marked as
 //! code at that moment, and it publishes that it runs before it enters anything. Marking a page and
 //! reading who runs are ordered the other way round, so at least one side sees the other.
+//!
+//! The group also carries what the board changes for all CPUs at once: the A20 gate, and the map from
+//! physical addresses to memory. Each change gives the map a new version and asks all CPUs to flush.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, RwLock};
 
 use accel::{Signal, Signals};
@@ -30,9 +33,48 @@ pub(crate) struct Member {
 pub struct CpuGroup {
     epoch: AtomicU64,
     members: RwLock<Vec<Arc<Member>>>,
+    /// Version of the physical address map, the A20 gate included.
+    map: AtomicU64,
+    a20_closed: AtomicBool,
 }
 
 impl CpuGroup {
+    /// Opens or closes the A20 gate: while it is closed, bit 20 of every physical address that a CPU
+    /// outside system management mode uses is zero. A CPU that has it closed for itself by an I/O
+    /// instruction sees it so with the next one.
+    pub fn set_a20(&self, open: bool) {
+        if self.a20_closed.swap(!open, Ordering::SeqCst) == open {
+            self.map_changed();
+        }
+    }
+
+    /// Whether the A20 gate is open, as it is at first.
+    pub fn a20(&self) -> bool {
+        !self.a20_closed.load(Ordering::SeqCst)
+    }
+
+    /// The map from physical addresses to memory has changed: every CPU drops what its TLB has of it
+    /// before its next block of instructions; one that made the change by an I/O instruction or a store
+    /// to a device, before its next instruction.
+    pub fn map_changed(&self) {
+        self.map.fetch_add(1, Ordering::SeqCst);
+        let members = self.members.read().unwrap_or_else(|e| e.into_inner());
+        members.iter().for_each(|member| member.signals.raise(Signal::Flush));
+    }
+
+    /// Writes to pages that were known to be dirty are to be noted again: every CPU asks again before
+    /// it writes, from its next block of instructions on.
+    pub fn watch_writes(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        let members = self.members.read().unwrap_or_else(|e| e.into_inner());
+        members.iter().for_each(|member| member.signals.raise(Signal::Flush));
+    }
+
+    /// The version of the physical address map.
+    pub(crate) fn map_version(&self) -> u64 {
+        self.map.load(Ordering::SeqCst)
+    }
+
     /// Adds a CPU.
     pub(crate) fn join(&self, signals: &Arc<Signals>) -> Arc<Member> {
         let member =

@@ -33,9 +33,11 @@ mod regs;
 mod run;
 mod save;
 mod segment;
+mod smm;
 mod stack;
 pub mod state;
 mod system;
+mod task;
 #[cfg(test)]
 mod testing;
 mod tlb;

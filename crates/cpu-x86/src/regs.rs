@@ -73,6 +73,9 @@ pub(crate) const EFER_VALID: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 pub(crate) const DR6_FIXED: u64 = 0xffff_0ff0;
 pub(crate) const DR6_BD: u64 = 1 << 13;
 pub(crate) const DR6_BS: u64 = 1 << 14;
+pub(crate) const DR6_BT: u64 = 1 << 15;
+/// Not of DR6, but pending as its bits are: the CPU came to a state that it can't be in, and shuts down.
+pub(crate) const PENDING_SHUTDOWN: u64 = 1 << 63;
 /// DR7 bit that reads as one.
 pub(crate) const DR7_FIXED: u64 = 1 << 10;
 pub(crate) const DR7_GD: u64 = 1 << 13;

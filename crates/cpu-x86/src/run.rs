@@ -17,7 +17,7 @@ use crate::flags::bits::{RF, TF};
 use crate::interrupt::Delivered;
 use crate::mmu::is_canonical;
 use crate::op::Op;
-use crate::regs::DR6_BS;
+use crate::regs::{DR6_BS, PENDING_SHUTDOWN};
 use crate::segment::CS;
 use crate::state::{Activity, CpuState};
 
@@ -69,7 +69,9 @@ impl Cpu {
             self.rip = op.next_rip;
             result = (op.run)(self, op);
             if result.is_err() {
-                self.rip = op.rip();
+                if !std::mem::take(&mut self.keep_rip) {
+                    self.rip = op.rip();
+                }
                 break;
             }
             done += 1;
@@ -146,7 +148,11 @@ impl Cpu {
 
     /// Delivers the debug conditions that were met as a trap.
     fn deliver_debug_trap(&mut self) -> Delivered {
-        self.dr[6] |= std::mem::take(&mut self.pending_debug);
+        let pending = std::mem::take(&mut self.pending_debug);
+        if pending & PENDING_SHUTDOWN != 0 {
+            return Delivered::Shutdown;
+        }
+        self.dr[6] |= pending;
         self.deliver_exception(Exception::plain(vector::DB))
     }
 
@@ -159,11 +165,16 @@ impl Cpu {
         }
         if self.signals.clear(Signal::Flush) {
             let epoch = self.group.epoch();
+            self.take_up_map();
             self.tlb.flush_l1();
             self.group.pass(&self.member, epoch);
             self.passed_epoch = epoch;
         }
-        if self.take_event() == Delivered::Shutdown {
+        if self.take_event() == Delivered::Shutdown
+            || self.pending_debug != 0
+                && !self.shadow
+                && self.deliver_debug_trap() == Delivered::Shutdown
+        {
             return Some(Exit::Shutdown);
         }
         (self.activity != Activity::Running).then(|| Exit::Halt { wake: self.wanted_signals() })

@@ -13,6 +13,7 @@ use crate::regs::{
     EFER_LME, EFER_VALID,
 };
 use crate::segment::{CS, SS};
+use crate::smm::IoTrap;
 use crate::state::CpuState;
 
 impl Cpu {
@@ -33,12 +34,16 @@ impl Cpu {
             cr2: self.cr2,
             cr3: self.cr3,
             cr4: self.cr4,
+            pdptes: self.pdptes,
             xcr0: self.xcr0,
             dr: self.dr,
             msrs: self.saved_msrs(),
             activity: self.activity,
             interrupt_shadow: self.shadow,
             nmi_blocked: self.nmi_blocked,
+            smm: self.smm,
+            smm_nmi_blocked: self.smm_nmi_blocked,
+            smbase: self.smbase as u32,
             ..CpuState::default()
         };
         self.fpu.save(&mut state);
@@ -70,6 +75,7 @@ impl Cpu {
         self.cr2 = state.cr2;
         self.cr3 = state.cr3;
         self.cr4 = state.cr4;
+        self.pdptes = state.pdptes;
         self.xcr0 = state.xcr0;
         self.efer = efer;
         self.dr = state.dr;
@@ -78,17 +84,14 @@ impl Cpu {
         self.activity = state.activity;
         self.shadow = state.interrupt_shadow;
         self.nmi_blocked = state.nmi_blocked;
+        self.smm = state.smm;
+        self.smm_nmi_blocked = state.smm_nmi_blocked;
+        self.smbase = u64::from(state.smbase);
+        self.io_trap = IoTrap::default();
+        self.keep_rip = false;
         self.pending_debug = 0;
-        self.cpl = match () {
-            () if state.cr0 & CR0_PE == 0 => 0,
-            () if state.rflags & bits::VM != 0 => 3,
-            // SS tells the privilege level: a conforming CS need not.
-            () => {
-                let stack = &state.segments[usize::from(SS)];
-                let code = &state.segments[usize::from(CS)];
-                if stack.attributes == 0 { (code.selector & 3) as u8 } else { stack.dpl() }
-            }
-        };
+        self.derive_cpl();
+        self.take_up_map();
         self.tlb.flush_all();
         self.tlb.switch(self.pcid(), true);
         self.update_mode();
@@ -96,26 +99,50 @@ impl Cpu {
     }
 }
 
-/// Whether the CPU can be in `state`; returns EFER.
-fn check(state: &CpuState) -> Result<u64, String> {
-    let efer = state.msrs.iter().find(|(n, _)| *n == index::EFER).map_or(0, |(_, value)| *value);
-    let reject = |what: &str, value: u64| Err(format!("{what} cannot hold {value:#x}"));
-    let long = state.cr0 & CR0_PG != 0 && efer & EFER_LME != 0;
-    if state.cr0 & !(CR0_VALID | CR0_ET) != 0 || state.cr0 & CR0_PG != 0 && state.cr0 & CR0_PE == 0
-    {
-        return reject("CR0", state.cr0);
+impl Cpu {
+    /// Sets the privilege level from the mode and the segments.
+    pub(crate) fn derive_cpl(&mut self) {
+        self.cpl = match () {
+            () if self.cr0 & CR0_PE == 0 => 0,
+            () if self.system_flags & bits::VM != 0 => 3,
+            // SS tells the privilege level: a conforming CS need not.
+            () => {
+                let stack = &self.seg[usize::from(SS)];
+                let code = &self.seg[usize::from(CS)];
+                if stack.attributes == 0 { (code.selector & 3) as u8 } else { stack.dpl() }
+            }
+        };
     }
-    if state.cr4 & !CR4_VALID != 0 || long && state.cr4 & CR4_PAE == 0 {
-        return reject("CR4", state.cr4);
+}
+
+/// Whether the control registers can have these values together.
+///
+/// # Errors
+/// Names the one that can't.
+pub(crate) fn check_modes(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Result<(), String> {
+    let reject = |what: &str, value: u64| Err(format!("{what} cannot hold {value:#x}"));
+    let long = cr0 & CR0_PG != 0 && efer & EFER_LME != 0;
+    if cr0 & !(CR0_VALID | CR0_ET) != 0 || cr0 & CR0_PG != 0 && cr0 & CR0_PE == 0 {
+        return reject("CR0", cr0);
+    }
+    if cr4 & !CR4_VALID != 0 || long && cr4 & CR4_PAE == 0 {
+        return reject("CR4", cr4);
     }
     if efer & !EFER_VALID != 0 || long != (efer & EFER_LMA != 0) {
         return reject("EFER", efer);
     }
-    if state.cr3 >> PHYS_BITS != 0 {
-        return reject("CR3", state.cr3);
+    if cr3 >> PHYS_BITS != 0 {
+        return reject("CR3", cr3);
     }
+    Ok(())
+}
+
+/// Whether the CPU can be in `state`; returns EFER.
+fn check(state: &CpuState) -> Result<u64, String> {
+    let efer = state.msrs.iter().find(|(n, _)| *n == index::EFER).map_or(0, |(_, value)| *value);
+    check_modes(state.cr0, state.cr3, state.cr4, efer)?;
     if state.xcr0 & 1 == 0 || state.xcr0 & !crate::system::XCR0_VALID != 0 {
-        return reject("XCR0", state.xcr0);
+        return Err(format!("XCR0 cannot hold {:#x}", state.xcr0));
     }
     Ok(efer)
 }
@@ -137,6 +164,7 @@ mod tests {
         state.rip ^= 0x10;
         state.rflags |= 0x8d5;
         state.cr2 = 0xdead_0000;
+        state.pdptes = [1, 2, 3, 4];
         state.dr[0] = 0x1234;
         state.x87 = X87State {
             regs: std::array::from_fn(|i| 0x3fff_8000_0000_0000_0000 + i as u128),
@@ -154,6 +182,9 @@ mod tests {
         state.mxcsr = 0x1fa0;
         state.interrupt_shadow = true;
         state.nmi_blocked = true;
+        state.smm = true;
+        state.smm_nmi_blocked = true;
+        state.smbase = 0xa_0000;
         cpu.restore(&state).unwrap();
         assert_eq!(cpu.save(), state);
         state.mxcsr = u32::MAX;

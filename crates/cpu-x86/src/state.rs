@@ -106,6 +106,8 @@ pub struct CpuState {
     pub cr3: u64,
     /// CR4.
     pub cr4: u64,
+    /// The page directory pointers of PAE paging, as the last load of CR3 found them.
+    pub pdptes: [u64; 4],
     /// XCR0.
     pub xcr0: u64,
     /// DR0 to DR3, DR6 and DR7 (indices 4 and 5 are unused).
@@ -127,9 +129,15 @@ pub struct CpuState {
     pub interrupt_shadow: bool,
     /// NMIs are held off until IRET.
     pub nmi_blocked: bool,
+    /// The CPU is in system management mode.
+    pub smm: bool,
+    /// NMIs were held off already when system management mode was entered.
+    pub smm_nmi_blocked: bool,
+    /// SMBASE.
+    pub smbase: u32,
 }
 
 impl vmstate::State for CpuState {
     const NAME: &'static str = "cpu-x86";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }

@@ -104,6 +104,7 @@ fn ends_block(insn: &Instruction) -> bool {
         | Mnemonic::Outsd
         | Mnemonic::Cpuid
         | Mnemonic::Serialize
+        | Mnemonic::Rsm
         | Mnemonic::Pause => true,
         _ => false,
     }

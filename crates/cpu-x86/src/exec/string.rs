@@ -16,6 +16,7 @@ use crate::int::Int;
 use crate::op::{Handler, Op, OpFlags};
 use crate::reg::{RAX, RCX, RDI, RDX, RSI, addr_mask};
 use crate::segment::ES;
+use crate::smm::IoAccess;
 use crate::tlb::Class;
 
 /// Steps of a repeated instruction between two looks at the CPU's signals.
@@ -29,9 +30,11 @@ struct Step {
     done: u64,
     /// Whether the repetition ends here, whatever the count.
     last: bool,
+    /// Whether something waits to be looked at before the repetition goes on.
+    pause: bool,
 }
 
-const ONE: Step = Step { done: 1, last: false };
+const ONE: Step = Step { done: 1, last: false, pause: false };
 
 /// Runs `step` once, or with a repeat prefix until the count in rCX is used up. `step` is told how
 /// many elements it may do.
@@ -44,14 +47,15 @@ fn repeat(cpu: &mut Cpu, op: &Op, step: impl Fn(&mut Cpu, &Op, u64) -> Result<St
     let one_by_one = cpu.system_flags & bits::TF != 0 || cpu.class == Class::Watched;
     let mut steps = 0;
     while left != 0 {
-        let Step { done, last } = step(cpu, op, if one_by_one { 1 } else { left })?;
+        let Step { done, last, pause } = step(cpu, op, if one_by_one { 1 } else { left })?;
         left -= done;
         cpu.set_reg_sized(RCX, op.addr_size, left);
         if last {
             break;
         }
         steps += 1;
-        let look = one_by_one || steps % STEPS_UNCHECKED == 0 && cpu.signals.pending() != 0;
+        let look =
+            one_by_one || pause || steps % STEPS_UNCHECKED == 0 && cpu.signals.pending() != 0;
         if look && left != 0 {
             cpu.rip = op.rip();
             cpu.break_block = true;
@@ -142,7 +146,7 @@ fn movs<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
         };
         advance::<T>(cpu, op, RSI, done);
         advance::<T>(cpu, op, RDI, done);
-        Ok(Step { done, last: false })
+        Ok(Step { done, ..ONE })
     })
 }
 
@@ -178,7 +182,7 @@ fn stos<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
             }
         };
         advance::<T>(cpu, op, RDI, done);
-        Ok(Step { done, last: false })
+        Ok(Step { done, ..ONE })
     })
 }
 
@@ -195,7 +199,7 @@ fn lods<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
 #[inline(always)]
 fn compared(cpu: &Cpu, op: &Op) -> Step {
     let wanted = !op.flags.contains(OpFlags::REPNE);
-    Step { done: 1, last: cpu.zf() != wanted }
+    Step { last: cpu.zf() != wanted, ..ONE }
 }
 
 fn cmps<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
@@ -228,9 +232,11 @@ fn ins<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
         cpu.probe_write(ES, offset, T::BYTES)?;
         cpu.note_io_breakpoints(port, T::BYTES);
         let value = cpu.bus.read_port(port, T::BYTES as u8);
+        let access = IoAccess { port, size: T::BYTES as u8, is_in: true, is_string: true };
+        let pause = cpu.note_io(op, access);
         cpu.store(ES, offset, T::from_u64(value.into()))?;
         advance::<T>(cpu, op, RDI, 1);
-        Ok(ONE)
+        Ok(Step { pause, ..ONE })
     })
 }
 
@@ -241,8 +247,10 @@ fn outs<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
         let value = cpu.load::<T>(op.seg, cpu.reg_sized(RSI, op.addr_size))?;
         cpu.note_io_breakpoints(port, T::BYTES);
         cpu.bus.write_port(port, T::BYTES as u8, value.to_u64() as u32);
+        let access = IoAccess { port, size: T::BYTES as u8, is_in: false, is_string: true };
+        let pause = cpu.note_io(op, access);
         advance::<T>(cpu, op, RSI, 1);
-        Ok(ONE)
+        Ok(Step { pause, ..ONE })
     })
 }
 

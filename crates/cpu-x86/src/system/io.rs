@@ -8,6 +8,7 @@ use crate::exception::{Exception, Result};
 use crate::int::Int;
 use crate::op::{Handler, Op};
 use crate::reg::{RAX, RDX};
+use crate::smm::IoAccess;
 
 impl Cpu {
     /// #GP(0) unless the program may use the `size` ports from `port` on.
@@ -31,37 +32,41 @@ impl Cpu {
     }
 }
 
-fn input<T: Int>(cpu: &mut Cpu, port: u16) -> Result {
-    cpu.check_io(port, T::BYTES as u8)?;
+fn input<T: Int>(cpu: &mut Cpu, op: &Op, port: u16) -> Result {
+    let size = T::BYTES as u8;
+    cpu.check_io(port, size)?;
     cpu.note_io_breakpoints(port, T::BYTES);
-    let value = cpu.bus.read_port(port, T::BYTES as u8);
+    let value = cpu.bus.read_port(port, size);
+    cpu.note_io(op, IoAccess { port, size, is_in: true, is_string: false });
     cpu.set_reg(RAX, T::from_u64(u64::from(value)));
     Ok(())
 }
 
-fn output<T: Int>(cpu: &mut Cpu, port: u16) -> Result {
-    cpu.check_io(port, T::BYTES as u8)?;
+fn output<T: Int>(cpu: &mut Cpu, op: &Op, port: u16) -> Result {
+    let size = T::BYTES as u8;
+    cpu.check_io(port, size)?;
     cpu.note_io_breakpoints(port, T::BYTES);
-    cpu.bus.write_port(port, T::BYTES as u8, cpu.reg::<T>(RAX).to_u64() as u32);
+    cpu.bus.write_port(port, size, cpu.reg::<T>(RAX).to_u64() as u32);
+    cpu.note_io(op, IoAccess { port, size, is_in: false, is_string: false });
     Ok(())
 }
 
 fn in_imm<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
-    input::<T>(cpu, op.imm as u16 & 0xff)
+    input::<T>(cpu, op, op.imm as u16 & 0xff)
 }
 
-fn in_dx<T: Int>(cpu: &mut Cpu, _: &Op) -> Result {
+fn in_dx<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     let port = cpu.reg(RDX);
-    input::<T>(cpu, port)
+    input::<T>(cpu, op, port)
 }
 
 fn out_imm<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
-    output::<T>(cpu, op.imm as u16 & 0xff)
+    output::<T>(cpu, op, op.imm as u16 & 0xff)
 }
 
-fn out_dx<T: Int>(cpu: &mut Cpu, _: &Op) -> Result {
+fn out_dx<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     let port = cpu.reg(RDX);
-    output::<T>(cpu, port)
+    output::<T>(cpu, op, port)
 }
 
 /// The handler of `insn`, if it belongs to this group.

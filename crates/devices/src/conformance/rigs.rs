@@ -10,6 +10,7 @@ use memory::GuestMemory;
 use super::{Bench, Rig, Space};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
 use crate::fdc::{self, Fdc};
+use crate::fpu_error::FpuError;
 use crate::i440fx::I440fx;
 use crate::i8042::{I8042, Port92};
 use crate::i8237::{Direction, DmaDevice, I8237};
@@ -45,6 +46,7 @@ pub(super) fn all() -> Vec<Entry> {
     vec![
         entry("DebugConsole", debug_console),
         entry("DebugExit", debug_exit),
+        entry("FpuError", fpu_error),
         entry("Edu", edu),
         entry("Fdc", fdc),
         entry("I440fx", i440fx),
@@ -429,6 +431,15 @@ fn piix4_pm() -> Rig {
         .config(pm)
         .other(other)
         .keep(keep)
+}
+
+fn fpu_error() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let latch = FpuError::new(bench.line(13));
+        latch.attach(&bench.ports).unwrap();
+        latch
+    });
+    rig.target(Space::Ports, 0xf0, 2)
 }
 
 fn port92() -> Rig {
