@@ -4,9 +4,7 @@ mod backend;
 mod machine;
 mod process;
 
-use ::machine::spec::{
-    Graphics, MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec,
-};
+use ::machine::spec::{Graphics, MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
 use chardev::ChardevSpec;
 
 use crate::config::{Config, MonitorSpec};

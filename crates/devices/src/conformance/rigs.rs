@@ -132,6 +132,8 @@ fn fw_cfg() -> Rig {
         bytes[3].into()
     };
     rig.target(Space::Ports, 0x510, 2).target(Space::Ports, 0x514, 8).other(command)
+}
+
 fn fdc() -> Rig {
     let (rig, controller) = Rig::new(|bench| {
         let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
