@@ -1,5 +1,6 @@
 //! The `pc` machine: i440FX and PIIX3 on PCI.
 
+mod bios;
 pub mod board;
 pub mod boot;
 pub mod cpu;
@@ -7,3 +8,5 @@ pub mod devices;
 pub mod firmware;
 pub mod layout;
 mod multiboot;
+
+pub use bios::RomFiles;
