@@ -27,7 +27,7 @@ use memory::{Change, GuestMemory};
 
 use super::bios::{self, BootOrder, RomFiles};
 use super::boot::{self, BootImages, Entry};
-use super::cpu::{BoardClock, CpuView};
+use super::cpu::{BoardClock, CpuView, SmiInput};
 use super::devices::{Bus, Buses};
 use super::firmware;
 use super::layout::{self, Layout};
@@ -220,6 +220,9 @@ impl Pc {
         let isa_bridge = Piix3::new(chipset.router.clone(), self.control.clone());
         isa_bridge.attach(&self.pci, &self.ports)?;
         chipset.pm.attach(&self.pci, &self.ports)?;
+        // As on other boards of this kind, one CPU takes them for all.
+        let boot_cpu = Arc::new(SmiInput(Arc::clone(&self.signals[0])));
+        chipset.pm.connect_smi(IrqLine::new(boot_cpu, 0));
         let ioapic = chipset.ioapic.clone();
         self.mmio.map(ioapic::BASE, ioapic::MMIO_SIZE, ioapic.clone())?;
         let pit = I8254::new(&self.timers, chipset.router.isa_line(line::TIMER));
