@@ -7,7 +7,7 @@ use accel::log::Log;
 use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
-use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
+use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
 use devices::fpu_error::FpuError;
 use devices::fw_cfg::FwCfg;
 use devices::i440fx::I440fx;
@@ -167,11 +167,13 @@ impl Pc {
 
     /// The CPUs, in the state after power-on.
     pub fn make_cpus(&self) -> Vec<Cpu> {
+        let model = Arc::new(self.spec.cpu.clone());
         let apics = self.chipset.apics.apics().iter();
         let wired = apics.zip(&self.signals).zip(0..);
         wired
             .map(|((apic, signals), index)| {
-                let config = CpuConfig { index, count: self.spec.smp.cpus };
+                let config =
+                    CpuConfig { index, topology: self.topology(), model: Arc::clone(&model) };
                 let view = CpuView {
                     ports: Arc::clone(&self.ports),
                     mmio: Arc::clone(&self.mmio),
@@ -194,6 +196,10 @@ impl Pc {
                 cpu
             })
             .collect()
+    }
+
+    fn topology(&self) -> Topology {
+        Topology { cores: self.spec.smp.cores, threads: self.spec.smp.threads }
     }
 
     /// The drives, in the order of their options.
