@@ -1,10 +1,11 @@
 //! PIIX4, function 3: ACPI power management, the SMI command port, and the SMBus.
 //!
 //! Follows Intel's 82371AB data sheet (290562), chapter 7, and ACPI 6.5, section 4.8. The only sleep
-//! state is S5, soft off, with sleep type 0. A write to the SMI command port does in hardware what
-//! firmware would do in system management mode: it switches ACPI mode on and off.
+//! state is S5, soft off, with sleep type 0. A write to the SMI command port switches ACPI mode on and
+//! off in hardware; other commands are for firmware's handler, by a system management interrupt, once
+//! that has been enabled.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bus::{
     AddressSpace, BusDevice, Clock, Device, IrqLine, MachineControl, MapError, ShutdownCause,
@@ -52,6 +53,10 @@ const TIMER_HZ: u64 = 3_579_545;
 /// The timer has 24 bits; its status is set each time the highest changes.
 const TIMER_MASK: u64 = 0x00ff_ffff;
 const TIMER_HALF: u64 = 1 << 23;
+
+/// The byte of device activity B that has the enable bit of interrupts by the SMI command port.
+const SMI_ENABLE_BYTE: u16 = reg::ACTIVITY_B + 3;
+const SMI_ENABLE: u8 = 1 << 1;
 
 /// SMI command port; its data port follows.
 const SMI_PORT: u16 = 0xb2;
@@ -149,6 +154,7 @@ struct Registers {
 /// The power management function.
 pub struct Piix4Pm {
     sci: IrqLine,
+    smi: OnceLock<IrqLine>,
     clock: Clock,
     timer: Timer,
     control: Arc<dyn MachineControl>,
@@ -176,6 +182,7 @@ impl Piix4Pm {
         config.define(reg::PM_BASE, &1u32.to_le_bytes());
         config.allow_writes(reg::PM_BASE, &0xffc0u32.to_le_bytes());
         config.allow_writes(reg::PM_ENABLE, &[1]);
+        config.allow_writes(reg::ACTIVITY_B, &[0xff; 4]);
         config.define(reg::SMBUS_BASE, &1u32.to_le_bytes());
         config.allow_writes(reg::SMBUS_BASE, &0xfff0u32.to_le_bytes());
         config.allow_writes(reg::SMBUS_ENABLE, &[0x0f]);
@@ -196,7 +203,14 @@ impl Piix4Pm {
                 pm_window: window(PM_PORTS, pm_ports),
                 smbus_window: window(smbus::PORTS, smbus_ports),
             };
-            Self { sci, clock, timer, control, registers: Mutex::new(registers) }
+            Self {
+                sci,
+                smi: OnceLock::new(),
+                clock,
+                timer,
+                control,
+                registers: Mutex::new(registers),
+            }
         })
     }
 
@@ -208,6 +222,12 @@ impl Piix4Pm {
         bus.attach(Self::DEVFN, self.clone());
         map_ports(ports, SMI_PORT, 2, self.clone())?;
         Ok(())
+    }
+
+    /// The wire on which system management interrupts go to a CPU, as edges.
+    pub fn connect_smi(&self, smi: IrqLine) {
+        // Only the first call counts: the wiring is fixed.
+        let _ = self.smi.set(smi);
     }
 
     /// Somebody pressed the power button: the guest is told if it listens.
@@ -365,6 +385,12 @@ impl PortDevice for Piix4Pm {
         match value {
             ACPI_ENABLE => acpi.control |= SCI_ENABLE,
             ACPI_DISABLE => acpi.control &= !SCI_ENABLE,
+            _ if registers.config.read(SMI_ENABLE_BYTE, 1) as u8 & SMI_ENABLE != 0 => {
+                if let Some(smi) = self.smi.get() {
+                    smi.set(true);
+                    smi.set(false);
+                }
+            }
             _ => {}
         }
         self.refresh(&mut registers);

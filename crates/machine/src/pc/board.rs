@@ -8,7 +8,7 @@ use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue};
 use chardev::CharBackend;
-use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
+use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
 use devices::fpu_error::FpuError;
 use devices::fw_cfg::FwCfg;
 use devices::i440fx::I440fx;
@@ -30,7 +30,7 @@ use memory::{Change, GuestMemory};
 
 use super::bios::{self, BootOrder, RomFiles};
 use super::boot::{self, BootImages, Entry};
-use super::cpu::{BoardClock, CpuView};
+use super::cpu::{BoardClock, CpuView, SmiInput};
 use super::devices::{Bus, Buses};
 use super::door::Door;
 use super::firmware;
@@ -186,11 +186,13 @@ impl Pc {
 
     /// The CPUs, in the state after power-on.
     pub fn make_cpus(&self) -> Vec<Cpu> {
+        let model = Arc::new(self.spec.cpu.clone());
         let apics = self.chipset.apics.apics().iter();
         let wired = apics.zip(&self.signals).zip(0..);
         wired
             .map(|((apic, signals), index)| {
-                let config = CpuConfig { index, count: self.spec.smp.cpus };
+                let config =
+                    CpuConfig { index, topology: self.topology(), model: Arc::clone(&model) };
                 let view = self.cpu_view(apic);
                 let mut cpu = Cpu::new(
                     config,
@@ -247,6 +249,10 @@ impl Pc {
         }
     }
 
+    fn topology(&self) -> Topology {
+        Topology { cores: self.spec.smp.cores, threads: self.spec.smp.threads }
+    }
+
     /// The drives, in the order of their options.
     pub fn drives(&self) -> &[Arc<Drive>] {
         &self.drives
@@ -281,6 +287,9 @@ impl Pc {
         let isa_bridge = Piix3::new(chipset.router.clone(), self.control.clone());
         isa_bridge.attach(&self.pci, &self.ports)?;
         chipset.pm.attach(&self.pci, &self.ports)?;
+        // As on other boards of this kind, one CPU takes them for all.
+        let boot_cpu = Arc::new(SmiInput(Arc::clone(&self.signals[0])));
+        chipset.pm.connect_smi(IrqLine::new(boot_cpu, 0));
         let ioapic = chipset.ioapic.clone();
         self.mmio.map(ioapic::BASE, ioapic::MMIO_SIZE, ioapic.clone())?;
         let pit = I8254::new(&self.timers, chipset.router.isa_line(line::TIMER));
