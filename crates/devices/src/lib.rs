@@ -10,6 +10,7 @@
 pub mod ata;
 pub mod debug;
 pub mod fpu_error;
+pub mod fw_cfg;
 pub mod i440fx;
 pub mod i8042;
 pub mod i8254;
@@ -21,6 +22,7 @@ pub mod lapic;
 pub mod mc146818;
 pub mod pci;
 pub mod piix;
+pub mod rom;
 pub mod scsi;
 pub mod testdev;
 pub mod uart16550;
