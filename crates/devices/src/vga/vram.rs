@@ -21,7 +21,10 @@ impl Vram {
         let zeroes = |count: u32| vec![0; count as usize].into_iter();
         Self {
             cells: zeroes(len / 4).map(AtomicU32::new).collect(),
-            dirty: vec![0; len.div_ceil(PAGE * 64) as usize].into_iter().map(AtomicU64::new).collect(),
+            dirty: vec![0; len.div_ceil(PAGE * 64) as usize]
+                .into_iter()
+                .map(AtomicU64::new)
+                .collect(),
         }
     }
 

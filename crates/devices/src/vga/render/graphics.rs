@@ -247,12 +247,16 @@ impl GraphicsMode {
                 let v = word(pixel);
                 rgb(five(v >> 11), six(v >> 5), five(v))
             })),
-            Format::Rgb24 => dots.extend(source.chunks_exact(3).map(|pixel| {
-                u32::from_le_bytes([pixel[0], pixel[1], pixel[2], 0])
-            })),
-            Format::Rgb32 => dots.extend(source.chunks_exact(4).map(|pixel| {
-                u32::from_le_bytes([pixel[0], pixel[1], pixel[2], 0])
-            })),
+            Format::Rgb24 => dots.extend(
+                source
+                    .chunks_exact(3)
+                    .map(|pixel| u32::from_le_bytes([pixel[0], pixel[1], pixel[2], 0])),
+            ),
+            Format::Rgb32 => dots.extend(
+                source
+                    .chunks_exact(4)
+                    .map(|pixel| u32::from_le_bytes([pixel[0], pixel[1], pixel[2], 0])),
+            ),
         }
     }
 
