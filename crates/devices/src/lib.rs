@@ -15,6 +15,7 @@ pub mod i440fx;
 pub mod i8042;
 pub mod i8254;
 pub mod i8259;
+pub mod ide;
 pub mod ioapic;
 pub mod irq;
 pub mod isa;
