@@ -7,6 +7,7 @@
 //! lock released. So a device may drive its interrupt line with its lock held, which keeps the line and
 //! the registers in step.
 
+pub mod ahci;
 pub mod ata;
 pub mod debug;
 pub mod fpu_error;
@@ -34,6 +35,7 @@ pub mod virtio;
 mod conformance;
 #[cfg(test)]
 mod testing;
+mod work;
 
 use std::sync::{Mutex, MutexGuard};
 
