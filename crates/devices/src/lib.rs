@@ -17,6 +17,7 @@ pub mod i8042;
 pub mod i8237;
 pub mod i8254;
 pub mod i8259;
+pub mod ide;
 pub mod ioapic;
 pub mod irq;
 pub mod isa;

@@ -282,6 +282,11 @@ impl VirtioCore {
         }
     }
 
+    /// Whether the driver is ready and the rings are sound.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+
     /// Features that the driver accepted.
     pub fn features(&self) -> u64 {
         self.registers().driver_features

@@ -22,7 +22,6 @@ use devices::mc146818::{Mc146818, RtcConfig};
 use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
-use devices::virtio::VirtioPci;
 use devices::virtio::balloon::VirtioBalloon;
 use memory::{Change, GuestMemory};
 
@@ -70,7 +69,6 @@ pub struct Pc {
     log: Arc<Log>,
     /// Every device, in the order in which they are reset.
     pub(super) devices: Vec<Arc<dyn Device>>,
-    pub(super) virtio: Vec<Arc<VirtioPci>>,
     pub(super) balloon: Option<Arc<VirtioBalloon>>,
     pub(super) drives: Vec<Arc<Drive>>,
     /// What `bus=` can name.
@@ -147,7 +145,6 @@ impl Pc {
             clock,
             log,
             devices: Vec::new(),
-            virtio: Vec::new(),
             balloon: None,
             drives: Vec::new(),
             buses: Buses::default(),
@@ -168,6 +165,7 @@ impl Pc {
         pc.add_fw_cfg()?;
         pc.add_serial_ports()?;
         pc.open_drives()?;
+        pc.add_ide()?;
         pc.add_devices()?;
         pc.fill_fw_cfg()?;
         if !bios::has_firmware(spec) {
@@ -432,8 +430,8 @@ impl Board for Pc {
     }
 
     fn pause_io(&self) {
-        for device in &self.virtio {
-            device.core().pause();
+        for device in &self.devices {
+            device.pause();
         }
     }
 
@@ -441,8 +439,8 @@ impl Board for Pc {
         for drive in &self.drives {
             drive.reset_io_status();
         }
-        for device in &self.virtio {
-            device.core().resume();
+        for device in &self.devices {
+            device.resume();
         }
     }
 
