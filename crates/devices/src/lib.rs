@@ -10,10 +10,12 @@
 pub mod ahci;
 pub mod ata;
 pub mod debug;
+pub mod fdc;
 pub mod fpu_error;
 pub mod fw_cfg;
 pub mod i440fx;
 pub mod i8042;
+pub mod i8237;
 pub mod i8254;
 pub mod i8259;
 pub mod ide;

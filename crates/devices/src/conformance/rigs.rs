@@ -9,10 +9,12 @@ use memory::GuestMemory;
 
 use super::{Bench, Rig, Space};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
+use crate::fdc::{self, Fdc};
 use crate::fpu_error::FpuError;
 use crate::fw_cfg::{Content, FwCfg};
 use crate::i440fx::I440fx;
 use crate::i8042::{I8042, Port92};
+use crate::i8237::{Direction, DmaDevice, I8237};
 use crate::i8254::I8254;
 use crate::i8259::I8259;
 use crate::ioapic::{self, IoApic};
@@ -49,8 +51,10 @@ pub(super) fn all() -> Vec<Entry> {
         entry("FwCfg", fw_cfg),
         entry("FpuError", fpu_error),
         entry("Edu", edu),
+        entry("Fdc", fdc),
         entry("I440fx", i440fx),
         entry("I8042", i8042),
+        entry("I8237", i8237),
         entry("I8254", i8254),
         entry("I8259", i8259),
         entry("IoApic", io_apic),
@@ -104,6 +108,64 @@ fn debug_exit() -> Rig {
     rig.target(Space::Ports, DebugExit::IOBASE.into(), 2)
 }
 
+fn fdc() -> Rig {
+    let (rig, controller) = Rig::new(|bench| {
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let dma = I8237::new(memory);
+        dma.attach(&bench.ports).unwrap();
+        let controller = Fdc::new(&dma, bench.line(6));
+        controller.attach(&bench.ports).unwrap();
+        controller.connect(None, fdc::tests::unit(160 << 10), "fda").unwrap();
+        controller
+    });
+    let ports = rig.ports.clone();
+    // Commands, which random bytes rarely are.
+    let other = move |kind: u32, value: u64| {
+        const COMMANDS: [u8; 8] = [0x46, 0x45, 0x4d, 0x42, 0x4a, 0x56, 0x51, 0x0f];
+        let write = |byte: u64| ports.write(0x3f5, 1, byte & 0xff);
+        // Without DMA: its controller is another device, which this rig does not restore.
+        if kind & 0x200 == 0 {
+            for byte in [3, 0xdf, 3] {
+                write(byte);
+            }
+        }
+        write(COMMANDS[kind as usize % COMMANDS.len()].into());
+        for shift in 0..8 {
+            write(value >> (8 * shift) & if kind & 0x100 == 0 { 7 } else { 0xff });
+        }
+        ports.read(0x3f5, 1).unwrap_or(0)
+    };
+    let _ = controller;
+    rig.target(Space::Ports, 0x3f1, 5).target(Space::Ports, 0x3f7, 1).other(other)
+}
+
+struct NoDmaDevice;
+
+impl DmaDevice for NoDmaDevice {
+    fn dma_ready(&self) {}
+}
+
+fn i8237() -> Rig {
+    let (rig, dma) = Rig::new(|bench| {
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let dma = I8237::new(memory);
+        dma.attach(&bench.ports).unwrap();
+        dma
+    });
+    let device: Arc<dyn DmaDevice> = Arc::new(NoDmaDevice);
+    let channels = [1, 5].map(|number| dma.channel(number, Arc::downgrade(&device)));
+    let other = move |kind: u32, value: u64| {
+        let channel = &channels[kind as usize % 2];
+        channel.request(kind & 2 == 0);
+        let mut data = value.to_le_bytes();
+        let direction = if kind & 4 == 0 { Direction::ToMemory } else { Direction::FromMemory };
+        channel.transfer(direction, &mut data).bytes as u64
+    };
+    rig.target(Space::Ports, 0, 0x10)
+        .target(Space::Ports, 0xc0, 0x20)
+        .target(Space::Ports, 0x81, 3)
+        .other(other)
+        .keep(device)
 fn system_rom() -> Rig {
     let memory = GuestMemory::new(&[(0, 0x1000)]).unwrap();
     let block = memory.allocate("pc.bios", 0x1000).unwrap();
