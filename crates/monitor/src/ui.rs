@@ -74,17 +74,13 @@ impl Monitor {
                 return Err(QmpError::generic("'head' must be specified together with 'device'"));
             }
             let first = consoles.first().cloned();
-            return first.ok_or_else(|| {
-                QmpError::generic("There is no console to take a screendump from")
-            });
+            return first
+                .ok_or_else(|| QmpError::generic("There is no console to take a screendump from"));
         };
-        let path = self
-            .machine
-            .device_path(id)
-            .ok_or_else(|| {
-                let text = format!("Device '{id}' not found");
-                QmpError::new(ErrorClass::DeviceNotFound, text)
-            })?;
+        let path = self.machine.device_path(id).ok_or_else(|| {
+            let text = format!("Device '{id}' not found");
+            QmpError::new(ErrorClass::DeviceNotFound, text)
+        })?;
         let head = head.unwrap_or(0);
         let wanted = |c: &&Arc<Console>| c.device() == path && i64::from(c.head()) == head;
         consoles.iter().find(wanted).cloned().ok_or_else(|| {

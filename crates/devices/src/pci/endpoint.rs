@@ -82,7 +82,8 @@ impl PciEndpoint {
         block: Arc<MemoryBlock>,
     ) {
         self.config.add_bar(index, kind, block.len());
-        self.windows[index] = Some(Window { content: Content::Memory(memory, block), mapped: None });
+        self.windows[index] =
+            Some(Window { content: Content::Memory(memory, block), mapped: None });
     }
 
     /// Adds an MSI capability for `count` messages, a power of two up to 32.

@@ -5,16 +5,8 @@
 pub(crate) const SIZE: usize = 128;
 
 /// Standard timings: width, code of the aspect ratio (0 for 16:10, 1 for 4:3, 3 for 16:9).
-const STANDARD: [(u32, u8); 8] = [
-    (1920, 3),
-    (1920, 0),
-    (1600, 1),
-    (1600, 3),
-    (1440, 0),
-    (1280, 0),
-    (1280, 1),
-    (1024, 1),
-];
+const STANDARD: [(u32, u8); 8] =
+    [(1920, 3), (1920, 0), (1600, 1), (1600, 3), (1440, 0), (1280, 0), (1280, 1), (1024, 1)];
 
 /// Dots a millimetre that the picture's size is told by: 100 a inch.
 const DOTS_PER_10_INCH: u32 = 1000;

@@ -210,9 +210,8 @@ struct Ports(Arc<Vga>, u16);
 impl BusDevice for Ports {
     fn read(&self, offset: u64, size: u8) -> u64 {
         let first = self.1.wrapping_add(offset as u16);
-        (0..u16::from(size)).fold(0, |value, byte| {
-            value | u64::from(self.0.read_port(first + byte)) << (8 * byte)
-        })
+        (0..u16::from(size))
+            .fold(0, |value, byte| value | u64::from(self.0.read_port(first + byte)) << (8 * byte))
     }
 
     fn write(&self, offset: u64, size: u8, value: u64) {

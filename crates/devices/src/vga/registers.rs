@@ -243,7 +243,13 @@ impl Registers {
             0x3c4 => self.sequencer_index,
             0x3c5 => self.sequencer[usize::from(self.sequencer_index)],
             0x3c6 => self.dac.pixel_mask,
-            0x3c7 => if self.dac.writing { 0 } else { 3 },
+            0x3c7 => {
+                if self.dac.writing {
+                    0
+                } else {
+                    3
+                }
+            }
             0x3c8 => self.dac.write_index,
             0x3c9 => self.dac.read(),
             0x3ca => self.feature,

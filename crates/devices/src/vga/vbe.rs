@@ -121,9 +121,7 @@ impl Vbe {
         v[index::X_OFFSET] = v[index::X_OFFSET].min(MAX_X);
         v[index::Y_OFFSET] = v[index::Y_OFFSET].min(MAX_Y);
         let shown = u32::from(v[index::Y_RES]) * pitch;
-        let fits = |x: u16, y: u16| {
-            u32::from(x) * depth / 8 + u32::from(y) * pitch + shown <= vram
-        };
+        let fits = |x: u16, y: u16| u32::from(x) * depth / 8 + u32::from(y) * pitch + shown <= vram;
         if !fits(v[index::X_OFFSET], v[index::Y_OFFSET]) {
             v[index::Y_OFFSET] = 0;
             if !fits(v[index::X_OFFSET], 0) {

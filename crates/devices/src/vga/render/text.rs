@@ -231,13 +231,7 @@ pub(super) struct DrawnText {
 }
 
 impl DrawnText {
-    pub(super) fn draw(
-        &mut self,
-        mode: &TextMode,
-        vram: &Vram,
-        now_ns: u64,
-        frame: &mut Frame,
-    ) {
+    pub(super) fn draw(&mut self, mode: &TextMode, vram: &Vram, now_ns: u64, frame: &mut Frame) {
         if !mode.is_sane() {
             return;
         }
