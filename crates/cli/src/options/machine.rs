@@ -18,8 +18,12 @@ const MAX_CPUS: u32 = 8;
 /// Least RAM, in bytes: what lies below 1 MiB plus room for a kernel.
 const MIN_MEMORY: u64 = 2 << 20;
 
-const ACCELERATORS: &[(&str, Option<Accelerator>)] =
-    &[("soft", Some(Accelerator::Soft)), ("tcg", Some(Accelerator::Soft)), ("kvm", None)];
+const ACCELERATORS: &[(&str, Option<Accelerator>)] = &[
+    ("soft", Some(Accelerator::Soft)),
+    ("tcg", Some(Accelerator::Soft)),
+    ("qtest", Some(Accelerator::Qtest)),
+    ("kvm", None),
+];
 
 const MACHINES: &[&str] = &["pc", "pc-i440fx-7.2"];
 
@@ -50,6 +54,10 @@ pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionEr
 }
 
 pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    if matches!(value, "help" | "?") {
+        builder.print = Some("Accelerators supported in QEMU binary:\ntcg\nqtest\n".to_owned());
+        return Ok(());
+    }
     let mut options = Properties::parse("-accel", value, Some("accel"))?;
     let name = options.require("accel")?;
     set_accelerator(builder, "-accel", &name)?;
@@ -344,6 +352,19 @@ pub(super) fn finish_graphics(builder: &mut Builder) {
 
 pub(super) fn net(_: &mut Builder, value: &str) -> Result<(), OptionError> {
     only_none("-net", value)
+}
+
+pub(super) fn audio(_: &mut Builder, value: &str) -> Result<(), OptionError> {
+    only_none("-audio", value)
+}
+
+/// An audio backend without a sound device has nothing to play: `none` is all there is.
+pub(super) fn audiodev(_: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let mut options = Properties::parse("-audiodev", value, Some("driver"))?;
+    let driver = options.require("driver")?;
+    options.take_id("id")?.ok_or_else(|| options.missing("id"))?;
+    options.finish()?;
+    only_none("-audiodev", &driver)
 }
 
 pub(super) fn parallel(_: &mut Builder, value: &str) -> Result<(), OptionError> {

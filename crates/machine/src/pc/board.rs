@@ -5,7 +5,8 @@ use std::sync::Arc;
 use accel::log::Log;
 use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
-use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
+use bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue};
+use chardev::CharBackend;
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
 use devices::fpu_error::FpuError;
 use devices::i440fx::I440fx;
@@ -14,7 +15,7 @@ use devices::i8254::I8254;
 use devices::i8259::I8259;
 use devices::ioapic::{self, IoApic};
 use devices::irq::{IrqRouter, line};
-use devices::lapic::{self, ApicBus};
+use devices::lapic::{self, ApicBus, LocalApic};
 use devices::mc146818::{Mc146818, RtcConfig};
 use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm};
@@ -27,13 +28,15 @@ use memory::{Change, GuestMemory};
 use super::boot::{self, BootImages, Entry};
 use super::cpu::{BoardClock, CpuView};
 use super::devices::{Bus, Buses};
+use super::door::Door;
 use super::firmware;
 use super::layout::{self, Layout};
 use crate::BuildError;
 use crate::acpi;
 use crate::chardevs::Chardevs;
+use crate::qtest::Tap;
 use crate::run::Board;
-use crate::spec::{MachineSpec, SerialSpec};
+use crate::spec::{Accelerator, MachineSpec, SerialSpec};
 
 /// The devices that every board has.
 struct Chipset {
@@ -43,6 +46,8 @@ struct Chipset {
     router: Arc<IrqRouter>,
     pm: Arc<Piix4Pm>,
     fpu_error: Arc<FpuError>,
+    /// Where qtest listens to interrupt lines.
+    taps: Vec<Arc<Tap>>,
 }
 
 /// A PC without its CPUs' threads.
@@ -72,6 +77,8 @@ pub struct Pc {
     pub(super) chardevs: Chardevs,
     /// First port and interrupt line of each serial port.
     serial_ports: Vec<(u16, u32)>,
+    /// Where the commands of a test program come from.
+    qtest: Option<Arc<dyn CharBackend>>,
     boot: Option<BootImages>,
     entry: std::sync::Mutex<Option<Entry>>,
 }
@@ -94,16 +101,20 @@ impl Pc {
             Change::Map => group.map_changed(),
             Change::Watch => group.watch_writes(),
         });
-        let timers = TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?;
+        let timers = match spec.accelerator {
+            Accelerator::Soft => TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?,
+            Accelerator::Qtest => TimerQueue::without_thread(Clock::manual()),
+        };
         let clock: Arc<dyn GuestClock> = Arc::new(BoardClock(timers.clock().clone()));
         let signals: Vec<_> = (0..spec.smp.cpus).map(|_| Arc::new(Signals::default())).collect();
         let (ports, mmio) = (Arc::new(AddressSpace::new()), Arc::new(AddressSpace::new()));
         let apics = ApicBus::new(signals.iter().cloned(), &clock, &timers);
-        let chipset = Chipset::new(apics, &ports, &timers, &control)?;
+        let chipset = Chipset::new(apics, &ports, &timers, &control, spec.qtest.is_some())?;
         let pirqs = chipset.router.pirq_lines();
         let msi: Arc<dyn MsiSink> = chipset.apics.clone();
         let pci = Arc::new(PciBus::new(ports.clone(), mmio.clone(), pirqs, msi));
-        let chardevs = Chardevs::open(&spec.chardevs, &control)?;
+        let mut chardevs = Chardevs::open(&spec.chardevs, &control)?;
+        let qtest = spec.qtest.as_ref().map(|qtest| chardevs.claim(&qtest.chardev)).transpose()?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
         let mut pc = Self {
             spec: Arc::new(spec.clone()),
@@ -127,6 +138,7 @@ impl Pc {
             consoles: Vec::new(),
             chardevs,
             serial_ports: Vec::new(),
+            qtest,
             boot,
             entry: std::sync::Mutex::default(),
         };
@@ -148,13 +160,7 @@ impl Pc {
         wired
             .map(|((apic, signals), index)| {
                 let config = CpuConfig { index, count: self.spec.smp.cpus };
-                let view = CpuView {
-                    ports: Arc::clone(&self.ports),
-                    mmio: Arc::clone(&self.mmio),
-                    apic: Arc::clone(apic),
-                    fpu_error: Arc::clone(&self.chipset.fpu_error),
-                    log: Arc::clone(&self.log),
-                };
+                let view = self.cpu_view(apic);
                 let mut cpu = Cpu::new(
                     config,
                     CpuWiring {
@@ -170,6 +176,44 @@ impl Pc {
                 cpu
             })
             .collect()
+    }
+
+    /// Which engine runs the CPUs.
+    pub fn accelerator(&self) -> Accelerator {
+        self.spec.accelerator
+    }
+
+    /// The timers of all devices.
+    pub fn timers(&self) -> &TimerQueue {
+        &self.timers
+    }
+
+    /// Where the commands of a test program come from.
+    pub fn qtest_chardev(&self) -> Option<&Arc<dyn CharBackend>> {
+        self.qtest.as_ref()
+    }
+
+    /// Where interrupt lines can be listened to; only with `-qtest`.
+    pub fn taps(&self) -> &[Arc<Tap>] {
+        &self.chipset.taps
+    }
+
+    /// The address spaces as CPU 0 sees them, for whoever is no CPU.
+    pub fn door(&self) -> Door {
+        Door {
+            memory: Arc::clone(&self.memory),
+            view: self.cpu_view(&self.chipset.apics.apics()[0]),
+        }
+    }
+
+    fn cpu_view(&self, apic: &Arc<LocalApic>) -> CpuView {
+        CpuView {
+            ports: Arc::clone(&self.ports),
+            mmio: Arc::clone(&self.mmio),
+            apic: Arc::clone(apic),
+            fpu_error: Arc::clone(&self.chipset.fpu_error),
+            log: Arc::clone(&self.log),
+        }
     }
 
     /// The drives, in the order of their options.
@@ -312,6 +356,7 @@ impl Chipset {
         ports: &Arc<AddressSpace>,
         timers: &TimerQueue,
         control: &Arc<dyn MachineControl>,
+        tapped: bool,
     ) -> Result<Self, BuildError> {
         let boot_apic = Arc::clone(&apics.apics()[0]);
         let pic = I8259::new(IrqLine::new(boot_apic.clone(), lapic::LINT0));
@@ -319,11 +364,18 @@ impl Chipset {
         let external: Arc<dyn lapic::ExternalInterrupts> = pic.clone();
         boot_apic.connect_external(Arc::downgrade(&external));
         let ioapic = IoApic::new(apics.clone());
-        let router = IrqRouter::new(pic.clone(), ioapic.clone());
+        let mut taps = Vec::new();
+        let mut ioapic_inputs: Arc<dyn IrqSink> = ioapic.clone();
+        if tapped {
+            let tap = Tap::new("ioapic", ioapic_inputs, ioapic::PINS);
+            ioapic_inputs = tap.clone();
+            taps.push(tap);
+        }
+        let router = IrqRouter::new(pic.clone(), ioapic_inputs);
         let sci = router.isa_line(line::SCI);
         let pm = Piix4Pm::new(ports, timers, sci, control.clone());
         let fpu_error = FpuError::new(router.isa_line(line::FPU));
-        Ok(Self { pic, apics, ioapic, router, pm, fpu_error })
+        Ok(Self { pic, apics, ioapic, router, pm, fpu_error, taps })
     }
 }
 
@@ -334,7 +386,9 @@ impl Board for Pc {
         for device in &self.devices {
             device.reset();
         }
-        firmware::configure(&self.pci, &self.ports);
+        if self.spec.accelerator != Accelerator::Qtest {
+            firmware::configure(&self.pci, &self.ports);
+        }
         if let Err(e) = self.load_boot_images() {
             eprintln!("rhea: cannot load boot images again: {e}");
         }
