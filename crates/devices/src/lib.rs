@@ -10,6 +10,7 @@
 pub mod ata;
 pub mod debug;
 pub mod fpu_error;
+pub mod fw_cfg;
 pub mod i440fx;
 pub mod i8042;
 pub mod i8254;

@@ -10,6 +10,7 @@ use memory::GuestMemory;
 use super::{Bench, Rig, Space};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
 use crate::fpu_error::FpuError;
+use crate::fw_cfg::{Content, FwCfg};
 use crate::i440fx::I440fx;
 use crate::i8042::{I8042, Port92};
 use crate::i8254::I8254;
@@ -44,6 +45,7 @@ pub(super) fn all() -> Vec<Entry> {
     vec![
         entry("DebugConsole", debug_console),
         entry("DebugExit", debug_exit),
+        entry("FwCfg", fw_cfg),
         entry("FpuError", fpu_error),
         entry("Edu", edu),
         entry("I440fx", i440fx),
@@ -100,17 +102,55 @@ fn debug_exit() -> Rig {
     rig.target(Space::Ports, DebugExit::IOBASE.into(), 2)
 }
 
+fn fw_cfg() -> Rig {
+    let memory = Arc::new(GuestMemory::new(&[(0, 0x1_0000)]).unwrap());
+    let dma = memory.clone();
+    let (rig, _) = Rig::new(|bench| {
+        let device = FwCfg::new(memory);
+        device.attach(&bench.ports).unwrap();
+        device.add_file("etc/fixed", vec![1, 2, 3].into()).unwrap();
+        device.add_file("etc/written", Content::Writable(8, Box::new(|_| {}))).unwrap();
+        device
+    });
+    let ports = rig.ports.clone();
+    // A DMA command: the second number has the first words of its structure.
+    let command = move |kind: u32, value: u64| {
+        let mut bytes = [0; 16];
+        let control = (value as u32 & 0x1f) | (kind % 0x24) << 16;
+        bytes[..4].copy_from_slice(&control.to_be_bytes());
+        bytes[4..8].copy_from_slice(&((value >> 32) as u32 & 0xff).to_be_bytes());
+        bytes[14] = kind as u8;
+        dma.write(0x100, &bytes).unwrap();
+        ports.write(0x518, 4, u64::from(0x100u32.swap_bytes()));
+        dma.read(0x100, &mut bytes).unwrap();
+        bytes[3].into()
+    };
+    rig.target(Space::Ports, 0x510, 2).target(Space::Ports, 0x514, 8).other(command)
+}
+
 fn i440fx() -> Rig {
     let mut bus = None;
+    let memory = Arc::new(GuestMemory::new(&[(0, 0xa_0000), (0xc_0000, 0x4_0000)]).unwrap());
+    let seen = memory.clone();
     let (rig, bridge) = Rig::new(|bench| {
         let pci = bus.insert(pci_bus(bench));
         let bridge = I440fx::new();
+        let bios = memory.allocate("bios", 0x2_0000).unwrap();
+        bridge.connect_memory(&memory, Some(bios)).unwrap();
         bridge.attach(pci, &bench.ports).unwrap();
         bridge
     });
     let ports = rig.ports.clone();
     // Selects one of its own registers.
-    let select = move |_, value: u64| u64::from(ports.write(0xcf8, 4, 0x8000_0000 | value & 0xfc));
+    let select = move |page: u32, value: u64| {
+        ports.write(0xcf8, 4, 0x8000_0000 | value & 0xfc);
+        let address = 0xa_0000 + u64::from(page % 0x60) * 0x1000;
+        let looks = |smm| {
+            let page = seen.page(address, smm);
+            u64::from(page.host.is_some()) | (page.writes as u64) << 1
+        };
+        looks(false) | looks(true) << 8
+    };
     rig.target(Space::Ports, 0xcf8, 8).config(bridge).other(select).keep(bus)
 }
 

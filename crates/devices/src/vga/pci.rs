@@ -101,7 +101,7 @@ impl VgaPci {
         };
         let mut endpoint = PciEndpoint::new(&identity, PciWiring { pin: 0, ..wiring });
         let kind_of_memory = BarKind::Memory32 { prefetchable: true };
-        endpoint.add_memory_bar(MEMORY_BAR, kind_of_memory, Arc::clone(memory), block);
+        endpoint.add_memory_bar(MEMORY_BAR, kind_of_memory, memory, block);
         if options.mmio || kind == VgaKind::Secondary {
             let registers = BarKind::Memory32 { prefetchable: false };
             endpoint.add_bar(MMIO_BAR, registers, MMIO_SIZE, Arc::new(Mmio(Arc::clone(&vga))));
