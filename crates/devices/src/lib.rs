@@ -22,6 +22,7 @@ pub mod lapic;
 pub mod mc146818;
 pub mod pci;
 pub mod piix;
+pub mod rom;
 pub mod scsi;
 pub mod testdev;
 pub mod uart16550;

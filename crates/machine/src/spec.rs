@@ -151,6 +151,67 @@ impl Default for BootImage {
     }
 }
 
+/// Firmware, and what it is told (`-bios`, `-L`, `-boot`, `-fw_cfg`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FirmwareSpec {
+    /// The BIOS's file; without one, SeaBIOS, unless a kernel is booted directly.
+    pub bios: Option<String>,
+    /// Directories where firmware is looked for before the usual ones.
+    pub search: Vec<PathBuf>,
+    /// What to boot from.
+    pub boot: BootSpec,
+    /// Items of the user's own.
+    pub items: Vec<FwCfgItem>,
+}
+
+/// What firmware boots from (`-boot`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootSpec {
+    /// Letters: `a` floppy, `c` disk, `d` CD-ROM, `n` network; at most three.
+    pub order: Option<String>,
+    /// The same for the first boot only.
+    pub once: Option<String>,
+    /// Whether the user may choose.
+    pub menu: Option<bool>,
+    /// A picture to show meanwhile, JPEG or BMP.
+    pub splash: Option<PathBuf>,
+    /// How long to wait for the user, in milliseconds.
+    pub splash_time: Option<u16>,
+    /// When to start again if nothing could be booted, in milliseconds; never without.
+    pub reboot_timeout: Option<u16>,
+    /// Try nothing but what has a `bootindex`.
+    pub strict: bool,
+}
+
+/// An item for firmware and guest (`-fw_cfg`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FwCfgItem {
+    /// The file's name.
+    pub name: String,
+    /// What is in it.
+    pub value: FwCfgValue,
+}
+
+/// Contents of a [`FwCfgItem`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FwCfgValue {
+    /// This text.
+    Text(String),
+    /// This file's contents.
+    File(PathBuf),
+}
+
+/// A value for all devices of a kind that are given no other (`-global`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GlobalSpec {
+    /// The kind.
+    pub driver: String,
+    /// The property.
+    pub property: String,
+    /// The value.
+    pub value: String,
+}
+
 /// A serial port's other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SerialSpec {
@@ -228,6 +289,12 @@ pub struct MachineSpec {
     pub accelerator: Accelerator,
     /// Direct boot.
     pub boot: Option<DirectBoot>,
+    /// Firmware.
+    pub firmware: FirmwareSpec,
+    /// The console is a serial port (`-nographic`).
+    pub no_graphic: bool,
+    /// Properties for devices of a kind.
+    pub globals: Vec<GlobalSpec>,
     /// Character devices.
     pub chardevs: Vec<NamedChardev>,
     /// Serial ports COM1 to COM4, in order.

@@ -1,6 +1,7 @@
 //! All options, one item each, and the [`Builder`] that collects what they say.
 
 mod backend;
+mod firmware;
 mod machine;
 mod process;
 
@@ -75,6 +76,48 @@ pub const OPTIONS: &[OptionItem] = &[
     ),
     option("initrd", &[], Takes::Value("file"), "initial RAM disk", machine::initrd),
     option("append", &[], Takes::Value("text"), "kernel command line", machine::append),
+    option(
+        "bios",
+        &[],
+        Takes::Value("file"),
+        "the BIOS (default bios-256k.bin of SeaBIOS)",
+        firmware::bios,
+    ),
+    option(
+        "L",
+        &[],
+        Takes::Value("path"),
+        "look for firmware here first; 'help' lists the directories",
+        firmware::search,
+    ),
+    option(
+        "boot",
+        &[],
+        Takes::Value("[order=drives][,once=drives][,menu=on|off][,splash=][,splash-time=]..."),
+        "what to boot from: floppy (a), disk (c), CD-ROM (d), network (n)",
+        firmware::boot,
+    ),
+    option(
+        "fw_cfg",
+        &[],
+        Takes::Value("[name=]name,file=|string="),
+        "an item for firmware and guest",
+        firmware::fw_cfg,
+    ),
+    option(
+        "debugcon",
+        &[],
+        Takes::Value("dev"),
+        "where the debug console at port 0xe9 goes",
+        firmware::debugcon,
+    ),
+    option(
+        "global",
+        &[],
+        Takes::Value("driver.property=value"),
+        "a property of all devices of a kind",
+        firmware::global,
+    ),
     option("S", &[], Takes::Nothing, "do not start the CPUs (use 'cont')", machine::paused),
     option("no-reboot", &[], Takes::Nothing, "end instead of rebooting", machine::no_reboot),
     option("no-shutdown", &[], Takes::Nothing, "stop instead of ending", machine::no_shutdown),
@@ -220,6 +263,7 @@ impl Builder {
     pub(crate) fn finish(mut self) -> Result<Config, OptionError> {
         self.finish_boot()?;
         machine::finish_graphics(&mut self);
+        self.machine().no_graphic = self.no_graphic;
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;
         }

@@ -23,6 +23,7 @@ use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message,
 use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
 use crate::pci::{PciBus, PciFunction, PciWiring};
 use crate::piix::{Piix3, Piix4Pm, reg};
+use crate::rom::SystemRom;
 use crate::testdev::{Edu, EduConfig, PcTestDev, PciTestDev};
 use crate::testing::Everything;
 use crate::uart16550::{COM_PORTS, Uart16550};
@@ -62,6 +63,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("Piix4Pm", piix4_pm),
         entry("Port92", port92),
         entry("PostCode", post_code),
+        entry("SystemRom", system_rom),
         entry("Uart16550", uart16550),
         entry("VirtioPci", virtio_pci),
     ]
@@ -100,6 +102,13 @@ fn debug_exit() -> Rig {
         exit
     });
     rig.target(Space::Ports, DebugExit::IOBASE.into(), 2)
+}
+
+fn system_rom() -> Rig {
+    let memory = GuestMemory::new(&[(0, 0x1000)]).unwrap();
+    let block = memory.allocate("pc.bios", 0x1000).unwrap();
+    block.write(0xff0, &[0xea]).unwrap();
+    Rig::new(|_| SystemRom::new(block)).0.keep(memory)
 }
 
 fn fw_cfg() -> Rig {

@@ -1,6 +1,7 @@
 //! The board: made in short steps from a [`MachineSpec`], reset and driven as [`Board`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use accel::log::Log;
 use accel::{GuestClock, Signals, Vcpu};
@@ -9,6 +10,7 @@ use bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink
 use chardev::CharBackend;
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
 use devices::fpu_error::FpuError;
+use devices::fw_cfg::FwCfg;
 use devices::i440fx::I440fx;
 use devices::i8042::{I8042, Port92};
 use devices::i8254::I8254;
@@ -25,6 +27,7 @@ use devices::virtio::balloon::VirtioBalloon;
 use display::Console;
 use memory::{Change, GuestMemory};
 
+use super::bios::{self, BootOrder, RomFiles};
 use super::boot::{self, BootImages, Entry};
 use super::cpu::{BoardClock, CpuView};
 use super::devices::{Bus, Buses};
@@ -81,6 +84,13 @@ pub struct Pc {
     qtest: Option<Arc<dyn CharBackend>>,
     boot: Option<BootImages>,
     entry: std::sync::Mutex<Option<Entry>>,
+    /// Where firmware and option ROMs are found.
+    pub(super) rom_files: RomFiles,
+    pub(super) fw_cfg: Arc<FwCfg>,
+    pub(super) rtc: Arc<Mc146818>,
+    pub(super) boot_order: BootOrder,
+    /// Whether the machine was started before.
+    was_started: AtomicBool,
 }
 
 impl Pc {
@@ -116,6 +126,14 @@ impl Pc {
         let mut chardevs = Chardevs::open(&spec.chardevs, &control)?;
         let qtest = spec.qtest.as_ref().map(|qtest| chardevs.claim(&qtest.chardev)).transpose()?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
+        let rtc_config = RtcConfig {
+            low_memory: layout.low_end,
+            high_memory: layout.high_size,
+            cpus: spec.smp.cpus,
+            ..RtcConfig::default()
+        };
+        let rtc = Mc146818::new(rtc_config, &timers, chipset.router.isa_line(line::RTC));
+        let fw_cfg = FwCfg::new(Arc::clone(&memory));
         let mut pc = Self {
             spec: Arc::new(spec.clone()),
             layout,
@@ -141,15 +159,24 @@ impl Pc {
             qtest,
             boot,
             entry: std::sync::Mutex::default(),
+            rom_files: RomFiles::new(&spec.firmware.search),
+            fw_cfg,
+            rtc,
+            boot_order: BootOrder::default(),
+            was_started: AtomicBool::new(false),
         };
         pc.buses.add("pci.0", Bus::Pci);
         pc.buses.add("isa.0", Bus::Isa);
         pc.add_chipset()?;
+        pc.add_fw_cfg()?;
         pc.add_serial_ports()?;
         pc.open_drives()?;
         pc.add_devices()?;
-        // Kernels that can't be booted are refused now, not when the machine starts.
-        pc.load_boot_images()?;
+        pc.fill_fw_cfg()?;
+        if !bios::has_firmware(spec) {
+            // Kernels that can't be booted are refused now, not when the machine starts.
+            pc.load_boot_images()?;
+        }
         Ok(pc)
     }
 
@@ -237,8 +264,10 @@ impl Pc {
     }
 
     fn add_chipset(&mut self) -> Result<(), BuildError> {
+        let bios = self.load_bios()?;
         let chipset = &self.chipset;
         let host_bridge = I440fx::new();
+        host_bridge.connect_memory(&self.memory, bios)?;
         host_bridge.attach(&self.pci, &self.ports)?;
         let isa_bridge = Piix3::new(chipset.router.clone(), self.control.clone());
         isa_bridge.attach(&self.pci, &self.ports)?;
@@ -247,13 +276,7 @@ impl Pc {
         self.mmio.map(ioapic::BASE, ioapic::MMIO_SIZE, ioapic.clone())?;
         let pit = I8254::new(&self.timers, chipset.router.isa_line(line::TIMER));
         pit.attach(&self.ports)?;
-        let rtc_config = RtcConfig {
-            low_memory: self.layout.low_end,
-            high_memory: self.layout.high_size,
-            cpus: self.spec.smp.cpus,
-            ..RtcConfig::default()
-        };
-        let rtc = Mc146818::new(rtc_config, &self.timers, chipset.router.isa_line(line::RTC));
+        let rtc = self.rtc.clone();
         rtc.attach(&self.ports)?;
         let keyboard = I8042::new(
             chipset.router.isa_line(line::KEYBOARD),
@@ -386,6 +409,10 @@ impl Board for Pc {
         for device in &self.devices {
             device.reset();
         }
+        self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
+        if bios::has_firmware(&self.spec) {
+            return;
+        }
         if self.spec.accelerator != Accelerator::Qtest {
             firmware::configure(&self.pci, &self.ports);
         }
@@ -396,6 +423,9 @@ impl Board for Pc {
 
     fn reset_cpu(&self, index: usize, cpu: &mut Cpu) {
         cpu.reset();
+        if bios::has_firmware(&self.spec) {
+            return;
+        }
         if let Err(reason) = cpu.set_state(&firmware::cpu_state(cpu.state())) {
             eprintln!("rhea: cannot set CPU {index} up: {reason}");
         }

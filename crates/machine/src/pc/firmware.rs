@@ -1,5 +1,5 @@
-//! What PC firmware does to PCI before it starts an operating system, for machines that boot a kernel
-//! directly: base addresses are given out, functions enabled, interrupt lines recorded (PCI Firmware
+//! What PC firmware does to memory and PCI before it starts an operating system, for machines that boot a kernel
+//! directly: shadow RAM is opened, base addresses are given out, functions enabled, interrupt lines recorded (PCI Firmware
 //! Specification 3.0, section 4).
 //!
 //! Addresses come from where users of SeaBIOS see them: ports from 0xc000 on, memory from 0xfe000000.
@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use bus::AddressSpace;
 use cpu_x86::CpuState;
+use devices::i440fx;
 use devices::pci::{Devfn, PciBus, reg};
 use devices::piix::{self, Piix3, Piix4Pm};
 
@@ -85,8 +86,11 @@ pub const SMBUS_BASE: u16 = 0x700;
 const ELCR2: u64 = 0x4d1;
 const ELCR2_PCI: u64 = 0x0c;
 
-/// Routes PCI interrupts, opens the chipset's own ports and configures every function of `bus`.
+/// Opens shadow RAM, routes PCI interrupts, opens the chipset's own ports and configures every function of `bus`.
 pub fn configure(bus: &PciBus, ports: &AddressSpace) {
+    for pam in 0..i440fx::PAMS as u16 {
+        bus.write_config(i440fx::DEVFN, i440fx::PAM + pam, 1, i440fx::PAM_RAM.into());
+    }
     configure_pci(bus);
     for (pirq, irq) in (0..).zip(PIRQ_ROUTES) {
         bus.write_config(Piix3::DEVFN, piix::reg::PIRQ_ROUTES + pirq, 1, irq.into());
