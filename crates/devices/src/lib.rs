@@ -20,6 +20,7 @@ pub mod mc146818;
 pub mod pci;
 pub mod piix;
 pub mod uart16550;
+pub mod usb;
 pub mod virtio;
 
 #[cfg(test)]
