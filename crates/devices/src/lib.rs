@@ -31,6 +31,7 @@ pub mod scsi;
 pub mod testdev;
 pub mod uart16550;
 pub mod vga;
+pub mod usb;
 pub mod virtio;
 
 #[cfg(test)]

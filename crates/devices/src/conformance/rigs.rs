@@ -5,6 +5,7 @@ use std::sync::Arc;
 use accel::{GuestClock, InterruptController, Signals};
 use bus::{MsiMessage, MsiSink};
 use chardev::CharEvent;
+use input::{Axis, Button, InputEvent, InputHub, Key};
 use memory::GuestMemory;
 
 use super::{Bench, Rig, Space};
@@ -15,6 +16,7 @@ use crate::fw_cfg::{Content, FwCfg};
 use crate::i440fx::I440fx;
 use crate::i8042::{I8042, Port92};
 use crate::i8237::{Direction, DmaDevice, I8237};
+use crate::i8042::{I8042, I8042Lines, Port92};
 use crate::i8254::I8254;
 use crate::i8259::I8259;
 use crate::ioapic::{self, IoApic};
@@ -226,13 +228,49 @@ fn i440fx() -> Rig {
 }
 
 fn i8042() -> Rig {
+    let mut keep = None;
     let (rig, controller) = Rig::new(|bench| {
-        let controller = I8042::new(bench.line(1), bench.line(12), bench.wishes.clone());
+        let hub = keep.insert(InputHub::new(&bench.timers));
+        let lines = I8042Lines { keyboard: bench.line(1), mouse: bench.line(12) };
+        let controller = I8042::new(lines, bench.a20(), bench.wishes.clone(), hub);
         controller.attach(&bench.ports).unwrap();
         controller
     });
+    let hub = keep.clone().unwrap();
+    let other = move |kind: u32, value: u64| {
+        hub.send(None, &[input_event(kind, value)]);
+        0
+    };
     let _ = controller;
-    rig.target(Space::Ports, 0x60, 1).target(Space::Ports, 0x64, 1)
+    rig.target(Space::Ports, 0x60, 1).target(Space::Ports, 0x64, 1).other(other).keep(keep)
+}
+
+/// Any event that a keyboard, mouse or tablet knows.
+fn input_event(kind: u32, value: u64) -> InputEvent {
+    const BUTTONS: [Button; 9] = [
+        Button::Left,
+        Button::Middle,
+        Button::Right,
+        Button::WheelUp,
+        Button::WheelDown,
+        Button::Side,
+        Button::Extra,
+        Button::WheelLeft,
+        Button::WheelRight,
+    ];
+    let axis = if kind & 0x100 != 0 { Axis::X } else { Axis::Y };
+    match kind % 4 {
+        0 => InputEvent::Key {
+            key: Key::ALL[value as usize % Key::ALL.len()],
+            down: kind & 0x100 != 0,
+        },
+        1 => InputEvent::Button {
+            button: BUTTONS[value as usize % BUTTONS.len()],
+            down: kind & 0x100 != 0,
+        },
+        2 => InputEvent::Relative { axis, value: value as i32 },
+        _ => InputEvent::Absolute { axis, value: value as i32 },
+    }
 }
 
 fn i8254() -> Rig {
@@ -491,7 +529,7 @@ fn fpu_error() -> Rig {
 
 fn port92() -> Rig {
     let (rig, _) = Rig::new(|bench| {
-        let port = Port92::new(bench.wishes.clone());
+        let port = Port92::new(bench.a20(), bench.wishes.clone());
         port.attach(&bench.ports).unwrap();
         port
     });

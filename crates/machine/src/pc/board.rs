@@ -12,7 +12,7 @@ use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
 use devices::fpu_error::FpuError;
 use devices::fw_cfg::FwCfg;
 use devices::i440fx::I440fx;
-use devices::i8042::{I8042, Port92};
+use devices::i8042::{A20Gate, I8042, I8042Lines, Port92};
 use devices::i8254::I8254;
 use devices::i8259::I8259;
 use devices::ioapic::{self, IoApic};
@@ -24,6 +24,7 @@ use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
 use devices::virtio::balloon::VirtioBalloon;
 use display::Console;
+use input::InputHub;
 use memory::{Change, GuestMemory};
 
 use super::bios::{self, BootOrder, RomFiles};
@@ -62,6 +63,7 @@ pub struct Pc {
     pub(super) timers: TimerQueue,
     pub(super) pci: Arc<PciBus>,
     pub(super) control: Arc<dyn MachineControl>,
+    pub(super) input: Arc<InputHub>,
     chipset: Chipset,
     signals: Vec<Arc<Signals>>,
     /// What the CPUs have in common: the A20 gate, and word of changes to the memory map.
@@ -132,6 +134,7 @@ impl Pc {
         };
         let rtc = Mc146818::new(rtc_config, &timers, chipset.router.isa_line(line::RTC));
         let fw_cfg = FwCfg::new(Arc::clone(&memory));
+        let input = InputHub::new(&timers);
         let mut pc = Self {
             spec: Arc::new(spec.clone()),
             layout,
@@ -141,6 +144,7 @@ impl Pc {
             timers,
             pci,
             control,
+            input,
             chipset,
             signals,
             cpu_group,
@@ -262,6 +266,11 @@ impl Pc {
         &self.consoles
     }
 
+    /// The way of the user's input to the devices.
+    pub fn input(&self) -> &Arc<InputHub> {
+        &self.input
+    }
+
     /// The balloon, if there is one.
     pub fn balloon(&self) -> Option<&Arc<VirtioBalloon>> {
         self.balloon.as_ref()
@@ -282,13 +291,15 @@ impl Pc {
         pit.attach(&self.ports)?;
         let rtc = self.rtc.clone();
         rtc.attach(&self.ports)?;
-        let keyboard = I8042::new(
-            chipset.router.isa_line(line::KEYBOARD),
-            chipset.router.isa_line(line::MOUSE),
-            self.control.clone(),
-        );
+        let group = Arc::clone(&self.cpu_group);
+        let a20 = A20Gate::new(move |open| group.set_a20(open));
+        let lines = I8042Lines {
+            keyboard: chipset.router.isa_line(line::KEYBOARD),
+            mouse: chipset.router.isa_line(line::MOUSE),
+        };
+        let keyboard = I8042::new(lines, a20.clone(), self.control.clone(), &self.input);
         keyboard.attach(&self.ports)?;
-        let port92 = Port92::new(self.control.clone());
+        let port92 = Port92::new(a20, self.control.clone());
         port92.attach(&self.ports)?;
         let post = devices::debug::PostCode::new();
         post.attach(&self.ports)?;
