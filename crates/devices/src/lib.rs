@@ -7,6 +7,7 @@
 //! lock released. So a device may drive its interrupt line with its lock held, which keeps the line and
 //! the registers in step.
 
+pub mod ahci;
 pub mod ata;
 pub mod debug;
 pub mod fdc;
@@ -30,12 +31,14 @@ pub mod scsi;
 pub mod testdev;
 pub mod uart16550;
 pub mod vga;
+pub mod usb;
 pub mod virtio;
 
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod testing;
+mod work;
 
 use std::sync::{Mutex, MutexGuard};
 

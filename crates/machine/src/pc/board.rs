@@ -22,7 +22,6 @@ use devices::mc146818::{Mc146818, RtcConfig};
 use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
-use devices::virtio::VirtioPci;
 use devices::virtio::balloon::VirtioBalloon;
 use display::Console;
 use input::InputHub;
@@ -73,7 +72,6 @@ pub struct Pc {
     log: Arc<Log>,
     /// Every device, in the order in which they are reset.
     pub(super) devices: Vec<Arc<dyn Device>>,
-    pub(super) virtio: Vec<Arc<VirtioPci>>,
     pub(super) balloon: Option<Arc<VirtioBalloon>>,
     pub(super) drives: Vec<Arc<Drive>>,
     /// What `bus=` can name.
@@ -128,7 +126,6 @@ impl Pc {
         let mut chardevs = Chardevs::open(&spec.chardevs, &control)?;
         let qtest = spec.qtest.as_ref().map(|qtest| chardevs.claim(&qtest.chardev)).transpose()?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
-        let input = InputHub::new(&timers);
         let rtc_config = RtcConfig {
             low_memory: layout.low_end,
             high_memory: layout.high_size,
@@ -137,6 +134,7 @@ impl Pc {
         };
         let rtc = Mc146818::new(rtc_config, &timers, chipset.router.isa_line(line::RTC));
         let fw_cfg = FwCfg::new(Arc::clone(&memory));
+        let input = InputHub::new(&timers);
         let mut pc = Self {
             spec: Arc::new(spec.clone()),
             layout,
@@ -153,7 +151,6 @@ impl Pc {
             clock,
             log,
             devices: Vec::new(),
-            virtio: Vec::new(),
             balloon: None,
             drives: Vec::new(),
             buses: Buses::default(),
@@ -175,6 +172,7 @@ impl Pc {
         pc.add_fw_cfg()?;
         pc.add_serial_ports()?;
         pc.open_drives()?;
+        pc.add_ide()?;
         pc.add_devices()?;
         pc.fill_fw_cfg()?;
         if !bios::has_firmware(spec) {
@@ -458,8 +456,8 @@ impl Board for Pc {
     }
 
     fn pause_io(&self) {
-        for device in &self.virtio {
-            device.core().pause();
+        for device in &self.devices {
+            device.pause();
         }
     }
 
@@ -467,8 +465,8 @@ impl Board for Pc {
         for drive in &self.drives {
             drive.reset_io_status();
         }
-        for device in &self.virtio {
-            device.core().resume();
+        for device in &self.devices {
+            device.resume();
         }
     }
 

@@ -88,9 +88,11 @@ impl GraphicsMode {
             (_, Some(_)) => Format::Rgb32,
         };
         let doubled = u32::from(c[crtc::MAX_SCAN] >> 7);
-        let repeat = match format {
-            Format::Pairs => doubled,
-            _ => ((u32::from(c[crtc::MAX_SCAN] & 0x1f) + 1) << doubled) - 1,
+        // Where scan lines are folded into memory the row's lines are not repetitions.
+        let repeat = if c[crtc::MODE] & 1 == 0 {
+            doubled
+        } else {
+            ((u32::from(c[crtc::MAX_SCAN] & 0x1f) + 1) << doubled) - 1
         };
         let planar = matches!(format, Format::Planar | Format::Pairs);
         let double_dots = planar && registers.sequencer[seq::CLOCKING] & seq::CLOCKING_HALF != 0;
@@ -246,7 +248,8 @@ impl GraphicsMode {
             Format::Packed256 => dots.extend(source.iter().map(color)),
             Format::Rgb555 => dots.extend(source.chunks_exact(2).map(|pixel| {
                 let v = word(pixel);
-                rgb(five(v >> 10), five(v >> 5), five(v))
+                // The low bits stay clear, so white is not quite white; QEMU draws the same.
+                rgb(v >> 7 & 0xf8, v >> 2 & 0xf8, v << 3 & 0xf8)
             })),
             Format::Rgb565 => dots.extend(source.chunks_exact(2).map(|pixel| {
                 let v = word(pixel);
