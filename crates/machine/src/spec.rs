@@ -303,6 +303,16 @@ impl DriveInterface {
     }
 }
 
+/// The graphics adapter that a machine has besides those of `-device` (`-vga`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Graphics {
+    /// None.
+    #[default]
+    None,
+    /// VGA with the Bochs VBE extensions.
+    Std,
+}
+
 /// A device with its properties (`-device`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceSpec {
@@ -341,6 +351,8 @@ pub struct MachineSpec {
     pub serials: Vec<SerialSpec>,
     /// Disk images.
     pub drives: Vec<DriveSpec>,
+    /// The graphics adapter.
+    pub graphics: Graphics,
     /// Devices.
     pub devices: Vec<DeviceSpec>,
     /// What happens on the guest's own ends.

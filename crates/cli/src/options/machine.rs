@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use machine::pc::layout::MEMORY_MAX;
 use machine::spec::{
-    Accelerator, BootImage, DirectBoot, PanicAction, RebootAction, ShutdownAction, Smp,
+    Accelerator, BootImage, DirectBoot, Graphics, PanicAction, RebootAction, ShutdownAction, Smp,
     WatchdogAction,
 };
 use uuid::Uuid;
@@ -300,8 +300,54 @@ pub(super) fn display(_: &mut Builder, value: &str) -> Result<(), OptionError> {
     only_none("-display", value)
 }
 
-pub(super) fn vga(_: &mut Builder, value: &str) -> Result<(), OptionError> {
-    only_none("-vga", value)
+/// Graphics adapters by name, with what they are; those without a kind are not in this build.
+const GRAPHICS: &[(&str, &str, Option<Graphics>)] = &[
+    ("none", "no graphic card", Some(Graphics::None)),
+    ("std", "standard VGA", Some(Graphics::Std)),
+    ("cirrus", "Cirrus VGA", None),
+    ("vmware", "VMWare SVGA", None),
+    ("qxl", "QXL VGA", None),
+    ("virtio", "Virtio VGA", None),
+];
+/// Devices that are graphics adapters, in place of the default one.
+const GRAPHICS_DEVICES: &[&str] = &["VGA", "virtio-vga"];
+
+pub(super) fn vga(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let known = || GRAPHICS.iter().filter(|(_, _, kind)| kind.is_some());
+    if matches!(value, "help" | "?") {
+        let mut text = String::new();
+        for (name, description, kind) in known() {
+            let default = if *kind == Some(Graphics::Std) { " (default)" } else { "" };
+            let _ = writeln!(text, "{name:<20} {description}{default}");
+        }
+        builder.print = Some(text);
+        return Ok(());
+    }
+    match GRAPHICS.iter().find(|(name, ..)| *name == value) {
+        Some((_, _, Some(kind))) => {
+            builder.graphics = Some(*kind);
+            Ok(())
+        }
+        Some((_, description, None)) => {
+            let names: Vec<_> = known().map(|(name, ..)| *name).collect();
+            Err(OptionError::new(format!(
+                "-vga {value}: {description} not available in this build; use one of {}",
+                names.join(", ")
+            )))
+        }
+        None => {
+            let names: Vec<_> = known().map(|(name, ..)| *name).collect();
+            Err(OptionError::unknown("-vga: unknown vga type:", value, &names))
+        }
+    }
+}
+
+/// The adapter that the machine has: what `-vga` says, else one unless there is one or none is wanted.
+pub(super) fn finish_graphics(builder: &mut Builder) {
+    let mut devices = builder.config.machine.devices.iter();
+    let has_one = devices.any(|device| GRAPHICS_DEVICES.contains(&device.driver.as_str()));
+    let default = if builder.no_defaults || has_one { Graphics::None } else { Graphics::Std };
+    builder.config.machine.graphics = builder.graphics.unwrap_or(default);
 }
 
 pub(super) fn net(_: &mut Builder, value: &str) -> Result<(), OptionError> {

@@ -6,7 +6,7 @@ mod firmware;
 mod machine;
 mod process;
 
-use ::machine::spec::{MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
+use ::machine::spec::{Graphics, MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
 use chardev::ChardevSpec;
 
 use crate::config::{Config, MonitorSpec};
@@ -195,7 +195,13 @@ pub const OPTIONS: &[OptionItem] = &[
         machine::nographic,
     ),
     option("display", &[], Takes::Value("none"), "the display: none", machine::display),
-    option("vga", &[], Takes::Value("none"), "the graphics card: none", machine::vga),
+    option(
+        "vga",
+        &[],
+        Takes::Value("std|none"),
+        "the graphics adapter; 'help' lists them",
+        machine::vga,
+    ),
     option("net", &["nic"], Takes::Value("none"), "the network: none", machine::net),
     option("parallel", &[], Takes::Value("none"), "the parallel port: none", machine::parallel),
     option("pidfile", &[], Takes::Value("file"), "write the process id", process::pidfile),
@@ -234,6 +240,8 @@ pub struct Builder {
     pub(crate) no_graphic: bool,
     /// `-snapshot`.
     pub(crate) snapshot: bool,
+    /// `-vga`.
+    pub(crate) graphics: Option<Graphics>,
     /// Number of monitors made without an id of their own.
     pub(crate) compat_monitors: usize,
     /// `-qtest` and `-qtest-log`.
@@ -272,6 +280,7 @@ impl Builder {
     pub(crate) fn finish(mut self) -> Result<Config, OptionError> {
         self.finish_boot()?;
         self.machine().no_graphic = self.no_graphic;
+        machine::finish_graphics(&mut self);
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;
         }

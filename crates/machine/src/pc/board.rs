@@ -23,6 +23,7 @@ use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
 use devices::virtio::balloon::VirtioBalloon;
+use display::Console;
 use memory::{Change, GuestMemory};
 
 use super::bios::{self, BootOrder, RomFiles};
@@ -73,6 +74,7 @@ pub struct Pc {
     pub(super) drives: Vec<Arc<Drive>>,
     /// What `bus=` can name.
     pub(super) buses: Buses,
+    pub(super) consoles: Vec<Arc<Console>>,
     pub(super) chardevs: Chardevs,
     /// First port and interrupt line of each serial port.
     serial_ports: Vec<(u16, u32)>,
@@ -148,6 +150,7 @@ impl Pc {
             balloon: None,
             drives: Vec::new(),
             buses: Buses::default(),
+            consoles: Vec::new(),
             chardevs,
             serial_ports: Vec::new(),
             qtest,
@@ -246,6 +249,11 @@ impl Pc {
     /// The character devices.
     pub fn chardevs(&self) -> &Chardevs {
         &self.chardevs
+    }
+
+    /// The screens, in the order of their devices.
+    pub fn consoles(&self) -> &[Arc<Console>] {
+        &self.consoles
     }
 
     /// The balloon, if there is one.

@@ -68,6 +68,8 @@ impl Pc {
         let spec = Arc::clone(&self.spec);
         self.add_ide_drives()?;
         let implied = spec.drives.iter().filter_map(storage::device_of);
+        let graphics = display::implied(&spec);
+        let implied = graphics.into_iter().chain(implied);
         let all: Vec<DeviceSpec> = implied.chain(spec.devices.iter().cloned()).collect();
         for (index, device) in all.iter().enumerate() {
             self.add_device(device, index)?;
