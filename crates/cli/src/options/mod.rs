@@ -279,8 +279,8 @@ impl Builder {
     /// Adds the defaults and checks what only the whole can show.
     pub(crate) fn finish(mut self) -> Result<Config, OptionError> {
         self.finish_boot()?;
-        machine::finish_graphics(&mut self);
         self.machine().no_graphic = self.no_graphic;
+        machine::finish_graphics(&mut self);
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;
         }
