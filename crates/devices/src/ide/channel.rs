@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::UNITS;
 use super::busmaster::{ACTIVE, BusMaster, INTERRUPT, NOWHERE, Regions, Wrote};
-use crate::ata::{AtaDevice, AtaState, End, Job, Next, TaskFile, Transfer, device_bit, status};
+use crate::ata::{
+    AtaDevice, AtaState, Connector, End, Job, Next, TaskFile, Transfer, device_bit, status,
+};
 use crate::lock;
 
 /// Bits of the device control register: no interrupts, reset, and the command block shows what was
@@ -162,17 +164,6 @@ impl Channel {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
-    }
-
-    pub(super) fn is_taken(&self, unit: usize) -> bool {
-        self.inner().devices[unit % UNITS].is_some()
-    }
-
-    pub(super) fn plug(&self, unit: usize, device: AtaDevice) {
-        let mut inner = self.inner();
-        let place = &mut inner.devices[unit];
-        assert!(place.is_none(), "two devices at unit {unit}");
-        *place = Some(device);
     }
 
     pub(super) fn set_master(&self, enabled: bool) {
@@ -506,6 +497,24 @@ impl Channel {
         inner.wires = state.wires.clone();
         self.irq.set(inner.wires.line);
         self.update(&mut inner);
+    }
+}
+
+impl Connector for Channel {
+    fn units(&self) -> usize {
+        UNITS
+    }
+
+    fn is_taken(&self, unit: usize) -> bool {
+        self.inner().devices.get(unit).is_none_or(Option::is_some)
+    }
+
+    fn takes_queued(&self) -> bool {
+        false
+    }
+
+    fn plug(&self, unit: usize, device: AtaDevice) {
+        self.inner().devices[unit] = Some(device);
     }
 }
 

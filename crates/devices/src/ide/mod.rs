@@ -20,7 +20,7 @@ use memory::GuestMemory;
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
-use crate::ata::AtaDevice;
+use crate::ata::Connector;
 use crate::lock;
 use crate::pci::{
     BarKind, Devfn, EndpointState, Identity, PciBus, PciEndpoint, PciFunction, PciWiring, reg,
@@ -130,17 +130,9 @@ impl PiixIde {
         Ok(())
     }
 
-    /// Whether there is a device at `unit` (0 or 1) of `channel` (0 or 1).
-    pub fn is_taken(&self, channel: usize, unit: usize) -> bool {
-        self.channels[channel % 2].is_taken(unit)
-    }
-
-    /// Plugs a device in.
-    ///
-    /// # Panics
-    /// If the place is taken.
-    pub fn plug(&self, channel: usize, unit: usize, device: AtaDevice) {
-        self.channels[channel % 2].plug(unit, device);
+    /// What devices of `channel` (0 or 1) are plugged into.
+    pub fn connector(&self, channel: usize) -> Arc<dyn Connector> {
+        self.channels[channel % 2].clone()
     }
 
     fn endpoint(&self) -> MutexGuard<'_, PciEndpoint> {

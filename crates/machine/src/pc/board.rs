@@ -20,7 +20,6 @@ use devices::mc146818::{Mc146818, RtcConfig};
 use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
-use devices::virtio::VirtioPci;
 use devices::virtio::balloon::VirtioBalloon;
 use memory::{Change, GuestMemory};
 
@@ -67,7 +66,6 @@ pub struct Pc {
     log: Arc<Log>,
     /// Every device, in the order in which they are reset.
     pub(super) devices: Vec<Arc<dyn Device>>,
-    pub(super) virtio: Vec<Arc<VirtioPci>>,
     pub(super) balloon: Option<Arc<VirtioBalloon>>,
     pub(super) drives: Vec<Arc<Drive>>,
     /// What `bus=` can name.
@@ -129,7 +127,6 @@ impl Pc {
             clock,
             log,
             devices: Vec::new(),
-            virtio: Vec::new(),
             balloon: None,
             drives: Vec::new(),
             buses: Buses::default(),
@@ -144,6 +141,7 @@ impl Pc {
         pc.add_chipset()?;
         pc.add_serial_ports()?;
         pc.open_drives()?;
+        pc.add_ide()?;
         pc.add_devices()?;
         // Kernels that can't be booted are refused now, not when the machine starts.
         pc.load_boot_images()?;
@@ -402,8 +400,8 @@ impl Board for Pc {
     }
 
     fn pause_io(&self) {
-        for device in &self.virtio {
-            device.core().pause();
+        for device in &self.devices {
+            device.pause();
         }
     }
 
@@ -411,8 +409,8 @@ impl Board for Pc {
         for drive in &self.drives {
             drive.reset_io_status();
         }
-        for device in &self.virtio {
-            device.core().resume();
+        for device in &self.devices {
+            device.resume();
         }
     }
 

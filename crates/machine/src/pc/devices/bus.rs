@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use devices::ata::Connector;
 use devices::virtio::scsi::VirtioScsi;
 use options::{OptionError, Properties};
 
@@ -14,6 +15,8 @@ pub enum Bus {
     Isa,
     /// The bus of a SCSI adapter.
     Scsi(Arc<VirtioScsi>),
+    /// An IDE channel or a port of an AHCI controller.
+    Ata(Arc<dyn Connector>),
 }
 
 /// The machine's buses by name, in the order in which they came.

@@ -1,8 +1,10 @@
 //! `-device` and `-drive`: the list of devices that users can add, one file a topic, and what making
 //! them from their properties has in common.
 
+mod ahci;
 mod bus;
 mod display;
+mod ide;
 mod isa;
 mod scsi;
 mod storage;
@@ -37,7 +39,9 @@ pub struct Driver {
 /// Every kind, in the order of `-device help`.
 pub fn drivers() -> Vec<&'static Driver> {
     let topics = [
+        ahci::DRIVERS,
         display::DRIVERS,
+        ide::DRIVERS,
         isa::DRIVERS,
         scsi::DRIVERS,
         storage::DRIVERS,
@@ -58,12 +62,13 @@ impl Pc {
     /// Makes the devices of drives that ask for one, then those of `-device`, in their order.
     pub(in crate::pc) fn add_devices(&mut self) -> Result<(), BuildError> {
         let spec = Arc::clone(&self.spec);
+        self.add_ide_drives()?;
         let implied = spec.drives.iter().filter_map(storage::device_of);
         let all: Vec<DeviceSpec> = implied.chain(spec.devices.iter().cloned()).collect();
         for (index, device) in all.iter().enumerate() {
             self.add_device(device, index)?;
         }
-        Ok(())
+        self.check_drives()
     }
 
     /// Makes a PCI function called `name` at a place of its own; the caller adds it to the devices.

@@ -7,6 +7,7 @@ use devices::scsi::{Kind, Lun, LunOptions, Transport};
 use devices::virtio::scsi::{MAX_REQUEST_QUEUES, ScsiOptions, VirtioScsi};
 use options::{OptionError, Properties};
 
+use super::storage::{id_of, query_name};
 use super::virtio::{Generation, VirtioTransport};
 use super::{Bus, Driver, ON_OFF_AUTO};
 use crate::BuildError;
@@ -50,11 +51,6 @@ pub(super) const DRIVERS: &[Driver] = &[
         make: |pc, id, properties| virtio_scsi(pc, id, properties, Generation::Transitional),
     },
 ];
-
-/// The id that a user gave the device at `path`.
-fn id_of(path: &str) -> Option<&str> {
-    path.strip_prefix("/machine/peripheral/")
-}
 
 fn virtio_scsi(
     pc: &mut Pc,
@@ -164,8 +160,8 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
     let on_read_error = properties.take_choice("rerror", OnError::READ)?;
     let on_write_error = properties.take_choice("werror", OnError::WRITE)?;
     let write_cache = properties.take_choice("write-cache", ON_OFF_AUTO)?.flatten();
-    let bootindex = properties.take_number::<u32>("bootindex")?;
-    let _ = bootindex;
+    // The order in which firmware tries disks.
+    properties.take_number::<u32>("bootindex")?;
     properties.finish()?;
     let address = adapter.bus().find(channel, target, lun).map_err(|e| failed(e.to_string()))?;
     let drive = match drive_id {
@@ -185,19 +181,7 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
     if let Some(on) = write_cache {
         drive.set_write_cache(on);
     }
-    let unit = Lun::new(drive, path, options).map_err(|e| failed(e.to_string()))?;
+    let unit = Lun::new(drive, query_name(path), options).map_err(|e| failed(e.to_string()))?;
     adapter.attach(address, id_of(path).unwrap_or("(null)"), unit);
     Ok(())
-}
-
-impl Pc {
-    /// The drive `id`, which `property` names.
-    fn find_drive(&self, option: &str, property: &str, id: &str) -> Result<Arc<Drive>, BuildError> {
-        let found = self.drives.iter().find(|drive| drive.id() == id);
-        found.cloned().ok_or_else(|| {
-            let ids: Vec<&str> = self.drives.iter().map(|drive| drive.id()).collect();
-            let problem = format!("{option}: Property '{property}' can't find value");
-            OptionError::unknown(&problem, id, &ids).into()
-        })
-    }
 }
