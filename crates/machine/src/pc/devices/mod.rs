@@ -1,6 +1,7 @@
 //! `-device` and `-drive`: the list of devices that users can add, one file a topic, and what making
 //! them from their properties has in common.
 
+mod ahci;
 mod bus;
 mod display;
 mod ide;
@@ -44,6 +45,7 @@ impl Driver {
 /// Every kind, in the order of `-device help`.
 pub fn drivers() -> Vec<&'static Driver> {
     let topics = [
+        ahci::DRIVERS,
         display::DRIVERS,
         ide::DRIVERS,
         isa::DRIVERS,

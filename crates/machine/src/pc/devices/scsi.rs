@@ -7,7 +7,7 @@ use devices::scsi::{Kind, Lun, LunOptions, Transport};
 use devices::virtio::scsi::{MAX_REQUEST_QUEUES, ScsiOptions, VirtioScsi};
 use options::{OptionError, Properties};
 
-use super::storage::query_name;
+use super::storage::{id_of, query_name};
 use super::virtio::{Generation, VirtioTransport};
 use super::{Bus, Driver, ON_OFF_AUTO};
 use crate::BuildError;
@@ -51,11 +51,6 @@ pub(super) const DRIVERS: &[Driver] = &[
         make: |pc, id, properties| virtio_scsi(pc, id, properties, Generation::Transitional),
     },
 ];
-
-/// The id that a user gave the device at `path`.
-fn id_of(path: &str) -> Option<&str> {
-    path.strip_prefix("/machine/peripheral/")
-}
 
 fn virtio_scsi(
     pc: &mut Pc,
@@ -165,8 +160,8 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
     let on_read_error = properties.take_choice("rerror", OnError::READ)?;
     let on_write_error = properties.take_choice("werror", OnError::WRITE)?;
     let write_cache = properties.take_choice("write-cache", ON_OFF_AUTO)?.flatten();
-    let bootindex = properties.take_number::<u32>("bootindex")?;
-    let _ = bootindex;
+    // The order in which firmware tries disks.
+    properties.take_number::<u32>("bootindex")?;
     properties.finish()?;
     let address = adapter.bus().find(channel, target, lun).map_err(|e| failed(e.to_string()))?;
     let drive = match drive_id {

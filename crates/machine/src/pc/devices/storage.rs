@@ -136,9 +136,14 @@ impl Pc {
     }
 }
 
+/// The id that a user gave the device at `path`.
+pub(super) fn id_of(path: &str) -> Option<&str> {
+    path.strip_prefix("/machine/peripheral/")
+}
+
 /// The id that a user gave the device at `path`, or the path itself: how queries name the device.
 pub(super) fn query_name(path: &str) -> &str {
-    path.strip_prefix("/machine/peripheral/").unwrap_or(path)
+    id_of(path).unwrap_or(path)
 }
 
 /// The device that is made along with a drive as if by `-device`.
