@@ -14,9 +14,8 @@ use crate::fdc::{self, Fdc};
 use crate::fpu_error::FpuError;
 use crate::fw_cfg::{Content, FwCfg};
 use crate::i440fx::I440fx;
-use crate::i8042::{I8042, Port92};
-use crate::i8237::{Direction, DmaDevice, I8237};
 use crate::i8042::{I8042, I8042Lines, Port92};
+use crate::i8237::{Direction, DmaDevice, I8237};
 use crate::i8254::I8254;
 use crate::i8259::I8259;
 use crate::ioapic::{self, IoApic};
@@ -110,6 +109,39 @@ fn debug_exit() -> Rig {
     rig.target(Space::Ports, DebugExit::IOBASE.into(), 2)
 }
 
+fn system_rom() -> Rig {
+    let memory = GuestMemory::new(&[(0, 0x1000)]).unwrap();
+    let block = memory.allocate("pc.bios", 0x1000).unwrap();
+    block.write(0xff0, &[0xea]).unwrap();
+    Rig::new(|_| SystemRom::new(block)).0.keep(memory)
+}
+
+fn fw_cfg() -> Rig {
+    let memory = Arc::new(GuestMemory::new(&[(0, 0x1_0000)]).unwrap());
+    let dma = memory.clone();
+    let (rig, _) = Rig::new(|bench| {
+        let device = FwCfg::new(memory);
+        device.attach(&bench.ports).unwrap();
+        device.add_file("etc/fixed", vec![1, 2, 3].into()).unwrap();
+        device.add_file("etc/written", Content::Writable(8, Box::new(|_| {}))).unwrap();
+        device
+    });
+    let ports = rig.ports.clone();
+    // A DMA command: the second number has the first words of its structure.
+    let command = move |kind: u32, value: u64| {
+        let mut bytes = [0; 16];
+        let control = (value as u32 & 0x1f) | (kind % 0x24) << 16;
+        bytes[..4].copy_from_slice(&control.to_be_bytes());
+        bytes[4..8].copy_from_slice(&((value >> 32) as u32 & 0xff).to_be_bytes());
+        bytes[14] = kind as u8;
+        dma.write(0x100, &bytes).unwrap();
+        ports.write(0x518, 4, u64::from(0x100u32.swap_bytes()));
+        dma.read(0x100, &mut bytes).unwrap();
+        bytes[3].into()
+    };
+    rig.target(Space::Ports, 0x510, 2).target(Space::Ports, 0x514, 8).other(command)
+}
+
 fn fdc() -> Rig {
     let (rig, controller) = Rig::new(|bench| {
         let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
@@ -168,37 +200,6 @@ fn i8237() -> Rig {
         .target(Space::Ports, 0x81, 3)
         .other(other)
         .keep(device)
-fn system_rom() -> Rig {
-    let memory = GuestMemory::new(&[(0, 0x1000)]).unwrap();
-    let block = memory.allocate("pc.bios", 0x1000).unwrap();
-    block.write(0xff0, &[0xea]).unwrap();
-    Rig::new(|_| SystemRom::new(block)).0.keep(memory)
-}
-
-fn fw_cfg() -> Rig {
-    let memory = Arc::new(GuestMemory::new(&[(0, 0x1_0000)]).unwrap());
-    let dma = memory.clone();
-    let (rig, _) = Rig::new(|bench| {
-        let device = FwCfg::new(memory);
-        device.attach(&bench.ports).unwrap();
-        device.add_file("etc/fixed", vec![1, 2, 3].into()).unwrap();
-        device.add_file("etc/written", Content::Writable(8, Box::new(|_| {}))).unwrap();
-        device
-    });
-    let ports = rig.ports.clone();
-    // A DMA command: the second number has the first words of its structure.
-    let command = move |kind: u32, value: u64| {
-        let mut bytes = [0; 16];
-        let control = (value as u32 & 0x1f) | (kind % 0x24) << 16;
-        bytes[..4].copy_from_slice(&control.to_be_bytes());
-        bytes[4..8].copy_from_slice(&((value >> 32) as u32 & 0xff).to_be_bytes());
-        bytes[14] = kind as u8;
-        dma.write(0x100, &bytes).unwrap();
-        ports.write(0x518, 4, u64::from(0x100u32.swap_bytes()));
-        dma.read(0x100, &mut bytes).unwrap();
-        bytes[3].into()
-    };
-    rig.target(Space::Ports, 0x510, 2).target(Space::Ports, 0x514, 8).other(command)
 }
 
 fn i440fx() -> Rig {

@@ -126,6 +126,7 @@ impl Pc {
         let mut chardevs = Chardevs::open(&spec.chardevs, &control)?;
         let qtest = spec.qtest.as_ref().map(|qtest| chardevs.claim(&qtest.chardev)).transpose()?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
+        let input = InputHub::new(&timers);
         let rtc_config = RtcConfig {
             low_memory: layout.low_end,
             high_memory: layout.high_size,
@@ -134,7 +135,6 @@ impl Pc {
         };
         let rtc = Mc146818::new(rtc_config, &timers, chipset.router.isa_line(line::RTC));
         let fw_cfg = FwCfg::new(Arc::clone(&memory));
-        let input = InputHub::new(&timers);
         let mut pc = Self {
             spec: Arc::new(spec.clone()),
             layout,
@@ -425,12 +425,10 @@ impl Board for Pc {
             device.reset();
         }
         self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
-        if bios::has_firmware(&self.spec) {
+        if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
             return;
         }
-        if self.spec.accelerator != Accelerator::Qtest {
-            firmware::configure(&self.pci, &self.ports);
-        }
+        firmware::configure(&self.pci, &self.ports);
         if let Err(e) = self.load_boot_images() {
             eprintln!("rhea: cannot load boot images again: {e}");
         }
@@ -438,7 +436,7 @@ impl Board for Pc {
 
     fn reset_cpu(&self, index: usize, cpu: &mut Cpu) {
         cpu.reset();
-        if bios::has_firmware(&self.spec) {
+        if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
             return;
         }
         if let Err(reason) = cpu.set_state(&firmware::cpu_state(cpu.state())) {
