@@ -30,8 +30,8 @@ pub mod rom;
 pub mod scsi;
 pub mod testdev;
 pub mod uart16550;
-pub mod vga;
 pub mod usb;
+pub mod vga;
 pub mod virtio;
 
 #[cfg(test)]
