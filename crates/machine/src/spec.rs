@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use chardev::ChardevSpec;
+pub use cpu_x86::{CpuModel, ModelError};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -109,7 +110,7 @@ pub struct RunActions {
 /// Processors (`-smp`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Smp {
-    /// CPUs present at start, 1 to 8.
+    /// CPUs present at start, 1 to 64.
     pub cpus: u32,
     /// Sockets.
     pub sockets: u32,
@@ -285,6 +286,8 @@ pub struct MachineSpec {
     pub memory: u64,
     /// Processors.
     pub smp: Smp,
+    /// What kind of processors (`-cpu`).
+    pub cpu: CpuModel,
     /// Engine.
     pub accelerator: Accelerator,
     /// Direct boot.

@@ -8,7 +8,7 @@ use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue};
 use chardev::CharBackend;
-use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
+use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
 use devices::fpu_error::FpuError;
 use devices::fw_cfg::FwCfg;
 use devices::i440fx::I440fx;
@@ -182,11 +182,13 @@ impl Pc {
 
     /// The CPUs, in the state after power-on.
     pub fn make_cpus(&self) -> Vec<Cpu> {
+        let model = Arc::new(self.spec.cpu.clone());
         let apics = self.chipset.apics.apics().iter();
         let wired = apics.zip(&self.signals).zip(0..);
         wired
             .map(|((apic, signals), index)| {
-                let config = CpuConfig { index, count: self.spec.smp.cpus };
+                let config =
+                    CpuConfig { index, topology: self.topology(), model: Arc::clone(&model) };
                 let view = self.cpu_view(apic);
                 let mut cpu = Cpu::new(
                     config,
@@ -241,6 +243,10 @@ impl Pc {
             fpu_error: Arc::clone(&self.chipset.fpu_error),
             log: Arc::clone(&self.log),
         }
+    }
+
+    fn topology(&self) -> Topology {
+        Topology { cores: self.spec.smp.cores, threads: self.spec.smp.threads }
     }
 
     /// The drives, in the order of their options.
