@@ -50,6 +50,10 @@ pub mod reg {
     pub const STATUS_INTERRUPT: u16 = 1 << 3;
     /// Status: there is a capability list.
     pub const STATUS_CAPABILITIES: u16 = 1 << 4;
+    /// Takes back-to-back transactions to different targets.
+    pub const STATUS_FAST_BACK_TO_BACK: u16 = 1 << 7;
+    /// Answers on the bus at medium speed.
+    pub const STATUS_DEVSEL_MEDIUM: u16 = 1 << 9;
     /// Status: errors, each cleared by writing one.
     pub const STATUS_ERRORS: u16 = 0xf900;
 }
@@ -222,9 +226,16 @@ impl ConfigSpace {
     /// # Panics
     /// If the space has no room.
     pub fn add_capability(&mut self, id: u8, body: &[u8]) -> u16 {
-        let offset = self.free;
+        self.add_capability_at(self.free, id, body)
+    }
+
+    /// As [`ConfigSpace::add_capability`], at `offset`, where there is none.
+    ///
+    /// # Panics
+    /// If the space has no room.
+    pub fn add_capability_at(&mut self, offset: u8, id: u8, body: &[u8]) -> u16 {
         let len = (body.len() as u8 + 2).next_multiple_of(4);
-        self.free = offset.checked_add(len).expect("room for the capability");
+        self.free = self.free.max(offset.checked_add(len).expect("room for the capability"));
         let offset = u16::from(offset);
         let next = self.initial[usize::from(reg::CAPABILITIES)];
         self.define(offset, &[id, next]);

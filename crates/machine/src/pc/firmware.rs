@@ -14,8 +14,12 @@ use devices::piix::{self, Piix3, Piix4Pm};
 
 /// Ports for BARs.
 const IO_WINDOW: Range<u64> = 0xc000..0x1_0000;
-/// Addresses for memory BARs; RAM always ends below.
+/// Addresses for memory BARs.
 const MEMORY_WINDOW: Range<u64> = 0xfe00_0000..0xfec0_0000;
+/// Addresses for large memory BARs, from the end down; RAM always ends below.
+const LARGE_WINDOW: Range<u64> = 0xe000_0000..0xfe00_0000;
+/// What counts as large, in bytes.
+const LARGE: u64 = 1 << 20;
 /// Base address registers of a type 0 header.
 const BARS: u16 = 6;
 /// ISA interrupts that PIRQA to PIRQD are routed to.
@@ -38,6 +42,30 @@ impl Allocator {
         let end = start.checked_add(size)?;
         (end <= self.end).then(|| {
             self.next = end;
+            start
+        })
+    }
+}
+
+/// Hands out [`MEMORY_WINDOW`] and [`LARGE_WINDOW`].
+struct MemoryAllocator {
+    small: Allocator,
+    large_end: u64,
+}
+
+impl MemoryAllocator {
+    fn new() -> Self {
+        Self { small: Allocator::new(MEMORY_WINDOW), large_end: LARGE_WINDOW.end }
+    }
+
+    /// As [`Allocator::take`].
+    fn take(&mut self, size: u64) -> Option<u64> {
+        if size < LARGE {
+            return self.small.take(size);
+        }
+        let start = self.large_end.checked_sub(size)? & !(size - 1);
+        (start >= LARGE_WINDOW.start).then(|| {
+            self.large_end = start;
             start
         })
     }
@@ -93,13 +121,18 @@ pub fn cpu_state(mut state: CpuState) -> CpuState {
 /// Configures every function of `bus`.
 fn configure_pci(bus: &PciBus) {
     let mut io = Allocator::new(IO_WINDOW);
-    let mut memory = Allocator::new(MEMORY_WINDOW);
+    let mut memory = MemoryAllocator::new();
     for (devfn, _) in bus.functions() {
         configure_function(bus, devfn, &mut io, &mut memory);
     }
 }
 
-fn configure_function(bus: &PciBus, devfn: Devfn, io: &mut Allocator, memory: &mut Allocator) {
+fn configure_function(
+    bus: &PciBus,
+    devfn: Devfn,
+    io: &mut Allocator,
+    memory: &mut MemoryAllocator,
+) {
     let mut command = bus.read_config(devfn, reg::COMMAND, 2) as u16;
     let mut index = 0;
     while index < BARS {
@@ -109,13 +142,13 @@ fn configure_function(bus: &PciBus, devfn: Devfn, io: &mut Allocator, memory: &m
             continue;
         };
         index += if bar.is_64_bit { 2 } else { 1 };
-        let (window, enable) = if bar.is_io {
-            (&mut *io, reg::COMMAND_IO)
+        let (address, enable) = if bar.is_io {
+            (io.take(bar.size), reg::COMMAND_IO)
         } else {
-            (&mut *memory, reg::COMMAND_MEMORY)
+            (memory.take(bar.size), reg::COMMAND_MEMORY)
         };
         // A BAR that finds no room stays without an address; the operating system may find one.
-        let Some(address) = window.take(bar.size) else { continue };
+        let Some(address) = address else { continue };
         bus.write_config(devfn, offset, 4, address as u32);
         command |= enable;
     }
