@@ -7,11 +7,15 @@
 //! lock released. So a device may drive its interrupt line with its lock held, which keeps the line and
 //! the registers in step.
 
+pub mod ahci;
 pub mod ata;
 pub mod debug;
+pub mod fdc;
 pub mod fpu_error;
+pub mod fw_cfg;
 pub mod i440fx;
 pub mod i8042;
+pub mod i8237;
 pub mod i8254;
 pub mod i8259;
 pub mod ide;
@@ -22,16 +26,19 @@ pub mod lapic;
 pub mod mc146818;
 pub mod pci;
 pub mod piix;
+pub mod rom;
 pub mod scsi;
 pub mod testdev;
 pub mod uart16550;
 pub mod vga;
+pub mod usb;
 pub mod virtio;
 
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod testing;
+mod work;
 
 use std::sync::{Mutex, MutexGuard};
 

@@ -7,7 +7,7 @@ use ::options::{OptionError, Properties};
 use chardev::ChardevSpec;
 use chardev::socket::{InetAddress, SocketAddress, SocketSpec};
 use machine::pc::devices::drivers;
-use machine::spec::{DeviceSpec, SerialSpec};
+use machine::spec::{DeviceSpec, QtestLogSpec, SerialSpec};
 
 use super::Builder;
 
@@ -93,6 +93,30 @@ fn compat_monitor(
     builder.add_monitor(id, pretty)
 }
 
+pub(super) fn qtest(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    const ID: &str = "qtest";
+    if value == "none" {
+        return Ok(());
+    }
+    let id = match value.strip_prefix("chardev:") {
+        Some(id) => id,
+        None => {
+            builder.add_chardev(ID, legacy_chardev("-qtest", value)?)?;
+            ID
+        }
+    };
+    builder.qtest = Some(id.to_owned());
+    Ok(())
+}
+
+pub(super) fn qtest_log(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    builder.qtest_log = match value {
+        "none" => QtestLogSpec::None,
+        path => QtestLogSpec::File(path.into()),
+    };
+    Ok(())
+}
+
 pub(super) fn mon(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let mut options = Properties::parse("-mon", value, Some("chardev"))?;
     let chardev = options.require("chardev")?;
@@ -175,7 +199,7 @@ fn take_socket(options: &mut Properties) -> Result<SocketSpec, OptionError> {
 }
 
 /// A character device in the short form of `-serial` and `-qmp`: `stdio`, `unix:PATH,...`.
-fn legacy_chardev(option: &str, text: &str) -> Result<ChardevSpec, OptionError> {
+pub(super) fn legacy_chardev(option: &str, text: &str) -> Result<ChardevSpec, OptionError> {
     if let Some(rest) = text.strip_prefix("mon:") {
         return Ok(ChardevSpec::Mux(Box::new(legacy_chardev(option, rest)?)));
     }

@@ -2,10 +2,11 @@
 
 mod backend;
 pub(crate) mod drives;
+mod firmware;
 mod machine;
 mod process;
 
-use ::machine::spec::{MachineSpec, NamedChardev, SerialSpec};
+use ::machine::spec::{Graphics, MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
 use chardev::ChardevSpec;
 
 use crate::config::{Config, MonitorSpec};
@@ -53,7 +54,7 @@ pub const OPTIONS: &[OptionItem] = &[
         "accel",
         &[],
         Takes::Value("[accel=]name"),
-        "what runs the CPUs: soft (also called tcg)",
+        "what runs the CPUs: soft (also called tcg), or qtest, which runs none",
         machine::accel,
     ),
     option("cpu", &[], Takes::Value("model"), "CPU model; 'help' lists them", machine::cpu),
@@ -76,6 +77,48 @@ pub const OPTIONS: &[OptionItem] = &[
     ),
     option("initrd", &[], Takes::Value("file"), "initial RAM disk", machine::initrd),
     option("append", &[], Takes::Value("text"), "kernel command line", machine::append),
+    option(
+        "bios",
+        &[],
+        Takes::Value("file"),
+        "the BIOS (default bios-256k.bin of SeaBIOS)",
+        firmware::bios,
+    ),
+    option(
+        "L",
+        &[],
+        Takes::Value("path"),
+        "look for firmware here first; 'help' lists the directories",
+        firmware::search,
+    ),
+    option(
+        "boot",
+        &[],
+        Takes::Value("[order=drives][,once=drives][,menu=on|off][,splash=][,splash-time=]..."),
+        "what to boot from: floppy (a), disk (c), CD-ROM (d), network (n)",
+        firmware::boot,
+    ),
+    option(
+        "fw_cfg",
+        &[],
+        Takes::Value("[name=]name,file=|string="),
+        "an item for firmware and guest",
+        firmware::fw_cfg,
+    ),
+    option(
+        "debugcon",
+        &[],
+        Takes::Value("dev"),
+        "where the debug console at port 0xe9 goes",
+        firmware::debugcon,
+    ),
+    option(
+        "global",
+        &[],
+        Takes::Value("driver.property=value"),
+        "a property of all devices of a kind",
+        firmware::global,
+    ),
     option("S", &[], Takes::Nothing, "do not start the CPUs (use 'cont')", machine::paused),
     option("no-reboot", &[], Takes::Nothing, "end instead of rebooting", machine::no_reboot),
     option("no-shutdown", &[], Takes::Nothing, "stop instead of ending", machine::no_shutdown),
@@ -132,6 +175,16 @@ pub const OPTIONS: &[OptionItem] = &[
         backend::mon,
     ),
     option("monitor", &[], Takes::Value("none"), "the human monitor: none", backend::monitor),
+    option("qtest", &[], Takes::Value("dev"), "commands of a test program", backend::qtest),
+    option(
+        "qtest-log",
+        &[],
+        Takes::Value("file|none"),
+        "record them (default: on standard error)",
+        backend::qtest_log,
+    ),
+    option("audio", &[], Takes::Value("none"), "the sound card: none", machine::audio),
+    option("audiodev", &[], Takes::Value("none,id=id"), "a sound backend", machine::audiodev),
     option("nodefaults", &[], Takes::Nothing, "no default devices", machine::nodefaults),
     option("no-user-config", &[], Takes::Nothing, "no configuration files", process::nothing),
     option(
@@ -142,7 +195,13 @@ pub const OPTIONS: &[OptionItem] = &[
         machine::nographic,
     ),
     option("display", &[], Takes::Value("none"), "the display: none", machine::display),
-    option("vga", &[], Takes::Value("none"), "the graphics card: none", machine::vga),
+    option(
+        "vga",
+        &[],
+        Takes::Value("std|none"),
+        "the graphics adapter; 'help' lists them",
+        machine::vga,
+    ),
     option("net", &["nic"], Takes::Value("none"), "the network: none", machine::net),
     option("parallel", &[], Takes::Value("none"), "the parallel port: none", machine::parallel),
     option("pidfile", &[], Takes::Value("file"), "write the process id", process::pidfile),
@@ -181,8 +240,13 @@ pub struct Builder {
     pub(crate) no_graphic: bool,
     /// `-snapshot`.
     pub(crate) snapshot: bool,
+    /// `-vga`.
+    pub(crate) graphics: Option<Graphics>,
     /// Number of monitors made without an id of their own.
     pub(crate) compat_monitors: usize,
+    /// `-qtest` and `-qtest-log`.
+    pub(crate) qtest: Option<String>,
+    pub(crate) qtest_log: QtestLogSpec,
     /// `-initrd` and `-append`, which need `-kernel`.
     pub(crate) initrd: Option<std::path::PathBuf>,
     pub(crate) append: Option<String>,
@@ -215,6 +279,8 @@ impl Builder {
     /// Adds the defaults and checks what only the whole can show.
     pub(crate) fn finish(mut self) -> Result<Config, OptionError> {
         self.finish_boot()?;
+        machine::finish_graphics(&mut self);
+        self.machine().no_graphic = self.no_graphic;
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;
         }
@@ -222,6 +288,10 @@ impl Builder {
             let spec = backend::default_serial(self.no_graphic);
             self.add_chardev("serial0", spec)?;
             self.machine().serials.push(SerialSpec::Chardev("serial0".to_owned()));
+        }
+        if let Some(chardev) = self.qtest.take() {
+            let log = std::mem::take(&mut self.qtest_log);
+            self.machine().qtest = Some(QtestSpec { chardev, log });
         }
         self.check_chardevs()?;
         let (no_defaults, snapshot) = (self.no_defaults, self.snapshot);
@@ -264,6 +334,15 @@ impl Builder {
             }
         }
         let mut users: Vec<&String> = self.config.monitors.iter().map(|m| &m.chardev).collect();
+        if let Some(QtestSpec { chardev, .. }) = &self.config.machine.qtest {
+            if !exists(chardev) {
+                return Err(OptionError::new(format!("chardev \"{chardev}\" not found")));
+            }
+            if users.contains(&chardev) {
+                return Err(OptionError::new(format!("chardev '{chardev}' is already in use")));
+            }
+            users.push(chardev);
+        }
         for serial in &self.config.machine.serials {
             if let SerialSpec::Chardev(id) = serial {
                 if !exists(id) {

@@ -7,10 +7,10 @@ use memory::GuestMemory;
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved};
 
-use super::work::Work;
 use super::{Chain, QueueError, QueueState, SplitQueue, VirtioDevice, feature};
 use crate::lock;
 use crate::pci::{MsiX, NO_VECTOR, PciEndpoint};
+use crate::work::Work;
 
 /// Bits of the status register (specification, section 2.1).
 pub(super) mod status {

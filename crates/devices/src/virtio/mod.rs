@@ -31,7 +31,6 @@ pub mod rng;
 pub mod scsi;
 #[cfg(test)]
 mod testing;
-mod work;
 
 use std::sync::Weak;
 
