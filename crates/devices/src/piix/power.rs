@@ -1,15 +1,15 @@
 //! PIIX4, function 3: ACPI power management, the SMI command port, and the SMBus.
 //!
-//! Follows Intel's 82371AB data sheet (290562), chapter 7, and ACPI 6.5, section 4.8. The only sleep
-//! state is S5, soft off, with sleep type 0. A write to the SMI command port switches ACPI mode on and
-//! off in hardware; other commands are for firmware's handler, by a system management interrupt, once
-//! that has been enabled.
+//! Follows Intel's 82371AB data sheet (290562), chapter 7, and ACPI 6.5, section 4.8. Sleep types are 0
+//! for S5 (soft off), 1 for S3 (memory kept) and 2 for S4 (hibernation). A write to the SMI command port
+//! switches ACPI mode on and off in hardware; other commands are for firmware's handler, by a system
+//! management interrupt, once that has been enabled.
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bus::{
-    AddressSpace, BusDevice, Clock, Device, IrqLine, MachineControl, MapError, ShutdownCause,
-    Timer, TimerQueue,
+    AddressSpace, BusDevice, Clock, Device, IrqLine, MachineControl, MapError, Notice,
+    ShutdownCause, Timer, TimerQueue,
 };
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
@@ -44,7 +44,10 @@ const ENABLE_BITS: u16 = TIMER | GLOBAL | POWER_BUTTON | RTC;
 /// PM1 control.
 const SCI_ENABLE: u16 = 1 << 0;
 const SLEEP_TYPE: u16 = 7 << 10;
+/// Sleep types: soft off (S5), memory kept (S3), hibernation (S4).
 const SLEEP_TYPE_SOFT_OFF: u16 = 0 << 10;
+const SLEEP_TYPE_SUSPEND: u16 = 1 << 10;
+const SLEEP_TYPE_HIBERNATE: u16 = 2 << 10;
 const SLEEP_ENABLE: u16 = 1 << 13;
 const CONTROL_BITS: u16 = SCI_ENABLE | 1 << 1 | SLEEP_TYPE;
 
@@ -223,6 +226,10 @@ impl Piix4Pm {
         map_ports(ports, SMI_PORT, 2, self.clone())?;
         Ok(())
     }
+    /// Tells the guest, once it runs again after a sleep, that it was woken up.
+    pub fn wake_up(&self) {
+        lock(&self.registers).acpi.status |= WAKE;
+    }
 
     /// The wire on which system management interrupts go to a CPU, as edges.
     pub fn connect_smi(&self, smi: IrqLine) {
@@ -286,7 +293,7 @@ impl Piix4Pm {
         let mut registers = lock(&self.registers);
         let acpi = &mut registers.acpi;
         acpi.sync(ticks_of(self.clock.now_ns()));
-        let mut off = false;
+        let mut sleep = None;
         // Register by register: a 32-bit write may cover status and enable.
         let mut at = offset & !1;
         while at < offset + u64::from(size.min(8)) {
@@ -298,34 +305,38 @@ impl Piix4Pm {
                 mask |= 0xff << (byte * 8);
                 word |= ((value >> (i * 8)) as u16 & 0xff) << (byte * 8);
             }
-            off |= write_word(acpi, at, word, mask);
+            sleep = write_word(acpi, at, word, mask).or(sleep);
             at += 2;
         }
         self.refresh(&mut registers);
         drop(registers);
-        if off {
-            self.control.request_shutdown(ShutdownCause::GuestShutdown);
+        match sleep {
+            Some(SLEEP_TYPE_SOFT_OFF) => {
+                self.control.request_shutdown(ShutdownCause::GuestShutdown);
+            }
+            Some(SLEEP_TYPE_SUSPEND) => self.control.notify(Notice::Suspend),
+            Some(SLEEP_TYPE_HIBERNATE) => self.control.notify(Notice::Hibernate),
+            // The other sleep types are not in the tables and do nothing.
+            _ => {}
         }
     }
 }
 
-/// Writes the bits `mask` of a PM register; tells whether that switches the machine off.
-fn write_word(acpi: &mut Acpi, at: u64, word: u16, mask: u16) -> bool {
+/// Writes the bits `mask` of a PM register; tells which sleep type that starts, if any.
+fn write_word(acpi: &mut Acpi, at: u64, word: u16, mask: u16) -> Option<u16> {
     let merge = |old: u16, writable: u16| old & !(mask & writable) | word & mask & writable;
     match at {
         PM1_STATUS => acpi.status &= !(word & mask),
         PM1_ENABLE => acpi.enable = merge(acpi.enable, ENABLE_BITS),
         PM1_CONTROL => {
             acpi.control = merge(acpi.control, CONTROL_BITS);
-            // Sleep types other than soft off are not in the tables and do nothing.
-            return word & mask & SLEEP_ENABLE != 0
-                && acpi.control & SLEEP_TYPE == SLEEP_TYPE_SOFT_OFF;
+            return (word & mask & SLEEP_ENABLE != 0).then_some(acpi.control & SLEEP_TYPE);
         }
         GPE_STATUS => acpi.gpe_status &= !(word & mask),
         GPE_ENABLE => acpi.gpe_enable = merge(acpi.gpe_enable, u16::MAX),
         _ => {}
     }
-    false
+    None
 }
 
 fn ticks_of(ns: u64) -> u64 {

@@ -89,7 +89,11 @@ impl Pc {
         Ok(())
     }
 
-    fn add_item(&self, name: &str, content: impl Into<Content>) -> Result<(), BuildError> {
+    pub(in crate::pc) fn add_item(
+        &self,
+        name: &str,
+        content: impl Into<Content>,
+    ) -> Result<(), BuildError> {
         self.fw_cfg.add_file(name, content.into()).map_err(|e| BuildError::Device(e.to_string()))
     }
 
