@@ -10,9 +10,12 @@
 pub mod ahci;
 pub mod ata;
 pub mod debug;
+pub mod fdc;
 pub mod fpu_error;
+pub mod fw_cfg;
 pub mod i440fx;
 pub mod i8042;
+pub mod i8237;
 pub mod i8254;
 pub mod i8259;
 pub mod ide;
@@ -23,9 +26,11 @@ pub mod lapic;
 pub mod mc146818;
 pub mod pci;
 pub mod piix;
+pub mod rom;
 pub mod scsi;
 pub mod testdev;
 pub mod uart16550;
+pub mod usb;
 pub mod vga;
 pub mod virtio;
 

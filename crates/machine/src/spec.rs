@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use chardev::ChardevSpec;
+pub use cpu_x86::{CpuModel, ModelError};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -109,7 +110,7 @@ pub struct RunActions {
 /// Processors (`-smp`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Smp {
-    /// CPUs present at start, 1 to 8.
+    /// CPUs present at start, 1 to 64.
     pub cpus: u32,
     /// Sockets.
     pub sockets: u32,
@@ -149,6 +150,67 @@ impl Default for BootImage {
     fn default() -> Self {
         Self::File(PathBuf::new())
     }
+}
+
+/// Firmware, and what it is told (`-bios`, `-L`, `-boot`, `-fw_cfg`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FirmwareSpec {
+    /// The BIOS's file; without one, SeaBIOS, unless a kernel is booted directly.
+    pub bios: Option<String>,
+    /// Directories where firmware is looked for before the usual ones.
+    pub search: Vec<PathBuf>,
+    /// What to boot from.
+    pub boot: BootSpec,
+    /// Items of the user's own.
+    pub items: Vec<FwCfgItem>,
+}
+
+/// What firmware boots from (`-boot`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootSpec {
+    /// Letters: `a` floppy, `c` disk, `d` CD-ROM, `n` network; at most three.
+    pub order: Option<String>,
+    /// The same for the first boot only.
+    pub once: Option<String>,
+    /// Whether the user may choose.
+    pub menu: Option<bool>,
+    /// A picture to show meanwhile, JPEG or BMP.
+    pub splash: Option<PathBuf>,
+    /// How long to wait for the user, in milliseconds.
+    pub splash_time: Option<u16>,
+    /// When to start again if nothing could be booted, in milliseconds; never without.
+    pub reboot_timeout: Option<u16>,
+    /// Try nothing but what has a `bootindex`.
+    pub strict: bool,
+}
+
+/// An item for firmware and guest (`-fw_cfg`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FwCfgItem {
+    /// The file's name.
+    pub name: String,
+    /// What is in it.
+    pub value: FwCfgValue,
+}
+
+/// Contents of a [`FwCfgItem`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FwCfgValue {
+    /// This text.
+    Text(String),
+    /// This file's contents.
+    File(PathBuf),
+}
+
+/// A value for all devices of a kind that are given no other (`-global`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GlobalSpec {
+    /// The kind.
+    pub driver: String,
+    /// The property.
+    pub property: String,
+    /// The value.
+    pub value: String,
 }
 
 /// A serial port's other end.
@@ -242,6 +304,16 @@ impl DriveInterface {
     }
 }
 
+/// The graphics adapter that a machine has besides those of `-device` (`-vga`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Graphics {
+    /// None.
+    #[default]
+    None,
+    /// VGA with the Bochs VBE extensions.
+    Std,
+}
+
 /// A device with its properties (`-device`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceSpec {
@@ -264,16 +336,26 @@ pub struct MachineSpec {
     pub memory: u64,
     /// Processors.
     pub smp: Smp,
+    /// What kind of processors (`-cpu`).
+    pub cpu: CpuModel,
     /// Engine.
     pub accelerator: Accelerator,
     /// Direct boot.
     pub boot: Option<DirectBoot>,
+    /// Firmware.
+    pub firmware: FirmwareSpec,
+    /// The console is a serial port (`-nographic`).
+    pub no_graphic: bool,
+    /// Properties for devices of a kind.
+    pub globals: Vec<GlobalSpec>,
     /// Character devices.
     pub chardevs: Vec<NamedChardev>,
     /// Serial ports COM1 to COM4, in order.
     pub serials: Vec<SerialSpec>,
     /// Disk images.
     pub drives: Vec<DriveSpec>,
+    /// The graphics adapter.
+    pub graphics: Graphics,
     /// Devices.
     pub devices: Vec<DeviceSpec>,
     /// What happens on the guest's own ends.

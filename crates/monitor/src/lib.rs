@@ -148,11 +148,20 @@ impl Commands for Monitor {
     async fn query_mice(&self) -> Result<Vec<schema::MouseInfo>, QmpError> {
         Ok(self.mice())
     }
+    async fn send_key(&self, arg: commands::SendKey) -> Result<(), QmpError> {
+        Monitor::send_key(self, &arg)
+    }
+    async fn input_send_event(&self, arg: commands::InputSendEvent) -> Result<(), QmpError> {
+        self.send_event(&arg)
+    }
     async fn query_vnc(&self) -> Result<schema::VncInfo, QmpError> {
         Ok(ui::vnc())
     }
     async fn query_spice(&self) -> Result<schema::SpiceInfo, QmpError> {
         Ok(ui::spice())
+    }
+    async fn screendump(&self, arg: commands::Screendump) -> Result<(), QmpError> {
+        self.take_screendump(arg).await
     }
     async fn query_name(&self) -> Result<schema::NameInfo, QmpError> {
         Ok(self.name())

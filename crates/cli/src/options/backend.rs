@@ -199,7 +199,7 @@ fn take_socket(options: &mut Properties) -> Result<SocketSpec, OptionError> {
 }
 
 /// A character device in the short form of `-serial` and `-qmp`: `stdio`, `unix:PATH,...`.
-fn legacy_chardev(option: &str, text: &str) -> Result<ChardevSpec, OptionError> {
+pub(super) fn legacy_chardev(option: &str, text: &str) -> Result<ChardevSpec, OptionError> {
     if let Some(rest) = text.strip_prefix("mon:") {
         return Ok(ChardevSpec::Mux(Box::new(legacy_chardev(option, rest)?)));
     }

@@ -2,10 +2,11 @@
 
 mod backend;
 pub(crate) mod drives;
+mod firmware;
 mod machine;
 mod process;
 
-use ::machine::spec::{MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
+use ::machine::spec::{Graphics, MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
 use chardev::ChardevSpec;
 
 use crate::config::{Config, MonitorSpec};
@@ -76,6 +77,48 @@ pub const OPTIONS: &[OptionItem] = &[
     ),
     option("initrd", &[], Takes::Value("file"), "initial RAM disk", machine::initrd),
     option("append", &[], Takes::Value("text"), "kernel command line", machine::append),
+    option(
+        "bios",
+        &[],
+        Takes::Value("file"),
+        "the BIOS (default bios-256k.bin of SeaBIOS)",
+        firmware::bios,
+    ),
+    option(
+        "L",
+        &[],
+        Takes::Value("path"),
+        "look for firmware here first; 'help' lists the directories",
+        firmware::search,
+    ),
+    option(
+        "boot",
+        &[],
+        Takes::Value("[order=drives][,once=drives][,menu=on|off][,splash=][,splash-time=]..."),
+        "what to boot from: floppy (a), disk (c), CD-ROM (d), network (n)",
+        firmware::boot,
+    ),
+    option(
+        "fw_cfg",
+        &[],
+        Takes::Value("[name=]name,file=|string="),
+        "an item for firmware and guest",
+        firmware::fw_cfg,
+    ),
+    option(
+        "debugcon",
+        &[],
+        Takes::Value("dev"),
+        "where the debug console at port 0xe9 goes",
+        firmware::debugcon,
+    ),
+    option(
+        "global",
+        &[],
+        Takes::Value("driver.property=value"),
+        "a property of all devices of a kind",
+        firmware::global,
+    ),
     option("S", &[], Takes::Nothing, "do not start the CPUs (use 'cont')", machine::paused),
     option("no-reboot", &[], Takes::Nothing, "end instead of rebooting", machine::no_reboot),
     option("no-shutdown", &[], Takes::Nothing, "stop instead of ending", machine::no_shutdown),
@@ -152,7 +195,13 @@ pub const OPTIONS: &[OptionItem] = &[
         machine::nographic,
     ),
     option("display", &[], Takes::Value("none"), "the display: none", machine::display),
-    option("vga", &[], Takes::Value("none"), "the graphics card: none", machine::vga),
+    option(
+        "vga",
+        &[],
+        Takes::Value("std|none"),
+        "the graphics adapter; 'help' lists them",
+        machine::vga,
+    ),
     option("net", &["nic"], Takes::Value("none"), "the network: none", machine::net),
     option("parallel", &[], Takes::Value("none"), "the parallel port: none", machine::parallel),
     option("pidfile", &[], Takes::Value("file"), "write the process id", process::pidfile),
@@ -191,6 +240,8 @@ pub struct Builder {
     pub(crate) no_graphic: bool,
     /// `-snapshot`.
     pub(crate) snapshot: bool,
+    /// `-vga`.
+    pub(crate) graphics: Option<Graphics>,
     /// Number of monitors made without an id of their own.
     pub(crate) compat_monitors: usize,
     /// `-qtest` and `-qtest-log`.
@@ -228,6 +279,8 @@ impl Builder {
     /// Adds the defaults and checks what only the whole can show.
     pub(crate) fn finish(mut self) -> Result<Config, OptionError> {
         self.finish_boot()?;
+        machine::finish_graphics(&mut self);
+        self.machine().no_graphic = self.no_graphic;
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;
         }
