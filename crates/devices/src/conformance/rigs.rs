@@ -10,6 +10,8 @@ use memory::GuestMemory;
 
 use super::{Bench, Rig, Space};
 use crate::ata::{AtaDevice, CdOptions, DiskOptions};
+use crate::ahci::Ahci;
+use crate::ata::{AtaDevice, DiskOptions};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
 use crate::fdc::{self, Fdc};
 use crate::fpu_error::FpuError;
@@ -21,6 +23,7 @@ use crate::i8237::{Direction, DmaDevice, I8237};
 use crate::i8254::I8254;
 use crate::i8259::I8259;
 use crate::ide::{self, PiixIde};
+use crate::ide::Workers;
 use crate::ioapic::{self, IoApic};
 use crate::irq::IrqRouter;
 use crate::irq::testing::Recorder;
@@ -29,6 +32,7 @@ use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message,
 use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
 use crate::parallel::{LPT_PORTS, Parallel};
 use crate::pci::{PciBus, PciFunction, PciWiring};
+use crate::pci::{Devfn, PciBus, PciFunction, PciWiring};
 use crate::piix::{Piix3, Piix4Pm, reg};
 use crate::scsi::{Lun, LunOptions, Transport};
 use crate::pvpanic::{self, PvPanic, PvPanicPci};
@@ -53,6 +57,7 @@ pub(super) struct Entry {
 pub(super) fn all() -> Vec<Entry> {
     let entry = |kind, make| Entry { kind, make, keeps_state: false };
     vec![
+        entry("Ahci", ahci),
         entry("DebugConsole", debug_console),
         entry("DebugExit", debug_exit),
         entry("FwCfg", fw_cfg),
@@ -100,6 +105,53 @@ fn apic_bus(bench: &Bench, cpus: usize) -> Arc<ApicBus> {
     let clock: Arc<dyn GuestClock> = Arc::new(BenchClock(bench.clock.clone()));
     let signals = (0..cpus).map(|_| Arc::new(Signals::default()));
     ApicBus::new(signals, &clock, &bench.timers)
+}
+
+/// A disk on one port. Its commands come from memory that traffic can't write, so they are written here.
+fn ahci() -> Rig {
+    const COMMANDS: u64 = 0x1_0000;
+    const BAR: u64 = 0xfebf_0000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    std::fs::write(&path, vec![7; 1 << 16]).unwrap();
+    let options = block::DriveOptions { read_only: true, ..Default::default() };
+    let drive = Arc::new(block::Drive::open("disk", &path, &options).unwrap());
+    let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+    let mut bus = None;
+    let (rig, adapter) = Rig::new(|bench| {
+        let wiring = bus.insert(pci_bus(bench)).wiring(Devfn::new(3, 0), 1);
+        let adapter = Ahci::new("ahci0", wiring, memory.clone(), Workers::None).unwrap();
+        let disk = DiskOptions { queued: true, ..DiskOptions::default() };
+        adapter.connector(0).plug(0, AtaDevice::disk(drive, "disk", disk).unwrap());
+        adapter
+    });
+    let commands = memory.clone();
+    let (function, mmio) = (adapter.clone(), rig.mmio.clone());
+    let other = move |kind: u32, value: u64| {
+        if kind.is_multiple_of(5) {
+            function.write_config(0x24, 4, BAR as u32);
+            function.write_config(4, 2, 7);
+            return 0;
+        }
+        // Some command with some regions in the first slot, which is then issued.
+        let frame = [0x27, 0x80, kind as u8, value as u8, 1, 0, 0, 0x40, 0, 0, 0, 0, 1, 0, 0, 0];
+        let region = 0x2_0000 | u128::from(value as u32 >> 8) << 96;
+        let header = 5 | u128::from(kind >> 8 & 3) << 16 | u128::from(COMMANDS + 0x400) << 64;
+        commands.write(COMMANDS, &header.to_le_bytes()).unwrap();
+        commands.write(COMMANDS + 0x400, &frame).unwrap();
+        commands.write(COMMANDS + 0x480, &region.to_le_bytes()).unwrap();
+        for (register, value) in
+            [(0x100, COMMANDS), (0x108, COMMANDS + 0x800), (0x118, 0x17), (0x138, 1)]
+        {
+            mmio.write(BAR + register, 4, value);
+        }
+        mmio.read(BAR + 0x120, 4).unwrap_or(0)
+    };
+    rig.target(Space::Memory, BAR, 0x180)
+        .target(Space::Memory, BAR + 0x100, 0x40)
+        .config(adapter)
+        .other(other)
+        .keep((dir, bus))
 }
 
 fn debug_console() -> Rig {
