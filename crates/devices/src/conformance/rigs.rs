@@ -11,6 +11,7 @@ use memory::GuestMemory;
 use super::{Bench, Rig, Space};
 use crate::ahci::Ahci;
 use crate::ata::{AtaDevice, DiskOptions};
+use crate::ata::{AtaDevice, CdOptions, DiskOptions};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
 use crate::fdc::{self, Fdc};
 use crate::fpu_error::FpuError;
@@ -21,6 +22,7 @@ use crate::i8237::{Direction, DmaDevice, I8237};
 use crate::i8254::I8254;
 use crate::i8259::I8259;
 use crate::ide::Workers;
+use crate::ide::{self, PiixIde};
 use crate::ioapic::{self, IoApic};
 use crate::irq::IrqRouter;
 use crate::irq::testing::Recorder;
@@ -29,6 +31,7 @@ use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message,
 use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
 use crate::pci::{Devfn, PciBus, PciFunction, PciWiring};
 use crate::piix::{Piix3, Piix4Pm, reg};
+use crate::scsi::{Lun, LunOptions, Transport};
 use crate::rom::SystemRom;
 use crate::testdev::{Edu, EduConfig, PcTestDev, PciTestDev};
 use crate::testing::Everything;
@@ -70,6 +73,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("PciTestDev", pci_testdev),
         entry("Piix3", piix3),
         entry("Piix4Pm", piix4_pm),
+        entry("PiixIde", piix_ide),
         entry("Port92", port92),
         entry("PostCode", post_code),
         entry("SystemRom", system_rom),
@@ -643,4 +647,115 @@ fn virtio_pci() -> Rig {
         .target(Space::Memory, 0xfe00_0000, 0x4000)
         .config(function)
         .other(other)
+}
+
+/// A disk on one channel, a CD-ROM drive on the other, on media that never change.
+fn piix_ide() -> Rig {
+    const BUS_MASTER: u32 = 0xc000;
+    let mut memory = None;
+    let (rig, ide) = Rig::new(|bench| {
+        let wiring = PciWiring {
+            ports: Arc::downgrade(&bench.ports),
+            mmio: Arc::downgrade(&bench.mmio),
+            intx: bench.line(11),
+            pin: 1,
+            msi: Arc::new(NoMsi),
+        };
+        let memory = memory.insert(Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap()));
+        let irqs = ide::IRQS.map(|irq| bench.line(irq));
+        let controller = PiixIde::new(wiring, irqs, memory, ide::Workers::None).unwrap();
+        let drive = || {
+            let options = block::DriveOptions::default();
+            Arc::new(block::Drive::with_node("d", Arc::new(Blank::default()), &options))
+        };
+        let disk = AtaDevice::disk(drive(), "hd", DiskOptions::default()).unwrap();
+        controller.connector(0).plug(0, disk);
+        let lun = Lun::new(drive(), "cd", LunOptions::cdrom(Transport::Atapi)).unwrap();
+        controller.connector(1).plug(0, AtaDevice::cdrom(lun, CdOptions::default()));
+        for (channel, (command, control)) in ide::PORTS.into_iter().enumerate() {
+            let ports = controller.ports(channel);
+            bench.ports.map(command.into(), 8, ports.0).unwrap();
+            bench.ports.map(control.into(), 1, ports.1).unwrap();
+        }
+        controller
+    });
+    let open = ide.clone();
+    let ports = rig.ports.clone();
+    let other = move |kind: u32, value: u64| {
+        open.write_config(0x20, 4, BUS_MASTER);
+        open.write_config(4, 2, 5);
+        let base = if kind & 1 == 0 { 0x1f0 } else { 0x170 };
+        match kind >> 1 & 3 {
+            // A command from those that there are, on sectors that there are, and its table.
+            0 | 1 => {
+                let codes =
+                    [0x20, 0x24, 0x25, 0x30, 0x35, 0xa0, 0xb0, 0xc4, 0xc8, 0xca, 0xec, 0xef];
+                for (offset, byte) in (1..6).zip(value.to_le_bytes()) {
+                    ports.write(base + offset, 1, (byte & 0x13).into());
+                }
+                ports.write(base + 6, 1, 0xe0);
+                ports.write(base + 7, 1, codes[(value >> 40) as usize % codes.len()])
+            }
+            // Much data.
+            2 => (0..value & 0x7ff).fold(true, |_, _| ports.write(base, 4, value)),
+            _ => return (0..value & 0x7ff).fold(0, |sum, _| sum ^ ports.read(base, 4).unwrap()),
+        }
+        .into()
+    };
+    rig.target(Space::Ports, 0x1f0, 8)
+        .target(Space::Ports, 0x3f6, 1)
+        .target(Space::Ports, 0x170, 8)
+        .target(Space::Ports, 0x376, 1)
+        .target(Space::Ports, BUS_MASTER.into(), 16)
+        .config(ide)
+        .other(other)
+        .keep(memory)
+}
+
+/// A disk of 1 MiB of zeroes that takes no notice of what is written to it.
+#[derive(Default)]
+struct Blank(block::IoStats);
+
+impl block::BlockBackend for Blank {
+    fn read_at(&self, _offset: u64, bufs: &[block::GuestSlice<'_>]) -> std::io::Result<()> {
+        use memory::vm_memory::Bytes;
+        for buf in bufs {
+            buf.write_slice(&vec![0; buf.len()], 0).map_err(std::io::Error::other)?;
+        }
+        Ok(())
+    }
+    fn write_at(&self, _offset: u64, _bufs: &[block::GuestSlice<'_>]) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn discard(&self, _offset: u64, _len: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn write_zeroes(&self, _offset: u64, _len: u64, _may_unmap: bool) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn size(&self) -> u64 {
+        1 << 20
+    }
+    fn allocated_size(&self) -> u64 {
+        0
+    }
+    fn lock(&self, _share_write: bool) -> Result<(), block::LockError> {
+        Ok(())
+    }
+    fn unlock(&self) {}
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    fn driver(&self) -> &'static str {
+        "blank"
+    }
+    fn filename(&self) -> String {
+        "blank".into()
+    }
+    fn stats(&self) -> &block::IoStats {
+        &self.0
+    }
 }
