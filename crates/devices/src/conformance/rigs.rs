@@ -114,8 +114,7 @@ fn ahci() -> Rig {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk");
     std::fs::write(&path, vec![7; 1 << 16]).unwrap();
-    let options = block::DriveOptions { read_only: true, ..Default::default() };
-    let drive = Arc::new(block::Drive::open("disk", &path, &options).unwrap());
+    let drive = Arc::new(block::Drive::open("disk", &path, &Default::default()).unwrap());
     let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
     let mut bus = None;
     let (rig, adapter) = Rig::new(|bench| {
