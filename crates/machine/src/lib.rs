@@ -11,4 +11,4 @@ pub mod run;
 pub mod spec;
 
 pub use error::BuildError;
-pub use machine::{Machine, Mouse};
+pub use machine::Machine;

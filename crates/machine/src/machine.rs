@@ -7,9 +7,9 @@ use accel::log::Log;
 use block::{Drive, DriveEvent, ErrorAction};
 use chardev::{CharBackend, ChardevInfo};
 use cpu_x86::Cpu;
-use devices::i8042;
 use devices::virtio::balloon::VirtioBalloon;
 use display::Console;
+use input::InputHub;
 use uuid::Uuid;
 
 use crate::BuildError;
@@ -19,19 +19,6 @@ use crate::run::owner::GuestRequests;
 use crate::run::vcpu::{Gate, VcpuThread};
 use crate::run::{EventSink, MachineEvent, Owner, RunHandle};
 use crate::spec::{Accelerator, MachineSpec, QtestLogSpec, QtestSpec, Smp};
-
-/// A pointing device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mouse {
-    /// Its name.
-    pub name: &'static str,
-    /// Its number, unique among pointing devices.
-    pub index: u32,
-    /// It gets the user's input.
-    pub current: bool,
-    /// It reports positions, not movements.
-    pub absolute: bool,
-}
 
 /// A machine: what can be read of it at any time, and the way to its owner.
 pub struct Machine {
@@ -155,10 +142,9 @@ impl Machine {
         self.board.balloon()
     }
 
-    /// The pointing devices.
-    pub fn mice(&self) -> Vec<Mouse> {
-        // The keyboard controller's number follows those of the keyboard and of the list's head.
-        vec![Mouse { name: i8042::MOUSE_NAME, index: 2, current: true, absolute: false }]
+    /// The way of the user's input to the devices.
+    pub fn input(&self) -> &Arc<InputHub> {
+        self.board.input()
     }
 
     /// The way to the owner, and to what it publishes.

@@ -231,15 +231,25 @@ pub struct NamedChardev {
     pub spec: ChardevSpec,
 }
 
-/// A disk image and how to use it (`-drive`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A drive, with an image in it or without (`-drive`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DriveSpec {
     /// Unique among drives; what `-device drive=` names.
     pub id: String,
     /// The image; `None` for an empty drive.
     pub file: Option<PathBuf>,
-    /// Interface of the device that is made along with the drive, unless `none`.
+    /// What the drive is connected to.
     pub interface: DriveInterface,
+    /// Which of several, for interfaces whose buses hold a number of units; else 0.
+    pub bus: u32,
+    /// Place on the bus.
+    pub unit: u32,
+    /// It is for CDs and DVDs.
+    pub is_cdrom: bool,
+    /// Nobody asked for it.
+    pub is_default: bool,
+    /// The option that it comes from, for messages.
+    pub origin: String,
     /// Options beyond those (format, cache, readonly, ...), as given.
     pub options: Map<String, Value>,
 }
@@ -249,9 +259,49 @@ pub struct DriveSpec {
 pub enum DriveInterface {
     /// A device names the drive.
     None,
-    /// A virtio-blk-pci device of its own.
+    /// The IDE controller's, with a disk or CD-ROM drive of its own.
     #[default]
+    Ide,
+    /// That of a SCSI adapter that takes such drives; there is none.
+    Scsi,
+    /// The floppy controller's.
+    Floppy,
+    /// Flash memory that firmware is in.
+    Pflash,
+    /// Flash memory of other machines.
+    Mtd,
+    /// SD cards of other machines.
+    Sd,
+    /// A virtio-blk-pci device of its own.
     Virtio,
+    /// Xen's.
+    Xen,
+}
+
+impl DriveInterface {
+    /// Its name in `if=`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Ide => "ide",
+            Self::Scsi => "scsi",
+            Self::Floppy => "floppy",
+            Self::Pflash => "pflash",
+            Self::Mtd => "mtd",
+            Self::Sd => "sd",
+            Self::Virtio => "virtio",
+            Self::Xen => "xen",
+        }
+    }
+
+    /// Units that a bus holds, which indices are counted in; `None` if there is one bus for all.
+    pub fn units(self) -> Option<u32> {
+        match self {
+            Self::Ide => Some(2),
+            Self::Scsi => Some(7),
+            _ => None,
+        }
+    }
 }
 
 /// The graphics adapter that a machine has besides those of `-device` (`-vga`).

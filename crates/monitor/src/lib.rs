@@ -148,6 +148,12 @@ impl Commands for Monitor {
     async fn query_mice(&self) -> Result<Vec<schema::MouseInfo>, QmpError> {
         Ok(self.mice())
     }
+    async fn send_key(&self, arg: commands::SendKey) -> Result<(), QmpError> {
+        Monitor::send_key(self, &arg)
+    }
+    async fn input_send_event(&self, arg: commands::InputSendEvent) -> Result<(), QmpError> {
+        self.send_event(&arg)
+    }
     async fn query_vnc(&self) -> Result<schema::VncInfo, QmpError> {
         Ok(ui::vnc())
     }

@@ -1,6 +1,7 @@
 //! All options, one item each, and the [`Builder`] that collects what they say.
 
 mod backend;
+pub(crate) mod drives;
 mod firmware;
 mod machine;
 mod process;
@@ -131,9 +132,23 @@ pub const OPTIONS: &[OptionItem] = &[
     option(
         "drive",
         &[],
-        Takes::Value("file=f[,if=virtio|none][,id=][,format=raw][,readonly=on]..."),
-        "a disk image",
-        backend::drive,
+        Takes::Value("[file=f][,if=type][,bus=][,unit=][,index=][,media=disk|cdrom][,id=]..."),
+        "a drive, with a device of its own unless if=none",
+        drives::drive,
+    ),
+    option("hda", &[], Takes::Value("file"), "disk image as IDE disk 0", drives::hda),
+    option("hdb", &[], Takes::Value("file"), "disk image as IDE disk 1", drives::hdb),
+    option("hdc", &[], Takes::Value("file"), "disk image as IDE disk 2", drives::hdc),
+    option("hdd", &[], Takes::Value("file"), "disk image as IDE disk 3", drives::hdd),
+    option("cdrom", &[], Takes::Value("file"), "image in the CD-ROM drive", drives::cdrom),
+    option("fda", &[], Takes::Value("file"), "image in floppy drive 0", drives::fda),
+    option("fdb", &[], Takes::Value("file"), "image in floppy drive 1", drives::fdb),
+    option(
+        "snapshot",
+        &[],
+        Takes::Nothing,
+        "write to temporary files instead of the images",
+        drives::snapshot,
     ),
     option(
         "device",
@@ -223,6 +238,8 @@ pub struct Builder {
     pub(crate) no_defaults: bool,
     /// `-nographic`.
     pub(crate) no_graphic: bool,
+    /// `-snapshot`.
+    pub(crate) snapshot: bool,
     /// `-vga`.
     pub(crate) graphics: Option<Graphics>,
     /// Number of monitors made without an id of their own.
@@ -277,6 +294,8 @@ impl Builder {
             self.machine().qtest = Some(QtestSpec { chardev, log });
         }
         self.check_chardevs()?;
+        let (no_defaults, snapshot) = (self.no_defaults, self.snapshot);
+        drives::finish(self.machine(), no_defaults, snapshot);
         let is_stdio = |chardev: &NamedChardev| match &chardev.spec {
             ChardevSpec::Mux(inner) => matches!(**inner, ChardevSpec::Stdio { .. }),
             other => matches!(other, ChardevSpec::Stdio { .. }),

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use accel::{GuestClock, InterruptController, Signals};
 use bus::{AddressSpace, MsiMessage, MsiSink};
 use chardev::CharEvent;
+use input::{Axis, Button, InputEvent, InputHub, Key};
 use memory::GuestMemory;
 
 use super::{Bench, Rig, Space};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
+use crate::fdc::{self, Fdc};
 use crate::fpu_error::FpuError;
 use crate::fw_cfg::{Content, FwCfg};
 use crate::i440fx::I440fx;
-use crate::i8042::{I8042, Port92};
+use crate::i8042::{I8042, I8042Lines, Port92};
+use crate::i8237::{Direction, DmaDevice, I8237};
 use crate::i8254::I8254;
 use crate::i8259::I8259;
 use crate::ioapic::{self, IoApic};
@@ -50,8 +53,10 @@ pub(super) fn all() -> Vec<Entry> {
         entry("FwCfg", fw_cfg),
         entry("FpuError", fpu_error),
         entry("Edu", edu),
+        entry("Fdc", fdc),
         entry("I440fx", i440fx),
         entry("I8042", i8042),
+        entry("I8237", i8237),
         entry("I8254", i8254),
         entry("I8259", i8259),
         entry("IoApic", io_apic),
@@ -139,6 +144,66 @@ fn fw_cfg() -> Rig {
     rig.target(Space::Ports, 0x510, 2).target(Space::Ports, 0x514, 8).other(command)
 }
 
+fn fdc() -> Rig {
+    let (rig, controller) = Rig::new(|bench| {
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let dma = I8237::new(memory);
+        dma.attach(&bench.ports).unwrap();
+        let controller = Fdc::new(&dma, bench.line(6));
+        controller.attach(&bench.ports).unwrap();
+        controller.connect(None, fdc::tests::unit(160 << 10), "fda").unwrap();
+        controller
+    });
+    let ports = rig.ports.clone();
+    // Commands, which random bytes rarely are.
+    let other = move |kind: u32, value: u64| {
+        const COMMANDS: [u8; 8] = [0x46, 0x45, 0x4d, 0x42, 0x4a, 0x56, 0x51, 0x0f];
+        let write = |byte: u64| ports.write(0x3f5, 1, byte & 0xff);
+        // Without DMA: its controller is another device, which this rig does not restore.
+        if kind & 0x200 == 0 {
+            for byte in [3, 0xdf, 3] {
+                write(byte);
+            }
+        }
+        write(COMMANDS[kind as usize % COMMANDS.len()].into());
+        for shift in 0..8 {
+            write(value >> (8 * shift) & if kind & 0x100 == 0 { 7 } else { 0xff });
+        }
+        ports.read(0x3f5, 1).unwrap_or(0)
+    };
+    let _ = controller;
+    rig.target(Space::Ports, 0x3f1, 5).target(Space::Ports, 0x3f7, 1).other(other)
+}
+
+struct NoDmaDevice;
+
+impl DmaDevice for NoDmaDevice {
+    fn dma_ready(&self) {}
+}
+
+fn i8237() -> Rig {
+    let (rig, dma) = Rig::new(|bench| {
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let dma = I8237::new(memory);
+        dma.attach(&bench.ports).unwrap();
+        dma
+    });
+    let device: Arc<dyn DmaDevice> = Arc::new(NoDmaDevice);
+    let channels = [1, 5].map(|number| dma.channel(number, Arc::downgrade(&device)));
+    let other = move |kind: u32, value: u64| {
+        let channel = &channels[kind as usize % 2];
+        channel.request(kind & 2 == 0);
+        let mut data = value.to_le_bytes();
+        let direction = if kind & 4 == 0 { Direction::ToMemory } else { Direction::FromMemory };
+        channel.transfer(direction, &mut data).bytes as u64
+    };
+    rig.target(Space::Ports, 0, 0x10)
+        .target(Space::Ports, 0xc0, 0x20)
+        .target(Space::Ports, 0x81, 3)
+        .other(other)
+        .keep(device)
+}
+
 fn i440fx() -> Rig {
     let mut bus = None;
     let memory = Arc::new(GuestMemory::new(&[(0, 0xa_0000), (0xc_0000, 0x4_0000)]).unwrap());
@@ -166,13 +231,49 @@ fn i440fx() -> Rig {
 }
 
 fn i8042() -> Rig {
+    let mut keep = None;
     let (rig, controller) = Rig::new(|bench| {
-        let controller = I8042::new(bench.line(1), bench.line(12), bench.wishes.clone());
+        let hub = keep.insert(InputHub::new(&bench.timers));
+        let lines = I8042Lines { keyboard: bench.line(1), mouse: bench.line(12) };
+        let controller = I8042::new(lines, bench.a20(), bench.wishes.clone(), hub);
         controller.attach(&bench.ports).unwrap();
         controller
     });
+    let hub = keep.clone().unwrap();
+    let other = move |kind: u32, value: u64| {
+        hub.send(None, &[input_event(kind, value)]);
+        0
+    };
     let _ = controller;
-    rig.target(Space::Ports, 0x60, 1).target(Space::Ports, 0x64, 1)
+    rig.target(Space::Ports, 0x60, 1).target(Space::Ports, 0x64, 1).other(other).keep(keep)
+}
+
+/// Any event that a keyboard, mouse or tablet knows.
+fn input_event(kind: u32, value: u64) -> InputEvent {
+    const BUTTONS: [Button; 9] = [
+        Button::Left,
+        Button::Middle,
+        Button::Right,
+        Button::WheelUp,
+        Button::WheelDown,
+        Button::Side,
+        Button::Extra,
+        Button::WheelLeft,
+        Button::WheelRight,
+    ];
+    let axis = if kind & 0x100 != 0 { Axis::X } else { Axis::Y };
+    match kind % 4 {
+        0 => InputEvent::Key {
+            key: Key::ALL[value as usize % Key::ALL.len()],
+            down: kind & 0x100 != 0,
+        },
+        1 => InputEvent::Button {
+            button: BUTTONS[value as usize % BUTTONS.len()],
+            down: kind & 0x100 != 0,
+        },
+        2 => InputEvent::Relative { axis, value: value as i32 },
+        _ => InputEvent::Absolute { axis, value: value as i32 },
+    }
 }
 
 fn i8254() -> Rig {
@@ -431,7 +532,7 @@ fn fpu_error() -> Rig {
 
 fn port92() -> Rig {
     let (rig, _) = Rig::new(|bench| {
-        let port = Port92::new(bench.wishes.clone());
+        let port = Port92::new(bench.a20(), bench.wishes.clone());
         port.attach(&bench.ports).unwrap();
         port
     });

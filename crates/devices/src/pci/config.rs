@@ -226,9 +226,16 @@ impl ConfigSpace {
     /// # Panics
     /// If the space has no room.
     pub fn add_capability(&mut self, id: u8, body: &[u8]) -> u16 {
-        let offset = self.free;
+        self.add_capability_at(self.free, id, body)
+    }
+
+    /// As [`ConfigSpace::add_capability`], at `offset`, where there is none.
+    ///
+    /// # Panics
+    /// If the space has no room.
+    pub fn add_capability_at(&mut self, offset: u8, id: u8, body: &[u8]) -> u16 {
         let len = (body.len() as u8 + 2).next_multiple_of(4);
-        self.free = offset.checked_add(len).expect("room for the capability");
+        self.free = self.free.max(offset.checked_add(len).expect("room for the capability"));
         let offset = u16::from(offset);
         let next = self.initial[usize::from(reg::CAPABILITIES)];
         self.define(offset, &[id, next]);

@@ -137,7 +137,12 @@ impl PciEndpoint {
 
     /// Adds an MSI capability for `count` messages, a power of two up to 32.
     pub fn add_msi(&mut self, count: u8) {
-        self.msi = Some(Msi::new(&mut self.config, count));
+        self.msi = Some(Msi::new(&mut self.config, None, count));
+    }
+
+    /// As [`PciEndpoint::add_msi`], with the capability at `offset`, where there is none.
+    pub fn add_msi_at(&mut self, offset: u8, count: u8) {
+        self.msi = Some(Msi::new(&mut self.config, Some(offset), count));
     }
 
     /// Whether software uses MSI; the INTx wire is then low.

@@ -12,7 +12,7 @@ use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
 use devices::fpu_error::FpuError;
 use devices::fw_cfg::FwCfg;
 use devices::i440fx::I440fx;
-use devices::i8042::{I8042, Port92};
+use devices::i8042::{A20Gate, I8042, I8042Lines, Port92};
 use devices::i8254::I8254;
 use devices::i8259::I8259;
 use devices::ioapic::{self, IoApic};
@@ -22,9 +22,9 @@ use devices::mc146818::{Mc146818, RtcConfig};
 use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
-use devices::virtio::VirtioPci;
 use devices::virtio::balloon::VirtioBalloon;
 use display::Console;
+use input::InputHub;
 use memory::{Change, GuestMemory};
 
 use super::bios::{self, BootOrder, RomFiles};
@@ -63,6 +63,7 @@ pub struct Pc {
     pub(super) timers: TimerQueue,
     pub(super) pci: Arc<PciBus>,
     pub(super) control: Arc<dyn MachineControl>,
+    pub(super) input: Arc<InputHub>,
     chipset: Chipset,
     signals: Vec<Arc<Signals>>,
     /// What the CPUs have in common: the A20 gate, and word of changes to the memory map.
@@ -71,7 +72,6 @@ pub struct Pc {
     log: Arc<Log>,
     /// Every device, in the order in which they are reset.
     pub(super) devices: Vec<Arc<dyn Device>>,
-    pub(super) virtio: Vec<Arc<VirtioPci>>,
     pub(super) balloon: Option<Arc<VirtioBalloon>>,
     pub(super) drives: Vec<Arc<Drive>>,
     /// What `bus=` can name.
@@ -126,6 +126,7 @@ impl Pc {
         let mut chardevs = Chardevs::open(&spec.chardevs, &control)?;
         let qtest = spec.qtest.as_ref().map(|qtest| chardevs.claim(&qtest.chardev)).transpose()?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
+        let input = InputHub::new(&timers);
         let rtc_config = RtcConfig {
             low_memory: layout.low_end,
             high_memory: layout.high_size,
@@ -143,13 +144,13 @@ impl Pc {
             timers,
             pci,
             control,
+            input,
             chipset,
             signals,
             cpu_group,
             clock,
             log,
             devices: Vec::new(),
-            virtio: Vec::new(),
             balloon: None,
             drives: Vec::new(),
             buses: Buses::default(),
@@ -171,6 +172,7 @@ impl Pc {
         pc.add_fw_cfg()?;
         pc.add_serial_ports()?;
         pc.open_drives()?;
+        pc.add_ide()?;
         pc.add_devices()?;
         pc.fill_fw_cfg()?;
         if !bios::has_firmware(spec) {
@@ -264,6 +266,11 @@ impl Pc {
         &self.consoles
     }
 
+    /// The way of the user's input to the devices.
+    pub fn input(&self) -> &Arc<InputHub> {
+        &self.input
+    }
+
     /// The balloon, if there is one.
     pub fn balloon(&self) -> Option<&Arc<VirtioBalloon>> {
         self.balloon.as_ref()
@@ -284,13 +291,15 @@ impl Pc {
         pit.attach(&self.ports)?;
         let rtc = self.rtc.clone();
         rtc.attach(&self.ports)?;
-        let keyboard = I8042::new(
-            chipset.router.isa_line(line::KEYBOARD),
-            chipset.router.isa_line(line::MOUSE),
-            self.control.clone(),
-        );
+        let group = Arc::clone(&self.cpu_group);
+        let a20 = A20Gate::new(move |open| group.set_a20(open));
+        let lines = I8042Lines {
+            keyboard: chipset.router.isa_line(line::KEYBOARD),
+            mouse: chipset.router.isa_line(line::MOUSE),
+        };
+        let keyboard = I8042::new(lines, a20.clone(), self.control.clone(), &self.input);
         keyboard.attach(&self.ports)?;
-        let port92 = Port92::new(self.control.clone());
+        let port92 = Port92::new(a20, self.control.clone());
         port92.attach(&self.ports)?;
         let post = devices::debug::PostCode::new();
         post.attach(&self.ports)?;
@@ -416,12 +425,10 @@ impl Board for Pc {
             device.reset();
         }
         self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
-        if bios::has_firmware(&self.spec) {
+        if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
             return;
         }
-        if self.spec.accelerator != Accelerator::Qtest {
-            firmware::configure(&self.pci, &self.ports);
-        }
+        firmware::configure(&self.pci, &self.ports);
         if let Err(e) = self.load_boot_images() {
             eprintln!("rhea: cannot load boot images again: {e}");
         }
@@ -429,7 +436,7 @@ impl Board for Pc {
 
     fn reset_cpu(&self, index: usize, cpu: &mut Cpu) {
         cpu.reset();
-        if bios::has_firmware(&self.spec) {
+        if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
             return;
         }
         if let Err(reason) = cpu.set_state(&firmware::cpu_state(cpu.state())) {
@@ -446,8 +453,8 @@ impl Board for Pc {
     }
 
     fn pause_io(&self) {
-        for device in &self.virtio {
-            device.core().pause();
+        for device in &self.devices {
+            device.pause();
         }
     }
 
@@ -455,8 +462,8 @@ impl Board for Pc {
         for drive in &self.drives {
             drive.reset_io_status();
         }
-        for device in &self.virtio {
-            device.core().resume();
+        for device in &self.devices {
+            device.resume();
         }
     }
 

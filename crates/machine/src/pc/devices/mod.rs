@@ -3,7 +3,9 @@
 
 mod bus;
 mod display;
+mod ide;
 mod isa;
+mod scsi;
 mod storage;
 mod test;
 mod usb;
@@ -43,7 +45,9 @@ impl Driver {
 pub fn drivers() -> Vec<&'static Driver> {
     let topics = [
         display::DRIVERS,
+        ide::DRIVERS,
         isa::DRIVERS,
+        scsi::DRIVERS,
         storage::DRIVERS,
         test::DRIVERS,
         usb::DRIVERS,
@@ -62,6 +66,7 @@ impl Pc {
     /// Makes the devices of drives that ask for one, then those of `-device`, in their order.
     pub(in crate::pc) fn add_devices(&mut self) -> Result<(), BuildError> {
         let spec = Arc::clone(&self.spec);
+        self.add_ide_drives()?;
         let implied = spec.drives.iter().filter_map(storage::device_of);
         let graphics = display::implied(&spec);
         let implied = graphics.into_iter().chain(implied);
@@ -69,7 +74,7 @@ impl Pc {
         for (index, device) in all.iter().enumerate() {
             self.add_device(device, index)?;
         }
-        Ok(())
+        self.check_drives()
     }
 
     /// Makes a PCI function called `name` at a place of its own; the caller adds it to the devices.
