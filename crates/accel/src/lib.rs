@@ -35,6 +35,14 @@ pub trait CpuBus: Send + Sync {
     fn read_mmio(&self, addr: u64, size: AccessSize) -> u64;
     /// Writes a guest physical address that is not RAM.
     fn write_mmio(&self, addr: u64, size: AccessSize, value: u64);
+    /// The CPU found a floating-point error that it was told to report this way (x86: FERR# with CR0.NE
+    /// clear), or, with false, has none any more. Returns whether it may go on in spite of it
+    /// (IGNNE#); if not it waits for an interrupt and asks again. A board that does not listen lets it
+    /// go on.
+    fn floating_point_error(&self, pending: bool) -> bool {
+        let _ = pending;
+        true
+    }
 }
 
 /// The interrupt controller next to one CPU (on x86: its local APIC with the 8259 behind it).

@@ -64,7 +64,7 @@ impl Source {
 
 /// A decoded block.
 pub(crate) struct Block {
-    /// Host address of the first byte; 0 if it is not in RAM and the block is not to be kept.
+    /// Host address of the first byte; 0 if it is not in memory and the block is not to be kept.
     host: usize,
     rip: u64,
     mode: Mode,
@@ -256,11 +256,10 @@ pub(crate) fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize) -> Result
     })
 }
 
-/// Makes the page at `phys` known as code; `None` if it is not RAM.
+/// Makes the page at `phys` known as code; `None` if it is not memory.
 fn source(cpu: &mut Cpu, phys: u64, host: Option<HostPtr>, epoch: &mut u64) -> Option<Source> {
     let host = host?;
-    let (log, page) = cpu.memory.page_log(phys)?;
-    let log = log.clone();
+    let (log, page) = cpu.memory.code_log(phys, cpu.smm)?;
     let (version, newer) = cpu.mark_code(&log, page, host);
     *epoch = newer.max(*epoch);
     Some(Source { log, page, version, host, bytes: Box::default() })

@@ -99,6 +99,8 @@ pub struct Cpu {
     pub(crate) cr2: u64,
     pub(crate) cr3: u64,
     pub(crate) cr4: u64,
+    /// The page directory pointers of PAE paging, as the last load of CR3 found them.
+    pub(crate) pdptes: [u64; 4],
     pub(crate) xcr0: u64,
     pub(crate) efer: u64,
     /// DR0 to DR3, DR6, DR7; 4 and 5 are unused.
@@ -180,6 +182,7 @@ impl Cpu {
             cr2: 0,
             cr3: 0,
             cr4: 0,
+            pdptes: [0; 4],
             xcr0: 1,
             efer: 0,
             dr: [0; 8],
@@ -230,6 +233,7 @@ impl Cpu {
         self.cr2 = 0;
         self.cr3 = 0;
         self.cr4 = 0;
+        self.pdptes = [0; 4];
         self.efer = 0;
         self.dr = [0; 8];
         self.dr[6] = DR6_FIXED;

@@ -47,6 +47,8 @@ impl Exception {
         Self { vector, error_code: Some(error_code) }
     }
 
+    /// Not an exception: the instruction waits, and is tried again after interrupts had their turn.
+    pub(crate) const RETRY: Self = Self::plain(0xff);
     /// #UD
     pub(crate) const UD: Self = Self::plain(vector::UD);
     /// #NM

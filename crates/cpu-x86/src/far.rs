@@ -1,16 +1,15 @@
 //! Far transfers of control: JMP, CALL and RET between segments, call gates, and IRET (APM volume 2,
-//! sections 4.9 and 8.9; volume 3 for each instruction).
-//!
-//! Hardware task switching is not offered: a far transfer to a task state segment or task gate, an
-//! IRET with NT set, and an interrupt through a task gate raise #TS.
+//! sections 4.9 and 8.9; volume 3 for each instruction). Those that lead to another task go on in
+//! `task`.
 
 use crate::cpu::Cpu;
-use crate::descriptor::{Descriptor, gp, is_null, np, rpl, ss, system_type, ts};
+use crate::descriptor::{Descriptor, gp, is_null, np, rpl, ss, system_type};
 use crate::exception::{Exception, Result};
 use crate::flags::bits;
-use crate::interrupt::ts_unsupported;
+use crate::regs::CR4_VME;
 use crate::segment::{CS, DS, ES, FS, GS, SS, attr};
 use crate::state::Segment;
+use crate::task::Cause;
 
 /// The two kinds of entry to another segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +72,12 @@ impl Cpu {
                 if !descriptor.present() {
                     return Err(np(selector));
                 }
-                Err(ts_unsupported(selector))
+                let cause = if entry == Entry::Jump { Cause::Jump } else { Cause::Call };
+                if descriptor.system_type() == Some(system_type::TASK_GATE) {
+                    self.task_gate(descriptor, cause)
+                } else {
+                    self.enter_task(descriptor, selector, cause)
+                }
             }
             _ => Err(gp(selector)),
         }
@@ -267,24 +271,33 @@ impl Cpu {
     /// IRET with operands of `size` bytes.
     pub(crate) fn interrupt_return(&mut self, size: u8) -> Result {
         let width = u64::from(size);
-        if self.mode.is_vm86() && self.iopl() != 3 {
+        // With virtual interrupts, 16-bit programs in virtual-8086 mode manage VIF instead of IF.
+        let virtual_if = self.mode.is_vm86() && self.iopl() != 3;
+        if virtual_if && (self.cr4 & CR4_VME == 0 || size != 2) {
             return Err(Exception::GP0);
         }
         if self.mode.is_protected() && self.system_flags & bits::NT != 0 {
-            return Err(if self.long_mode() { Exception::GP0 } else { ts(self.tr.selector) });
+            return if self.long_mode() { Err(Exception::GP0) } else { self.return_from_task() };
         }
         let rip = self.peek(0, size)?;
         let selector = self.peek(width, size)? as u16;
         let flags = self.peek(2 * width, size)?;
         if !self.mode.is_protected() {
-            if rip > 0xffff {
+            if rip > u64::from(self.seg[usize::from(CS)].limit) {
                 return Err(Exception::GP0);
+            }
+            if virtual_if {
+                self.check_virtual_flags(flags)?;
             }
             self.set_sp(self.gpr[4].wrapping_add(3 * width));
             let keep = if self.mode.is_vm86() { bits::IOPL } else { 0 };
             self.load_segment_real(CS, selector);
             self.rip = rip;
-            self.write_flags(flags, (FLAGS_CPL0 | bits::RF) & !keep, size);
+            if virtual_if {
+                self.write_virtual_flags(flags);
+            } else {
+                self.write_flags(flags, (FLAGS_CPL0 | bits::RF) & !keep, size);
+            }
             self.nmi_blocked = false;
             return Ok(());
         }
@@ -293,7 +306,10 @@ impl Cpu {
         }
         let code = self.return_code(selector, rip)?;
         let level = rpl(selector);
-        let mask = self.changeable_flags() | bits::RF;
+        let mut mask = self.changeable_flags() | bits::RF;
+        if self.cpl == 0 {
+            mask |= bits::VIF | bits::VIP;
+        }
         if level == self.cpl && !self.mode.is_64() {
             self.set_sp(self.gpr[4].wrapping_add(3 * width));
             self.set_code(code, level, rip);
@@ -310,6 +326,9 @@ impl Cpu {
 
     /// IRET from level 0 to virtual-8086 mode.
     fn return_to_vm86(&mut self, rip: u64, selector: u16, flags: u64) -> Result {
+        if rip > 0xffff {
+            return Err(Exception::GP0);
+        }
         let sp = self.peek(12, 4)?;
         let mut selectors = [0; 5];
         for (slot, value) in selectors.iter_mut().enumerate() {
@@ -323,7 +342,7 @@ impl Cpu {
             self.load_segment_real(index, value);
         }
         self.gpr[4] = sp;
-        self.rip = rip & 0xffff;
+        self.rip = rip;
         self.nmi_blocked = false;
         Ok(())
     }
@@ -340,6 +359,34 @@ impl Cpu {
             level if level <= self.iopl() => FLAGS_CPL0 & !bits::IOPL,
             _ => FLAGS_CPL0 & !(bits::IOPL | bits::IF),
         }
+    }
+
+    /// With virtual interrupts: raises what loading `flags`, 16 of them, in virtual-8086 mode below IOPL
+    /// 3 raises.
+    pub(crate) fn check_virtual_flags(&self, flags: u64) -> Result {
+        let awaited = flags & bits::IF != 0 && self.system_flags & bits::VIP != 0;
+        if awaited || flags & bits::TF != 0 { Err(Exception::GP0) } else { Ok(()) }
+    }
+
+    /// Loads `flags`, which [`Self::check_virtual_flags`] has passed: IF goes to VIF.
+    pub(crate) fn write_virtual_flags(&mut self, flags: u64) {
+        self.write_flags(flags, FLAGS_CPL0 & !(bits::IF | bits::IOPL), 2);
+        self.set_virtual_if(flags & bits::IF != 0);
+    }
+
+    /// Sets VIF.
+    pub(crate) fn set_virtual_if(&mut self, enabled: bool) {
+        self.system_flags &= !bits::VIF;
+        if enabled {
+            self.system_flags |= bits::VIF;
+        }
+    }
+
+    /// The low 16 flags as virtual-8086 programs with virtual interrupts get them: with VIF for IF, and
+    /// IOPL 3.
+    pub(crate) fn virtual_flags(&self) -> u64 {
+        let flags = self.rflags() & 0xffff & !bits::IF | bits::IOPL;
+        if self.system_flags & bits::VIF != 0 { flags | bits::IF } else { flags }
     }
 
     /// Sets the flags in `mask` from `value`, of which `size` bytes count.

@@ -62,6 +62,14 @@ impl CpuGroup {
         members.iter().for_each(|member| member.signals.raise(Signal::Flush));
     }
 
+    /// Writes to pages that were known to be dirty are to be noted again: every CPU asks again before
+    /// it writes, from its next block of instructions on.
+    pub fn watch_writes(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        let members = self.members.read().unwrap_or_else(|e| e.into_inner());
+        members.iter().for_each(|member| member.signals.raise(Signal::Flush));
+    }
+
     /// The version of the physical address map.
     pub(crate) fn map_version(&self) -> u64 {
         self.map.load(Ordering::SeqCst)

@@ -14,6 +14,7 @@ use crate::flags::bits;
 use crate::segment::{CS, DS, ES, FS, GS, SS, attr};
 use crate::stack::NewStack;
 use crate::state::{Activity, Segment};
+use crate::task::Cause;
 
 /// Bit 0 of an error code: the event came from outside the program.
 const EXTERNAL: u16 = 1;
@@ -52,6 +53,9 @@ impl Cpu {
     /// Delivers an exception that an instruction raised, with `rip` at that instruction (a fault) or
     /// after it (a trap).
     pub(crate) fn deliver_exception(&mut self, exception: Exception) -> Delivered {
+        if exception == Exception::RETRY {
+            return Delivered::Yes;
+        }
         self.deliver_event(exception, Source::Exception)
     }
 
@@ -63,6 +67,7 @@ impl Cpu {
             let Err(next) = self.deliver(current.vector, source, current.error_code) else {
                 return Delivered::Yes;
             };
+            self.keep_rip = false;
             if current.vector == vector::DF && source == Source::Exception {
                 return Delivered::Shutdown;
             }
@@ -149,8 +154,8 @@ impl Cpu {
         let (gate, high) = self.gate(vector, source)?;
         let kind = gate.system_type();
         if kind == Some(system_type::TASK_GATE) {
-            // Hardware task switching: see `far`.
-            return Err(ts_unsupported(gate.gate_selector()));
+            let exception = source == Source::Exception;
+            return self.task_gate(gate, Cause::Event { vector, exception, error_code });
         }
         let selector = gate.gate_selector();
         if is_null(selector) {
@@ -283,6 +288,38 @@ impl Cpu {
         Ok(stack)
     }
 
+    /// INT n in virtual-8086 mode with virtual interrupts (CR4.VME), if the task state segment's map
+    /// says that the program handles `vector` itself: as in real mode, but with VIF for IF below IOPL 3.
+    /// Tells whether it did.
+    pub(crate) fn redirected_interrupt(&mut self, vector: u8) -> Result<bool> {
+        if self.tr.attributes & 0xd != system_type::TSS || self.tr.limit < 0x67 {
+            return Err(Exception::GP0);
+        }
+        let io_map: u16 = self.load_linear(self.tr.base.wrapping_add(0x66))?;
+        let at = (u64::from(io_map) + u64::from(vector / 8)).wrapping_sub(32);
+        if at > u64::from(self.tr.limit) {
+            return Err(Exception::GP0);
+        }
+        let map: u8 = self.load_linear(self.tr.base.wrapping_add(at))?;
+        if map >> (vector % 8) & 1 != 0 {
+            return Ok(false);
+        }
+        let own_if = self.iopl() == 3;
+        let flags = if own_if { self.rflags() } else { self.virtual_flags() };
+        let entry: u32 = self.load_linear(u64::from(vector) * 4)?;
+        let mut stack = self.current_stack(false);
+        self.push_to(&mut stack, 2, flags)?;
+        self.push_to(&mut stack, 2, u64::from(self.seg[usize::from(CS)].selector))?;
+        self.push_to(&mut stack, 2, self.rip)?;
+        self.gpr[4] = stack.sp;
+        let masked = if own_if { bits::IF } else { bits::VIF };
+        self.system_flags &= !(masked | bits::TF | bits::NT | bits::RF);
+        self.load_segment_real(CS, (entry >> 16) as u16);
+        self.rip = u64::from(entry as u16);
+        self.ends_step = true;
+        Ok(true)
+    }
+
     /// INT n and its relatives, called by their handlers with `rip` after the instruction.
     pub(crate) fn software_interrupt(&mut self, vector: u8, source: Source) -> Result {
         self.deliver(vector, source, None)?;
@@ -361,13 +398,8 @@ impl Cpu {
 
 /// Exceptions whose saved RIP is that of the instruction, and whose saved RF is set so that the
 /// instruction does not meet its own breakpoint again. A #DB manages RF itself.
-fn is_fault(v: u8) -> bool {
+pub(crate) fn is_fault(v: u8) -> bool {
     !matches!(v, vector::DB | vector::NMI | vector::BP | vector::OF | vector::DF | vector::MC)
-}
-
-/// What a task switch raises: hardware task switching is not offered yet.
-pub(crate) fn ts_unsupported(selector: u16) -> Exception {
-    crate::descriptor::ts(selector)
 }
 
 #[cfg(test)]

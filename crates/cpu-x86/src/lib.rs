@@ -37,6 +37,7 @@ mod smm;
 mod stack;
 pub mod state;
 mod system;
+mod task;
 #[cfg(test)]
 mod testing;
 mod tlb;

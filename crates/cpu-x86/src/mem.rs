@@ -8,7 +8,7 @@
 //! - A store changes memory only after all of its bytes are known to be writable.
 //! - A store into a page that holds decoded code tells the page's log and ends the running block.
 
-use memory::PAGE_SIZE;
+use memory::{PAGE_SIZE, WritePath};
 
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
@@ -27,10 +27,13 @@ const NO_SEGMENT: u8 = 7;
 /// One page's worth of an access: where its bytes are.
 #[derive(Clone, Copy)]
 enum Place {
-    /// In RAM; the physical address is there for the page log.
+    /// In memory; the physical address is there for the page log.
     Ram(HostPtr, u64),
     /// On the board, at this physical address.
     Device(u64),
+    /// At this physical address, read in the one place (`None` for the board) and written in another:
+    /// ROM, flash, shadow RAM.
+    Split(Option<HostPtr>, u64),
 }
 
 /// Where instructions are fetched from.
@@ -159,12 +162,12 @@ impl Cpu {
                 self.note_store(phys, 16);
                 Ok(found)
             }
-            Place::Device(phys) => {
-                let low = u128::from(self.bus.read_mmio(phys, 8));
-                let found = low | u128::from(self.bus.read_mmio(phys + 8, 8)) << 64;
+            Place::Device(_) | Place::Split(..) => {
+                let mut bytes = [0; 16];
+                self.copy_out(linear, place, None, &mut bytes);
+                let found = u128::from_le_bytes(bytes);
                 let value = if found == old { new } else { found };
-                self.bus.write_mmio(phys, 8, value as u64);
-                self.bus.write_mmio(phys + 8, 8, (value >> 64) as u64);
+                self.copy_in(linear, place, None, &value.to_le_bytes());
                 Ok(found)
             }
         }
@@ -189,6 +192,18 @@ impl Cpu {
             }
             None => self.store_slow(SS, linear, value, class),
         }
+    }
+
+    /// Stores to a linear address as the CPU itself.
+    pub(crate) fn store_linear<T: Int>(&mut self, linear: u64, value: T) -> Result {
+        let linear = linear & self.system_mask();
+        self.store_slow(NO_SEGMENT, linear, value, Class::Supervisor)
+    }
+
+    /// Raises what a store of `len` bytes, at most a page, by the CPU itself would raise.
+    pub(crate) fn probe_linear(&mut self, linear: u64, len: usize) -> Result {
+        let linear = linear & self.system_mask();
+        self.places(NO_SEGMENT, linear, len, Access::Write, Class::Supervisor).map(|_| ())
     }
 
     /// Width of the linear addresses that the CPU itself uses.
@@ -329,9 +344,12 @@ impl Cpu {
         self.check_canonical(seg, linear)?;
         let found = self.fill(linear, access, class)?;
         let phys = found.phys | linear & PAGE_OFFSET;
-        Ok(match found.host {
-            Some(host) => Place::Ram(host.at(linear & PAGE_OFFSET), phys),
-            None => Place::Device(phys),
+        let host = found.host.map(|host| host.at(linear & PAGE_OFFSET));
+        Ok(match (host, found.writes) {
+            (Some(host), WritePath::Direct) => Place::Ram(host, phys),
+            (Some(host), _) if access != Access::Write => Place::Ram(host, phys),
+            (None, WritePath::Bus) => Place::Device(phys),
+            (host, _) => Place::Split(host, phys),
         })
     }
 
@@ -454,20 +472,9 @@ impl Cpu {
         for (place, part) in [(Some(first), head), (second, tail)] {
             match place {
                 Some(Place::Ram(host, _)) => host.read_bytes(part),
-                Some(Place::Device(phys)) => {
-                    // Registers are at most 8 bytes wide; wider accesses come in pieces.
-                    let mut at = phys;
-                    for piece in part.chunks_mut(8) {
-                        if piece.len().is_power_of_two() {
-                            let value = self.bus.read_mmio(at, piece.len() as u8);
-                            piece.copy_from_slice(&value.to_le_bytes()[..piece.len()]);
-                        } else {
-                            for (i, byte) in piece.iter_mut().enumerate() {
-                                *byte = self.bus.read_mmio(at + i as u64, 1) as u8;
-                            }
-                        }
-                        at += piece.len() as u64;
-                    }
+                Some(Place::Split(Some(host), _)) => host.read_bytes(part),
+                Some(Place::Device(phys) | Place::Split(None, phys)) => {
+                    self.read_device(phys, part);
                 }
                 None => {}
             }
@@ -483,34 +490,53 @@ impl Cpu {
                     host.write_bytes(part);
                     self.note_store(phys, part.len());
                 }
-                Some(Place::Device(phys)) => {
-                    let mut at = phys;
-                    for piece in part.chunks(8) {
-                        if piece.len().is_power_of_two() {
-                            let mut value = [0; 8];
-                            value[..piece.len()].copy_from_slice(piece);
-                            self.bus.write_mmio(at, piece.len() as u8, u64::from_le_bytes(value));
-                        } else {
-                            for (i, byte) in piece.iter().enumerate() {
-                                self.bus.write_mmio(at + i as u64, 1, u64::from(*byte));
-                            }
-                        }
-                        at += piece.len() as u64;
-                    }
-                }
+                Some(Place::Device(phys)) => self.write_device(phys, part),
+                Some(Place::Split(_, phys)) => self.write_elsewhere(phys, part),
                 None => {}
             }
         }
+    }
+
+    /// Reads registers of the board. They are at most 8 bytes wide; wider accesses come in pieces.
+    fn read_device(&self, phys: u64, buf: &mut [u8]) {
+        let mut at = phys;
+        for piece in buf.chunks_mut(8) {
+            if piece.len().is_power_of_two() {
+                let value = self.bus.read_mmio(at, piece.len() as u8);
+                piece.copy_from_slice(&value.to_le_bytes()[..piece.len()]);
+            } else {
+                for (i, byte) in piece.iter_mut().enumerate() {
+                    *byte = self.bus.read_mmio(at + i as u64, 1) as u8;
+                }
+            }
+            at += piece.len() as u64;
+        }
+    }
+
+    /// Writes registers of the board, in pieces as [`Self::read_device`] reads them.
+    pub(crate) fn write_device(&mut self, phys: u64, data: &[u8]) {
+        let mut at = phys;
+        for piece in data.chunks(8) {
+            if piece.len().is_power_of_two() {
+                let mut value = [0; 8];
+                value[..piece.len()].copy_from_slice(piece);
+                self.bus.write_mmio(at, piece.len() as u8, u64::from_le_bytes(value));
+            } else {
+                for (i, byte) in piece.iter().enumerate() {
+                    self.bus.write_mmio(at + i as u64, 1, u64::from(*byte));
+                }
+            }
+            at += piece.len() as u64;
+        }
+        // The device may have changed what this CPU has to look at.
+        self.break_block |= self.signals.pending() != 0;
     }
 
     /// Tells the page log of a store that did not go through a writable TLB entry.
     fn note_store(&mut self, phys: u64, len: usize) {
         // The bytes are within one page.
         debug_assert!((phys & PAGE_OFFSET) + len as u64 <= PAGE_SIZE);
-        if let Some((log, page)) = self.memory.page_log(phys) {
-            self.break_block |= log.is_code(page);
-            log.note_write(page);
-        }
+        self.break_block |= self.memory.note_write(phys, self.smm);
     }
 }
 

@@ -5,6 +5,8 @@
 //! processor does, the dirty bit when the write is allowed, both by compare-exchange, so that two CPUs
 //! and a guest that changes an entry at the same time lose nothing.
 
+use memory::{Page, WritePath, WriteTarget};
+
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
 use crate::host::{Access, HostPtr, TlbEntry};
@@ -101,7 +103,7 @@ impl Cpu {
         if self.cr0 & CR0_PG == 0 {
             let rights = Rights::WRITE | Rights::USER | Rights::EXECUTE | Rights::DIRTY;
             let phys = linear & 0xffff_f000 & self.address_lines;
-            let found = Translation { phys, host: self.host_page(phys), rights };
+            let found = self.on_host(phys, rights);
             self.tlb.remember(linear, found);
             return Ok(found);
         }
@@ -190,7 +192,7 @@ impl Cpu {
         let mut rights = leaf.rights;
         rights.set(Rights::DIRTY, wanted & pte::DIRTY != 0);
         let phys = leaf.phys & self.address_lines;
-        Some(Translation { phys, host: self.host_page(phys), rights })
+        Some(self.on_host(phys, rights))
     }
 
     fn walk(&mut self, linear: u64) -> std::result::Result<Leaf, Miss> {
@@ -204,16 +206,25 @@ impl Cpu {
         }
     }
 
+    /// Whether PAE paging is active with these control registers.
+    pub(crate) fn is_pae(cr0: u64, cr4: u64, efer: u64) -> bool {
+        cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && efer & EFER_LMA == 0
+    }
+
+    /// The four page directory pointers at `cr3`. #GP(0) if one that is present has reserved bits set.
+    pub(crate) fn read_pdptes(&self, cr3: u64) -> Result<[u64; 4]> {
+        const RESERVED: u64 = 0x1e6 | u64::MAX << PHYS_BITS;
+        let table = cr3 & 0xffff_ffe0;
+        let entries = [0, 8, 16, 24].map(|offset| self.read_entry(table + offset, true));
+        let wrong = |entry: &u64| entry & pte::PRESENT != 0 && entry & RESERVED != 0;
+        if entries.iter().any(wrong) { Err(Exception::GP0) } else { Ok(entries) }
+    }
+
     /// PAE: four page directory pointers, without rights of their own, above two long levels.
     fn walk_pae(&mut self, linear: u64) -> std::result::Result<Leaf, Miss> {
-        const RESERVED: u64 = 0x1e6;
-        let at = (self.cr3 & 0xffff_ffe0) + (linear >> 30 & 3) * 8;
-        let entry = self.read_entry(at, true);
+        let entry = self.pdptes[(linear >> 30 & 3) as usize];
         if entry & pte::PRESENT == 0 {
             return Err(Miss::NotPresent);
-        }
-        if entry & (RESERVED | pte::NX | self.reserved_address_bits()) != 0 {
-            return Err(Miss::Reserved);
         }
         let rights = Rights::WRITE | Rights::USER | Rights::EXECUTE;
         self.walk_long(linear, entry & pte::ADDR, 2, rights)
@@ -322,9 +333,20 @@ impl Cpu {
         }
     }
 
-    /// The host page at guest physical `phys`, if it is RAM.
-    pub(crate) fn host_page(&self, phys: u64) -> Option<HostPtr> {
-        self.memory.host_page(phys).map(|page| HostPtr::new(page, 0))
+    /// What the memory map says of the page at guest physical `phys`.
+    fn page_at(&self, phys: u64) -> Page {
+        self.memory.page(phys, self.smm)
+    }
+
+    fn on_host(&self, phys: u64, rights: Rights) -> Translation {
+        let page = self.page_at(phys);
+        let host = page.host.map(|page| HostPtr::new(page, 0));
+        Translation { phys, host, writes: page.writes, rights }
+    }
+
+    /// The host page that reads at guest physical `phys` come from; `None` for the bus.
+    fn host_page(&self, phys: u64) -> Option<HostPtr> {
+        self.page_at(phys).host.map(|page| HostPtr::new(page, 0))
     }
 
     fn read_entry(&self, at: u64, wide: bool) -> u64 {
@@ -361,28 +383,36 @@ impl Cpu {
     /// Writes physical memory as the CPU itself.
     pub(crate) fn write_physical(&mut self, at: u64, data: &[u8]) {
         for (at, &byte) in (at..).zip(data) {
-            match self.host_page(at) {
-                Some(page) => {
-                    page.at(at).write(byte);
-                    self.memory.note_write(at, 1);
-                }
-                None => self.bus.write_mmio(at, 1, u64::from(byte)),
+            self.write_elsewhere(at, &[byte]);
+        }
+    }
+
+    /// Writes `data`, within one page, to wherever the memory map has writes go.
+    pub(crate) fn write_elsewhere(&mut self, phys: u64, data: &[u8]) {
+        match self.memory.write_target(phys, self.smm) {
+            WriteTarget::Host(page) => {
+                HostPtr::new(page, phys).write_bytes(data);
+                self.break_block |= self.memory.note_write(phys, self.smm);
             }
+            WriteTarget::Bus => self.write_device(phys, data),
+            WriteTarget::Lost => {}
         }
     }
 
     /// Replaces a page table entry if it still is `old`. Entries outside RAM keep their value.
     fn update_entry(&mut self, at: u64, wide: bool, old: u64, new: u64) -> bool {
         let at = at & self.address_lines;
-        let Some(page) = self.host_page(at) else { return true };
-        let entry = page.at(at);
+        let Page { host: Some(page), writes: WritePath::Direct } = self.page_at(at) else {
+            return true;
+        };
+        let entry = HostPtr::new(page, at);
         let done = if wide {
             entry.compare_exchange(old, new)
         } else {
             entry.compare_exchange(old as u32, new as u32)
         };
         if done {
-            self.memory.note_write(at, 4);
+            self.memory.note_write(at, self.smm);
         }
         done
     }
@@ -397,7 +427,7 @@ impl Cpu {
         }
     }
 
-    /// Translates and, if the page is RAM, enters it into the first-level table of `class`.
+    /// Translates and, if the page is memory, enters it into the first-level table of `class`.
     pub(crate) fn fill(
         &mut self,
         linear: u64,
@@ -413,19 +443,12 @@ impl Cpu {
             let write = !watched
                 && rights.contains(Rights::DIRTY)
                 && self.allows(rights, Access::Write, privilege)
-                && self.is_quiet(found.phys);
+                && found.writes == WritePath::Direct
+                && self.memory.is_quiet(found.phys, self.smm);
             let exec = self.allows(rights, Access::Execute, privilege);
             self.tlb.enter(class, linear, TlbEntry::new(linear, host, read, write, exec));
         }
         Ok(found)
-    }
-
-    /// Whether writes to the page at `phys` need not be noted: it holds no decoded code and is known
-    /// to be dirty already.
-    fn is_quiet(&self, phys: u64) -> bool {
-        self.memory
-            .page_log(phys)
-            .is_some_and(|(log, page)| log.is_dirty(page) && !log.is_code(page))
     }
 }
 

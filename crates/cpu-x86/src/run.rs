@@ -170,7 +170,11 @@ impl Cpu {
             self.group.pass(&self.member, epoch);
             self.passed_epoch = epoch;
         }
-        if self.take_event() == Delivered::Shutdown {
+        if self.take_event() == Delivered::Shutdown
+            || self.pending_debug != 0
+                && !self.shadow
+                && self.deliver_debug_trap() == Delivered::Shutdown
+        {
             return Some(Exit::Shutdown);
         }
         (self.activity != Activity::Running).then(|| Exit::Halt { wake: self.wanted_signals() })

@@ -34,6 +34,7 @@ impl Cpu {
             cr2: self.cr2,
             cr3: self.cr3,
             cr4: self.cr4,
+            pdptes: self.pdptes,
             xcr0: self.xcr0,
             dr: self.dr,
             msrs: self.saved_msrs(),
@@ -74,6 +75,7 @@ impl Cpu {
         self.cr2 = state.cr2;
         self.cr3 = state.cr3;
         self.cr4 = state.cr4;
+        self.pdptes = state.pdptes;
         self.xcr0 = state.xcr0;
         self.efer = efer;
         self.dr = state.dr;
@@ -162,6 +164,7 @@ mod tests {
         state.rip ^= 0x10;
         state.rflags |= 0x8d5;
         state.cr2 = 0xdead_0000;
+        state.pdptes = [1, 2, 3, 4];
         state.dr[0] = 0x1234;
         state.x87 = X87State {
             regs: std::array::from_fn(|i| 0x3fff_8000_0000_0000_0000 + i as u128),

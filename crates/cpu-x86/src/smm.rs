@@ -289,6 +289,12 @@ impl Cpu {
         }
         self.derive_cpl();
         self.switch_smm(false);
+        if Self::is_pae(cr0, cr4, efer) {
+            match self.read_pdptes(cr3) {
+                Ok(entries) => self.pdptes = entries,
+                Err(_) => self.pending_debug |= PENDING_SHUTDOWN,
+            }
+        }
         self.tlb.switch(self.pcid(), true);
         self.update_mode();
         if area.0[at::HALT_RESTART] & 1 != 0 {

@@ -106,6 +106,8 @@ pub struct CpuState {
     pub cr3: u64,
     /// CR4.
     pub cr4: u64,
+    /// The page directory pointers of PAE paging, as the last load of CR3 found them.
+    pub pdptes: [u64; 4],
     /// XCR0.
     pub xcr0: u64,
     /// DR0 to DR3, DR6 and DR7 (indices 4 and 5 are unused).

@@ -12,6 +12,8 @@
 //! Pages larger than 4 KiB are entered in pieces of 4 KiB. A small bitmap knows in which large regions
 //! that happened, so that INVLPG knows when it has to search for the other pieces.
 
+use memory::WritePath;
+
 use crate::host::{Access, HostPtr, TlbEntry};
 
 /// Entries of each first-level table.
@@ -67,8 +69,10 @@ bitflags::bitflags! {
 pub(crate) struct Translation {
     /// Guest physical address of the page.
     pub(crate) phys: u64,
-    /// Where it is on the host, if it is RAM.
+    /// Where it is read from on the host; `None` for the bus.
     pub(crate) host: Option<HostPtr>,
+    /// Where writes go.
+    pub(crate) writes: WritePath,
     /// Rights of the page.
     pub(crate) rights: Rights,
 }
@@ -85,7 +89,12 @@ struct L2Entry {
 const L2_EMPTY: L2Entry = L2Entry {
     page: 0,
     stamp: 0,
-    translation: Translation { phys: 0, host: None, rights: Rights::empty() },
+    translation: Translation {
+        phys: 0,
+        host: None,
+        writes: WritePath::Bus,
+        rights: Rights::empty(),
+    },
 };
 
 /// Both levels.

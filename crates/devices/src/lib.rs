@@ -7,7 +7,9 @@
 //! lock released. So a device may drive its interrupt line with its lock held, which keeps the line and
 //! the registers in step.
 
+pub mod ata;
 pub mod debug;
+pub mod fpu_error;
 pub mod i440fx;
 pub mod i8042;
 pub mod i8254;
@@ -19,8 +21,11 @@ pub mod lapic;
 pub mod mc146818;
 pub mod pci;
 pub mod piix;
+pub mod scsi;
+pub mod testdev;
 pub mod uart16550;
 pub mod usb;
+pub mod vga;
 pub mod virtio;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod chardevs;
 mod error;
 pub mod machine;
 pub mod pc;
+pub mod qtest;
 pub mod run;
 pub mod spec;
 

@@ -1,10 +1,11 @@
 //! A machine as its clients see it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use accel::log::Log;
-use block::{Drive, ErrorAction};
-use chardev::ChardevInfo;
+use block::{Drive, DriveEvent, ErrorAction};
+use chardev::{CharBackend, ChardevInfo};
 use cpu_x86::Cpu;
 use devices::virtio::balloon::VirtioBalloon;
 use input::InputHub;
@@ -12,10 +13,11 @@ use uuid::Uuid;
 
 use crate::BuildError;
 use crate::pc::board::Pc;
+use crate::qtest::{Qtest, QtestLog};
 use crate::run::owner::GuestRequests;
 use crate::run::vcpu::{Gate, VcpuThread};
 use crate::run::{EventSink, MachineEvent, Owner, RunHandle};
-use crate::spec::{MachineSpec, Smp};
+use crate::spec::{Accelerator, MachineSpec, QtestLogSpec, QtestSpec, Smp};
 
 /// A machine: what can be read of it at any time, and the way to its owner.
 pub struct Machine {
@@ -23,6 +25,24 @@ pub struct Machine {
     board: Arc<Pc>,
     cpus: Arc<Vec<VcpuThread<Cpu>>>,
     run: RunHandle,
+    _qtest: Option<Qtest>,
+}
+
+/// Opens the way in for a test program.
+fn start_qtest(
+    board: &Arc<Pc>,
+    spec: &QtestSpec,
+    chardev: Arc<dyn CharBackend>,
+) -> Result<Qtest, BuildError> {
+    let failed = |path: &Path, e| {
+        BuildError::Device(format!("-qtest-log: cannot open '{}': {e}", path.display()))
+    };
+    let log = match &spec.log {
+        QtestLogSpec::None => None,
+        QtestLogSpec::Stderr => Some(QtestLog::stderr()),
+        QtestLogSpec::File(path) => Some(QtestLog::create(path).map_err(|e| failed(path, e))?),
+    };
+    Qtest::start(board, chardev, log).map_err(BuildError::Thread)
 }
 
 impl Machine {
@@ -47,19 +67,27 @@ impl Machine {
         }
         for drive in board.drives() {
             let guest = Arc::clone(&guest);
-            drive.set_error_hook(Box::new(move |failure| {
-                if failure.action == ErrorAction::Stop {
+            let events = Arc::clone(&events);
+            drive.set_event_hook(Box::new(move |event| {
+                let stop = matches!(&event, DriveEvent::Error(e) if e.action == ErrorAction::Stop);
+                events(MachineEvent::Drive(event));
+                if stop {
                     guest.disk_failed();
                 }
             }));
         }
-        let spawn = |(index, cpu)| VcpuThread::spawn(index, cpu, gate.clone(), guest.clone());
+        let execute = spec.accelerator != Accelerator::Qtest;
+        let spawn =
+            |(index, cpu)| VcpuThread::spawn(index, cpu, execute, gate.clone(), guest.clone());
         let cpus: Result<Vec<_>, _> =
             board.make_cpus().into_iter().enumerate().map(spawn).collect();
         let cpus = Arc::new(cpus.map_err(BuildError::Thread)?);
+        let qtest = spec.qtest.as_ref().zip(board.qtest_chardev());
+        let qtest =
+            qtest.map(|(spec, chardev)| start_qtest(&board, spec, chardev.clone())).transpose()?;
         let (owner, run) =
             Owner::new(Arc::clone(&board), Arc::clone(&cpus), guest, spec.actions, events);
-        Ok((Self { spec: spec.clone(), board, cpus, run }, owner))
+        Ok((Self { spec: spec.clone(), board, cpus, run, _qtest: qtest }, owner))
     }
 
     /// The machine's name, if it was given one.

@@ -14,6 +14,29 @@ pub enum Accelerator {
     /// The software CPU (`tcg`, `soft`).
     #[default]
     Soft,
+    /// None: the CPUs stand still, and qtest drives the devices and the guest's clock.
+    Qtest,
+}
+
+/// The way in for a test program (`-qtest`, `-qtest-log`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QtestSpec {
+    /// Id of the character device that the commands come from.
+    pub chardev: String,
+    /// Where to record them.
+    pub log: QtestLogSpec,
+}
+
+/// Where qtest's commands and answers are recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum QtestLogSpec {
+    /// On standard error.
+    #[default]
+    Stderr,
+    /// Nowhere.
+    None,
+    /// In a file.
+    File(PathBuf),
 }
 
 /// What the guest's reboot does.
@@ -199,12 +222,16 @@ pub struct MachineSpec {
     pub chardevs: Vec<NamedChardev>,
     /// Serial ports COM1 to COM4, in order.
     pub serials: Vec<SerialSpec>,
+    /// The chipset's USB host controller is there (`-usb`, `-machine usb=on`).
+    pub usb: bool,
     /// Disk images.
     pub drives: Vec<DriveSpec>,
     /// Devices.
     pub devices: Vec<DeviceSpec>,
     /// What happens on the guest's own ends.
     pub actions: RunActions,
+    /// Commands of a test program.
+    pub qtest: Option<QtestSpec>,
     /// Leave the machine in `prelaunch` (`-S`).
     pub start_paused: bool,
 }

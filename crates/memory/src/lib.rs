@@ -5,19 +5,29 @@
 //! CPU has decoded instructions from. Devices read and write it by guest physical address with
 //! [`GuestMemory::read`], [`GuestMemory::write`] or, for virtqueues, through [`GuestMemory::view`].
 //!
+//! It also owns what else there is of memory: [`MemoryBlock`]s, and where CPUs see them ([`map`]).
+//!
 //! Invariants:
-//! - The set of RAM ranges is fixed for the life of the object, so a host address obtained from it
-//!   stays valid as long as an `Arc<GuestMemory>` is held.
+//! - The set of RAM ranges is fixed for the life of the object, and blocks live as long as it does, so
+//!   a host address obtained from it stays valid as long as an `Arc<GuestMemory>` is held.
 //! - Every write by a device goes through `vm-memory` and so through the page log; a CPU that writes
 //!   by host address calls [`PageLog::note_write`] itself, unless the page's state lets it skip that.
 
+mod block;
 mod discard;
+mod hook;
+pub mod map;
 mod page_log;
 
+pub use block::MemoryBlock;
+pub use hook::Change;
+pub use map::{Access, MapId, Mapping, Page, Reads, Visible, WritePath, WriteTarget, Writes};
 pub use page_log::{CodeVersion, PAGE_SHIFT, PAGE_SIZE, PageLog};
 pub use vm_memory;
 
-use vm_memory::bitmap::Bitmap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use arc_swap::ArcSwap;
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
@@ -44,6 +54,26 @@ pub enum MemoryError {
         /// Length in bytes.
         len: usize,
     },
+    /// A block does not have these bytes.
+    #[error("memory '{name}' ends before {offset:#x}+{len:#x}")]
+    OutsideBlock {
+        /// The block's name.
+        name: String,
+        /// Offset of the first byte.
+        offset: u64,
+        /// Length in bytes.
+        len: usize,
+    },
+    /// A mapping is not of whole pages, runs past its block, or past the end of all addresses.
+    #[error("cannot map '{name}' at {start:#x}+{len:#x}")]
+    Map {
+        /// The block's name.
+        name: String,
+        /// First address.
+        start: u64,
+        /// Length in bytes.
+        len: u64,
+    },
     /// The host would not take pages back.
     #[error("cannot give the pages at guest physical {addr:#x} back to the host: {source}")]
     Discard {
@@ -54,7 +84,7 @@ pub enum MemoryError {
     },
 }
 
-/// One page of guest RAM as the host sees it. The pointer is valid for [`PAGE_SIZE`] bytes while the
+/// One page of guest memory as the host sees it. The pointer is valid for [`PAGE_SIZE`] bytes while the
 /// [`GuestMemory`] that it came from lives.
 #[derive(Clone, Copy, Debug)]
 pub struct HostPage {
@@ -62,10 +92,22 @@ pub struct HostPage {
     pub ptr: *mut u8,
 }
 
-/// All RAM of a machine.
+/// What [`map::Map`] is made from.
+#[derive(Debug, Default)]
+struct Layers {
+    ram: Vec<map::Ram>,
+    mappings: Vec<(MapId, Mapping)>,
+    last_id: u64,
+    blocks: Vec<Arc<MemoryBlock>>,
+}
+
+/// All memory of a machine.
 #[derive(Debug)]
 pub struct GuestMemory {
     view: MemoryView,
+    layers: Mutex<Layers>,
+    map: ArcSwap<map::Map>,
+    hook: Arc<hook::ChangeHook>,
 }
 
 impl GuestMemory {
@@ -83,7 +125,18 @@ impl GuestMemory {
             ranges.iter().map(|&(start, len)| (GuestAddress(start), len as usize)).collect();
         let view = MemoryView::from_ranges(&mapped)
             .map_err(|e| MemoryError::Create { bytes, reason: e.to_string() })?;
-        Ok(Self { view })
+        let ram = view.iter().map(|region: &GuestRegionMmap<PageLog>| map::Ram {
+            start: region.start_addr().0,
+            last: region.last_addr().0,
+            host: map::Host {
+                addr: region.as_ptr() as usize,
+                log: region.bitmap_ref().clone(),
+                page: 0,
+            },
+        });
+        let layers = Layers { ram: ram.collect(), ..Layers::default() };
+        let map = ArcSwap::from_pointee(map::Map::new(&layers.ram, &[]));
+        Ok(Self { view, layers: Mutex::new(layers), map, hook: Arc::default() })
     }
 
     /// The memory as `vm-memory` sees it.
@@ -135,26 +188,108 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// The host page behind the page that holds `addr`, if it is RAM.
-    pub fn host_page(&self, addr: u64) -> Option<HostPage> {
-        let base = GuestAddress(addr & !(PAGE_SIZE - 1));
-        let ptr = self.view.get_host_address(base).ok()?;
-        Some(HostPage { ptr })
-    }
-
     /// The page log that covers `addr`, and the page's index in it, if `addr` is RAM.
     pub fn page_log(&self, addr: u64) -> Option<(&PageLog, usize)> {
         let (region, offset) = self.view.to_region_addr(GuestAddress(addr))?;
         let region: &GuestRegionMmap<PageLog> = region;
         Some((region.bitmap_ref(), (offset.0 >> PAGE_SHIFT) as usize))
     }
+}
 
-    /// Notes a write of `len` bytes at `addr` made behind `vm-memory`'s back, by host address.
-    pub fn note_write(&self, addr: u64, len: usize) {
-        if let Some((region, offset)) = self.view.to_region_addr(GuestAddress(addr)) {
-            let region: &GuestRegionMmap<PageLog> = region;
-            region.bitmap_ref().mark_dirty(offset.0 as usize, len);
+/// Memory as CPUs see it: RAM with blocks mapped over it. `smm` says that the CPU is in system
+/// management mode.
+impl GuestMemory {
+    /// Makes a block of `len` bytes, a multiple of [`PAGE_SIZE`], called `name`. It is kept as long as
+    /// `self`.
+    ///
+    /// # Errors
+    /// [`MemoryError::Create`] if `len` won't do or the host has no room.
+    pub fn allocate(&self, name: &str, len: u64) -> Result<Arc<MemoryBlock>, MemoryError> {
+        let block = MemoryBlock::new(name, len, Arc::clone(&self.hook))?;
+        self.layers().blocks.push(Arc::clone(&block));
+        Ok(block)
+    }
+
+    /// Maps a block. CPUs see it before their next instruction.
+    ///
+    /// # Errors
+    /// [`MemoryError::Map`] if the mapping is not what [`Mapping`] asks for.
+    pub fn map(&self, mapping: Mapping) -> Result<MapId, MemoryError> {
+        let ids = self.remap(&[], vec![mapping])?;
+        Ok(ids[0])
+    }
+
+    /// Takes a mapping away.
+    pub fn unmap(&self, id: MapId) {
+        self.remap(&[id], Vec::new()).expect("nothing is mapped");
+    }
+
+    /// Replaces the mappings `old` by `new` in one step; returns the ids of the new ones.
+    ///
+    /// # Errors
+    /// [`MemoryError::Map`] if one of `new` is not what [`Mapping`] asks for; nothing is then changed.
+    pub fn remap(&self, old: &[MapId], new: Vec<Mapping>) -> Result<Vec<MapId>, MemoryError> {
+        let mut layers = self.layers();
+        if let Some(bad) = new.iter().find(|mapping| !mapping.is_sound()) {
+            let name = bad.block.name().to_owned();
+            return Err(MemoryError::Map { name, start: bad.start, len: bad.len });
         }
+        layers.mappings.retain(|(id, _)| !old.contains(id));
+        let mut ids = Vec::with_capacity(new.len());
+        for mapping in new {
+            layers.last_id += 1;
+            let id = MapId(layers.last_id);
+            layers.mappings.push((id, mapping));
+            ids.push(id);
+        }
+        self.map.store(Arc::new(map::Map::new(&layers.ram, &layers.mappings)));
+        drop(layers);
+        self.hook.call(Change::Map);
+        Ok(ids)
+    }
+
+    /// Has `hook` called after each change, on the thread that made it.
+    pub fn set_change_hook(&self, hook: impl Fn(Change) + Send + Sync + 'static) {
+        self.hook.set(Box::new(hook));
+    }
+
+    /// What the page that holds `addr` is to a CPU.
+    pub fn page(&self, addr: u64, smm: bool) -> Page {
+        self.map.load().view(smm).page(addr)
+    }
+
+    /// Where a write within the page that holds `addr` goes.
+    pub fn write_target(&self, addr: u64, smm: bool) -> WriteTarget {
+        self.map.load().view(smm).write_target(addr)
+    }
+
+    /// The log of the page that reads at `addr` come from, and its index there; `None` for the bus.
+    pub fn code_log(&self, addr: u64, smm: bool) -> Option<(PageLog, usize)> {
+        let map = self.map.load();
+        let (log, page) = map.view(smm).read_log(addr)?;
+        Some((log.clone(), page))
+    }
+
+    /// Whether writes to the page that holds `addr` need not be noted: it holds no decoded code and is
+    /// known to be dirty already.
+    pub fn is_quiet(&self, addr: u64, smm: bool) -> bool {
+        let map = self.map.load();
+        let log = map.view(smm).write_log(addr);
+        log.is_some_and(|(log, page)| log.is_dirty(page) && !log.is_code(page))
+    }
+
+    /// Notes a write by host address within the page that holds `addr`; tells whether instructions were
+    /// decoded from that page.
+    pub fn note_write(&self, addr: u64, smm: bool) -> bool {
+        let map = self.map.load();
+        let Some((log, page)) = map.view(smm).write_log(addr) else { return false };
+        let was_code = log.is_code(page);
+        log.note_write(page);
+        was_code
+    }
+
+    fn layers(&self) -> MutexGuard<'_, Layers> {
+        self.layers.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 

@@ -1,8 +1,12 @@
 //! Events of the machine as events of the contract.
 
+use block::{DriveEvent, ErrorAction, ErrorEvent, Operation, TrayEvent};
 use bus::ShutdownCause;
 use machine::run::MachineEvent;
-use schema::{BalloonChangeEventData, Event, ResetEventData, ShutdownEventData};
+use schema::{
+    BalloonChangeEventData, BlockErrorAction, BlockIoErrorEventData, DeviceTrayMovedEventData,
+    Event, IoOperationType, ResetEventData, ShutdownEventData,
+};
 
 /// The event that tells clients of `event`.
 pub fn to_qmp(event: MachineEvent) -> Event {
@@ -19,6 +23,28 @@ pub fn to_qmp(event: MachineEvent) -> Event {
         MachineEvent::BalloonChange(actual) => {
             Event::BalloonChange(BalloonChangeEventData { actual: crate::int(actual) })
         }
+        MachineEvent::Drive(DriveEvent::Error(error)) => Event::BlockIoError(io_error(error)),
+        MachineEvent::Drive(DriveEvent::TrayMoved(TrayEvent { device, qdev, open })) => {
+            Event::DeviceTrayMoved(DeviceTrayMovedEventData { device, id: qdev, tray_open: open })
+        }
+    }
+}
+
+fn io_error(error: ErrorEvent) -> BlockIoErrorEventData {
+    BlockIoErrorEventData {
+        device: error.device,
+        node_name: error.node_name,
+        operation: match error.operation {
+            Operation::Read => IoOperationType::Read,
+            Operation::Write | Operation::Flush | Operation::Discard => IoOperationType::Write,
+        },
+        action: match error.action {
+            ErrorAction::Ignore => BlockErrorAction::Ignore,
+            ErrorAction::Report => BlockErrorAction::Report,
+            ErrorAction::Stop => BlockErrorAction::Stop,
+        },
+        nospace: error.no_space,
+        reason: error.reason,
     }
 }
 

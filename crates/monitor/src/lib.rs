@@ -118,6 +118,27 @@ impl Commands for Monitor {
     ) -> Result<Vec<schema::BlockStats>, QmpError> {
         Ok(self.block_stats(&arg))
     }
+    async fn eject(&self, arg: commands::Eject) -> Result<(), QmpError> {
+        self.block_eject(&arg)
+    }
+    async fn blockdev_open_tray(&self, arg: commands::BlockdevOpenTray) -> Result<(), QmpError> {
+        self.block_open_tray(&arg)
+    }
+    async fn blockdev_close_tray(&self, arg: commands::BlockdevCloseTray) -> Result<(), QmpError> {
+        self.block_close_tray(&arg)
+    }
+    async fn blockdev_remove_medium(
+        &self,
+        arg: commands::BlockdevRemoveMedium,
+    ) -> Result<(), QmpError> {
+        self.block_remove_medium(&arg)
+    }
+    async fn blockdev_change_medium(
+        &self,
+        arg: commands::BlockdevChangeMedium,
+    ) -> Result<(), QmpError> {
+        self.block_change_medium(arg).await
+    }
     async fn query_chardev(&self) -> Result<Vec<schema::ChardevInfo>, QmpError> {
         Ok(self.chardevs())
     }

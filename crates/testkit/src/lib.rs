@@ -10,6 +10,7 @@
 pub mod bare;
 mod guest;
 mod qmp;
+pub mod qtest;
 mod serial;
 mod vm;
 

@@ -4,6 +4,7 @@
 
 mod bench;
 mod boot;
+mod compare;
 mod cpio;
 mod guest;
 mod modules;
@@ -19,6 +20,9 @@ cargo xtask COMMAND
   guest [--refresh]     fetch a Debian kernel and busybox with apt, make guest/
   boot [OPTION...]      boot that guest on this terminal; --cpus N, --memory MIB, --accel NAME,
                         --mode shell|commands|blk|smp|poweroff|reboot, -- ARGUMENT...
+  compare SCRIPT [ARGUMENT...]
+                        give the qtest commands of a file to this emulator and to the peer, both
+                        started with the arguments; prints what they answer differently
   test [ARGUMENT...]    run all tests, with real guests; arguments go to the test runner
   bench [WHAT]          measure against a peer: start, boot, cpu, qmp or all;
                         --rounds N, --peer PATH (qemu-system-x86_64 if it is installed)
@@ -48,6 +52,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         "boot" => boot::run(rest),
+        "compare" => compare::run(rest),
         "test" => test::run(rest),
         "bench" => bench::run(rest),
         "help" | "--help" | "-h" => {

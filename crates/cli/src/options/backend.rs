@@ -7,7 +7,7 @@ use ::options::{OptionError, Properties};
 use chardev::ChardevSpec;
 use chardev::socket::{InetAddress, SocketAddress, SocketSpec};
 use machine::pc::devices::drivers;
-use machine::spec::{DeviceSpec, DriveInterface, DriveSpec, SerialSpec};
+use machine::spec::{DeviceSpec, DriveInterface, DriveSpec, QtestLogSpec, SerialSpec};
 
 use super::Builder;
 
@@ -37,6 +37,26 @@ pub(super) fn drive(builder: &mut Builder, value: &str) -> Result<(), OptionErro
     }
     let options = options.into_rest();
     builder.machine().drives.push(DriveSpec { id, file, interface, options });
+    Ok(())
+}
+
+pub(super) fn usb_device(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let driver = match value {
+        "keyboard" => "usb-kbd",
+        "mouse" => "usb-mouse",
+        "tablet" => "usb-tablet",
+        _ => {
+            let known = ["keyboard", "mouse", "tablet"];
+            return Err(OptionError::unknown(
+                "-usbdevice: could not add USB device",
+                value,
+                &known,
+            ));
+        }
+    };
+    builder.machine().usb = true;
+    let device = DeviceSpec { driver: driver.to_owned(), id: None, properties: Default::default() };
+    builder.machine().devices.push(device);
     Ok(())
 }
 
@@ -117,6 +137,30 @@ fn compat_monitor(
         }
     };
     builder.add_monitor(id, pretty)
+}
+
+pub(super) fn qtest(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    const ID: &str = "qtest";
+    if value == "none" {
+        return Ok(());
+    }
+    let id = match value.strip_prefix("chardev:") {
+        Some(id) => id,
+        None => {
+            builder.add_chardev(ID, legacy_chardev("-qtest", value)?)?;
+            ID
+        }
+    };
+    builder.qtest = Some(id.to_owned());
+    Ok(())
+}
+
+pub(super) fn qtest_log(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    builder.qtest_log = match value {
+        "none" => QtestLogSpec::None,
+        path => QtestLogSpec::File(path.into()),
+    };
+    Ok(())
 }
 
 pub(super) fn mon(builder: &mut Builder, value: &str) -> Result<(), OptionError> {

@@ -18,8 +18,12 @@ const MAX_CPUS: u32 = 8;
 /// Least RAM, in bytes: what lies below 1 MiB plus room for a kernel.
 const MIN_MEMORY: u64 = 2 << 20;
 
-const ACCELERATORS: &[(&str, Option<Accelerator>)] =
-    &[("soft", Some(Accelerator::Soft)), ("tcg", Some(Accelerator::Soft)), ("kvm", None)];
+const ACCELERATORS: &[(&str, Option<Accelerator>)] = &[
+    ("soft", Some(Accelerator::Soft)),
+    ("tcg", Some(Accelerator::Soft)),
+    ("qtest", Some(Accelerator::Qtest)),
+    ("kvm", None),
+];
 
 const MACHINES: &[&str] = &["pc", "pc-i440fx-7.2"];
 
@@ -46,10 +50,17 @@ pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionEr
     if let Some(names) = options.take("accel") {
         set_accelerator(builder, "-machine", &names)?;
     }
+    if let Some(usb) = options.take_bool("usb")? {
+        builder.machine().usb = usb;
+    }
     options.finish()
 }
 
 pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    if matches!(value, "help" | "?") {
+        builder.print = Some("Accelerators supported in QEMU binary:\ntcg\nqtest\n".to_owned());
+        return Ok(());
+    }
     let mut options = Properties::parse("-accel", value, Some("accel"))?;
     let name = options.require("accel")?;
     set_accelerator(builder, "-accel", &name)?;
@@ -278,6 +289,11 @@ pub(super) fn action(builder: &mut Builder, value: &str) -> Result<(), OptionErr
     options.finish()
 }
 
+pub(super) fn usb(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    builder.machine().usb = true;
+    Ok(())
+}
+
 pub(super) fn nodefaults(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.no_defaults = true;
     Ok(())
@@ -298,6 +314,19 @@ pub(super) fn vga(_: &mut Builder, value: &str) -> Result<(), OptionError> {
 
 pub(super) fn net(_: &mut Builder, value: &str) -> Result<(), OptionError> {
     only_none("-net", value)
+}
+
+pub(super) fn audio(_: &mut Builder, value: &str) -> Result<(), OptionError> {
+    only_none("-audio", value)
+}
+
+/// An audio backend without a sound device has nothing to play: `none` is all there is.
+pub(super) fn audiodev(_: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let mut options = Properties::parse("-audiodev", value, Some("driver"))?;
+    let driver = options.require("driver")?;
+    options.take_id("id")?.ok_or_else(|| options.missing("id"))?;
+    options.finish()?;
+    only_none("-audiodev", &driver)
 }
 
 pub(super) fn parallel(_: &mut Builder, value: &str) -> Result<(), OptionError> {

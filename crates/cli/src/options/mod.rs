@@ -4,7 +4,7 @@ mod backend;
 mod machine;
 mod process;
 
-use ::machine::spec::{MachineSpec, NamedChardev, SerialSpec};
+use ::machine::spec::{MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
 use chardev::ChardevSpec;
 
 use crate::config::{Config, MonitorSpec};
@@ -44,7 +44,7 @@ pub const OPTIONS: &[OptionItem] = &[
     option(
         "machine",
         &["M"],
-        Takes::Value("[type=]name[,accel=soft|tcg]"),
+        Takes::Value("[type=]name[,accel=soft|tcg][,usb=on|off]"),
         "machine type (pc) and its properties; 'help' lists them",
         machine::machine,
     ),
@@ -52,7 +52,7 @@ pub const OPTIONS: &[OptionItem] = &[
         "accel",
         &[],
         Takes::Value("[accel=]name"),
-        "what runs the CPUs: soft (also called tcg)",
+        "what runs the CPUs: soft (also called tcg), or qtest, which runs none",
         machine::accel,
     ),
     option("cpu", &[], Takes::Value("model"), "CPU model; 'help' lists them", machine::cpu),
@@ -117,6 +117,24 @@ pub const OPTIONS: &[OptionItem] = &[
         backend::mon,
     ),
     option("monitor", &[], Takes::Value("none"), "the human monitor: none", backend::monitor),
+    option("qtest", &[], Takes::Value("dev"), "commands of a test program", backend::qtest),
+    option(
+        "qtest-log",
+        &[],
+        Takes::Value("file|none"),
+        "record them (default: on standard error)",
+        backend::qtest_log,
+    ),
+    option("audio", &[], Takes::Value("none"), "the sound card: none", machine::audio),
+    option("audiodev", &[], Takes::Value("none,id=id"), "a sound backend", machine::audiodev),
+    option("usb", &[], Takes::Nothing, "a USB host controller", machine::usb),
+    option(
+        "usbdevice",
+        &[],
+        Takes::Value("keyboard|mouse|tablet"),
+        "a USB host controller with this device",
+        backend::usb_device,
+    ),
     option("nodefaults", &[], Takes::Nothing, "no default devices", machine::nodefaults),
     option("no-user-config", &[], Takes::Nothing, "no configuration files", process::nothing),
     option(
@@ -166,6 +184,9 @@ pub struct Builder {
     pub(crate) no_graphic: bool,
     /// Number of monitors made without an id of their own.
     pub(crate) compat_monitors: usize,
+    /// `-qtest` and `-qtest-log`.
+    pub(crate) qtest: Option<String>,
+    pub(crate) qtest_log: QtestLogSpec,
     /// `-initrd` and `-append`, which need `-kernel`.
     pub(crate) initrd: Option<std::path::PathBuf>,
     pub(crate) append: Option<String>,
@@ -206,6 +227,10 @@ impl Builder {
             self.add_chardev("serial0", spec)?;
             self.machine().serials.push(SerialSpec::Chardev("serial0".to_owned()));
         }
+        if let Some(chardev) = self.qtest.take() {
+            let log = std::mem::take(&mut self.qtest_log);
+            self.machine().qtest = Some(QtestSpec { chardev, log });
+        }
         self.check_chardevs()?;
         let is_stdio = |chardev: &NamedChardev| match &chardev.spec {
             ChardevSpec::Mux(inner) => matches!(**inner, ChardevSpec::Stdio { .. }),
@@ -245,6 +270,15 @@ impl Builder {
             }
         }
         let mut users: Vec<&String> = self.config.monitors.iter().map(|m| &m.chardev).collect();
+        if let Some(QtestSpec { chardev, .. }) = &self.config.machine.qtest {
+            if !exists(chardev) {
+                return Err(OptionError::new(format!("chardev \"{chardev}\" not found")));
+            }
+            if users.contains(&chardev) {
+                return Err(OptionError::new(format!("chardev '{chardev}' is already in use")));
+            }
+            users.push(chardev);
+        }
         for serial in &self.config.machine.serials {
             if let SerialSpec::Chardev(id) = serial {
                 if !exists(id) {

@@ -43,14 +43,26 @@ impl Cpu {
         self.x87_pending_check()
     }
 
-    /// Delivers an exception that an earlier x87 instruction left pending. With CR0.NE clear it would
-    /// go out through FERR# to the board, which has no such line: it is ignored, as with IGNNE# held.
+    /// Delivers an exception that an earlier x87 instruction left pending: as #MF or, with CR0.NE clear,
+    /// through FERR# to the board, which answers with an interrupt.
     #[inline]
     pub(super) fn x87_pending_check(&self) -> Result {
-        if self.fpu.pending() && self.cr0 & CR0_NE != 0 {
+        if self.fpu.pending() { self.x87_error() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn x87_error(&self) -> Result {
+        if self.cr0 & CR0_NE != 0 {
             return Err(Exception::plain(vector::MF));
         }
-        Ok(())
+        if self.bus.floating_point_error(true) { Ok(()) } else { Err(Exception::RETRY) }
+    }
+
+    /// Tells the board that the x87's errors are about to be cleared, if it knows of them.
+    pub(super) fn x87_clear_error(&self) {
+        if self.fpu.pending() && self.cr0 & CR0_NE == 0 {
+            self.bus.floating_point_error(false);
+        }
     }
 
     /// Loads 16 bytes that must be aligned.

@@ -218,6 +218,7 @@ fn pae_and_two_level_tables() {
     let linear = 0xc060_4123;
     write(&cpu, TABLES[0] + 24, TABLES[2] | 1);
     write(&cpu, TABLES[2] + 24, TABLES[3] | 7);
+    cpu.write_cr3(TABLES[0]).unwrap();
     for bits in 0..16u64 {
         let mut entry = TARGET | (7 & !bits);
         set(&mut entry, 1 << 63, bits & 8 != 0);
@@ -230,10 +231,13 @@ fn pae_and_two_level_tables() {
         };
         try_all(&mut cpu, linear, &page, TABLES[3] + 32, TARGET);
     }
+    // The pointers are read and checked when CR3 is loaded, not at each walk.
+    write(&cpu, TABLES[3] + 32, TARGET | 7);
     write(&cpu, TABLES[0] + 24, TABLES[2] | 3);
     cpu.tlb.flush_all();
+    assert!(cpu.translate(linear, Access::Read, Privilege::SupervisorAc).is_ok());
+    assert_eq!(cpu.write_cr3(TABLES[0]), Err(Exception::GP0));
     let reserved = Exception::with_code(vector::PF, 9);
-    assert_eq!(cpu.translate(linear, Access::Read, Privilege::SupervisorAc).err(), Some(reserved));
 
     cpu.cr4 = CR4_PSE;
     cpu.tlb.flush_all();

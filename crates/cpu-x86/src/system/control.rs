@@ -45,6 +45,9 @@ impl Cpu {
                 efer &= !EFER_LMA;
             }
         }
+        if changed & CR0_PG != 0 && Self::is_pae(value, self.cr4, efer) {
+            self.pdptes = self.read_pdptes(self.cr3)?;
+        }
         self.cr0 = value;
         self.efer = efer;
         if changed & (CR0_PG | CR0_PE) != 0 {
@@ -67,6 +70,9 @@ impl Cpu {
         if self.long_mode() && value >> PHYS_BITS != 0 {
             return Err(Exception::GP0);
         }
+        if Self::is_pae(self.cr0, self.cr4, self.efer) {
+            self.pdptes = self.read_pdptes(value)?;
+        }
         self.cr3 = value;
         self.tlb.switch(self.pcid(), !keep);
         self.break_block = true;
@@ -82,6 +88,10 @@ impl Cpu {
             || gains & CR4_PCIDE != 0 && (!self.long_mode() || self.cr3 & 0xfff != 0)
         {
             return Err(Exception::GP0);
+        }
+        const RELOADS: u64 = CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP;
+        if changed & RELOADS != 0 && Self::is_pae(self.cr0, value, self.efer) {
+            self.pdptes = self.read_pdptes(self.cr3)?;
         }
         self.cr4 = value;
         const TRANSLATION: u64 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP;

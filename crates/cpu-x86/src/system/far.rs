@@ -7,6 +7,7 @@ use crate::exception::{Exception, Result, vector};
 use crate::interrupt::Source;
 use crate::op::{Handler, Op};
 use crate::reg::addr_mask;
+use crate::regs::CR4_VME;
 
 /// The far pointer in memory: offset, then selector.
 fn pointer(cpu: &mut Cpu, op: &Op, size: u8) -> Result<(u16, u64)> {
@@ -43,8 +44,13 @@ fn iret<const SIZE: u8>(cpu: &mut Cpu, _: &Op) -> Result {
 }
 
 fn int_n(cpu: &mut Cpu, op: &Op) -> Result {
-    if cpu.mode.is_vm86() && cpu.iopl() != 3 {
-        return Err(Exception::GP0);
+    if cpu.mode.is_vm86() {
+        if cpu.cr4 & CR4_VME != 0 && cpu.redirected_interrupt(op.imm as u8)? {
+            return Ok(());
+        }
+        if cpu.iopl() != 3 {
+            return Err(Exception::GP0);
+        }
     }
     cpu.software_interrupt(op.imm as u8, Source::Software)
 }

@@ -9,40 +9,82 @@ use crate::flags::bits;
 use crate::int::Int;
 use crate::op::{Handler, Op};
 use crate::reg::RAX;
+use crate::regs::{CR4_PVI, CR4_VME};
 use crate::segment::DS;
 use crate::state::Activity;
 
-/// #GP(0) unless the program may change IF.
-fn require_iopl(cpu: &Cpu) -> Result {
-    if cpu.mode.is_real() || cpu.cpl <= cpu.iopl() { Ok(()) } else { Err(Exception::GP0) }
+/// Which flag CLI and STI change.
+enum InterruptFlag {
+    Real,
+    /// VIF: CR4 gives it to virtual-8086 mode (VME) or to programs at CPL 3 (PVI).
+    Virtual,
+}
+
+/// #GP(0) if the program may change neither IF nor VIF.
+fn interrupt_flag(cpu: &Cpu) -> Result<InterruptFlag> {
+    let virtual_by = if cpu.mode.is_vm86() { CR4_VME } else { CR4_PVI };
+    if cpu.mode.is_real() || cpu.cpl <= cpu.iopl() {
+        Ok(InterruptFlag::Real)
+    } else if cpu.cpl == 3 && cpu.cr4 & virtual_by != 0 {
+        Ok(InterruptFlag::Virtual)
+    } else {
+        Err(Exception::GP0)
+    }
 }
 
 fn cli(cpu: &mut Cpu, _: &Op) -> Result {
-    require_iopl(cpu)?;
-    cpu.system_flags &= !bits::IF;
+    match interrupt_flag(cpu)? {
+        InterruptFlag::Real => cpu.system_flags &= !bits::IF,
+        InterruptFlag::Virtual => cpu.set_virtual_if(false),
+    }
     Ok(())
 }
 
 fn sti(cpu: &mut Cpu, _: &Op) -> Result {
-    require_iopl(cpu)?;
-    if cpu.system_flags & bits::IF == 0 {
-        cpu.system_flags |= bits::IF;
-        cpu.shadow = true;
+    match interrupt_flag(cpu)? {
+        InterruptFlag::Real if cpu.system_flags & bits::IF == 0 => {
+            cpu.system_flags |= bits::IF;
+            cpu.shadow = true;
+        }
+        InterruptFlag::Real => {}
+        InterruptFlag::Virtual if cpu.system_flags & bits::VIP != 0 => {
+            return Err(Exception::GP0);
+        }
+        InterruptFlag::Virtual => cpu.set_virtual_if(true),
     }
     Ok(())
 }
 
-fn pushf<T: Int>(cpu: &mut Cpu, _: &Op) -> Result {
-    if cpu.mode.is_vm86() && cpu.iopl() != 3 {
-        return Err(Exception::GP0);
+/// Whether PUSHF and POPF of `size` bytes are about VIF instead of IF. #GP(0) if they are not allowed.
+fn is_virtual(cpu: &Cpu, size: usize) -> Result<bool> {
+    if !cpu.mode.is_vm86() || cpu.iopl() == 3 {
+        Ok(false)
+    } else if cpu.cr4 & CR4_VME != 0 && size == 2 {
+        Ok(true)
+    } else {
+        Err(Exception::GP0)
     }
-    let flags = cpu.rflags() & !(bits::VM | bits::RF);
+}
+
+fn pushf<T: Int>(cpu: &mut Cpu, _: &Op) -> Result {
+    let flags = if is_virtual(cpu, T::BYTES)? {
+        cpu.virtual_flags()
+    } else {
+        cpu.rflags() & !(bits::VM | bits::RF)
+    };
     cpu.push(T::from_u64(flags))
 }
 
 fn popf<T: Int>(cpu: &mut Cpu, _: &Op) -> Result {
-    if cpu.mode.is_vm86() && cpu.iopl() != 3 {
-        return Err(Exception::GP0);
+    if is_virtual(cpu, T::BYTES)? {
+        let before = cpu.gpr[4];
+        let value = cpu.pop::<T>()?.to_u64();
+        if let Err(fault) = cpu.check_virtual_flags(value) {
+            cpu.gpr[4] = before;
+            return Err(fault);
+        }
+        cpu.write_virtual_flags(value);
+        return Ok(());
     }
     let value = cpu.pop::<T>()?.to_u64();
     let mut mask = cpu.changeable_flags();

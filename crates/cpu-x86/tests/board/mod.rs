@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use accel::{CpuBus, GuestClock, InterruptController, Signal, Signals};
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
-use memory::GuestMemory;
+use memory::{Change, GuestMemory};
 
 /// The port whose writes are collected.
 pub(crate) const DEBUG_PORT: u16 = 0xe9;
@@ -20,6 +20,8 @@ pub(crate) const NMI_PORT: u16 = 0xeb;
 pub(crate) const SMI_PORT: u16 = 0xec;
 /// A port whose bit 0 opens the A20 gate.
 pub(crate) const A20_PORT: u16 = 0xed;
+/// A port whose writes are told to [`Board::on_map`].
+pub(crate) const MAP_PORT: u16 = 0xee;
 
 /// What CPUs are wired to. One for each CPU, but for memory and group.
 pub(crate) struct Board {
@@ -28,6 +30,10 @@ pub(crate) struct Board {
     group: Arc<CpuGroup>,
     /// Values written to [`DEBUG_PORT`].
     pub(crate) output: Mutex<Vec<u32>>,
+    /// What changes the memory map when a guest asks for it.
+    pub(crate) on_map: Mutex<Option<Box<dyn Fn(u32) + Send>>>,
+    /// Addresses, sizes and values of writes to no memory.
+    pub(crate) mmio: Mutex<Vec<(u64, u8, u64)>>,
     /// Vectors to deliver, the next one last.
     pub(crate) vectors: Mutex<Vec<u8>>,
     /// The vector of a start-up IPI.
@@ -54,6 +60,11 @@ impl CpuBus for Board {
             INTERRUPT_PORT => self.interrupt(value as u8),
             NMI_PORT => self.signals.raise(Signal::Nmi),
             SMI_PORT => self.signals.raise(Signal::Smi),
+            MAP_PORT => {
+                if let Some(change) = &*self.on_map.lock().unwrap() {
+                    change(value);
+                }
+            }
             A20_PORT => self.group.set_a20(value & 1 != 0),
             _ => {}
         }
@@ -61,7 +72,9 @@ impl CpuBus for Board {
     fn read_mmio(&self, addr: u64, _: u8) -> u64 {
         addr.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
-    fn write_mmio(&self, _: u64, _: u8, _: u64) {}
+    fn write_mmio(&self, addr: u64, size: u8, value: u64) {
+        self.mmio.lock().unwrap().push((addr, size, value));
+    }
 }
 
 impl InterruptController for Board {
@@ -106,6 +119,11 @@ impl GuestClock for Board {
 pub(crate) fn machine(ram: &[(u64, u64)], cpus: u32) -> Vec<(Cpu, Arc<Board>)> {
     let memory = Arc::new(GuestMemory::new(ram).expect("guest memory"));
     let group = Arc::new(CpuGroup::default());
+    let told = Arc::clone(&group);
+    memory.set_change_hook(move |change| match change {
+        Change::Map => told.map_changed(),
+        Change::Watch => told.watch_writes(),
+    });
     (0..cpus)
         .map(|index| {
             let board = Arc::new(Board {
@@ -113,6 +131,8 @@ pub(crate) fn machine(ram: &[(u64, u64)], cpus: u32) -> Vec<(Cpu, Arc<Board>)> {
                 signals: Arc::new(Signals::default()),
                 group: Arc::clone(&group),
                 output: Mutex::default(),
+                on_map: Mutex::default(),
+                mmio: Mutex::default(),
                 vectors: Mutex::default(),
                 startup: AtomicU64::new(0),
                 task_priority: AtomicU64::new(0),

@@ -6,10 +6,13 @@ mod board;
 
 mod boot;
 mod interrupts;
+mod memory_map;
 mod pages;
 mod segments;
 mod sharing;
 mod smm;
+mod tasks;
+mod vm86;
 
 use std::sync::Arc;
 
@@ -99,6 +102,32 @@ fn enter_long_mode(cpu: &mut Cpu, board: &Board) {
     state.rflags = 2;
     state.activity = cpu_x86::state::Activity::Running;
     cpu.set_state(&state).expect("a valid state");
+}
+
+/// Points `vector` of a 32-bit IDT to `handler`: an interrupt gate.
+fn gate32(board: &Board, vector: u8, handler: u64) {
+    let low = handler & 0xffff | u64::from(CODE32) << 16 | 0x8e00 << 32 | handler >> 16 << 48;
+    put(board, IDT + 8 * u64::from(vector), low);
+}
+
+/// One CPU in 32-bit protected mode without paging at CPL 0, about to run at [`CODE`].
+fn protected_mode() -> (Cpu, Arc<Board>) {
+    let (mut cpu, board) = board::machine(&[(0, RAM)], 1).pop().expect("one CPU");
+    for (n, descriptor) in DESCRIPTORS.into_iter().enumerate() {
+        put(&board, GDT + 8 * n as u64, descriptor);
+    }
+    let mut state = cpu.state();
+    state.cr0 = 0x31;
+    let data = Segment { selector: DATA, base: 0, limit: u32::MAX, attributes: 0xc093 };
+    let code = Segment { selector: CODE32, base: 0, limit: u32::MAX, attributes: 0xc09b };
+    state.segments = [data, code, data, data, data, data];
+    state.gdtr = TableRegister { base: GDT, limit: 0xff };
+    state.idtr = TableRegister { base: IDT, limit: 0x7ff };
+    state.rip = CODE;
+    state.gpr[4] = STACK;
+    state.rflags = 2;
+    cpu.set_state(&state).expect("a valid state");
+    (cpu, board)
 }
 
 /// Runs until a HLT, and returns what the guest has written to the debug port so far.

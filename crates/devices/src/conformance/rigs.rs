@@ -10,6 +10,7 @@ use memory::GuestMemory;
 
 use super::{Bench, Rig, Space};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
+use crate::fpu_error::FpuError;
 use crate::i440fx::I440fx;
 use crate::i8042::{I8042, I8042Lines, Port92};
 use crate::i8254::I8254;
@@ -22,8 +23,13 @@ use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message,
 use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
 use crate::pci::{PciBus, PciFunction, PciWiring};
 use crate::piix::{Piix3, Piix4Pm, reg};
+use crate::testdev::{Edu, EduConfig, PcTestDev, PciTestDev};
 use crate::testing::Everything;
 use crate::uart16550::{COM_PORTS, Uart16550};
+use crate::usb::hid::{Hid, HidKind};
+use crate::usb::hub::UsbHub;
+use crate::usb::uhci::{Uhci, UhciModel};
+use crate::usb::{Handshake, Peripheral, Token, Transaction, UsbBus};
 use crate::virtio::rng::VirtioRng;
 use crate::virtio::{VirtioPci, VirtioPciOptions};
 
@@ -43,6 +49,8 @@ pub(super) fn all() -> Vec<Entry> {
     vec![
         entry("DebugConsole", debug_console),
         entry("DebugExit", debug_exit),
+        entry("FpuError", fpu_error),
+        entry("Edu", edu),
         entry("I440fx", i440fx),
         entry("I8042", i8042),
         entry("I8254", i8254),
@@ -51,11 +59,15 @@ pub(super) fn all() -> Vec<Entry> {
         entry("IrqRouter", irq_router),
         entry("LocalApic", local_apic),
         Entry { keeps_state: true, ..entry("Mc146818", mc146818) },
+        entry("PcTestDev", pc_testdev),
+        entry("PciTestDev", pci_testdev),
+        entry("Peripheral", peripheral),
         entry("Piix3", piix3),
         entry("Piix4Pm", piix4_pm),
         entry("Port92", port92),
         entry("PostCode", post_code),
         entry("Uart16550", uart16550),
+        entry("Uhci", uhci),
         entry("VirtioPci", virtio_pci),
     ]
 }
@@ -300,6 +312,57 @@ fn mc146818() -> Rig {
     rig.target(Space::Ports, 0x70, 2).other(other)
 }
 
+/// What a PCI function is wired to; its INTx is line 11.
+fn pci_wiring(bench: &Bench) -> PciWiring {
+    PciWiring {
+        ports: Arc::downgrade(&bench.ports),
+        mmio: Arc::downgrade(&bench.mmio),
+        intx: bench.line(11),
+        pin: 1,
+        msi: Arc::new(NoMsi),
+    }
+}
+
+/// A step that puts BAR 0 at FE000000h, BAR 1 at C000h, and switches the function on.
+fn open_bars(function: Arc<dyn PciFunction>) -> impl Fn(u32, u64) -> u64 {
+    move |_, _| {
+        function.write_config(0x10, 4, 0xfe00_0000);
+        function.write_config(0x14, 4, 0xc000);
+        function.write_config(4, 2, 7);
+        0
+    }
+}
+
+fn edu() -> Rig {
+    let (rig, function) = Rig::new(|bench| {
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        Edu::new("edu0", EduConfig::default(), pci_wiring(bench), memory, &bench.timers)
+    });
+    rig.target(Space::Memory, 0xfe00_0000, 0xa0).config(function.clone()).other(open_bars(function))
+}
+
+fn pc_testdev() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let device = PcTestDev::new(|pin| bench.line(pin));
+        device.attach(&bench.ports, &bench.mmio).unwrap();
+        device
+    });
+    rig.target(Space::Ports, 0xe0, 12).target(Space::Ports, 0x2000, 16).target(
+        Space::Memory,
+        0xff00_0000,
+        0x1_0000,
+    )
+}
+
+fn pci_testdev() -> Rig {
+    let (rig, function) =
+        Rig::new(|bench| PciTestDev::new("testdev0", 0, pci_wiring(bench)).unwrap());
+    rig.target(Space::Memory, 0xfe00_0000, 0x1000)
+        .target(Space::Ports, 0xc000, 0x100)
+        .config(function.clone())
+        .other(open_bars(function))
+}
+
 fn piix3() -> Rig {
     let mut keep = None;
     let (rig, bridge) = Rig::new(|bench| {
@@ -349,6 +412,15 @@ fn piix4_pm() -> Rig {
         .keep(keep)
 }
 
+fn fpu_error() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let latch = FpuError::new(bench.line(13));
+        latch.attach(&bench.ports).unwrap();
+        latch
+    });
+    rig.target(Space::Ports, 0xf0, 2)
+}
+
 fn port92() -> Rig {
     let (rig, _) = Rig::new(|bench| {
         let port = Port92::new(bench.a20(), bench.wishes.clone());
@@ -388,17 +460,74 @@ fn uart16550() -> Rig {
     rig.target(Space::Ports, COM_PORTS[0].into(), 8).other(other)
 }
 
-fn virtio_pci() -> Rig {
-    const BARS: [(u16, u32); 4] =
-        [(0x10, 0xc000), (0x14, 0xfebf_0000), (0x20, 0xfe00_0000), (0x24, 0)];
-    let (rig, function) = Rig::new(|bench| {
+fn peripheral() -> Rig {
+    let mut keep = None;
+    let (rig, device) = Rig::new(|bench| {
+        let hub = keep.insert(InputHub::new(&bench.timers));
+        let clock = bench.clock.clone();
+        Peripheral::new("usb0", Hid::new(HidKind::Mouse, "1".into(), None, hub, clock))
+    });
+    let hub = keep.clone().unwrap();
+    let other = move |kind: u32, value: u64| {
+        if kind % 4 == 0 {
+            hub.send(None, &[input_event(kind >> 2, value)]);
+            return 0;
+        }
+        let mut data = value.to_le_bytes();
+        // Few addresses and endpoints, so that many packets are for it; small requests.
+        data[2] &= 3;
+        let tokens = [Token::Setup, Token::In, Token::Out];
+        let handshake = device.transact(&mut Transaction {
+            address: (kind >> 4) as u8 & 3,
+            endpoint: u8::from(kind & 0x700 == 0),
+            token: tokens[(kind >> 12) as usize % 3],
+            data: &mut data[..if kind & 0x800 == 0 { 8 } else { 3 }],
+        });
+        match handshake {
+            None => 0,
+            Some(Handshake::Ack(len)) => u64::from_le_bytes(data) ^ len as u64,
+            Some(Handshake::Nak) => 2,
+            Some(Handshake::Stall) => 3,
+            Some(Handshake::Babble) => 4,
+        }
+    };
+    rig.other(other).keep(keep)
+}
+
+fn uhci() -> Rig {
+    let mut keep = None;
+    let (rig, uhci) = Rig::new(|bench| {
         let wiring = PciWiring {
             ports: Arc::downgrade(&bench.ports),
             mmio: Arc::downgrade(&bench.mmio),
             intx: bench.line(11),
-            pin: 1,
+            pin: 4,
             msi: Arc::new(NoMsi),
         };
+        // All schedules are TDs that lead to themselves.
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let uhci = Uhci::new("uhci0", UhciModel::PIIX3, wiring, memory, &bench.timers);
+        let hub = UsbHub::new("1".into());
+        let bus = UsbBus::default();
+        bus.add_ports(None, &uhci);
+        bus.take(None).unwrap().plug(Peripheral::new("hub0", hub.clone()));
+        keep = Some((bus, hub));
+        uhci
+    });
+    let open = uhci.clone();
+    let other = move |_, _| {
+        open.write_config(0x20, 4, 0xc000);
+        open.write_config(4, 2, 7);
+        0
+    };
+    rig.target(Space::Ports, 0xc000, 0x20).config(uhci).other(other).keep(keep)
+}
+
+fn virtio_pci() -> Rig {
+    const BARS: [(u16, u32); 4] =
+        [(0x10, 0xc000), (0x14, 0xfebf_0000), (0x20, 0xfe00_0000), (0x24, 0)];
+    let (rig, function) = Rig::new(|bench| {
+        let wiring = pci_wiring(bench);
         let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
         let device = VirtioRng::new(None, &bench.timers);
         let options = VirtioPciOptions { id: "rng0".into(), ..Default::default() };

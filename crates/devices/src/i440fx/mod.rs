@@ -19,7 +19,6 @@ pub const DEVFN: Devfn = Devfn::new(0, 0);
 pub const CONFIG_PORT: u16 = 0xcf8;
 
 const ADDRESS_ENABLE: u32 = 1 << 31;
-const ADDRESS_WRITABLE: u32 = 0x80ff_fffc;
 /// First of seven PAM registers.
 const PAM: u16 = 0x59;
 const SMRAM: u16 = 0x72;
@@ -43,13 +42,6 @@ pub struct I440fxState {
 impl State for I440fxState {
     const NAME: &'static str = "i440fx";
     const VERSION: u32 = 1;
-
-    fn validate(&self) -> Result<(), String> {
-        if self.address & !ADDRESS_WRITABLE != 0 {
-            return Err(format!("configuration address {:#x}", self.address));
-        }
-        Ok(())
-    }
 }
 
 struct Registers {
@@ -102,7 +94,8 @@ impl I440fx {
             return None;
         }
         let bus = self.bus.get()?.upgrade()?;
-        let register = (address & 0xfc) as u16 | (offset & 3) as u16;
+        // The lowest bits are reserved. Programs made for QEMU set them and expect them to count.
+        let register = (address & 0xff) as u16 | (offset & 3) as u16;
         Some((bus, Devfn::from_bits((address >> 8) as u8), register))
     }
 }
@@ -123,7 +116,7 @@ impl BusDevice for I440fx {
     fn write(&self, offset: u64, size: u8, value: u64) {
         match offset {
             // Narrower accesses to these ports are not the mechanism's.
-            0 if size == 4 => lock(&self.registers).address = value as u32 & ADDRESS_WRITABLE,
+            0 if size == 4 => lock(&self.registers).address = value as u32,
             0..4 => {}
             _ => {
                 if let Some((bus, devfn, register)) = self.target(offset) {
@@ -202,6 +195,9 @@ mod tests {
         select(0x8000_0058);
         ports.write(0xcfd, 1, 0xff);
         assert_eq!(ports.read(0xcfc, 4), Some(0x3000));
+        select(0x8000_0002);
+        assert_eq!(ports.read(0xcfc, 2), Some(0x1237));
+        select(0x8000_0058);
         // Narrow accesses to the address port change nothing.
         ports.write(0xcf8, 1, 0);
         assert_eq!(ports.read(0xcf8, 4), Some(0x8000_0058));

@@ -35,6 +35,8 @@ pub mod line {
     pub const COM1: u32 = 4;
     /// Second serial port; the fourth shares it.
     pub const COM2: u32 = 3;
+    /// Floating-point errors.
+    pub const FPU: u32 = 13;
     /// Real-time clock.
     pub const RTC: u32 = 8;
     /// ACPI's system control interrupt.

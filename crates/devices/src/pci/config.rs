@@ -48,6 +48,10 @@ pub mod reg {
     pub const STATUS_INTERRUPT: u16 = 1 << 3;
     /// Status: there is a capability list.
     pub const STATUS_CAPABILITIES: u16 = 1 << 4;
+    /// Takes back-to-back transactions to different targets.
+    pub const STATUS_FAST_BACK_TO_BACK: u16 = 1 << 7;
+    /// Answers on the bus at medium speed.
+    pub const STATUS_DEVSEL_MEDIUM: u16 = 1 << 9;
     /// Status: errors, each cleared by writing one.
     pub const STATUS_ERRORS: u16 = 0xf900;
 }

@@ -6,6 +6,7 @@ use ::bus::space::MappingId;
 use ::bus::{AddressSpace, BusDevice};
 use serde::{Deserialize, Serialize};
 
+use super::msi::Msi;
 use super::{BarKind, ConfigSpace, ConfigState, Identity, MsiX, MsiXState, PciWiring, reg};
 
 /// The window of one BAR.
@@ -15,11 +16,12 @@ struct Window {
     mapped: Option<(u64, MappingId)>,
 }
 
-/// Configuration space, BAR windows, INTx and MSI-X of one function.
+/// Configuration space, BAR windows, INTx, MSI and MSI-X of one function.
 pub struct PciEndpoint {
     config: ConfigSpace,
     wiring: PciWiring,
     windows: [Option<Window>; 6],
+    msi: Option<Msi>,
     msix: Option<(u16, Arc<MsiX>)>,
     /// What the device asks of its INTx wire.
     intx: bool,
@@ -37,7 +39,7 @@ impl PciEndpoint {
     pub fn new(identity: &Identity, wiring: PciWiring) -> Self {
         let config = ConfigSpace::new(identity, wiring.pin);
         let windows = [const { None }; 6];
-        Self { config, wiring, windows, msix: None, intx: false }
+        Self { config, wiring, windows, msi: None, msix: None, intx: false }
     }
 
     /// The registers.
@@ -56,6 +58,24 @@ impl PciEndpoint {
         self.windows[index] = Some(Window { handler, mapped: None });
     }
 
+    /// Adds an MSI capability for `count` messages, a power of two up to 32.
+    pub fn add_msi(&mut self, count: u8) {
+        self.msi = Some(Msi::new(&mut self.config, count));
+    }
+
+    /// Whether software uses MSI; the INTx wire is then low.
+    pub fn is_msi_enabled(&self) -> bool {
+        self.msi.as_ref().is_some_and(|msi| msi.is_enabled(&self.config))
+    }
+
+    /// Sends message `vector`, if software uses MSI and lets the function reach memory.
+    pub fn send_msi(&self, vector: u8) {
+        let master = self.config.command() & reg::COMMAND_MASTER != 0;
+        if let Some(msi) = self.msi.as_ref().filter(|msi| master && msi.is_enabled(&self.config)) {
+            self.wiring.msi.send(msi.message(&self.config, vector));
+        }
+    }
+
     /// Shows `msix` in a 32-bit memory BAR of its own.
     pub fn add_msix(&mut self, bar: usize, msix: Arc<MsiX>) {
         let kind = BarKind::Memory32 { prefetchable: false };
@@ -71,7 +91,7 @@ impl PciEndpoint {
         self.config.read(offset, size)
     }
 
-    /// A configuration write, with all that follows from it: windows move, the INTx wire and MSI-X
+    /// A configuration write, with all that follows from it: windows move, the INTx wire and messages
     /// follow their enable bits.
     pub fn write(&mut self, offset: u16, size: u8, value: u32) {
         self.config.write(offset, size, value);
@@ -92,7 +112,8 @@ impl PciEndpoint {
         }
         self.config.set(reg::STATUS, &status.to_le_bytes());
         let disabled = self.config.command() & reg::COMMAND_INTX_DISABLE != 0;
-        let replaced = self.msix.as_ref().is_some_and(|(_, msix)| msix.is_enabled());
+        let replaced =
+            self.is_msi_enabled() || self.msix.as_ref().is_some_and(|(_, msix)| msix.is_enabled());
         self.wiring.intx.set(self.intx && !disabled && !replaced);
     }
 

@@ -18,7 +18,7 @@ use super::smbus::{self, Smbus};
 use super::window::PortWindow;
 use crate::isa::{PortDevice, map_ports};
 use crate::lock;
-use crate::pci::{ConfigSpace, ConfigState, Devfn, Identity, PciBus, PciFunction};
+use crate::pci::{self, ConfigSpace, ConfigState, Devfn, Identity, PciBus, PciFunction};
 
 /// Number of power management ports.
 const PM_PORTS: u16 = 0x40;
@@ -169,6 +169,10 @@ impl Piix4Pm {
     ) -> Arc<Self> {
         let clock = timers.clock().clone();
         let mut config = ConfigSpace::new(&IDENTITY, 1);
+        config.define(
+            pci::reg::STATUS,
+            &(pci::reg::STATUS_DEVSEL_MEDIUM | pci::reg::STATUS_FAST_BACK_TO_BACK).to_le_bytes(),
+        );
         config.define(reg::PM_BASE, &1u32.to_le_bytes());
         config.allow_writes(reg::PM_BASE, &0xffc0u32.to_le_bytes());
         config.allow_writes(reg::PM_ENABLE, &[1]);

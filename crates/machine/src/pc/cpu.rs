@@ -5,6 +5,7 @@ use std::sync::Arc;
 use accel::log::{Log, Topic};
 use accel::{AccessSize, CpuBus, GuestClock};
 use bus::{AddressSpace, BusDevice, Clock};
+use devices::fpu_error::FpuError;
 use devices::lapic::LocalApic;
 
 /// Ticks of the time-stamp counter per second. One a nanosecond: exact in both directions.
@@ -35,6 +36,8 @@ pub struct CpuView {
     pub mmio: Arc<AddressSpace>,
     /// The CPU's local APIC.
     pub apic: Arc<LocalApic>,
+    /// Takes floating-point errors to interrupt 13.
+    pub fpu_error: Arc<FpuError>,
     /// Told of accesses that nobody answers.
     pub log: Arc<Log>,
 }
@@ -70,5 +73,9 @@ impl CpuBus for CpuView {
                 format_args!("write of {value:#x} ({size} bytes) at {addr:#x}, where nothing is"),
             ),
         }
+    }
+
+    fn floating_point_error(&self, pending: bool) -> bool {
+        self.fpu_error.set(pending)
     }
 }

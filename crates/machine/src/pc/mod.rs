@@ -4,6 +4,7 @@ pub mod board;
 pub mod boot;
 pub mod cpu;
 pub mod devices;
+pub mod door;
 pub mod firmware;
 pub mod layout;
 mod multiboot;

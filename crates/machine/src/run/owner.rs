@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use accel::Vcpu;
+use block::DriveEvent;
 use bus::Clock;
 use bus::{MachineControl, ShutdownCause};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -40,6 +41,8 @@ pub enum MachineEvent {
     Shutdown(ShutdownCause),
     /// The guest's balloon has a new size; the guest now has this many bytes.
     BalloonChange(u64),
+    /// Something about a drive.
+    Drive(DriveEvent),
 }
 
 /// Takes events to their watchers. Called on any thread; must not block.

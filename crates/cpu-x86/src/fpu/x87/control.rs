@@ -23,11 +23,13 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         },
         Fninit => |cpu, _| {
             cpu.x87_available()?;
+            cpu.x87_clear_error();
             cpu.fpu.init();
             Ok(())
         },
         Fnclex => |cpu, _| {
             cpu.x87_available()?;
+            cpu.x87_clear_error();
             cpu.fpu.status &= !0x7f;
             Ok(())
         },
@@ -188,6 +190,7 @@ fn save(cpu: &mut Cpu, op: &Op, width: Width) -> Result {
     }
     let offset = cpu.ea(op);
     cpu.store_bytes(op.seg, offset, &image[..size + 80])?;
+    cpu.x87_clear_error();
     cpu.fpu.init();
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! The buses that devices can be put on by `bus=`.
 
+use std::sync::Arc;
+
 use options::{OptionError, Properties};
+
+use super::usb::UsbHost;
 
 /// A bus, with what it takes to put a device on it.
 #[derive(Clone)]
@@ -9,6 +13,8 @@ pub enum Bus {
     Pci,
     /// The ISA bus.
     Isa,
+    /// The ports of a USB host controller.
+    Usb(Arc<UsbHost>),
 }
 
 /// The machine's buses by name, in the order in which they came.
@@ -19,6 +25,11 @@ impl Buses {
     /// Adds a bus.
     pub fn add(&mut self, name: impl Into<String>, bus: Bus) {
         self.0.push((name.into(), bus));
+    }
+
+    /// How many buses are of a kind.
+    pub(super) fn count(&self, of_kind: impl Fn(&Bus) -> bool) -> usize {
+        self.0.iter().filter(|(_, bus)| of_kind(bus)).count()
     }
 
     /// The bus that `bus=` names, or all there are without it: those of the kind that `of_kind` picks.

@@ -3,6 +3,7 @@
 
 mod bus;
 mod display;
+mod input;
 mod isa;
 mod storage;
 mod test;
@@ -11,10 +12,11 @@ mod virtio;
 
 use std::sync::Arc;
 
-use devices::pci::Devfn;
+use devices::pci::{Devfn, PciFunction, PciWiring};
 use options::{OptionError, Properties};
 
 pub use bus::{Bus, Buses};
+pub use usb::UsbHost;
 
 use super::board::Pc;
 use crate::BuildError;
@@ -37,6 +39,7 @@ pub struct Driver {
 pub fn drivers() -> Vec<&'static Driver> {
     let topics = [
         display::DRIVERS,
+        input::DRIVERS,
         isa::DRIVERS,
         storage::DRIVERS,
         test::DRIVERS,
@@ -62,6 +65,21 @@ impl Pc {
             self.add_device(device, index)?;
         }
         Ok(())
+    }
+
+    /// Makes a PCI function called `name` at a place of its own; the caller adds it to the devices.
+    fn make_function<F: PciFunction + 'static>(
+        &self,
+        path: &str,
+        place: &PciPlace,
+        name: &str,
+        make: impl FnOnce(PciWiring) -> Result<Arc<F>, String>,
+    ) -> Result<Arc<F>, BuildError> {
+        let failed = |e: String| BuildError::Device(format!("device {path}: {e}"));
+        let devfn = self.pci.reserve(place.0, name).map_err(|e| failed(e.to_string()))?;
+        let function = make(self.pci.wiring(devfn, 1)).map_err(failed)?;
+        self.pci.attach(devfn, function.clone());
+        Ok(function)
     }
 
     fn add_device(&mut self, device: &DeviceSpec, index: usize) -> Result<(), BuildError> {

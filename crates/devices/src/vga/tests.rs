@@ -1,0 +1,1 @@
+//! Tests of the whole adapter through its ports and its window.
