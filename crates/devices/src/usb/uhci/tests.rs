@@ -29,7 +29,7 @@ struct Bench {
     ports: Arc<AddressSpace>,
     memory: Arc<GuestMemory>,
     lines: Arc<Recorder>,
-    uhci: Arc<Uhci>,
+    _uhci: Arc<Uhci>,
 }
 
 /// With a keyboard on port 1, enabled, and the controller running.
@@ -53,7 +53,7 @@ fn bench() -> Bench {
     places.take(None).unwrap().plug(host.hid(HidKind::Keyboard));
     uhci.write_config(0x20, 4, IO as u32);
     uhci.write_config(4, 2, 5);
-    let bench = Bench { host, timers, ports, memory, lines, uhci };
+    let bench = Bench { host, timers, ports, memory, lines, _uhci: uhci };
     bench.start();
     bench
 }

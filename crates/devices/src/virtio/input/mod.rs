@@ -357,8 +357,10 @@ impl VirtioDevice for VirtioInput {
     }
 
     fn service(&self, core: &VirtioCore, queue: u16) {
-        // A queue is first served when the driver is ready.
-        self.set_active(true);
+        // Queues are served when the driver gets ready.
+        if core.is_running() {
+            self.set_active(true);
+        }
         while !core.is_pausing() {
             if queue == EVENTS && lock(&self.state).waiting.is_empty() {
                 return;
