@@ -176,6 +176,7 @@ impl Pc {
         pc.buses.add("isa.0", Bus::Isa);
         pc.add_chipset()?;
         pc.add_fw_cfg()?;
+        pc.add_usb()?;
         pc.add_serial_ports()?;
         pc.add_parallel_ports()?;
         pc.open_drives()?;
