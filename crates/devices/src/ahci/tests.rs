@@ -256,7 +256,7 @@ fn identify_comes_by_pio() {
     assert_eq!(setup[16..18], [0, 2]);
     let model = bench.bytes(DATA_AT + 54, 8);
     assert_eq!(&model, b"EQUMH RA");
-    assert_eq!(bench.bytes(DATA_AT + 200 + 66, 2), [0x00, 0x40], "word 83");
+    assert_eq!(bench.bytes(DATA_AT + 200 + 66, 2), [0x00, 0x74], "word 83");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accel::{GuestClock, InterruptController, Signals};
-use bus::{MsiMessage, MsiSink};
+use bus::{AddressSpace, MsiMessage, MsiSink};
 use chardev::CharEvent;
 use input::{Axis, Button, InputEvent, InputHub, Key};
 use memory::GuestMemory;
@@ -40,6 +40,7 @@ use crate::rom::SystemRom;
 use crate::testdev::{Edu, EduConfig, PcTestDev, PciTestDev};
 use crate::testing::Everything;
 use crate::uart16550::{COM_PORTS, Uart16550};
+use crate::vga::{VgaKind, VgaOptions, VgaPci};
 use crate::virtio::rng::VirtioRng;
 use crate::virtio::{VirtioPci, VirtioPciOptions};
 
@@ -86,6 +87,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("PvPanic", pvpanic),
         entry("PvPanicPci", pvpanic_pci),
         entry("Uart16550", uart16550),
+        entry("VgaPci", vga_pci),
         entry("VirtioPci", virtio_pci),
     ]
 }
@@ -114,8 +116,7 @@ fn ahci() -> Rig {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk");
     std::fs::write(&path, vec![7; 1 << 16]).unwrap();
-    let options = block::DriveOptions { read_only: true, ..Default::default() };
-    let drive = Arc::new(block::Drive::open("disk", &path, &options).unwrap());
+    let drive = Arc::new(block::Drive::open("disk", &path, &Default::default()).unwrap());
     let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
     let mut bus = None;
     let (rig, adapter) = Rig::new(|bench| {
@@ -707,6 +708,36 @@ fn uart16550() -> Rig {
         })
     };
     rig.target(Space::Ports, COM_PORTS[0].into(), 8).other(other)
+}
+
+fn vga_pci() -> Rig {
+    const MMIO: u32 = 0xfebf_0000;
+    let (rig, function) = Rig::new(|bench| {
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let options = VgaOptions { memory_mib: 1, ..Default::default() };
+        let (clock, wiring) = (bench.clock.clone(), pci_wiring(bench));
+        let kind = VgaKind::Primary;
+        let function = VgaPci::new("vga0", kind, options, None, clock, wiring, &memory).unwrap();
+        function.vga().attach(&bench.ports, &AddressSpace::new()).unwrap();
+        function
+    });
+    let (open, mmio) = (function.clone(), rig.mmio.clone());
+    // Where the registers are in memory is any address to the traffic, so this puts them in one place.
+    let other = move |kind: u32, value| {
+        open.write_config(0x18, 4, MMIO);
+        open.write_config(4, 2, 2);
+        let address = u64::from(MMIO + (kind >> 1 & 0xfff));
+        if kind & 1 == 0 {
+            return mmio.read(address, 2).unwrap_or(u64::MAX);
+        }
+        mmio.write(address, 2, value).into()
+    };
+    // The memory is not part of the state, so the window at A0000 is left out.
+    rig.target(Space::Ports, 0x3b4, 0x2c)
+        .target(Space::Ports, 0x3c0, 0x10)
+        .target(Space::Ports, 0x1ce, 3)
+        .config(function)
+        .other(other)
 }
 
 fn virtio_pci() -> Rig {

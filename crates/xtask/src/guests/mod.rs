@@ -8,11 +8,13 @@
 //! |---|---|
 //! | `packages` | the packages, unpacked |
 //! | `boot_media` | CDs and a floppy disk |
+//! | `storage` | Linux with drivers for all disks, and tools |
 //! | `debian` | a disk with GRUB for BIOS and UEFI and a Debian system |
 
 mod boot_media;
 mod debian;
 mod packages;
+mod storage;
 
 use crate::workspace;
 use anyhow::{Context as _, Result, bail};
@@ -38,6 +40,8 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "installer-initrd", version: 1, make: boot_media::installer_initrd },
     Recipe { file: "linux-686", version: 1, make: boot_media::kernel_686 },
     Recipe { file: "initramfs-686", version: 1, make: boot_media::initramfs_686 },
+    Recipe { file: "storage-linux", version: 1, make: storage::kernel },
+    Recipe { file: "storage-initramfs", version: 1, make: storage::initramfs },
     Recipe { file: "xen", version: 1, make: boot_media::xen },
     Recipe { file: "debian.img", version: 2, make: debian::disk },
 ];

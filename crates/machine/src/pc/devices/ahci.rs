@@ -7,6 +7,7 @@ use options::Properties;
 use super::storage::id_of;
 use super::{Bus, Driver, PciPlace};
 use crate::BuildError;
+use crate::pc::bios::pci_path;
 use crate::pc::board::Pc;
 
 /// The kinds of this topic.
@@ -30,13 +31,14 @@ fn ich9_ahci(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), 
     let adapter =
         Ahci::new(path, wiring, pc.memory.clone(), Workers::Threads).map_err(BuildError::Thread)?;
     pc.pci.attach(devfn, adapter.clone());
-    let others = pc.buses.all(|bus| matches!(bus, Bus::Ata(_)).then_some(())).len();
+    let others = pc.buses.all(|bus| matches!(bus, Bus::Ata(..)).then_some(())).len();
     for port in 0..PORTS {
         let name = match id_of(path) {
             Some(id) => format!("{id}.{port}"),
             None => format!("ide.{}", others + port),
         };
-        pc.buses.add(name, Bus::Ata(adapter.connector(port)));
+        let firmware = format!("{}/drive@{port}", pci_path("pci8086,2922", devfn));
+        pc.buses.add(name, Bus::Ata(adapter.connector(port), firmware));
     }
     pc.devices.push(adapter);
     Ok(())

@@ -16,10 +16,10 @@ pub enum Bus {
     Isa,
     /// The floppy controller's.
     Floppy(Arc<Fdc>),
-    /// The bus of a SCSI adapter.
-    Scsi(Arc<VirtioScsi>),
-    /// An IDE channel or a port of an AHCI controller.
-    Ata(Arc<dyn Connector>),
+    /// The bus of a SCSI adapter, and what firmware calls the adapter.
+    Scsi(Arc<VirtioScsi>, String),
+    /// An IDE channel or a port of an AHCI controller, and what firmware calls it.
+    Ata(Arc<dyn Connector>, String),
 }
 
 /// The machine's buses by name, in the order in which they came.
