@@ -9,6 +9,7 @@ use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue};
 use chardev::CharBackend;
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
+use devices::ata::{Geometry, Translation};
 use devices::fpu_error::FpuError;
 use devices::fw_cfg::FwCfg;
 use devices::hpet::{self, Hpet};
@@ -91,6 +92,8 @@ pub struct Pc {
     pub(super) rtc: Arc<Mc146818>,
     pub(super) hpet: Option<Arc<Hpet>>,
     pub(super) boot_order: BootOrder,
+    /// The disks of the IDE interface.
+    pub(super) disk_geometry: [Option<(Geometry, Translation)>; 4],
     /// Whether the machine was started before.
     was_started: AtomicBool,
 }
@@ -170,6 +173,7 @@ impl Pc {
             rtc,
             hpet,
             boot_order: BootOrder::default(),
+            disk_geometry: [None; 4],
             was_started: AtomicBool::new(false),
         };
         pc.buses.add("pci.0", Bus::Pci);
@@ -456,6 +460,7 @@ impl Board for Pc {
         for device in &self.devices {
             device.reset();
         }
+        self.describe_disks();
         self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
         if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
             return;
