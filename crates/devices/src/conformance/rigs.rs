@@ -10,8 +10,8 @@ use memory::GuestMemory;
 
 use super::{Bench, Rig, Space};
 use crate::ahci::Ahci;
-use crate::ata::{AtaDevice, DiskOptions};
 use crate::ata::{AtaDevice, CdOptions, DiskOptions};
+use crate::ata::{AtaDevice, DiskOptions};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
 use crate::fdc::{self, Fdc};
 use crate::fpu_error::FpuError;
@@ -31,8 +31,8 @@ use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message,
 use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
 use crate::pci::{Devfn, PciBus, PciFunction, PciWiring};
 use crate::piix::{Piix3, Piix4Pm, reg};
-use crate::scsi::{Lun, LunOptions, Transport};
 use crate::rom::SystemRom;
+use crate::scsi::{Lun, LunOptions, Transport};
 use crate::testdev::{Edu, EduConfig, PcTestDev, PciTestDev};
 use crate::testing::Everything;
 use crate::uart16550::{COM_PORTS, Uart16550};
