@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use accel::{GuestClock, InterruptController, Signals};
-use bus::{MsiMessage, MsiSink};
+use bus::{AddressSpace, MsiMessage, MsiSink};
 use chardev::CharEvent;
 use input::{Axis, Button, InputEvent, InputHub, Key};
 use memory::GuestMemory;
 
 use super::{Bench, Rig, Space};
+use crate::ata::{AtaDevice, CdOptions, DiskOptions};
 use crate::ahci::Ahci;
 use crate::ata::{AtaDevice, CdOptions, DiskOptions};
 use crate::ata::{AtaDevice, DiskOptions};
@@ -16,26 +17,32 @@ use crate::debug::{DebugConsole, DebugExit, PostCode};
 use crate::fdc::{self, Fdc};
 use crate::fpu_error::FpuError;
 use crate::fw_cfg::{Content, FwCfg};
+use crate::hpet::{self, Hpet};
 use crate::i440fx::I440fx;
 use crate::i8042::{I8042, I8042Lines, Port92};
 use crate::i8237::{Direction, DmaDevice, I8237};
 use crate::i8254::I8254;
 use crate::i8259::I8259;
-use crate::ide::Workers;
 use crate::ide::{self, PiixIde};
+use crate::ide::Workers;
 use crate::ioapic::{self, IoApic};
 use crate::irq::IrqRouter;
 use crate::irq::testing::Recorder;
 use crate::lapic::testing::BenchClock;
 use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message, Shorthand};
 use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
+use crate::parallel::{LPT_PORTS, Parallel};
+use crate::pci::{PciBus, PciFunction, PciWiring};
 use crate::pci::{Devfn, PciBus, PciFunction, PciWiring};
 use crate::piix::{Piix3, Piix4Pm, reg};
+use crate::scsi::{Lun, LunOptions, Transport};
+use crate::pvpanic::{self, PvPanic, PvPanicPci};
 use crate::rom::SystemRom;
 use crate::scsi::{Lun, LunOptions, Transport};
 use crate::testdev::{Edu, EduConfig, PcTestDev, PciTestDev};
 use crate::testing::Everything;
 use crate::uart16550::{COM_PORTS, Uart16550};
+use crate::vga::{VgaKind, VgaOptions, VgaPci};
 use crate::virtio::rng::VirtioRng;
 use crate::virtio::{VirtioPci, VirtioPciOptions};
 
@@ -60,6 +67,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("FpuError", fpu_error),
         entry("Edu", edu),
         entry("Fdc", fdc),
+        entry("Hpet", hpet),
         entry("I440fx", i440fx),
         entry("I8042", i8042),
         entry("I8237", i8237),
@@ -69,6 +77,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("IrqRouter", irq_router),
         entry("LocalApic", local_apic),
         Entry { keeps_state: true, ..entry("Mc146818", mc146818) },
+        entry("Parallel", parallel),
         entry("PcTestDev", pc_testdev),
         entry("PciTestDev", pci_testdev),
         entry("Piix3", piix3),
@@ -77,7 +86,10 @@ pub(super) fn all() -> Vec<Entry> {
         entry("Port92", port92),
         entry("PostCode", post_code),
         entry("SystemRom", system_rom),
+        entry("PvPanic", pvpanic),
+        entry("PvPanicPci", pvpanic_pci),
         entry("Uart16550", uart16550),
+        entry("VgaPci", vga_pci),
         entry("VirtioPci", virtio_pci),
     ]
 }
@@ -254,6 +266,90 @@ fn i8237() -> Rig {
         .target(Space::Ports, 0x81, 3)
         .other(other)
         .keep(device)
+}
+
+fn system_rom() -> Rig {
+    let memory = GuestMemory::new(&[(0, 0x1000)]).unwrap();
+    let block = memory.allocate("pc.bios", 0x1000).unwrap();
+    block.write(0xff0, &[0xea]).unwrap();
+    Rig::new(|_| SystemRom::new(block)).0.keep(memory)
+}
+
+fn fw_cfg() -> Rig {
+    let memory = Arc::new(GuestMemory::new(&[(0, 0x1_0000)]).unwrap());
+    let dma = memory.clone();
+    let (rig, _) = Rig::new(|bench| {
+        let device = FwCfg::new(memory);
+        device.attach(&bench.ports).unwrap();
+        device.add_file("etc/fixed", vec![1, 2, 3].into()).unwrap();
+        device.add_file("etc/written", Content::Writable(8, Box::new(|_| {}))).unwrap();
+        device
+    });
+    let ports = rig.ports.clone();
+    // A DMA command: the second number has the first words of its structure.
+    let command = move |kind: u32, value: u64| {
+        let mut bytes = [0; 16];
+        let control = (value as u32 & 0x1f) | (kind % 0x24) << 16;
+        bytes[..4].copy_from_slice(&control.to_be_bytes());
+        bytes[4..8].copy_from_slice(&((value >> 32) as u32 & 0xff).to_be_bytes());
+        bytes[14] = kind as u8;
+        dma.write(0x100, &bytes).unwrap();
+        ports.write(0x518, 4, u64::from(0x100u32.swap_bytes()));
+        dma.read(0x100, &mut bytes).unwrap();
+        bytes[3].into()
+    };
+    rig.target(Space::Ports, 0x510, 2).target(Space::Ports, 0x514, 8).other(command)
+}
+
+fn hpet() -> Rig {
+    let (rig, hpet) = Rig::new(|bench| {
+        let lines = bench.lines.clone();
+        let lines: hpet::Lines = Box::new(move |line| bus::IrqLine::new(lines.clone(), line));
+        let hpet = Hpet::new(&bench.timers, lines, Arc::new(NoMsi));
+        bench.mmio.map(hpet::BASE, hpet::MMIO_SIZE, hpet.clone()).unwrap();
+        hpet
+    });
+    let registers = hpet.clone();
+    // A timer that runs: random offsets rarely meet its registers.
+    let other = move |kind: u32, value: u64| {
+        let timer = 0x100 + 0x20 * u64::from(kind % 3);
+        let write = |offset, value| bus::BusDevice::write(&*registers, offset, 8, value);
+        match kind >> 8 & 3 {
+            0 => write(0x10, value & 3),
+            1 => write(timer, value | 4),
+            2 => write(timer + 8, value & 0xffff_ffff),
+            _ => write(0x20, value),
+        }
+        bus::BusDevice::read(&*registers, timer + 8, 8)
+    };
+    rig.target(Space::Memory, hpet::BASE, 0x160).inputs(hpet, 2).other(other)
+}
+
+fn parallel() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let paper = Arc::new(Everything::default());
+        let port = Parallel::new("parallel0", LPT_PORTS[0], bench.line(7), paper);
+        port.attach(&bench.ports).unwrap();
+        port
+    });
+    rig.target(Space::Ports, LPT_PORTS[0].into(), 8)
+}
+
+fn pvpanic() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let device = PvPanic::new(pvpanic::EVENTS, bench.wishes.clone());
+        device.attach(&bench.ports, pvpanic::PORT).unwrap();
+        device
+    });
+    rig.target(Space::Ports, pvpanic::PORT.into(), 1)
+}
+
+fn pvpanic_pci() -> Rig {
+    let (rig, function) = Rig::new(|bench| {
+        let wishes = bench.wishes.clone();
+        PvPanicPci::new("pvpanic0", pvpanic::EVENTS, pci_wiring(bench), wishes)
+    });
+    rig.target(Space::Memory, 0xfe00_0000, 16).config(function.clone()).other(open_bars(function))
 }
 
 fn i440fx() -> Rig {
@@ -449,14 +545,9 @@ fn local_apic() -> Rig {
 
 fn mc146818() -> Rig {
     let (rig, rtc) = Rig::new(|bench| {
-        let config = RtcConfig {
-            base: RtcBase::At(1_700_000_000),
-            source: RtcSource::Guest,
-            low_memory: 1 << 30,
-            high_memory: 0,
-            cpus: 1,
-        };
-        let rtc = Mc146818::new(config, &bench.timers, bench.line(8));
+        let config =
+            RtcConfig { base: RtcBase::At(1_700_000_000), source: RtcSource::Guest, slew: true };
+        let rtc = Mc146818::new(config, &bench.timers, bench.line(8), bench.wishes.clone());
         rtc.attach(&bench.ports).unwrap();
         rtc
     });
@@ -619,6 +710,36 @@ fn uart16550() -> Rig {
         })
     };
     rig.target(Space::Ports, COM_PORTS[0].into(), 8).other(other)
+}
+
+fn vga_pci() -> Rig {
+    const MMIO: u32 = 0xfebf_0000;
+    let (rig, function) = Rig::new(|bench| {
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let options = VgaOptions { memory_mib: 1, ..Default::default() };
+        let (clock, wiring) = (bench.clock.clone(), pci_wiring(bench));
+        let kind = VgaKind::Primary;
+        let function = VgaPci::new("vga0", kind, options, None, clock, wiring, &memory).unwrap();
+        function.vga().attach(&bench.ports, &AddressSpace::new()).unwrap();
+        function
+    });
+    let (open, mmio) = (function.clone(), rig.mmio.clone());
+    // Where the registers are in memory is any address to the traffic, so this puts them in one place.
+    let other = move |kind: u32, value| {
+        open.write_config(0x18, 4, MMIO);
+        open.write_config(4, 2, 2);
+        let address = u64::from(MMIO + (kind >> 1 & 0xfff));
+        if kind & 1 == 0 {
+            return mmio.read(address, 2).unwrap_or(u64::MAX);
+        }
+        mmio.write(address, 2, value).into()
+    };
+    // The memory is not part of the state, so the window at A0000 is left out.
+    rig.target(Space::Ports, 0x3b4, 0x2c)
+        .target(Space::Ports, 0x3c0, 0x10)
+        .target(Space::Ports, 0x1ce, 3)
+        .config(function)
+        .other(other)
 }
 
 fn virtio_pci() -> Rig {

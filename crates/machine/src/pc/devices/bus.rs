@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use devices::ata::Connector;
+use devices::fdc::Fdc;
 use devices::virtio::scsi::VirtioScsi;
 use options::{OptionError, Properties};
 
@@ -13,6 +14,8 @@ pub enum Bus {
     Pci,
     /// The ISA bus.
     Isa,
+    /// The floppy controller's.
+    Floppy(Arc<Fdc>),
     /// The bus of a SCSI adapter, and what firmware calls the adapter.
     Scsi(Arc<VirtioScsi>, String),
     /// An IDE channel or a port of an AHCI controller, and what firmware calls it.

@@ -18,6 +18,7 @@ use devices::pci::{Devfn, PciFunction, PciWiring};
 use options::{OptionError, Properties};
 
 pub use bus::{Bus, Buses};
+pub use isa::RTC_PATH;
 
 use super::board::Pc;
 use crate::BuildError;
