@@ -11,6 +11,7 @@ use memory::GuestMemory;
 use super::{Bench, Rig, Space};
 use crate::ahci::Ahci;
 use crate::ata::{AtaDevice, CdOptions, DiskOptions};
+use crate::ata::{AtaDevice, DiskOptions};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
 use crate::fdc::{self, Fdc};
 use crate::fpu_error::FpuError;
