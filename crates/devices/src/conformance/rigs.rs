@@ -9,8 +9,8 @@ use input::{Axis, Button, InputEvent, InputHub, Key};
 use memory::GuestMemory;
 
 use super::{Bench, Rig, Space};
-use crate::ata::{AtaDevice, CdOptions, DiskOptions};
 use crate::ahci::Ahci;
+use crate::ata::{AtaDevice, CdOptions, DiskOptions};
 use crate::ata::{AtaDevice, DiskOptions};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
 use crate::fdc::{self, Fdc};
@@ -22,8 +22,8 @@ use crate::i8042::{I8042, I8042Lines, Port92};
 use crate::i8237::{Direction, DmaDevice, I8237};
 use crate::i8254::I8254;
 use crate::i8259::I8259;
-use crate::ide::{self, PiixIde};
 use crate::ide::Workers;
+use crate::ide::{self, PiixIde};
 use crate::ioapic::{self, IoApic};
 use crate::irq::IrqRouter;
 use crate::irq::testing::Recorder;
@@ -31,18 +31,19 @@ use crate::lapic::testing::BenchClock;
 use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message, Shorthand};
 use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
 use crate::parallel::{LPT_PORTS, Parallel};
-use crate::pci::{PciBus, PciFunction, PciWiring};
 use crate::pci::{Devfn, PciBus, PciFunction, PciWiring};
+use crate::pci::{PciBus, PciFunction, PciWiring};
 use crate::piix::{Piix3, Piix4Pm, reg};
-use crate::scsi::{Lun, LunOptions, Transport};
 use crate::pvpanic::{self, PvPanic, PvPanicPci};
 use crate::rom::SystemRom;
+use crate::scsi::{Lun, LunOptions, Transport};
 use crate::testdev::{Edu, EduConfig, PcTestDev, PciTestDev};
 use crate::testing::Everything;
 use crate::uart16550::{COM_PORTS, Uart16550};
 use crate::vga::{VgaKind, VgaOptions, VgaPci};
 use crate::virtio::rng::VirtioRng;
 use crate::virtio::{VirtioPci, VirtioPciOptions};
+use crate::vmgenid::VmGenId;
 
 /// One kind of device.
 pub(super) struct Entry {
@@ -89,6 +90,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("Uart16550", uart16550),
         entry("VgaPci", vga_pci),
         entry("VirtioPci", virtio_pci),
+        entry("VmGenId", vmgenid),
     ]
 }
 
@@ -348,6 +350,11 @@ fn pvpanic_pci() -> Rig {
         PvPanicPci::new("pvpanic0", pvpanic::EVENTS, pci_wiring(bench), wishes)
     });
     rig.target(Space::Memory, 0xfe00_0000, 16).config(function.clone()).other(open_bars(function))
+}
+
+fn vmgenid() -> Rig {
+    let memory = GuestMemory::new(&[(0, 0x1000)]).unwrap();
+    Rig::new(|_| VmGenId::new(&memory, [0x5a; 16]).unwrap()).0.keep(memory)
 }
 
 fn i440fx() -> Rig {

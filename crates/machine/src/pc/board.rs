@@ -24,6 +24,7 @@ use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
 use devices::virtio::balloon::VirtioBalloon;
+use devices::vmgenid::VmGenId;
 use display::Console;
 use input::InputHub;
 use memory::{Change, GuestMemory};
@@ -90,6 +91,7 @@ pub struct Pc {
     pub(super) fw_cfg: Arc<FwCfg>,
     pub(super) rtc: Arc<Mc146818>,
     pub(super) hpet: Option<Arc<Hpet>>,
+    pub(super) vmgenid: Option<Arc<VmGenId>>,
     pub(super) boot_order: BootOrder,
     /// Whether the machine was started before.
     was_started: AtomicBool,
@@ -169,6 +171,7 @@ impl Pc {
             fw_cfg,
             rtc,
             hpet,
+            vmgenid: None,
             boot_order: BootOrder::default(),
             was_started: AtomicBool::new(false),
         };
@@ -290,6 +293,11 @@ impl Pc {
         bios::has_firmware(&self.spec)
     }
 
+    /// The device that tells the guest whether it is a copy, if there is one.
+    pub fn vmgenid(&self) -> Option<&Arc<VmGenId>> {
+        self.vmgenid.as_ref()
+    }
+
     /// Forgets the ticks of the real-time clock that the guest had no time for.
     pub fn forget_missed_rtc_ticks(&self) {
         self.rtc.forget_missed_ticks();
@@ -409,6 +417,8 @@ impl Pc {
             pci_hole: self.layout.pci_hole(),
             pm_base: firmware::PM_BASE,
             hpet: self.hpet.is_some(),
+            vmgenid: self.vmgenid.is_some(),
+            suspend: self.can_suspend(),
             serial_ports: self.serial_ports.clone(),
         };
         let tables = acpi::build(&config, layout::FIRMWARE_TABLES);
@@ -485,6 +495,10 @@ impl Board for Pc {
 
     fn wake_up(&self) {
         self.chipset.pm.wake_up();
+        // The reset code by which firmware knows what to go on with.
+        const RESET_CODE: u8 = 0x0f;
+        const RESUME: u8 = 0xfe;
+        self.rtc.set_memory(RESET_CODE, RESUME);
     }
 
     fn inject_nmi(&self) {
