@@ -32,6 +32,7 @@ use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message,
 use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
 use crate::parallel::{LPT_PORTS, Parallel};
 use crate::pci::{Devfn, PciBus, PciFunction, PciWiring};
+use crate::pci::{PciBus, PciFunction, PciWiring};
 use crate::piix::{Piix3, Piix4Pm, reg};
 use crate::pvpanic::{self, PvPanic, PvPanicPci};
 use crate::rom::SystemRom;
@@ -46,6 +47,7 @@ use crate::usb::{Handshake, Peripheral, Token, Transaction, UsbBus};
 use crate::vga::{VgaKind, VgaOptions, VgaPci};
 use crate::virtio::rng::VirtioRng;
 use crate::virtio::{VirtioPci, VirtioPciOptions};
+use crate::vmgenid::VmGenId;
 
 /// One kind of device.
 pub(super) struct Entry {
@@ -94,6 +96,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("VgaPci", vga_pci),
         entry("Uhci", uhci),
         entry("VirtioPci", virtio_pci),
+        entry("VmGenId", vmgenid),
     ]
 }
 
@@ -320,6 +323,11 @@ fn pvpanic_pci() -> Rig {
         PvPanicPci::new("pvpanic0", pvpanic::EVENTS, pci_wiring(bench), wishes)
     });
     rig.target(Space::Memory, 0xfe00_0000, 16).config(function.clone()).other(open_bars(function))
+}
+
+fn vmgenid() -> Rig {
+    let memory = GuestMemory::new(&[(0, 0x1000)]).unwrap();
+    Rig::new(|_| VmGenId::new(&memory, [0x5a; 16]).unwrap()).0.keep(memory)
 }
 
 fn i440fx() -> Rig {

@@ -25,6 +25,7 @@ use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
 use devices::virtio::balloon::VirtioBalloon;
+use devices::vmgenid::VmGenId;
 use display::Console;
 use input::InputHub;
 use memory::{Change, GuestMemory};
@@ -91,6 +92,7 @@ pub struct Pc {
     pub(super) fw_cfg: Arc<FwCfg>,
     pub(super) rtc: Arc<Mc146818>,
     pub(super) hpet: Option<Arc<Hpet>>,
+    pub(super) vmgenid: Option<Arc<VmGenId>>,
     pub(super) boot_order: BootOrder,
     /// The disks of the IDE interface.
     pub(super) disk_geometry: [Option<(Geometry, Translation)>; 4],
@@ -172,6 +174,7 @@ impl Pc {
             fw_cfg,
             rtc,
             hpet,
+            vmgenid: None,
             boot_order: BootOrder::default(),
             disk_geometry: [None; 4],
             was_started: AtomicBool::new(false),
@@ -295,6 +298,11 @@ impl Pc {
         bios::has_firmware(&self.spec)
     }
 
+    /// The device that tells the guest whether it is a copy, if there is one.
+    pub fn vmgenid(&self) -> Option<&Arc<VmGenId>> {
+        self.vmgenid.as_ref()
+    }
+
     /// Forgets the ticks of the real-time clock that the guest had no time for.
     pub fn forget_missed_rtc_ticks(&self) {
         self.rtc.forget_missed_ticks();
@@ -414,6 +422,8 @@ impl Pc {
             pci_hole: self.layout.pci_hole(),
             pm_base: firmware::PM_BASE,
             hpet: self.hpet.is_some(),
+            vmgenid: self.vmgenid.is_some(),
+            suspend: self.can_suspend(),
             serial_ports: self.serial_ports.clone(),
         };
         let tables = acpi::build(&config, layout::FIRMWARE_TABLES);
@@ -491,6 +501,10 @@ impl Board for Pc {
 
     fn wake_up(&self) {
         self.chipset.pm.wake_up();
+        // The reset code by which firmware knows what to go on with.
+        const RESET_CODE: u8 = 0x0f;
+        const RESUME: u8 = 0xfe;
+        self.rtc.set_memory(RESET_CODE, RESUME);
     }
 
     fn inject_nmi(&self) {
