@@ -157,12 +157,16 @@ fn select_horizontal<E: Encoding>(mnemonic: Mnemonic) -> Option<Handler> {
         Hsubpd => |cpu, op| E::float(cpu, op, |env, a, b| horizontal::<u64>(env, a, b, soft::sub)),
         Addsubps => |cpu, op| E::float(cpu, op, add_sub::<u32>),
         Addsubpd => |cpu, op| E::float(cpu, op, add_sub::<u64>),
-        Dpps => {
-            |cpu, op| E::float(cpu, op, |env, a, b| dot_product::<u32>(env, a, b, op.imm as u8))
-        }
-        Dppd => {
-            |cpu, op| E::float(cpu, op, |env, a, b| dot_product::<u64>(env, a, b, op.imm as u8))
-        }
+        Dpps => |cpu, op| {
+            E::float_whole(cpu, op, |env, a, b, wide| {
+                dot_product::<u32>(env, a, b, wide, op.imm as u8)
+            })
+        },
+        Dppd => |cpu, op| {
+            E::float_whole(cpu, op, |env, a, b, wide| {
+                dot_product::<u64>(env, a, b, wide, op.imm as u8)
+            })
+        },
         _ => return None,
     };
     Some(handler)

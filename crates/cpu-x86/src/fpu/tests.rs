@@ -466,7 +466,9 @@ fn unmasked_sse_exceptions_agree_with_the_host() {
     let plan = Plan {
         rounds: 40,
         wanted: |insn| {
-            super::float::select(insn).or_else(|| super::float_convert::select(insn)).is_some()
+            super::float::select::<super::Legacy>(insn.mnemonic())
+                .or_else(|| super::float_convert::select(insn))
+                .is_some()
         },
         prepare: |rng, _, context| {
             let mxcsr = rng.next() as u16;
