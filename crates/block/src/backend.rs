@@ -72,6 +72,33 @@ pub trait BlockBackend: Send + Sync {
 
     /// What went through this node.
     fn stats(&self) -> &IoStats;
+
+    /// The node below, for one that holds only what differs from it.
+    fn backing(&self) -> Option<&dyn BlockBackend> {
+        None
+    }
+}
+
+/// The part of `bufs` from byte `start` on, `len` bytes or what there is.
+pub fn part_of<'a>(bufs: &[GuestSlice<'a>], start: u64, len: u64) -> Vec<GuestSlice<'a>> {
+    let (mut skip, mut left) = (start, len);
+    let mut part = Vec::new();
+    for buf in bufs {
+        let size = buf.len() as u64;
+        if skip >= size {
+            skip -= size;
+            continue;
+        }
+        let take = (size - skip).min(left);
+        // Within the slice, by the lines above.
+        part.extend(buf.subslice(skip as usize, take as usize).ok());
+        left -= take;
+        skip = 0;
+        if left == 0 {
+            break;
+        }
+    }
+    part
 }
 
 /// Sum of the lengths of `bufs` in bytes.

@@ -7,13 +7,14 @@
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
 use crate::file::describe;
+use crate::media::{Bay, MediaDevice, Medium, TrayEvent};
 use crate::{
-    BlockBackend, CacheMode, DriveOptions, FileNode, GuestSlice, IoStats, LockError, OnError,
-    OpenError, StatsSnapshot, slices_len,
+    BlockBackend, CacheMode, DriveOptions, GuestSlice, IoStats, LockError, OnError, OpenError,
+    StatsSnapshot, slices_len, sys,
 };
 
 /// Why a drive could not be made or used.
@@ -27,7 +28,7 @@ pub enum BlockError {
     Lock(#[from] LockError),
     /// The image holds a format that this build does not read.
     #[error("Unknown driver '{0}'")]
-    UnknownFormat(&'static str),
+    UnknownFormat(String),
     /// Another device of the machine has the drive.
     #[error("Drive '{0}' is already in use by another device")]
     Claimed(String),
@@ -62,19 +63,30 @@ pub enum ErrorAction {
 pub struct ErrorEvent {
     /// The drive's id.
     pub device: String,
+    /// Name of the format node, if there is a medium.
+    pub node_name: Option<String>,
     /// What the request was.
     pub operation: Operation,
     /// What it leads to.
     pub action: ErrorAction,
-    /// Whether the host ran out of space.
-    pub no_space: bool,
+    /// Whether the host ran out of space; `None` if failures never stop the machine.
+    pub no_space: Option<bool>,
     /// The host's words.
     pub reason: String,
 }
 
-/// Told of each failed request; when the action is [`ErrorAction::Stop`] it asks for the machine to be
-/// stopped, without waiting for it.
-pub type ErrorHook = Box<dyn Fn(ErrorEvent) + Send + Sync>;
+/// Something about a drive that the machine's owner and its clients hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DriveEvent {
+    /// A request failed. If the action is [`ErrorAction::Stop`], whoever hears it asks for the machine
+    /// to be stopped, without waiting for it.
+    Error(ErrorEvent),
+    /// The tray opened or closed.
+    TrayMoved(TrayEvent),
+}
+
+/// Told of each event; called on any thread, and must not block.
+pub type EventHook = Box<dyn Fn(DriveEvent) + Send + Sync>;
 
 /// How the last failure left the drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +113,21 @@ pub struct InsertedInfo {
     pub read_only: bool,
     /// Format.
     pub driver: &'static str,
+    /// The image below, for one that holds only differences: its name, size and bytes on the host.
+    pub backing: Option<BackingInfo>,
     /// Caching on the host.
     pub cache: CacheMode,
+    /// Size of the disk in bytes.
+    pub virtual_size: u64,
+    /// Bytes it takes on the host.
+    pub actual_size: u64,
+}
+
+/// The image below another, for queries. It is raw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackingInfo {
+    /// The image's name.
+    pub file: String,
     /// Size of the disk in bytes.
     pub virtual_size: u64,
     /// Bytes it takes on the host.
@@ -128,14 +153,6 @@ pub struct DriveInfo {
     pub inserted: Option<InsertedInfo>,
 }
 
-/// What is in the drive.
-struct Medium {
-    node: Arc<dyn BlockBackend>,
-    cache: CacheMode,
-    node_name: String,
-    parent_node_name: String,
-}
-
 /// What failures lead to.
 #[derive(Clone, Copy, Debug)]
 struct ErrorPolicy {
@@ -143,19 +160,33 @@ struct ErrorPolicy {
     write: OnError,
 }
 
+/// The guest device that has a drive.
+pub(crate) struct Owner {
+    /// Its id or path.
+    pub(crate) device: String,
+    share_write: bool,
+    pub(crate) bay: Bay,
+}
+
 /// A drive with or without a disk in it.
+///
+/// A request takes the medium that is in the drive when it begins, and finishes on it whatever becomes
+/// of the drive meanwhile; so changing the medium waits for no request.
 pub struct Drive {
     id: String,
-    medium: Option<Medium>,
-    read_only: bool,
+    pub(crate) options: DriveOptions,
+    pub(crate) medium: RwLock<Option<Arc<Medium>>>,
+    /// How the next medium is opened, unless its opener says.
+    pub(crate) read_only: AtomicBool,
+    pub(crate) locked: AtomicBool,
+    pub(crate) tray_open: AtomicBool,
     policy: Mutex<ErrorPolicy>,
     /// Whether the guest's device has its write cache on.
     write_cache: AtomicBool,
     io_status: AtomicU8,
-    /// The guest device that has the drive.
-    owner: Mutex<Option<String>>,
+    owner: Mutex<Option<Owner>>,
     stats: IoStats,
-    on_error: OnceLock<ErrorHook>,
+    on_event: OnceLock<EventHook>,
 }
 
 impl Drive {
@@ -164,22 +195,16 @@ impl Drive {
     /// # Errors
     /// If the image can't be opened or has a format that is not read here.
     pub fn open(id: &str, path: &Path, options: &DriveOptions) -> Result<Self, BlockError> {
-        let node = FileNode::open(path, options.read_only, options.cache, options.discard)?;
-        if options.format.is_none() {
-            refuse_other_formats(&node, path)?;
-        }
-        Ok(Self::with_node(id, Arc::new(node), options))
+        let drive = Self::empty(id, options);
+        let medium = drive.open_medium(path, options.format, None)?;
+        drive.put(Some(medium));
+        Ok(drive)
     }
 
     /// A drive with a disk whose bytes are in `node`.
     pub fn with_node(id: &str, node: Arc<dyn BlockBackend>, options: &DriveOptions) -> Self {
-        let mut drive = Self::empty(id, options);
-        drive.medium = Some(Medium {
-            node,
-            cache: options.cache,
-            node_name: format!("#{id}"),
-            parent_node_name: format!("#{id}.file"),
-        });
+        let drive = Self::empty(id, options);
+        drive.put(Some(Medium::new(node, options)));
         drive
     }
 
@@ -187,48 +212,83 @@ impl Drive {
     pub fn empty(id: &str, options: &DriveOptions) -> Self {
         Self {
             id: id.to_owned(),
-            medium: None,
-            read_only: options.read_only,
+            options: options.clone(),
+            medium: RwLock::default(),
+            read_only: AtomicBool::new(options.read_only),
+            locked: AtomicBool::new(false),
+            tray_open: AtomicBool::new(false),
             policy: Mutex::new(ErrorPolicy { read: options.rerror, write: options.werror }),
             write_cache: AtomicBool::new(options.cache.writeback),
             io_status: AtomicU8::new(IoStatus::Ok as u8),
             owner: Mutex::default(),
             stats: IoStats::default(),
-            on_error: OnceLock::new(),
+            on_event: OnceLock::new(),
         }
     }
 
-    /// The drive's id.
+    /// The drive's id; empty for one that belongs to a device without a drive of its own.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    fn owner(&self) -> MutexGuard<'_, Option<String>> {
-        self.owner.lock().unwrap_or_else(|e| e.into_inner())
+    pub(crate) fn owner(&self) -> MutexGuard<'_, Option<Owner>> {
+        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the drive that of guest device `device` and locks its image; `share_write` (`share-rw=on`)
-    /// lets others write to it meanwhile.
+    /// Makes the drive that of guest device `device`, whose medium stays, and locks its image;
+    /// `share_write` (`share-rw=on`) lets others write to it meanwhile.
     ///
     /// # Errors
     /// If another device has it, or another process uses the image.
     pub fn claim(&self, device: &str, share_write: bool) -> Result<(), BlockError> {
+        self.claim_as(Owner { device: device.to_owned(), share_write, bay: Bay::Fixed })
+    }
+
+    /// Makes the drive that of guest device `device`, whose medium can be changed and which then calls
+    /// `watcher`. A device with a tray lets its medium go only when the tray is open.
+    ///
+    /// # Errors
+    /// If another device has it, or another process uses the image.
+    pub fn claim_removable(
+        &self,
+        device: &str,
+        has_tray: bool,
+        watcher: Weak<dyn MediaDevice>,
+    ) -> Result<(), BlockError> {
+        let bay = Bay::Removable { has_tray, watcher };
+        self.claim_as(Owner { device: device.to_owned(), share_write: false, bay })
+    }
+
+    fn claim_as(&self, new: Owner) -> Result<(), BlockError> {
         let mut owner = self.owner();
         if owner.is_some() {
             return Err(BlockError::Claimed(self.id.clone()));
         }
-        if let Some(medium) = &self.medium {
-            medium.node.lock(share_write)?;
+        if let Some(medium) = self.medium() {
+            medium.node.lock(new.share_write)?;
         }
-        *owner = Some(device.to_owned());
+        *owner = Some(new);
         Ok(())
+    }
+
+    /// Whether a guest device has the drive.
+    pub fn is_claimed(&self) -> bool {
+        self.owner().is_some()
     }
 
     /// Gives the drive back, and lets others use the image.
     pub fn release(&self) {
         *self.owner() = None;
-        if let Some(medium) = &self.medium {
+        if let Some(medium) = self.medium() {
             medium.node.unlock();
+        }
+    }
+
+    /// Locks `medium` as the device that has the drive needs it.
+    pub(crate) fn lock_for_owner(&self, medium: &Medium) -> Result<(), LockError> {
+        match &*self.owner() {
+            Some(owner) => medium.node.lock(owner.share_write),
+            None => Ok(()),
         }
     }
 
@@ -243,24 +303,30 @@ impl Drive {
         policy.write = write.unwrap_or(policy.write);
     }
 
-    /// Sets who is told of failed requests; only the first call counts.
-    pub fn set_error_hook(&self, hook: ErrorHook) {
-        let _ = self.on_error.set(hook);
+    /// Sets who is told of events; only the first call counts.
+    pub fn set_event_hook(&self, hook: EventHook) {
+        let _ = self.on_event.set(hook);
     }
 
-    /// Size of the disk in bytes, 0 if there is none.
+    pub(crate) fn tell(&self, event: DriveEvent) {
+        if let Some(hook) = self.on_event.get() {
+            hook(event);
+        }
+    }
+
+    /// Size of the medium in bytes, 0 if there is none.
     pub fn size(&self) -> u64 {
-        self.medium.as_ref().map_or(0, |m| m.node.size())
+        self.medium().map_or(0, |m| m.node.size())
     }
 
-    /// Whether there is a disk in the drive.
+    /// Whether there is a medium in the drive, the tray open or not.
     pub fn is_inserted(&self) -> bool {
-        self.medium.is_some()
+        self.medium().is_some()
     }
 
-    /// Whether writes are refused.
+    /// Whether writes are refused: by the medium, or by an empty drive by what the next would do.
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        self.medium().map_or_else(|| self.read_only.load(Ordering::Acquire), |m| m.read_only)
     }
 
     /// Whether the guest's device has its write cache on; if not, each write is durable when it ends.
@@ -273,9 +339,18 @@ impl Drive {
         self.write_cache.store(on, Ordering::Release);
     }
 
-    fn node(&self) -> io::Result<&dyn BlockBackend> {
-        match &self.medium {
-            Some(medium) => Ok(&*medium.node),
+    /// What is in the drive now.
+    pub(crate) fn medium(&self) -> Option<Arc<Medium>> {
+        self.medium.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is in the drive, for a request; with `write`, if it can be written.
+    fn for_request(&self, write: bool) -> io::Result<Arc<Medium>> {
+        match self.medium() {
+            Some(medium) if write && medium.read_only => {
+                Err(io::Error::from(io::ErrorKind::PermissionDenied))
+            }
+            Some(medium) => Ok(medium),
             None => Err(io::Error::from_raw_os_error(libc::ENOMEDIUM)),
         }
     }
@@ -290,7 +365,10 @@ impl Drive {
     /// As [`BlockBackend::read_at`], and if there is no disk.
     pub fn read(&self, offset: u64, bufs: &[GuestSlice<'_>]) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(Operation::Read, self.node().and_then(|node| node.read_at(offset, bufs)))?;
+        self.counted(
+            Operation::Read,
+            self.for_request(false).and_then(|m| m.node.read_at(offset, bufs)),
+        )?;
         self.stats.count_read(slices_len(bufs), begin.elapsed());
         Ok(())
     }
@@ -303,13 +381,29 @@ impl Drive {
         let begin = Instant::now();
         self.counted(
             Operation::Write,
-            self.node().and_then(|node| {
-                node.write_at(offset, bufs)?;
-                self.write_through(node)
+            self.for_request(true).and_then(|medium| {
+                medium.node.write_at(offset, bufs)?;
+                self.write_through(&*medium.node)
             }),
         )?;
         self.stats.count_write(offset, slices_len(bufs), begin.elapsed());
         Ok(())
+    }
+
+    /// Fills a buffer of the device's own from `offset` on.
+    ///
+    /// # Errors
+    /// As [`Drive::read`].
+    pub fn read_bytes(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.read(offset, &[sys::buffer_slice(buf)])
+    }
+
+    /// Writes a buffer of the device's own from `offset` on.
+    ///
+    /// # Errors
+    /// As [`Drive::write`].
+    pub fn write_bytes(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        sys::with_buffer(buf, |slice| self.write(offset, std::slice::from_ref(slice)))
     }
 
     /// Makes everything written before durable.
@@ -318,7 +412,7 @@ impl Drive {
     /// As [`BlockBackend::flush`], and if there is no disk.
     pub fn flush(&self) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(Operation::Flush, self.node().and_then(|node| node.flush()))?;
+        self.counted(Operation::Flush, self.for_request(false).and_then(|m| m.node.flush()))?;
         self.stats.count_flush(begin.elapsed());
         Ok(())
     }
@@ -329,7 +423,8 @@ impl Drive {
     /// As [`BlockBackend::discard`], and if there is no disk.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         let begin = Instant::now();
-        self.counted(Operation::Discard, self.node().and_then(|node| node.discard(offset, len)))?;
+        let medium = self.for_request(true);
+        self.counted(Operation::Discard, medium.and_then(|m| m.node.discard(offset, len)))?;
         self.stats.count_discard(len, begin.elapsed());
         Ok(())
     }
@@ -342,9 +437,9 @@ impl Drive {
         let begin = Instant::now();
         self.counted(
             Operation::Write,
-            self.node().and_then(|node| {
-                node.write_zeroes(offset, len, may_unmap)?;
-                self.write_through(node)
+            self.for_request(true).and_then(|medium| {
+                medium.node.write_zeroes(offset, len, may_unmap)?;
+                self.write_through(&*medium.node)
             }),
         )?;
         self.stats.count_write(offset, len, begin.elapsed());
@@ -370,7 +465,7 @@ impl Drive {
             OnError::Report | OnError::Enospc => ErrorAction::Report,
         };
         // Nobody could stop the machine without a hook, and the request would wait for ever.
-        let action = match (action, self.on_error.get()) {
+        let action = match (action, self.on_event.get()) {
             (ErrorAction::Stop, None) => ErrorAction::Report,
             (action, _) => action,
         };
@@ -384,10 +479,14 @@ impl Drive {
                 Ordering::Acquire,
             );
         }
-        if let Some(hook) = self.on_error.get() {
-            let device = self.id.clone();
-            hook(ErrorEvent { device, operation, action, no_space, reason: describe(error) });
-        }
+        self.tell(DriveEvent::Error(ErrorEvent {
+            device: self.id.clone(),
+            node_name: self.medium().map(|_| self.node_name()),
+            operation,
+            action,
+            no_space: self.io_status().map(|_| no_space),
+            reason: describe(error),
+        }));
         action
     }
 
@@ -396,11 +495,14 @@ impl Drive {
         self.io_status.store(IoStatus::Ok as u8, Ordering::Release);
     }
 
-    /// How the last failure left the drive; `None` if no failure stops the machine.
+    /// How the last failure left the drive; `None` if no failure stops the machine, as without a device
+    /// or in one without a tray (a floppy drive).
     pub fn io_status(&self) -> Option<IoStatus> {
+        let asks = |owner: &Owner| !matches!(owner.bay, Bay::Removable { has_tray: false, .. });
         let policy = self.policy();
-        let stops =
-            policy.read == OnError::Stop || matches!(policy.write, OnError::Stop | OnError::Enospc);
+        let stops = self.owner().as_ref().is_some_and(asks)
+            && (policy.read == OnError::Stop
+                || matches!(policy.write, OnError::Stop | OnError::Enospc));
         let status = match self.io_status.load(Ordering::Acquire) {
             0 => IoStatus::Ok,
             1 => IoStatus::Failed,
@@ -409,24 +511,40 @@ impl Drive {
         stops.then_some(status)
     }
 
+    fn node_name(&self) -> String {
+        format!("#{}", self.id)
+    }
+
     /// The drive as queries show it.
     pub fn info(&self) -> DriveInfo {
-        let inserted = self.medium.as_ref().map(|medium| InsertedInfo {
+        let inserted = self.medium().map(|medium| InsertedInfo {
             file: medium.node.filename(),
-            node_name: medium.node_name.clone(),
-            parent_node_name: medium.parent_node_name.clone(),
-            read_only: self.read_only,
-            driver: "raw",
+            node_name: self.node_name(),
+            parent_node_name: format!("{}.file", self.node_name()),
+            read_only: medium.read_only,
+            driver: medium.driver(),
+            backing: medium.node.backing().map(|base| BackingInfo {
+                file: base.filename(),
+                virtual_size: base.size(),
+                actual_size: base.allocated_size(),
+            }),
             cache: CacheMode { writeback: self.write_cache(), ..medium.cache },
             virtual_size: medium.node.size(),
             actual_size: medium.node.allocated_size(),
         });
+        let (qdev, removable, has_tray) = match &*self.owner() {
+            Some(Owner { device, bay, .. }) => match bay {
+                Bay::Fixed => (Some(device.clone()), false, false),
+                Bay::Removable { has_tray, .. } => (Some(device.clone()), true, *has_tray),
+            },
+            None => (None, true, false),
+        };
         DriveInfo {
             device: self.id.clone(),
-            qdev: self.owner().clone(),
-            removable: false,
-            locked: false,
-            tray_open: None,
+            qdev,
+            removable,
+            locked: has_tray && self.is_locked(),
+            tray_open: has_tray.then(|| self.is_tray_open()),
             io_status: self.io_status(),
             inserted,
         }
@@ -439,20 +557,6 @@ impl Drive {
 
     /// What went through the protocol node, the disk's parent in `query-blockstats`.
     pub fn parent_stats(&self) -> Option<StatsSnapshot> {
-        self.medium.as_ref().map(|m| m.node.stats().snapshot())
-    }
-}
-
-/// Refuses images that are not raw, when nobody said that they are: a guest that writes another
-/// format's header into its raw disk must not be believed later.
-fn refuse_other_formats(node: &FileNode, path: &Path) -> Result<(), BlockError> {
-    let mut start = [0; 8];
-    let read = node.read_start(&mut start);
-    let count = read.map_err(|source| OpenError::Host { path: path.to_owned(), source })?;
-    let known: [(&[u8], &'static str); 4] =
-        [(b"QFI\xfb", "qcow2"), (b"KDMV", "vmdk"), (b"vhdxfile", "vhdx"), (b"QED\0", "qed")];
-    match known.iter().find(|(magic, _)| start[..count].starts_with(magic)) {
-        Some((_, name)) => Err(BlockError::UnknownFormat(name)),
-        None => Ok(()),
+        self.medium().map(|m| m.node.stats().snapshot())
     }
 }

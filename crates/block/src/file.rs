@@ -41,6 +41,17 @@ pub enum OpenError {
         /// The path.
         path: PathBuf,
     },
+    /// No temporary file could be made.
+    #[error(
+        "Could not create temporary overlay in '{}': {}; set TMPDIR to a directory with room",
+        .path.display(), describe(.source)
+    )]
+    Temporary {
+        /// The directory.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
     /// The file system has no direct I/O.
     #[error(
         "Could not open '{}': filesystem does not support O_DIRECT; use cache=writeback",
@@ -125,6 +136,31 @@ impl FileNode {
             read_only,
             no_flush: cache.no_flush,
             discard,
+            stats: IoStats::default(),
+        })
+    }
+
+    /// A node of `size` bytes that read as zero, in an unnamed file in the directory of temporary files
+    /// (`TMPDIR`, or `/var/tmp`). It takes space on the host as it is written, and is gone with the node.
+    ///
+    /// # Errors
+    /// If the host has no room for it, or no directory.
+    pub fn temporary(size: u64) -> Result<Self, OpenError> {
+        let dir = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
+        let made = tempfile::tempfile_in(&dir)
+            .and_then(|file| file.set_len(size.next_multiple_of(SECTOR)).map(|()| file));
+        let path = dir;
+        let file = made.map_err(|source| OpenError::Temporary { path: path.clone(), source })?;
+        Ok(Self {
+            path,
+            file,
+            direct: None,
+            driver: "file",
+            size,
+            allocated: AtomicU64::new(0),
+            read_only: false,
+            no_flush: true,
+            discard: DiscardMode::Unmap,
             stats: IoStats::default(),
         })
     }

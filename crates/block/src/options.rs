@@ -1,5 +1,7 @@
 //! Options of `-drive`, as far as they concern the disk and not the device.
 
+use std::str::FromStr;
+
 use ::options::{OptionError, Properties};
 
 /// How the host caches a disk (`cache=`).
@@ -40,6 +42,17 @@ impl CacheMode {
 pub enum ImageFormat {
     /// They are the disk's.
     Raw,
+}
+
+impl FromStr for ImageFormat {
+    type Err = crate::BlockError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "raw" => Ok(Self::Raw),
+            other => Err(crate::BlockError::UnknownFormat(other.to_owned())),
+        }
+    }
 }
 
 /// What becomes of discard requests (`discard=`).
@@ -93,6 +106,8 @@ pub struct DriveOptions {
     pub format: Option<ImageFormat>,
     /// Refuse writes.
     pub read_only: bool,
+    /// Keep what is written to itself, and forget it in the end.
+    pub snapshot: bool,
     /// Caching on the host.
     pub cache: CacheMode,
     /// What becomes of discard requests.
@@ -108,6 +123,7 @@ impl Default for DriveOptions {
         Self {
             format: None,
             read_only: false,
+            snapshot: false,
             cache: CacheMode::WRITEBACK,
             discard: DiscardMode::Ignore,
             rerror: OnError::Report,
@@ -130,6 +146,7 @@ impl DriveOptions {
         for key in ["read-only", "readonly"] {
             set(&mut parsed.read_only, given.take_bool(key)?);
         }
+        set(&mut parsed.snapshot, given.take_bool("snapshot")?);
         // `cache=` is shorthand for its three parts, which win over it.
         set(&mut parsed.cache, given.take_choice("cache", CacheMode::NAMES)?);
         set(&mut parsed.cache.direct, given.take_bool("cache.direct")?);
@@ -183,12 +200,13 @@ mod tests {
     #[test]
     fn reads_options_and_refuses_what_it_does_not_know() {
         let options = parse(
-            "format=raw,readonly=on,cache=none,cache.no-flush=true,discard=unmap,werror=stop,\
+            "format=raw,readonly=on,snapshot=on,cache=none,cache.no-flush=true,discard=unmap,werror=stop,\
              rerror=ignore,aio=threads",
         );
         let want = DriveOptions {
             format: Some(ImageFormat::Raw),
             read_only: true,
+            snapshot: true,
             cache: CacheMode { direct: true, no_flush: true, writeback: true },
             discard: DiscardMode::Unmap,
             rerror: OnError::Ignore,

@@ -1,17 +1,29 @@
-//! The system calls that need raw pointers or structures: vectored I/O on guest memory, and locks that
-//! belong to an open file description.
+//! What needs raw pointers or structures: vectored I/O on guest memory, buffers of our own in the form
+//! of guest memory, and locks that belong to an open file description.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+use memory::PageLog;
 use memory::vm_memory::bitmap::Bitmap;
 
 use crate::GuestSlice;
 
 /// Most pieces of memory in one call; what Linux takes at least.
 const MAX_PIECES: usize = 1024;
+
+/// `buf` in the form of guest memory, so that a device's own buffer takes the same way as the guest's.
+pub fn buffer_slice(buf: &mut [u8]) -> GuestSlice<'_> {
+    // SAFETY: the slice lives as long as the exclusive borrow of `buf`, which nobody uses meanwhile.
+    unsafe { GuestSlice::with_bitmap(buf.as_mut_ptr(), buf.len(), PageLog::default(), None) }
+}
+
+/// Calls `write` with `buf` in the form of guest memory; a copy, since that form can be written to.
+pub(crate) fn with_buffer<T>(buf: &[u8], write: impl FnOnce(&GuestSlice<'_>) -> T) -> T {
+    write(&buffer_slice(&mut buf.to_vec()))
+}
 
 /// Reads into `bufs` at `offset` with one system call; returns the bytes read, 0 at the end of the
 /// file, and notes the memory as written.

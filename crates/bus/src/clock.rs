@@ -232,6 +232,19 @@ impl TimerQueue {
     pub fn fire_due(&self) -> Option<u64> {
         self.shared.fire_due()
     }
+
+    /// Moves a manual clock on to `to_ns`, unless it is there already, and fires what comes due on the
+    /// way, each timer at its own time; returns the time then.
+    pub fn advance(&self, to_ns: u64) -> u64 {
+        let clock = self.clock();
+        while let Some(next) = self.fire_due().filter(|&next| next <= to_ns) {
+            clock.set(next);
+        }
+        if clock.now_ns() < to_ns {
+            clock.set(to_ns);
+        }
+        clock.now_ns()
+    }
 }
 
 impl Drop for TimerQueue {
@@ -380,6 +393,22 @@ mod tests {
         clock.set(100);
         assert_eq!(queue.fire_due(), None);
         assert_eq!(*fired.lock().unwrap(), [10, 20]);
+    }
+
+    #[test]
+    fn an_advance_fires_each_timer_at_its_own_time() {
+        let queue = Arc::new(TimerQueue::without_thread(Clock::manual()));
+        let fired = Arc::new(Mutex::new(Vec::new()));
+        let timer = Arc::new(Mutex::new(None::<Timer>));
+        let (clock, seen, again) = (queue.clock().clone(), fired.clone(), timer.clone());
+        *timer.lock().unwrap() = Some(queue.timer(move || {
+            seen.lock().unwrap().push(clock.now_ns());
+            again.lock().unwrap().as_ref().unwrap().arm(clock.now_ns() + 10);
+        }));
+        timer.lock().unwrap().as_ref().unwrap().arm(5);
+        assert_eq!(queue.advance(30), 30);
+        assert_eq!(*fired.lock().unwrap(), [5, 15, 25]);
+        assert_eq!(queue.advance(20), 30);
     }
 
     #[test]

@@ -6,8 +6,9 @@ pub mod chardevs;
 mod error;
 pub mod machine;
 pub mod pc;
+pub mod qtest;
 pub mod run;
 pub mod spec;
 
 pub use error::BuildError;
-pub use machine::{Machine, Mouse};
+pub use machine::Machine;

@@ -1,34 +1,24 @@
 //! A machine as its clients see it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use accel::log::Log;
-use block::{Drive, ErrorAction};
-use chardev::ChardevInfo;
+use block::{Drive, DriveEvent, ErrorAction};
+use chardev::{CharBackend, ChardevInfo};
 use cpu_x86::Cpu;
-use devices::i8042;
 use devices::virtio::balloon::VirtioBalloon;
+use display::Console;
+use input::InputHub;
 use uuid::Uuid;
 
 use crate::BuildError;
 use crate::pc::board::Pc;
+use crate::qtest::{Qtest, QtestLog};
 use crate::run::owner::GuestRequests;
 use crate::run::vcpu::{Gate, VcpuThread};
 use crate::run::{EventSink, MachineEvent, Owner, RunHandle};
-use crate::spec::{MachineSpec, Smp};
-
-/// A pointing device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mouse {
-    /// Its name.
-    pub name: &'static str,
-    /// Its number, unique among pointing devices.
-    pub index: u32,
-    /// It gets the user's input.
-    pub current: bool,
-    /// It reports positions, not movements.
-    pub absolute: bool,
-}
+use crate::spec::{Accelerator, MachineSpec, QtestLogSpec, QtestSpec, Smp};
 
 /// A machine: what can be read of it at any time, and the way to its owner.
 pub struct Machine {
@@ -36,6 +26,24 @@ pub struct Machine {
     board: Arc<Pc>,
     cpus: Arc<Vec<VcpuThread<Cpu>>>,
     run: RunHandle,
+    _qtest: Option<Qtest>,
+}
+
+/// Opens the way in for a test program.
+fn start_qtest(
+    board: &Arc<Pc>,
+    spec: &QtestSpec,
+    chardev: Arc<dyn CharBackend>,
+) -> Result<Qtest, BuildError> {
+    let failed = |path: &Path, e| {
+        BuildError::Device(format!("-qtest-log: cannot open '{}': {e}", path.display()))
+    };
+    let log = match &spec.log {
+        QtestLogSpec::None => None,
+        QtestLogSpec::Stderr => Some(QtestLog::stderr()),
+        QtestLogSpec::File(path) => Some(QtestLog::create(path).map_err(|e| failed(path, e))?),
+    };
+    Qtest::start(board, chardev, log).map_err(BuildError::Thread)
 }
 
 impl Machine {
@@ -60,19 +68,27 @@ impl Machine {
         }
         for drive in board.drives() {
             let guest = Arc::clone(&guest);
-            drive.set_error_hook(Box::new(move |failure| {
-                if failure.action == ErrorAction::Stop {
+            let events = Arc::clone(&events);
+            drive.set_event_hook(Box::new(move |event| {
+                let stop = matches!(&event, DriveEvent::Error(e) if e.action == ErrorAction::Stop);
+                events(MachineEvent::Drive(event));
+                if stop {
                     guest.disk_failed();
                 }
             }));
         }
-        let spawn = |(index, cpu)| VcpuThread::spawn(index, cpu, gate.clone(), guest.clone());
+        let execute = spec.accelerator != Accelerator::Qtest;
+        let spawn =
+            |(index, cpu)| VcpuThread::spawn(index, cpu, execute, gate.clone(), guest.clone());
         let cpus: Result<Vec<_>, _> =
             board.make_cpus().into_iter().enumerate().map(spawn).collect();
         let cpus = Arc::new(cpus.map_err(BuildError::Thread)?);
+        let qtest = spec.qtest.as_ref().zip(board.qtest_chardev());
+        let qtest =
+            qtest.map(|(spec, chardev)| start_qtest(&board, spec, chardev.clone())).transpose()?;
         let (owner, run) =
             Owner::new(Arc::clone(&board), Arc::clone(&cpus), guest, spec.actions, events);
-        Ok((Self { spec: spec.clone(), board, cpus, run }, owner))
+        Ok((Self { spec: spec.clone(), board, cpus, run, _qtest: qtest }, owner))
     }
 
     /// The machine's name, if it was given one.
@@ -105,6 +121,17 @@ impl Machine {
         self.board.drives()
     }
 
+    /// The screens, in the order of their devices.
+    pub fn consoles(&self) -> &[Arc<Console>] {
+        self.board.consoles()
+    }
+
+    /// The path of the device with id `id` in the tree of the machine's objects, if there is one.
+    pub fn device_path(&self, id: &str) -> Option<String> {
+        let known = self.spec.devices.iter().any(|device| device.id.as_deref() == Some(id));
+        known.then(|| format!("/machine/peripheral/{id}"))
+    }
+
     /// The character devices of guest devices.
     pub fn chardevs(&self) -> Vec<ChardevInfo> {
         self.board.chardevs().infos()
@@ -115,10 +142,19 @@ impl Machine {
         self.board.balloon()
     }
 
-    /// The pointing devices.
-    pub fn mice(&self) -> Vec<Mouse> {
-        // The keyboard controller's number follows those of the keyboard and of the list's head.
-        vec![Mouse { name: i8042::MOUSE_NAME, index: 2, current: true, absolute: false }]
+    /// The way of the user's input to the devices.
+    pub fn input(&self) -> &Arc<InputHub> {
+        self.board.input()
+    }
+
+    /// Whether the guest can sleep with its memory kept, and be woken up: that takes firmware.
+    pub fn can_suspend(&self) -> bool {
+        self.board.can_suspend()
+    }
+
+    /// Forgets the ticks of the real-time clock that the guest had no time for.
+    pub fn forget_missed_rtc_ticks(&self) {
+        self.board.forget_missed_rtc_ticks();
     }
 
     /// The way to the owner, and to what it publishes.

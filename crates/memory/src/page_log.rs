@@ -88,7 +88,8 @@ impl BitmapSlice for PageLog {}
 
 impl Bitmap for PageLog {
     fn mark_dirty(&self, offset: usize, len: usize) {
-        if len == 0 {
+        // A default log covers nothing: it belongs to memory that is not the guest's.
+        if len == 0 || self.pages.code.is_empty() {
             return;
         }
         let first = (self.offset + offset) >> PAGE_SHIFT;

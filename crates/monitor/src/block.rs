@@ -1,9 +1,13 @@
 //! Commands about block devices (`schema/block-core.json`).
 
-use ::block::{Drive, DriveInfo, InsertedInfo, IoStatus, StatsSnapshot};
+use std::path::Path;
+use std::sync::Arc;
+
+use ::block::{Drive, DriveInfo, InsertedInfo, IoStatus, MediaError, StatsSnapshot};
 use schema::{
     BlockDeviceInfo, BlockDeviceIoStatus, BlockDeviceStats, BlockInfo, BlockStats,
-    BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo, commands,
+    BlockdevCacheInfo, BlockdevChangeReadOnlyMode, BlockdevDetectZeroesOptions, ErrorClass,
+    ImageInfo, QmpError, commands,
 };
 
 use crate::{Monitor, int};
@@ -22,6 +26,80 @@ impl Monitor {
             drives.map(|drive| device_stats(drive)).collect()
         }
     }
+
+    /// The drive that a command means, by its own name or by its device's.
+    fn drive(&self, device: Option<&str>, id: Option<&str>) -> Result<&Arc<Drive>, QmpError> {
+        let name = match (device, id) {
+            (Some(name), None) | (None, Some(name)) => name,
+            _ => return Err(QmpError::generic("Need exactly one of 'device' and 'id'")),
+        };
+        let by_device = |drive: &Drive| {
+            let qdev = drive.info().qdev;
+            qdev.is_some_and(|q| q == name || format!("/machine/peripheral/{q}") == name)
+        };
+        let found = self.machine.drives().iter().find(|drive| match device {
+            Some(_) => !name.is_empty() && drive.id() == name,
+            None => by_device(drive),
+        });
+        found.ok_or_else(|| {
+            QmpError::new(ErrorClass::DeviceNotFound, format!("Device '{name}' not found"))
+        })
+    }
+
+    pub(crate) fn block_eject(&self, arg: &commands::Eject) -> Result<(), QmpError> {
+        let drive = self.drive(arg.device.as_deref(), arg.id.as_deref())?;
+        drive.eject(arg.force == Some(true)).map_err(refused)
+    }
+
+    pub(crate) fn block_open_tray(&self, arg: &commands::BlockdevOpenTray) -> Result<(), QmpError> {
+        let drive = self.drive(arg.device.as_deref(), arg.id.as_deref())?;
+        match drive.open_tray(arg.force == Some(true)) {
+            // The guest has been asked.
+            Err(MediaError::Locked(_)) => Ok(()),
+            done => done.map_err(refused),
+        }
+    }
+
+    pub(crate) fn block_close_tray(
+        &self,
+        arg: &commands::BlockdevCloseTray,
+    ) -> Result<(), QmpError> {
+        self.drive(arg.device.as_deref(), arg.id.as_deref())?.close_tray().map_err(refused)
+    }
+
+    pub(crate) fn block_remove_medium(
+        &self,
+        arg: &commands::BlockdevRemoveMedium,
+    ) -> Result<(), QmpError> {
+        self.drive(None, Some(&arg.id))?.remove_medium().map_err(refused)
+    }
+
+    /// The image is opened before the old one goes, and off the monitors' thread, since a host's file
+    /// system can take its time.
+    pub(crate) async fn block_change_medium(
+        &self,
+        arg: commands::BlockdevChangeMedium,
+    ) -> Result<(), QmpError> {
+        let drive = Arc::clone(self.drive(arg.device.as_deref(), arg.id.as_deref())?);
+        let read_only = match arg.read_only_mode {
+            None | Some(BlockdevChangeReadOnlyMode::Retain) => None,
+            Some(BlockdevChangeReadOnlyMode::ReadOnly) => Some(true),
+            Some(BlockdevChangeReadOnlyMode::ReadWrite) => Some(false),
+        };
+        let change = move || -> Result<(), MediaError> {
+            let format = arg.format.as_deref().map(str::parse).transpose()?;
+            let medium = drive.open_medium(Path::new(&arg.filename), format, read_only)?;
+            drive.change_medium(medium, arg.force == Some(true))
+        };
+        match tokio::task::spawn_blocking(change).await {
+            Ok(done) => done.map_err(refused),
+            Err(error) => Err(QmpError::generic(format!("The image could not be opened: {error}"))),
+        }
+    }
+}
+
+fn refused(error: MediaError) -> QmpError {
+    QmpError::generic(error.to_string())
 }
 
 fn block_info(info: DriveInfo) -> BlockInfo {
@@ -43,13 +121,17 @@ fn block_info(info: DriveInfo) -> BlockInfo {
 
 /// Throttling, encryption and backing files are not in this build: their members say so.
 fn inserted(info: InsertedInfo) -> BlockDeviceInfo {
+    let backing =
+        info.backing.map(|base| raw_image(base.file, base.actual_size, base.virtual_size));
+    let backing_file = backing.as_ref().map(|base| base.filename.clone());
+    let image = raw_image(info.file.clone(), info.actual_size, info.virtual_size);
     BlockDeviceInfo {
         file: info.file.clone(),
         node_name: Some(info.node_name),
         ro: info.read_only,
         drv: info.driver.to_owned(),
-        backing_file: None,
-        backing_file_depth: 0,
+        backing_file_depth: backing.is_some().into(),
+        backing_file: backing_file.clone(),
         encrypted: false,
         detect_zeroes: BlockdevDetectZeroesOptions::Off,
         bps: 0,
@@ -59,18 +141,12 @@ fn inserted(info: InsertedInfo) -> BlockDeviceInfo {
         iops_rd: 0,
         iops_wr: 0,
         image: Box::new(ImageInfo {
-            filename: info.file,
             format: info.driver.to_owned(),
-            dirty_flag: Some(false),
-            actual_size: Some(int(info.actual_size)),
-            virtual_size: int(info.virtual_size),
-            cluster_size: None,
-            encrypted: None,
-            compressed: None,
-            backing_filename: None,
-            full_backing_filename: None,
-            backing_filename_format: None,
-            backing_image: None,
+            full_backing_filename: backing_file.clone(),
+            backing_filename: backing_file,
+            backing_filename_format: backing.as_ref().map(|base| base.format.clone()),
+            backing_image: backing.map(Box::new),
+            ..image
         }),
         bps_max: None,
         bps_rd_max: None,
@@ -92,6 +168,23 @@ fn inserted(info: InsertedInfo) -> BlockDeviceInfo {
             no_flush: info.cache.no_flush,
         },
         write_threshold: 0,
+    }
+}
+
+fn raw_image(filename: String, actual_size: u64, virtual_size: u64) -> ImageInfo {
+    ImageInfo {
+        filename,
+        format: "raw".to_owned(),
+        dirty_flag: Some(false),
+        actual_size: Some(int(actual_size)),
+        virtual_size: int(virtual_size),
+        cluster_size: None,
+        encrypted: None,
+        compressed: None,
+        backing_filename: None,
+        full_backing_filename: None,
+        backing_filename_format: None,
+        backing_image: None,
     }
 }
 

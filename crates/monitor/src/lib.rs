@@ -85,6 +85,22 @@ impl Commands for Monitor {
     async fn system_powerdown(&self) -> Result<(), QmpError> {
         self.run_powerdown().await
     }
+    async fn system_wakeup(&self) -> Result<(), QmpError> {
+        self.run_wakeup().await
+    }
+    async fn inject_nmi(&self) -> Result<(), QmpError> {
+        self.run_inject_nmi().await
+    }
+    async fn watchdog_set_action(&self, arg: commands::WatchdogSetAction) -> Result<(), QmpError> {
+        self.run_set_watchdog_action(&arg).await
+    }
+    async fn query_current_machine(&self) -> Result<schema::CurrentMachineParams, QmpError> {
+        Ok(self.current_machine())
+    }
+    async fn rtc_reset_reinjection(&self) -> Result<(), QmpError> {
+        self.reset_rtc_backlog();
+        Ok(())
+    }
     async fn query_target(&self) -> Result<schema::TargetInfo, QmpError> {
         Ok(machine::target())
     }
@@ -118,6 +134,27 @@ impl Commands for Monitor {
     ) -> Result<Vec<schema::BlockStats>, QmpError> {
         Ok(self.block_stats(&arg))
     }
+    async fn eject(&self, arg: commands::Eject) -> Result<(), QmpError> {
+        self.block_eject(&arg)
+    }
+    async fn blockdev_open_tray(&self, arg: commands::BlockdevOpenTray) -> Result<(), QmpError> {
+        self.block_open_tray(&arg)
+    }
+    async fn blockdev_close_tray(&self, arg: commands::BlockdevCloseTray) -> Result<(), QmpError> {
+        self.block_close_tray(&arg)
+    }
+    async fn blockdev_remove_medium(
+        &self,
+        arg: commands::BlockdevRemoveMedium,
+    ) -> Result<(), QmpError> {
+        self.block_remove_medium(&arg)
+    }
+    async fn blockdev_change_medium(
+        &self,
+        arg: commands::BlockdevChangeMedium,
+    ) -> Result<(), QmpError> {
+        self.block_change_medium(arg).await
+    }
     async fn query_chardev(&self) -> Result<Vec<schema::ChardevInfo>, QmpError> {
         Ok(self.chardevs())
     }
@@ -127,11 +164,20 @@ impl Commands for Monitor {
     async fn query_mice(&self) -> Result<Vec<schema::MouseInfo>, QmpError> {
         Ok(self.mice())
     }
+    async fn send_key(&self, arg: commands::SendKey) -> Result<(), QmpError> {
+        Monitor::send_key(self, &arg)
+    }
+    async fn input_send_event(&self, arg: commands::InputSendEvent) -> Result<(), QmpError> {
+        self.send_event(&arg)
+    }
     async fn query_vnc(&self) -> Result<schema::VncInfo, QmpError> {
         Ok(ui::vnc())
     }
     async fn query_spice(&self) -> Result<schema::SpiceInfo, QmpError> {
         Ok(ui::spice())
+    }
+    async fn screendump(&self, arg: commands::Screendump) -> Result<(), QmpError> {
+        self.take_screendump(arg).await
     }
     async fn query_name(&self) -> Result<schema::NameInfo, QmpError> {
         Ok(self.name())

@@ -10,6 +10,8 @@
 pub mod bare;
 mod guest;
 mod qmp;
+pub mod qtest;
+pub mod screen;
 mod serial;
 mod vm;
 

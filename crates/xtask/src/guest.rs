@@ -145,6 +145,12 @@ impl Apt {
 }
 
 fn initramfs(tree: &Path, module_directory: &Path) -> Result<Vec<u8>> {
+    Ok(archive(tree, module_directory, MODULES)?.finish())
+}
+
+/// An initramfs with our `/init`, the busybox in `tree` and `wanted` modules of the kernel whose modules
+/// are in `module_directory`.
+pub(crate) fn archive(tree: &Path, module_directory: &Path, wanted: &[&str]) -> Result<Archive> {
     let busybox = ["bin/busybox", "usr/bin/busybox"]
         .iter()
         .map(|path| tree.join(path))
@@ -186,11 +192,11 @@ fn initramfs(tree: &Path, module_directory: &Path) -> Result<Vec<u8>> {
         archive.symlink(&format!("bin/{applet}"), "busybox");
     }
     // Numbered, so that the shell's sorted glob is the order in which to load them.
-    for (index, module) in modules::collect(module_directory, MODULES)?.iter().enumerate() {
+    for (index, module) in modules::collect(module_directory, wanted)?.iter().enumerate() {
         let path = format!("lib/modules/{index:02}-{}.ko", module.name);
         archive.file(&path, 0o644, &module.object);
     }
-    Ok(archive.finish())
+    Ok(archive)
 }
 
 /// The one entry of a directory whose name has the prefix.

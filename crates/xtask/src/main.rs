@@ -4,8 +4,10 @@
 
 mod bench;
 mod boot;
+mod compare;
 mod cpio;
 mod guest;
+mod guests;
 mod modules;
 mod test;
 
@@ -17,8 +19,13 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   guest [--refresh]     fetch a Debian kernel and busybox with apt, make guest/
+  guests [NAME...]      make the disks and CDs that tests boot, from Debian packages, in
+                        guest/images; all, or these
   boot [OPTION...]      boot that guest on this terminal; --cpus N, --memory MIB, --accel NAME,
                         --mode shell|commands|blk|smp|poweroff|reboot, -- ARGUMENT...
+  compare SCRIPT [ARGUMENT...]
+                        give the qtest commands of a file to this emulator and to the peer, both
+                        started with the arguments; prints what they answer differently
   test [ARGUMENT...]    run all tests, with real guests; arguments go to the test runner
   bench [WHAT]          measure against a peer: start, boot, cpu, qmp or all;
                         --rounds N, --peer PATH (qemu-system-x86_64 if it is installed)
@@ -47,7 +54,12 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
             guest::make(rest.iter().any(|argument| argument == "--refresh"))?;
             Ok(ExitCode::SUCCESS)
         }
+        "guests" => {
+            guests::make(rest)?;
+            Ok(ExitCode::SUCCESS)
+        }
         "boot" => boot::run(rest),
+        "compare" => compare::run(rest),
         "test" => test::run(rest),
         "bench" => bench::run(rest),
         "help" | "--help" | "-h" => {

@@ -1,4 +1,4 @@
-//! Options about disks, devices, character devices and monitors.
+//! Options about devices, character devices and monitors.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -7,38 +7,12 @@ use ::options::{OptionError, Properties};
 use chardev::ChardevSpec;
 use chardev::socket::{InetAddress, SocketAddress, SocketSpec};
 use machine::pc::devices::drivers;
-use machine::spec::{DeviceSpec, DriveInterface, DriveSpec, SerialSpec};
+use machine::spec::{DeviceSpec, QtestLogSpec, SerialSpec};
 
 use super::Builder;
 
 /// Bytes that a ring buffer keeps unless told otherwise.
 const RINGBUF_SIZE: usize = 65536;
-
-pub(super) fn drive(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
-    let mut options = Properties::parse("-drive", value, None)?;
-    let interface = options
-        .take_choice("if", &[("virtio", DriveInterface::Virtio), ("none", DriveInterface::None)])?
-        .unwrap_or_default();
-    let index: Option<usize> = options.take_number("index")?;
-    options.take_choice("media", &[("disk", ())])?;
-    let file = options.take("file").filter(|file| !file.is_empty()).map(Into::into);
-    let drives = &builder.config.machine.drives;
-    let prefix = match interface {
-        DriveInterface::Virtio => "virtio",
-        DriveInterface::None => "none",
-    };
-    let default_id = || {
-        let same = drives.iter().filter(|d| d.interface == interface).count();
-        format!("{prefix}{}", index.unwrap_or(same))
-    };
-    let id = options.take_id("id")?.unwrap_or_else(default_id);
-    if drives.iter().any(|d| d.id == id) {
-        return Err(OptionError::new(format!("-drive: Duplicate ID '{id}' for drive")));
-    }
-    let options = options.into_rest();
-    builder.machine().drives.push(DriveSpec { id, file, interface, options });
-    Ok(())
-}
 
 pub(super) fn device(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     if matches!(value, "help" | "?") {
@@ -68,17 +42,33 @@ pub(super) fn device(builder: &mut Builder, value: &str) -> Result<(), OptionErr
 
 pub(super) fn serial(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let index = builder.machine().serials.len();
-    let serial = if value == "none" {
-        SerialSpec::None
-    } else if let Some(id) = value.strip_prefix("chardev:") {
-        SerialSpec::Chardev(id.to_owned())
-    } else {
-        let id = format!("serial{index}");
-        builder.add_chardev(&id, legacy_chardev("-serial", value)?)?;
-        SerialSpec::Chardev(id)
-    };
+    let serial = port(builder, "-serial", value, format!("serial{index}"))?;
     builder.machine().serials.push(serial);
     Ok(())
+}
+
+pub(super) fn parallel(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let index = builder.machine().parallels.len();
+    let parallel = port(builder, "-parallel", value, format!("parallel{index}"))?;
+    builder.machine().parallels.push(parallel);
+    Ok(())
+}
+
+/// The other end of a port; `id` is that of a character device made for it.
+fn port(
+    builder: &mut Builder,
+    option: &str,
+    value: &str,
+    id: String,
+) -> Result<SerialSpec, OptionError> {
+    if value == "none" {
+        return Ok(SerialSpec::None);
+    }
+    if let Some(id) = value.strip_prefix("chardev:") {
+        return Ok(SerialSpec::Chardev(id.to_owned()));
+    }
+    builder.add_chardev(&id, legacy_chardev(option, value)?)?;
+    Ok(SerialSpec::Chardev(id))
 }
 
 /// Where the first serial port goes if nobody says.
@@ -117,6 +107,30 @@ fn compat_monitor(
         }
     };
     builder.add_monitor(id, pretty)
+}
+
+pub(super) fn qtest(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    const ID: &str = "qtest";
+    if value == "none" {
+        return Ok(());
+    }
+    let id = match value.strip_prefix("chardev:") {
+        Some(id) => id,
+        None => {
+            builder.add_chardev(ID, legacy_chardev("-qtest", value)?)?;
+            ID
+        }
+    };
+    builder.qtest = Some(id.to_owned());
+    Ok(())
+}
+
+pub(super) fn qtest_log(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    builder.qtest_log = match value {
+        "none" => QtestLogSpec::None,
+        path => QtestLogSpec::File(path.into()),
+    };
+    Ok(())
 }
 
 pub(super) fn mon(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
@@ -201,7 +215,7 @@ fn take_socket(options: &mut Properties) -> Result<SocketSpec, OptionError> {
 }
 
 /// A character device in the short form of `-serial` and `-qmp`: `stdio`, `unix:PATH,...`.
-fn legacy_chardev(option: &str, text: &str) -> Result<ChardevSpec, OptionError> {
+pub(super) fn legacy_chardev(option: &str, text: &str) -> Result<ChardevSpec, OptionError> {
     if let Some(rest) = text.strip_prefix("mon:") {
         return Ok(ChardevSpec::Mux(Box::new(legacy_chardev(option, rest)?)));
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use machine::pc::layout::MEMORY_MAX;
 use machine::spec::{
-    Accelerator, BootImage, CpuModel, DirectBoot, ModelError, PanicAction, RebootAction,
+    Accelerator, BootImage, CpuModel, DirectBoot, Graphics, ModelError, PanicAction, RebootAction,
     ShutdownAction, Smp, WatchdogAction,
 };
 use uuid::Uuid;
@@ -18,8 +18,22 @@ const MAX_CPUS: u32 = 64;
 /// Least RAM, in bytes: what lies below 1 MiB plus room for a kernel.
 const MIN_MEMORY: u64 = 2 << 20;
 
-const ACCELERATORS: &[(&str, Option<Accelerator>)] =
-    &[("soft", Some(Accelerator::Soft)), ("tcg", Some(Accelerator::Soft)), ("kvm", None)];
+const ACCELERATORS: &[(&str, Option<Accelerator>)] = &[
+    ("soft", Some(Accelerator::Soft)),
+    ("tcg", Some(Accelerator::Soft)),
+    ("qtest", Some(Accelerator::Qtest)),
+    ("kvm", None),
+];
+
+const WATCHDOG_ACTIONS: &[(&str, WatchdogAction)] = &[
+    ("reset", WatchdogAction::Reset),
+    ("shutdown", WatchdogAction::Shutdown),
+    ("poweroff", WatchdogAction::Poweroff),
+    ("pause", WatchdogAction::Pause),
+    ("debug", WatchdogAction::Debug),
+    ("none", WatchdogAction::None),
+    ("inject-nmi", WatchdogAction::InjectNmi),
+];
 
 const MACHINES: &[&str] = &["pc", "pc-i440fx-7.2"];
 
@@ -40,10 +54,17 @@ pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionEr
     if let Some(names) = options.take("accel") {
         set_accelerator(builder, "-machine", &names)?;
     }
+    if let Some(hpet) = options.take_bool("hpet")? {
+        builder.machine().no_hpet = !hpet;
+    }
     options.finish()
 }
 
 pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    if matches!(value, "help" | "?") {
+        builder.print = Some("Accelerators supported in QEMU binary:\ntcg\nqtest\n".to_owned());
+        return Ok(());
+    }
     let mut options = Properties::parse("-accel", value, Some("accel"))?;
     let name = options.require("accel")?;
     set_accelerator(builder, "-accel", &name)?;
@@ -214,6 +235,17 @@ pub(super) fn paused(builder: &mut Builder, _: &str) -> Result<(), OptionError> 
     Ok(())
 }
 
+pub(super) fn no_hpet(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    builder.machine().no_hpet = true;
+    Ok(())
+}
+
+pub(super) fn watchdog_action(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let action = parse_choice("-watchdog-action", "action", value, WATCHDOG_ACTIONS)?;
+    builder.machine().actions.watchdog = action;
+    Ok(())
+}
+
 pub(super) fn no_reboot(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.machine().actions.reboot = RebootAction::Shutdown;
     Ok(())
@@ -250,18 +282,7 @@ pub(super) fn action(builder: &mut Builder, value: &str) -> Result<(), OptionErr
     )? {
         actions.panic = panic;
     }
-    if let Some(watchdog) = options.take_choice(
-        "watchdog",
-        &[
-            ("reset", WatchdogAction::Reset),
-            ("shutdown", WatchdogAction::Shutdown),
-            ("poweroff", WatchdogAction::Poweroff),
-            ("pause", WatchdogAction::Pause),
-            ("debug", WatchdogAction::Debug),
-            ("none", WatchdogAction::None),
-            ("inject-nmi", WatchdogAction::InjectNmi),
-        ],
-    )? {
+    if let Some(watchdog) = options.take_choice("watchdog", WATCHDOG_ACTIONS)? {
         actions.watchdog = watchdog;
     }
     options.finish()
@@ -281,16 +302,71 @@ pub(super) fn display(_: &mut Builder, value: &str) -> Result<(), OptionError> {
     only_none("-display", value)
 }
 
-pub(super) fn vga(_: &mut Builder, value: &str) -> Result<(), OptionError> {
-    only_none("-vga", value)
+/// Graphics adapters by name, with what they are; those without a kind are not in this build.
+const GRAPHICS: &[(&str, &str, Option<Graphics>)] = &[
+    ("none", "no graphic card", Some(Graphics::None)),
+    ("std", "standard VGA", Some(Graphics::Std)),
+    ("cirrus", "Cirrus VGA", None),
+    ("vmware", "VMWare SVGA", None),
+    ("qxl", "QXL VGA", None),
+    ("virtio", "Virtio VGA", None),
+];
+/// Devices that are graphics adapters, in place of the default one.
+const GRAPHICS_DEVICES: &[&str] = &["VGA", "virtio-vga"];
+
+pub(super) fn vga(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let known = || GRAPHICS.iter().filter(|(_, _, kind)| kind.is_some());
+    if matches!(value, "help" | "?") {
+        let mut text = String::new();
+        for (name, description, kind) in known() {
+            let default = if *kind == Some(Graphics::Std) { " (default)" } else { "" };
+            let _ = writeln!(text, "{name:<20} {description}{default}");
+        }
+        builder.print = Some(text);
+        return Ok(());
+    }
+    match GRAPHICS.iter().find(|(name, ..)| *name == value) {
+        Some((_, _, Some(kind))) => {
+            builder.graphics = Some(*kind);
+            Ok(())
+        }
+        Some((_, description, None)) => {
+            let names: Vec<_> = known().map(|(name, ..)| *name).collect();
+            Err(OptionError::new(format!(
+                "-vga {value}: {description} not available in this build; use one of {}",
+                names.join(", ")
+            )))
+        }
+        None => {
+            let names: Vec<_> = known().map(|(name, ..)| *name).collect();
+            Err(OptionError::unknown("-vga: unknown vga type:", value, &names))
+        }
+    }
+}
+
+/// The adapter that the machine has: what `-vga` says, else one unless there is one or none is wanted.
+pub(super) fn finish_graphics(builder: &mut Builder) {
+    let mut devices = builder.config.machine.devices.iter();
+    let has_one = devices.any(|device| GRAPHICS_DEVICES.contains(&device.driver.as_str()));
+    let default = if builder.no_defaults || has_one { Graphics::None } else { Graphics::Std };
+    builder.config.machine.graphics = builder.graphics.unwrap_or(default);
 }
 
 pub(super) fn net(_: &mut Builder, value: &str) -> Result<(), OptionError> {
     only_none("-net", value)
 }
 
-pub(super) fn parallel(_: &mut Builder, value: &str) -> Result<(), OptionError> {
-    only_none("-parallel", value)
+pub(super) fn audio(_: &mut Builder, value: &str) -> Result<(), OptionError> {
+    only_none("-audio", value)
+}
+
+/// An audio backend without a sound device has nothing to play: `none` is all there is.
+pub(super) fn audiodev(_: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let mut options = Properties::parse("-audiodev", value, Some("driver"))?;
+    let driver = options.require("driver")?;
+    options.take_id("id")?.ok_or_else(|| options.missing("id"))?;
+    options.finish()?;
+    only_none("-audiodev", &driver)
 }
 
 /// For what this build has not: it can only be switched off.

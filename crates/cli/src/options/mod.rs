@@ -1,10 +1,13 @@
 //! All options, one item each, and the [`Builder`] that collects what they say.
 
 mod backend;
+pub(crate) mod drives;
+mod firmware;
 mod machine;
 mod process;
+mod rtc;
 
-use ::machine::spec::{MachineSpec, NamedChardev, SerialSpec};
+use ::machine::spec::{Graphics, MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
 use chardev::ChardevSpec;
 
 use crate::config::{Config, MonitorSpec};
@@ -52,7 +55,7 @@ pub const OPTIONS: &[OptionItem] = &[
         "accel",
         &[],
         Takes::Value("[accel=]name"),
-        "what runs the CPUs: soft (also called tcg)",
+        "what runs the CPUs: soft (also called tcg), or qtest, which runs none",
         machine::accel,
     ),
     option("cpu", &[], Takes::Value("model"), "CPU model; 'help' lists them", machine::cpu),
@@ -75,8 +78,65 @@ pub const OPTIONS: &[OptionItem] = &[
     ),
     option("initrd", &[], Takes::Value("file"), "initial RAM disk", machine::initrd),
     option("append", &[], Takes::Value("text"), "kernel command line", machine::append),
+    option(
+        "bios",
+        &[],
+        Takes::Value("file"),
+        "the BIOS (default bios-256k.bin of SeaBIOS)",
+        firmware::bios,
+    ),
+    option(
+        "L",
+        &[],
+        Takes::Value("path"),
+        "look for firmware here first; 'help' lists the directories",
+        firmware::search,
+    ),
+    option(
+        "boot",
+        &[],
+        Takes::Value("[order=drives][,once=drives][,menu=on|off][,splash=][,splash-time=]..."),
+        "what to boot from: floppy (a), disk (c), CD-ROM (d), network (n)",
+        firmware::boot,
+    ),
+    option(
+        "fw_cfg",
+        &[],
+        Takes::Value("[name=]name,file=|string="),
+        "an item for firmware and guest",
+        firmware::fw_cfg,
+    ),
+    option(
+        "debugcon",
+        &[],
+        Takes::Value("dev"),
+        "where the debug console at port 0xe9 goes",
+        firmware::debugcon,
+    ),
+    option(
+        "global",
+        &[],
+        Takes::Value("driver.property=value"),
+        "a property of all devices of a kind",
+        firmware::global,
+    ),
     option("S", &[], Takes::Nothing, "do not start the CPUs (use 'cont')", machine::paused),
     option("no-reboot", &[], Takes::Nothing, "end instead of rebooting", machine::no_reboot),
+    option(
+        "rtc",
+        &[],
+        Takes::Value("[base=utc|localtime|date][,clock=host|rt|vm][,driftfix=none|slew]"),
+        "what the real-time clock shows, and what moves it",
+        rtc::rtc,
+    ),
+    option("no-hpet", &[], Takes::Nothing, "no high precision event timer", machine::no_hpet),
+    option(
+        "watchdog-action",
+        &[],
+        Takes::Value("action"),
+        "what an expired watchdog does (-action watchdog=)",
+        machine::watchdog_action,
+    ),
     option("no-shutdown", &[], Takes::Nothing, "stop instead of ending", machine::no_shutdown),
     option(
         "action",
@@ -88,9 +148,23 @@ pub const OPTIONS: &[OptionItem] = &[
     option(
         "drive",
         &[],
-        Takes::Value("file=f[,if=virtio|none][,id=][,format=raw][,readonly=on]..."),
-        "a disk image",
-        backend::drive,
+        Takes::Value("[file=f][,if=type][,bus=][,unit=][,index=][,media=disk|cdrom][,id=]..."),
+        "a drive, with a device of its own unless if=none",
+        drives::drive,
+    ),
+    option("hda", &[], Takes::Value("file"), "disk image as IDE disk 0", drives::hda),
+    option("hdb", &[], Takes::Value("file"), "disk image as IDE disk 1", drives::hdb),
+    option("hdc", &[], Takes::Value("file"), "disk image as IDE disk 2", drives::hdc),
+    option("hdd", &[], Takes::Value("file"), "disk image as IDE disk 3", drives::hdd),
+    option("cdrom", &[], Takes::Value("file"), "image in the CD-ROM drive", drives::cdrom),
+    option("fda", &[], Takes::Value("file"), "image in floppy drive 0", drives::fda),
+    option("fdb", &[], Takes::Value("file"), "image in floppy drive 1", drives::fdb),
+    option(
+        "snapshot",
+        &[],
+        Takes::Nothing,
+        "write to temporary files instead of the images",
+        drives::snapshot,
     ),
     option(
         "device",
@@ -117,6 +191,16 @@ pub const OPTIONS: &[OptionItem] = &[
         backend::mon,
     ),
     option("monitor", &[], Takes::Value("none"), "the human monitor: none", backend::monitor),
+    option("qtest", &[], Takes::Value("dev"), "commands of a test program", backend::qtest),
+    option(
+        "qtest-log",
+        &[],
+        Takes::Value("file|none"),
+        "record them (default: on standard error)",
+        backend::qtest_log,
+    ),
+    option("audio", &[], Takes::Value("none"), "the sound card: none", machine::audio),
+    option("audiodev", &[], Takes::Value("none,id=id"), "a sound backend", machine::audiodev),
     option("nodefaults", &[], Takes::Nothing, "no default devices", machine::nodefaults),
     option("no-user-config", &[], Takes::Nothing, "no configuration files", process::nothing),
     option(
@@ -127,9 +211,15 @@ pub const OPTIONS: &[OptionItem] = &[
         machine::nographic,
     ),
     option("display", &[], Takes::Value("none"), "the display: none", machine::display),
-    option("vga", &[], Takes::Value("none"), "the graphics card: none", machine::vga),
+    option(
+        "vga",
+        &[],
+        Takes::Value("std|none"),
+        "the graphics adapter; 'help' lists them",
+        machine::vga,
+    ),
     option("net", &["nic"], Takes::Value("none"), "the network: none", machine::net),
-    option("parallel", &[], Takes::Value("none"), "the parallel port: none", machine::parallel),
+    option("parallel", &[], Takes::Value("dev"), "where a parallel port goes", backend::parallel),
     option("pidfile", &[], Takes::Value("file"), "write the process id", process::pidfile),
     option("daemonize", &[], Takes::Nothing, "detach from the terminal", process::daemonize),
     option("d", &[], Takes::Value("item,..."), "log these items; 'help' lists them", process::log),
@@ -164,8 +254,15 @@ pub struct Builder {
     pub(crate) no_defaults: bool,
     /// `-nographic`.
     pub(crate) no_graphic: bool,
+    /// `-snapshot`.
+    pub(crate) snapshot: bool,
+    /// `-vga`.
+    pub(crate) graphics: Option<Graphics>,
     /// Number of monitors made without an id of their own.
     pub(crate) compat_monitors: usize,
+    /// `-qtest` and `-qtest-log`.
+    pub(crate) qtest: Option<String>,
+    pub(crate) qtest_log: QtestLogSpec,
     /// `-initrd` and `-append`, which need `-kernel`.
     pub(crate) initrd: Option<std::path::PathBuf>,
     pub(crate) append: Option<String>,
@@ -198,6 +295,8 @@ impl Builder {
     /// Adds the defaults and checks what only the whole can show.
     pub(crate) fn finish(mut self) -> Result<Config, OptionError> {
         self.finish_boot()?;
+        self.machine().no_graphic = self.no_graphic;
+        machine::finish_graphics(&mut self);
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;
         }
@@ -206,7 +305,17 @@ impl Builder {
             self.add_chardev("serial0", spec)?;
             self.machine().serials.push(SerialSpec::Chardev("serial0".to_owned()));
         }
+        if self.machine().parallels.is_empty() && !self.no_defaults {
+            self.add_chardev("parallel0", ChardevSpec::Null)?;
+            self.machine().parallels.push(SerialSpec::Chardev("parallel0".to_owned()));
+        }
+        if let Some(chardev) = self.qtest.take() {
+            let log = std::mem::take(&mut self.qtest_log);
+            self.machine().qtest = Some(QtestSpec { chardev, log });
+        }
         self.check_chardevs()?;
+        let (no_defaults, snapshot) = (self.no_defaults, self.snapshot);
+        drives::finish(self.machine(), no_defaults, snapshot);
         let is_stdio = |chardev: &NamedChardev| match &chardev.spec {
             ChardevSpec::Mux(inner) => matches!(**inner, ChardevSpec::Stdio { .. }),
             other => matches!(other, ChardevSpec::Stdio { .. }),
@@ -245,7 +354,17 @@ impl Builder {
             }
         }
         let mut users: Vec<&String> = self.config.monitors.iter().map(|m| &m.chardev).collect();
-        for serial in &self.config.machine.serials {
+        if let Some(QtestSpec { chardev, .. }) = &self.config.machine.qtest {
+            if !exists(chardev) {
+                return Err(OptionError::new(format!("chardev \"{chardev}\" not found")));
+            }
+            if users.contains(&chardev) {
+                return Err(OptionError::new(format!("chardev '{chardev}' is already in use")));
+            }
+            users.push(chardev);
+        }
+        let machine = &self.config.machine;
+        for serial in machine.serials.iter().chain(&machine.parallels) {
             if let SerialSpec::Chardev(id) = serial {
                 if !exists(id) {
                     return Err(OptionError::new(format!("chardev \"{id}\" not found")));

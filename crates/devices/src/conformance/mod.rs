@@ -18,6 +18,7 @@ use bus::{AddressSpace, Clock, Device, IrqSink, TimerQueue};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
+use crate::i8042::A20Gate;
 use crate::irq::testing::Recorder;
 use crate::pci::PciFunction;
 use crate::testing::Wishes;
@@ -178,6 +179,12 @@ struct Bench {
 impl Bench {
     fn line(&self, pin: u32) -> bus::IrqLine {
         bus::IrqLine::new(self.lines.clone(), pin)
+    }
+
+    /// The A20 gate, whose state shows on line 19.
+    fn a20(&self) -> Arc<A20Gate> {
+        let line = self.line(19);
+        A20Gate::new(move |open| line.set(!open))
     }
 }
 

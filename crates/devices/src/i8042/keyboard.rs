@@ -1,51 +1,166 @@
-//! A PS/2 keyboard: answers everything that drivers ask of one.
+//! A PS/2 keyboard of 102 and more keys (IBM PS/2 Hardware Interface Technical Reference, "Keyboards").
+//!
+//! Keys repeat by the hand of who presses them, not by the keyboard's typematic rate, which is only kept.
 
+use input::{Key, ScanCodeSet};
 use serde::{Deserialize, Serialize};
 
-use super::ps2::{ACK, Queue, RESEND, TEST_PASSED, command};
+use super::ps2::{ACK, Output, RESEND, TEST_PASSED, command};
 
 const SET_LEDS: u8 = 0xed;
 const ECHO: u8 = 0xee;
 const SCAN_CODE_SET: u8 = 0xf0;
-/// Commands that change how keys repeat, for all or for single keys.
-const SET_ALL_TYPEMATIC: u8 = 0xf7;
-const SET_KEY_MAKE: u8 = 0xfd;
+/// Commands on which keys of set 3 repeat and tell of their release: for all keys, and for single ones.
+const ALL_TYPEMATIC: u8 = 0xf7;
+const ALL_MAKE_BREAK: u8 = 0xf8;
+const ALL_MAKE: u8 = 0xf9;
+const ALL_TYPEMATIC_MAKE_BREAK: u8 = 0xfa;
+const KEY_TYPEMATIC: u8 = 0xfb;
+const KEY_MAKE_BREAK: u8 = 0xfc;
+const KEY_MAKE: u8 = 0xfd;
 const ID: [u8; 2] = [0xab, 0x83];
+/// Typematic rate after power-on: 10.9 a second after half a second.
+const DEFAULT_RATE: u8 = 0x2b;
+/// Precedes the code of a key that goes up, in sets 2 and 3.
+const RELEASE: u8 = 0xf0;
+/// Precedes the code of a key that the first keyboards did not have, in sets 1 and 2.
+const EXTENDED: u8 = 0xe0;
+
+/// Modifier keys that are down.
+mod held {
+    pub(super) const SHIFT: u8 = 0b11;
+    pub(super) const CTRL: u8 = 0b1100;
+    pub(super) const ALT: u8 = 0b11_0000;
+}
 
 /// A keyboard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Keyboard {
-    pub(super) queue: Queue,
+    pub(super) output: Output,
     /// The command whose argument comes next.
     awaits: Option<u8>,
     leds: u8,
-    /// Scan code set, 1 to 3.
-    set: u8,
+    set: ScanCodeSet,
     rate: u8,
     scanning: bool,
-    last: u8,
+    /// Modifier keys that are down, one bit each: [`held`].
+    held: u8,
+    /// Codes of set 3 whose keys say nothing when they go up, one bit each.
+    silent: [u64; 4],
 }
 
 impl Default for Keyboard {
     fn default() -> Self {
         Self {
-            queue: Queue::default(),
+            output: Output::default(),
             awaits: None,
             leds: 0,
-            set: 2,
-            rate: 0x2b,
+            set: ScanCodeSet::Two,
+            rate: DEFAULT_RATE,
             scanning: true,
-            last: 0,
+            held: 0,
+            silent: [0; 4],
         }
     }
 }
 
 impl Keyboard {
     pub(super) fn validate(&self) -> Result<(), String> {
-        if !(1..=3).contains(&self.set) {
-            return Err(format!("scan code set {}", self.set));
+        self.output.validate()
+    }
+
+    /// A key went down or up.
+    pub(super) fn key(&mut self, key: Key, down: bool) {
+        let modifier = match key {
+            Key::Shift => 0,
+            Key::ShiftR => 1,
+            Key::Ctrl => 2,
+            Key::CtrlR => 3,
+            Key::Alt => 4,
+            Key::AltR => 5,
+            _ => 6,
+        };
+        if modifier < 6 {
+            self.held = self.held & !(1 << modifier) | u8::from(down) << modifier;
         }
-        self.queue.validate()
+        if !self.scanning {
+            return;
+        }
+        let codes = match self.set {
+            ScanCodeSet::One => self.set1(key, down),
+            ScanCodeSet::Two => self.set2(key, down),
+            ScanCodeSet::Three => self.set3(key, down),
+        };
+        self.output.reports.push(&codes);
+    }
+
+    fn is_held(&self, keys: u8) -> bool {
+        self.held & keys != 0
+    }
+
+    fn set1(&self, key: Key, down: bool) -> Vec<u8> {
+        let up = if down { 0 } else { 0x80 };
+        match key {
+            Key::Print | Key::Sysrq if self.is_held(held::ALT) => vec![0x54 | up],
+            Key::Print | Key::Sysrq if !self.is_held(held::SHIFT | held::CTRL) => {
+                if down {
+                    vec![EXTENDED, 0x2a, EXTENDED, 0x37]
+                } else {
+                    vec![EXTENDED, 0xb7, EXTENDED, 0xaa]
+                }
+            }
+            // Pause says nothing when it goes up: the sequence has both.
+            Key::Pause if !down => Vec::new(),
+            Key::Pause if self.is_held(held::CTRL) => vec![EXTENDED, 0x46, EXTENDED, 0xc6],
+            Key::Pause => vec![0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5],
+            _ => match key.scan_code(ScanCodeSet::One).map(u16::to_be_bytes) {
+                Some([0, code]) => vec![code | up],
+                Some([prefix, code]) => vec![prefix, code | up],
+                None => Vec::new(),
+            },
+        }
+    }
+
+    fn set2(&self, key: Key, down: bool) -> Vec<u8> {
+        match key {
+            Key::Print | Key::Sysrq if self.is_held(held::ALT) => {
+                if down {
+                    vec![0x84]
+                } else {
+                    vec![RELEASE, 0x84]
+                }
+            }
+            Key::Print | Key::Sysrq if !self.is_held(held::SHIFT | held::CTRL) => {
+                if down {
+                    vec![EXTENDED, 0x12, EXTENDED, 0x7c]
+                } else {
+                    vec![EXTENDED, RELEASE, 0x7c, EXTENDED, RELEASE, 0x12]
+                }
+            }
+            Key::Pause if !down => Vec::new(),
+            Key::Pause if self.is_held(held::CTRL) => {
+                vec![EXTENDED, 0x7e, EXTENDED, RELEASE, 0x7e]
+            }
+            Key::Pause => vec![0xe1, 0x14, 0x77, 0xe1, RELEASE, 0x14, RELEASE, 0x77],
+            _ => match (key.scan_code(ScanCodeSet::Two).map(u16::to_be_bytes), down) {
+                (Some([0, code]), true) => vec![code],
+                (Some([0, code]), false) => vec![RELEASE, code],
+                (Some([prefix, code]), true) => vec![prefix, code],
+                (Some([prefix, code]), false) => vec![prefix, RELEASE, code],
+                (None, _) => Vec::new(),
+            },
+        }
+    }
+
+    fn set3(&self, key: Key, down: bool) -> Vec<u8> {
+        let Some(code) = key.scan_code(ScanCodeSet::Three) else { return Vec::new() };
+        let code = code as u8;
+        let silent = self.silent[usize::from(code >> 6)] & 1 << (code & 63) != 0;
+        match down {
+            true => vec![code],
+            false if silent => Vec::new(),
+            false => vec![RELEASE, code],
+        }
     }
 
     /// A byte from the controller.
@@ -62,49 +177,54 @@ impl Keyboard {
         match command {
             SET_LEDS => self.leds = byte & 7,
             command::SET_RATE => self.rate = byte & 0x7f,
-            SCAN_CODE_SET => match byte {
-                0 => return self.say(&[ACK, self.set]),
-                1..=3 => self.set = byte,
-                _ => return self.say(&[RESEND]),
+            SCAN_CODE_SET => match (byte, self.set) {
+                (0, ScanCodeSet::One) => return self.output.answer(&[ACK, 1]),
+                (0, ScanCodeSet::Two) => return self.output.answer(&[ACK, 2]),
+                (0, ScanCodeSet::Three) => return self.output.answer(&[ACK, 3]),
+                (1, _) => self.set = ScanCodeSet::One,
+                (2, _) => self.set = ScanCodeSet::Two,
+                (3, _) => self.set = ScanCodeSet::Three,
+                _ => return self.output.answer(&[RESEND]),
             },
-            // A scan code for the key that a command is about.
+            KEY_TYPEMATIC | KEY_MAKE_BREAK | KEY_MAKE => {
+                let (word, bit) = (usize::from(byte >> 6), 1 << (byte & 63));
+                self.silent[word] &= !bit;
+                if command != KEY_MAKE_BREAK {
+                    self.silent[word] |= bit;
+                }
+                // More keys may follow.
+                self.awaits = Some(command);
+            }
             _ => {}
         }
-        self.say(&[ACK]);
+        self.output.answer(&[ACK]);
     }
 
     fn start(&mut self, byte: u8) {
         match byte {
-            SET_LEDS | SCAN_CODE_SET | command::SET_RATE => {
+            SET_LEDS | SCAN_CODE_SET | command::SET_RATE | KEY_TYPEMATIC..=KEY_MAKE => {
                 self.awaits = Some(byte);
-                self.say(&[ACK]);
             }
-            ECHO => self.say(&[ECHO]),
-            command::IDENTIFY => self.say(&[ACK, ID[0], ID[1]]),
+            ECHO => return self.output.answer(&[ECHO]),
+            command::IDENTIFY => return self.output.answer(&[ACK, ID[0], ID[1]]),
             command::ENABLE => {
+                self.output.reports.clear();
                 self.scanning = true;
-                self.say(&[ACK]);
             }
+            // The keys that are held stay so.
             command::DISABLE | command::SET_DEFAULTS => {
-                let fresh = Self { scanning: byte == command::SET_DEFAULTS, ..Self::default() };
-                *self = fresh;
-                self.say(&[ACK]);
+                let scanning = byte == command::SET_DEFAULTS;
+                *self = Self { scanning, held: self.held, leds: self.leds, ..Self::default() };
             }
-            SET_ALL_TYPEMATIC..=SET_KEY_MAKE => self.say(&[ACK]),
-            command::RESEND => {
-                let last = self.last;
-                self.queue.answer(&[last]);
-            }
+            ALL_TYPEMATIC | ALL_MAKE => self.silent = [u64::MAX; 4],
+            ALL_MAKE_BREAK | ALL_TYPEMATIC_MAKE_BREAK => self.silent = [0; 4],
+            command::RESEND => return self.output.resend(),
             command::RESET => {
-                *self = Self::default();
-                self.say(&[ACK, TEST_PASSED]);
+                *self = Self { held: self.held, ..Self::default() };
+                return self.output.answer(&[ACK, TEST_PASSED]);
             }
-            _ => self.say(&[RESEND]),
+            _ => return self.output.answer(&[RESEND]),
         }
-    }
-
-    fn say(&mut self, bytes: &[u8]) {
-        self.queue.answer(bytes);
-        self.last = bytes.last().copied().unwrap_or(0);
+        self.output.answer(&[ACK]);
     }
 }

@@ -4,23 +4,27 @@
 //! Controller". Bytes wait in the controller's, keyboard's and mouse's queues, in that order of
 //! precedence, until the one-byte output buffer is free.
 //!
-//! The A20 gate is recorded and has no effect: address line 20 is always on.
+//! The A20 gate ([`A20Gate`]) is shared with port 92h.
 
+mod a20;
 mod keyboard;
 mod mouse;
 mod port92;
 mod ps2;
 #[cfg(test)]
 mod tests;
+mod translate;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bus::{AddressSpace, Device, IrqLine, MachineControl, MapError, ShutdownCause};
+use input::{EventKinds, InputEvent, InputHub, InputSink, SinkHandle, SinkSpec};
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
 use crate::isa::{PortDevice, map_ports};
 use crate::lock;
+pub use a20::A20Gate;
 use keyboard::Keyboard;
 use mouse::Mouse;
 pub use port92::{Port92, Port92State};
@@ -31,8 +35,9 @@ pub const DATA_PORT: u16 = 0x60;
 /// Status when read, command when written.
 pub const COMMAND_PORT: u16 = 0x64;
 
-/// Name of the pointing device, as monitors list it.
-pub const MOUSE_NAME: &str = "QEMU PS/2 Mouse";
+/// Names of the devices, as monitors list them.
+const KEYBOARD_NAME: &str = "QEMU PS/2 Keyboard";
+const MOUSE_NAME: &str = "QEMU PS/2 Mouse";
 
 const STATUS_FULL: u8 = 1 << 0;
 const STATUS_TESTED: u8 = 1 << 2;
@@ -43,7 +48,6 @@ const STATUS_FROM_MOUSE: u8 = 1 << 5;
 /// The controller's command byte.
 const MODE_KEYBOARD_IRQ: u8 = 1 << 0;
 const MODE_MOUSE_IRQ: u8 = 1 << 1;
-const MODE_TESTED: u8 = 1 << 2;
 const MODE_KEYBOARD_OFF: u8 = 1 << 4;
 const MODE_MOUSE_OFF: u8 = 1 << 5;
 const MODE_TRANSLATE: u8 = 1 << 6;
@@ -53,6 +57,8 @@ const OUT_RUN: u8 = 1 << 0;
 const OUT_A20: u8 = 1 << 1;
 const OUT_KEYBOARD_FULL: u8 = 1 << 4;
 const OUT_MOUSE_FULL: u8 = 1 << 5;
+/// Lines of the keyboard's connector, which idle high, and unused ones.
+const OUT_HIGH: u8 = 0xcc;
 
 /// Commands.
 mod command {
@@ -98,6 +104,10 @@ pub struct I8042State {
     /// The command whose data byte comes next.
     awaits: Option<u8>,
     output: Option<(u8, Origin)>,
+    /// The byte that was read last, which the data port shows until there is another.
+    last: u8,
+    /// A byte that says that a key goes up waits for the key's code to be translated.
+    released: bool,
     /// The controller's own answers.
     answers: Queue,
     /// Bytes that the guest put into the mouse's side itself.
@@ -116,6 +126,8 @@ impl Default for I8042State {
             a20: true,
             awaits: None,
             output: None,
+            last: 0,
+            released: false,
             answers: Queue::default(),
             mouse_answers: Queue::default(),
             keyboard: Keyboard::default(),
@@ -126,7 +138,7 @@ impl Default for I8042State {
 
 impl State for I8042State {
     const NAME: &'static str = "i8042";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn validate(&self) -> Result<(), String> {
         let takes_data = |command: u8| {
@@ -149,18 +161,29 @@ impl I8042State {
         if self.output.is_some() {
             return;
         }
-        let keyboard_on = self.mode & MODE_KEYBOARD_OFF == 0;
-        let mouse_on = self.mode & MODE_MOUSE_OFF == 0;
         self.output = if let Some(byte) = self.answers.pop() {
             Some((byte, Origin::Keyboard))
         } else if let Some(byte) = self.mouse_answers.pop() {
             Some((byte, Origin::Mouse))
-        } else if let Some(byte) = self.keyboard.queue.pop_if(keyboard_on) {
-            let translated = if self.mode & MODE_TRANSLATE != 0 { translate(byte) } else { byte };
-            Some((translated, Origin::Keyboard))
+        } else if let Some(byte) = self.next_of_keyboard() {
+            Some((byte, Origin::Keyboard))
+        } else if self.mode & MODE_MOUSE_OFF == 0 {
+            self.mouse.next().map(|byte| (byte, Origin::Mouse))
         } else {
-            self.mouse.queue.pop_if(mouse_on).map(|byte| (byte, Origin::Mouse))
+            None
         };
+    }
+
+    fn next_of_keyboard(&mut self) -> Option<u8> {
+        let Self { mode, keyboard, released, .. } = self;
+        if *mode & MODE_KEYBOARD_OFF != 0 {
+            return None;
+        }
+        if *mode & MODE_TRANSLATE == 0 {
+            *released = false;
+            return keyboard.output.next();
+        }
+        translate::next(released, || keyboard.output.next())
     }
 
     fn status(&self) -> u8 {
@@ -186,7 +209,7 @@ impl I8042State {
             Some((_, Origin::Mouse)) => OUT_MOUSE_FULL,
             None => 0,
         };
-        OUT_RUN | a20 | full
+        OUT_HIGH | OUT_RUN | a20 | full
     }
 
     /// Levels of the keyboard's and the mouse's interrupt.
@@ -203,9 +226,9 @@ impl I8042State {
         self.last_was_command = true;
         self.awaits = None;
         match byte {
-            command::READ_MODE => self.answers.push(self.mode),
+            command::READ_MODE => self.answers.push(&[self.mode]),
             command::READ_RAM..=command::READ_RAM_LAST => {
-                self.answers.push(self.ram[usize::from(byte & 0x1f) - 1]);
+                self.answers.push(&[self.ram[usize::from(byte & 0x1f) - 1]]);
             }
             command::WRITE_MODE..=command::WRITE_RAM_LAST
             | command::WRITE_OUTPUT_PORT
@@ -214,16 +237,15 @@ impl I8042State {
             | command::WRITE_MOUSE => self.awaits = Some(byte),
             command::MOUSE_OFF => self.mode |= MODE_MOUSE_OFF,
             command::MOUSE_ON => self.mode &= !MODE_MOUSE_OFF,
-            command::TEST_MOUSE | command::TEST_KEYBOARD => self.answers.push(0),
+            command::TEST_MOUSE | command::TEST_KEYBOARD => self.answers.push(&[0]),
             command::SELF_TEST => {
                 self.tested = true;
-                self.mode |= MODE_TESTED;
-                self.answers.push(0x55);
+                self.answers.push(&[0x55]);
             }
             command::KEYBOARD_OFF => self.mode |= MODE_KEYBOARD_OFF,
             command::KEYBOARD_ON => self.mode &= !MODE_KEYBOARD_OFF,
-            command::READ_INPUT_PORT => self.answers.push(0x80),
-            command::READ_OUTPUT_PORT => self.answers.push(self.output_port()),
+            command::READ_INPUT_PORT => self.answers.push(&[0x80]),
+            command::READ_OUTPUT_PORT => self.answers.push(&[self.output_port()]),
             command::A20_OFF => self.a20 = false,
             command::A20_ON => self.a20 = true,
             // Pulses the output port's low bits that are zero; bit 0 is the CPU's reset.
@@ -242,16 +264,13 @@ impl I8042State {
                 self.mode &= !MODE_KEYBOARD_OFF;
                 self.keyboard.command(byte);
             }
-            Some(command::WRITE_MODE) => {
-                self.mode = byte;
-                self.tested = byte & MODE_TESTED != 0;
-            }
+            Some(command::WRITE_MODE) => self.mode = byte,
             Some(command::WRITE_OUTPUT_PORT) => {
                 self.a20 = byte & OUT_A20 != 0;
                 return byte & OUT_RUN == 0;
             }
-            Some(command::WRITE_KEYBOARD_BUFFER) => self.answers.push(byte),
-            Some(command::WRITE_MOUSE_BUFFER) => self.mouse_answers.push(byte),
+            Some(command::WRITE_KEYBOARD_BUFFER) => self.answers.push(&[byte]),
+            Some(command::WRITE_MOUSE_BUFFER) => self.mouse_answers.push(&[byte]),
             Some(command::WRITE_MOUSE) => self.mouse.command(byte),
             Some(ram) => self.ram[usize::from(ram & 0x1f) - 1] = byte,
         }
@@ -263,18 +282,50 @@ impl I8042State {
 pub struct I8042 {
     keyboard_irq: IrqLine,
     mouse_irq: IrqLine,
+    a20: Arc<A20Gate>,
     control: Arc<dyn MachineControl>,
     state: Mutex<I8042State>,
+    /// Where the devices' events come from.
+    inputs: OnceLock<[(Arc<dyn InputSink>, SinkHandle); 2]>,
+}
+
+/// The controller's interrupts.
+pub struct I8042Lines {
+    /// The keyboard's interrupt.
+    pub keyboard: IrqLine,
+    /// The mouse's interrupt.
+    pub mouse: IrqLine,
 }
 
 impl I8042 {
-    /// A controller that interrupts on `keyboard_irq` and `mouse_irq` and resets by way of `control`.
+    /// A controller that resets by way of `control`; its keyboard and mouse get their events from `hub`.
     pub fn new(
-        keyboard_irq: IrqLine,
-        mouse_irq: IrqLine,
+        lines: I8042Lines,
+        a20: Arc<A20Gate>,
         control: Arc<dyn MachineControl>,
+        hub: &Arc<InputHub>,
     ) -> Arc<Self> {
-        Arc::new(Self { keyboard_irq, mouse_irq, control, state: Mutex::default() })
+        let I8042Lines { keyboard, mouse } = lines;
+        let this = Arc::new(Self {
+            keyboard_irq: keyboard,
+            mouse_irq: mouse,
+            a20,
+            control,
+            state: Mutex::default(),
+            inputs: OnceLock::new(),
+        });
+        let weak = Arc::downgrade(&this);
+        let pointing = EventKinds::BUTTON | EventKinds::RELATIVE;
+        let inputs = [(KEYBOARD_NAME, EventKinds::KEY), (MOUSE_NAME, pointing)].map(
+            |(name, kinds)| -> (Arc<dyn InputSink>, SinkHandle) {
+                let sink: Arc<dyn InputSink> = Arc::new(Hands(weak.clone()));
+                let spec = SinkSpec { name, kinds, console: None };
+                let handle = hub.register(spec, Arc::downgrade(&sink));
+                (sink, handle)
+            },
+        );
+        let _ = this.inputs.set(inputs);
+        this
     }
 
     /// Maps the ports.
@@ -295,13 +346,39 @@ impl I8042 {
     }
 }
 
+/// The user's hands on the keyboard and the mouse.
+struct Hands(Weak<I8042>);
+
+impl InputSink for Hands {
+    fn event(&self, event: &InputEvent) {
+        let Some(controller) = self.0.upgrade() else { return };
+        let mut state = lock(&controller.state);
+        match *event {
+            InputEvent::Key { key, down } => state.keyboard.key(key, down),
+            InputEvent::Button { button, down } => state.mouse.button(button, down),
+            InputEvent::Relative { axis, value } => state.mouse.movement(axis, value),
+            // It knows of no positions.
+            InputEvent::Absolute { .. } => {}
+        }
+    }
+
+    fn sync(&self) {
+        let Some(controller) = self.0.upgrade() else { return };
+        let mut state = lock(&controller.state);
+        state.mouse.report();
+        state.fill();
+        controller.drive(&state);
+    }
+}
+
 impl PortDevice for I8042 {
     fn read_port(&self, port: u16) -> u8 {
         let mut state = lock(&self.state);
         if port == COMMAND_PORT {
             return state.status();
         }
-        let Some((byte, _)) = state.output.take() else { return 0 };
+        let Some((byte, _)) = state.output.take() else { return state.last };
+        state.last = byte;
         // The lines fall between two bytes, so that each is an edge.
         self.drive(&state);
         state.fill();
@@ -311,9 +388,11 @@ impl PortDevice for I8042 {
 
     fn write_port(&self, port: u16, value: u8) {
         let mut state = lock(&self.state);
+        state.a20 = self.a20.is_open();
         let reset = if port == COMMAND_PORT { state.command(value) } else { state.data(value) };
         state.fill();
         self.drive(&state);
+        self.a20.set(state.a20);
         drop(state);
         if reset {
             self.control.request_reset(ShutdownCause::GuestReset);
@@ -330,10 +409,13 @@ impl Device for I8042 {
         let mut state = lock(&self.state);
         *state = I8042State::default();
         self.drive(&state);
+        self.a20.set(state.a20);
     }
 
     fn save(&self) -> Saved {
-        Saved::new(&*lock(&self.state))
+        let mut state = lock(&self.state);
+        state.a20 = self.a20.is_open();
+        Saved::new(&*state)
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
@@ -341,15 +423,7 @@ impl Device for I8042 {
         let mut state = lock(&self.state);
         *state = restored;
         self.drive(&state);
+        self.a20.set(state.a20);
         Ok(())
-    }
-}
-
-/// Scan code set 2 to set 1, for the bytes that this keyboard sends: only its id has a code that the
-/// controller translates.
-fn translate(byte: u8) -> u8 {
-    match byte {
-        0x83 => 0x41,
-        byte => byte,
     }
 }

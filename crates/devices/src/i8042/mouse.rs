@@ -1,8 +1,11 @@
-//! A PS/2 mouse with a wheel: answers everything that drivers ask of one.
+//! A PS/2 mouse with a wheel and five buttons, which is a plain one until a driver knocks for more (IBM
+//! PS/2 Hardware Interface Technical Reference, "Mouse"; Microsoft's documents on the IntelliMouse and
+//! IntelliMouse Explorer protocols).
 
+use input::{Axis, Button};
 use serde::{Deserialize, Serialize};
 
-use super::ps2::{ACK, Queue, RESEND, TEST_PASSED, command};
+use super::ps2::{ACK, Output, RESEND, TEST_PASSED, command};
 
 const SCALE_1_TO_1: u8 = 0xe6;
 const SCALE_2_TO_1: u8 = 0xe7;
@@ -22,13 +25,32 @@ const FIVE_BUTTONS: u8 = 4;
 const KNOCK_WHEEL: [u8; 3] = [200, 100, 80];
 const KNOCK_FIVE_BUTTONS: [u8; 3] = [200, 200, 80];
 
-/// First byte of a movement report: always set.
+/// First byte of a movement report: always set, and the signs of the movements.
 const REPORT: u8 = 1 << 3;
+const X_NEGATIVE: u8 = 1 << 4;
+const Y_NEGATIVE: u8 = 1 << 5;
+/// Fourth byte, with five buttons: the rest is a step of the wheel to a side.
+const SIDEWAYS: u8 = 0x40;
+
+/// Most that one report tells of a movement.
+const STEP: i32 = 127;
+/// Most that is remembered of one.
+const FAR: i32 = 1 << 20;
+
+/// Bits of the buttons, in the order of reports.
+mod button {
+    pub(super) const LEFT: u8 = 1 << 0;
+    pub(super) const RIGHT: u8 = 1 << 1;
+    pub(super) const MIDDLE: u8 = 1 << 2;
+    pub(super) const SIDE: u8 = 1 << 3;
+    pub(super) const EXTRA: u8 = 1 << 4;
+    pub(super) const PLAIN: u8 = LEFT | RIGHT | MIDDLE;
+}
 
 /// A mouse.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mouse {
-    pub(super) queue: Queue,
+    output: Output,
     /// The command whose argument comes next.
     awaits: Option<u8>,
     id: u8,
@@ -40,13 +62,17 @@ pub(super) struct Mouse {
     rate: u8,
     /// The last rates that were set, oldest first.
     rates: [u8; 3],
-    last: u8,
+    buttons: u8,
+    /// Buttons as the guest was told last.
+    told: u8,
+    /// Movements that the guest was not told of: right, up, wheel towards the user, wheel to the right.
+    moved: [i32; 4],
 }
 
 impl Default for Mouse {
     fn default() -> Self {
         Self {
-            queue: Queue::default(),
+            output: Output::default(),
             awaits: None,
             id: PLAIN,
             reporting: false,
@@ -56,7 +82,9 @@ impl Default for Mouse {
             resolution: 2,
             rate: 100,
             rates: [0; 3],
-            last: 0,
+            buttons: 0,
+            told: 0,
+            moved: [0; 4],
         }
     }
 }
@@ -66,7 +94,111 @@ impl Mouse {
         if !matches!(self.id, PLAIN | WHEEL | FIVE_BUTTONS) {
             return Err(format!("mouse id {}", self.id));
         }
-        self.queue.validate()
+        if self.moved.iter().any(|far| !(-FAR..=FAR).contains(far)) {
+            return Err(format!("mouse movements {:?}", self.moved));
+        }
+        self.output.validate()
+    }
+
+    /// A button went down or up.
+    pub(super) fn button(&mut self, which: Button, down: bool) {
+        let step = i32::from(down);
+        let bit = match which {
+            Button::Left => button::LEFT,
+            Button::Right => button::RIGHT,
+            Button::Middle => button::MIDDLE,
+            Button::Side => button::SIDE,
+            Button::Extra => button::EXTRA,
+            Button::WheelUp => return self.add(2, -step),
+            Button::WheelDown => return self.add(2, step),
+            Button::WheelLeft => return self.add(3, -step),
+            Button::WheelRight => return self.add(3, step),
+        };
+        self.buttons = if down { self.buttons | bit } else { self.buttons & !bit };
+    }
+
+    /// It was moved.
+    pub(super) fn movement(&mut self, axis: Axis, value: i32) {
+        match axis {
+            Axis::X => self.add(0, value),
+            Axis::Y => self.add(1, value.saturating_neg()),
+        }
+    }
+
+    fn add(&mut self, axis: usize, value: i32) {
+        let listens = match axis {
+            0 | 1 => true,
+            2 => self.id != PLAIN,
+            _ => self.id == FIVE_BUTTONS,
+        };
+        // Nobody hears of what happens while reports are off.
+        if listens && (self.reporting || self.remote) {
+            self.moved[axis] = self.moved[axis].saturating_add(value).clamp(-FAR, FAR);
+        }
+    }
+
+    /// Reports what there is to tell, as far as there is room.
+    pub(super) fn report(&mut self) {
+        let visible = if self.id == FIVE_BUTTONS { u8::MAX } else { button::PLAIN };
+        while self.reporting
+            && !self.remote
+            && !self.wrap
+            && (self.moved != [0; 4] || (self.buttons ^ self.told) & visible != 0)
+            && self.output.reports.room() >= 4
+        {
+            let report = self.take_report(self.double_scale);
+            self.output.reports.push(&report);
+        }
+    }
+
+    /// The next byte for the controller.
+    pub(super) fn next(&mut self) -> Option<u8> {
+        let byte = self.output.next();
+        if self.output.reports.is_empty() {
+            self.report();
+        }
+        byte
+    }
+
+    /// A report of three bytes, or four with a wheel.
+    fn take_report(&mut self, double: bool) -> Vec<u8> {
+        self.told = self.buttons;
+        let most = if double { STEP / 2 } else { STEP };
+        let mut take = |axis: usize, most: i32| {
+            let step = self.moved[axis].clamp(-most, most);
+            self.moved[axis] -= step;
+            step
+        };
+        let scale = |step: i32| match step.abs() {
+            _ if !double => step,
+            0 | 1 => step,
+            2 => step.signum(),
+            3 => step,
+            4 => step.signum() * 6,
+            5 => step.signum() * 9,
+            _ => step * 2,
+        };
+        let (x, y) = (scale(take(0, most)), scale(take(1, most)));
+        let first = REPORT
+            | self.buttons & button::PLAIN
+            | if x < 0 { X_NEGATIVE } else { 0 }
+            | if y < 0 { Y_NEGATIVE } else { 0 };
+        let mut report = vec![first, x as u8, y as u8];
+        match self.id {
+            WHEEL => report.push(take(2, STEP) as u8),
+            FIVE_BUTTONS => {
+                // One wheel at a time.
+                let sideways = take(3, 31);
+                report.push(if sideways != 0 {
+                    SIDEWAYS | (-sideways) as u8 & 0x3f
+                } else {
+                    let wheel = take(2, 7) as u8 & 0x0f;
+                    wheel | (self.buttons & (button::SIDE | button::EXTRA)) << 1
+                });
+            }
+            _ => {}
+        }
+        report
     }
 
     /// A byte from the controller.
@@ -74,7 +206,7 @@ impl Mouse {
         if let Some(command) = self.awaits.take() {
             self.argument(command, byte);
         } else if self.wrap && byte != LEAVE_WRAP_MODE && byte != command::RESET {
-            self.say(&[byte]);
+            self.output.answer(&[byte]);
         } else {
             self.start(byte);
         }
@@ -92,7 +224,7 @@ impl Mouse {
                 _ => {}
             }
         }
-        self.say(&[ACK]);
+        self.output.answer(&[ACK]);
     }
 
     fn start(&mut self, byte: u8) {
@@ -101,40 +233,60 @@ impl Mouse {
             SCALE_1_TO_1 => self.double_scale = false,
             SCALE_2_TO_1 => self.double_scale = true,
             STREAM_MODE => self.remote = false,
-            REMOTE_MODE => self.remote = true,
-            WRAP_MODE => self.wrap = true,
+            REMOTE_MODE => {
+                self.remote = true;
+                self.forget();
+            }
+            WRAP_MODE => {
+                self.wrap = true;
+                self.output.reports.clear();
+            }
             LEAVE_WRAP_MODE => self.wrap = false,
-            command::ENABLE => self.reporting = true,
-            command::DISABLE => self.reporting = false,
-            command::SET_DEFAULTS => *self = Self { id: self.id, ..Self::default() },
-            STATUS => return self.say(&[ACK, self.status(), self.resolution, self.rate]),
+            command::ENABLE => {
+                self.reporting = true;
+                self.told = self.buttons;
+                self.forget();
+            }
+            command::DISABLE => {
+                self.reporting = false;
+                self.forget();
+            }
+            command::SET_DEFAULTS => {
+                *self = Self { id: self.id, buttons: self.buttons, ..Self::default() };
+            }
+            STATUS => {
+                return self.output.answer(&[ACK, self.status(), self.resolution, self.rate]);
+            }
             READ_DATA => {
-                // It lies still.
-                let wheel = if self.id == PLAIN { 4 } else { 5 };
-                return self.say(&[ACK, REPORT, 0, 0, 0][..wheel]);
+                let mut answer = vec![ACK];
+                answer.extend(self.take_report(false));
+                return self.output.answer(&answer);
             }
-            command::IDENTIFY => return self.say(&[ACK, self.id]),
-            command::RESEND => {
-                let last = self.last;
-                return self.queue.answer(&[last]);
-            }
+            command::IDENTIFY => return self.output.answer(&[ACK, self.id]),
+            command::RESEND => return self.output.resend(),
             command::RESET => {
-                *self = Self::default();
-                return self.say(&[ACK, TEST_PASSED, PLAIN]);
+                *self = Self { buttons: self.buttons, ..Self::default() };
+                return self.output.answer(&[ACK, TEST_PASSED, PLAIN]);
             }
-            _ => return self.say(&[RESEND]),
+            _ => return self.output.answer(&[RESEND]),
         }
-        self.say(&[ACK]);
+        self.output.answer(&[ACK]);
     }
 
+    /// Drops what the guest was not told of.
+    fn forget(&mut self) {
+        self.output.reports.clear();
+        self.moved = [0; 4];
+    }
+
+    /// The status byte has the buttons in another order than reports.
     fn status(&self) -> u8 {
+        let held = |bit: u8| u8::from(self.buttons & bit != 0);
         u8::from(self.remote) << 6
             | u8::from(self.reporting) << 5
             | u8::from(self.double_scale) << 4
-    }
-
-    fn say(&mut self, bytes: &[u8]) {
-        self.queue.answer(bytes);
-        self.last = bytes.last().copied().unwrap_or(0);
+            | held(button::LEFT) << 2
+            | held(button::MIDDLE) << 1
+            | held(button::RIGHT)
     }
 }

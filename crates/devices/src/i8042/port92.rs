@@ -1,6 +1,6 @@
 //! System control port A of a PS/2: fast reset and the fast A20 gate.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bus::{AddressSpace, Device, MachineControl, MapError, ShutdownCause};
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,8 @@ use vmstate::{RestoreError, Saved, State};
 
 use crate::isa::{PortDevice, map_ports};
 use crate::lock;
+
+use super::A20Gate;
 
 const PORT: u16 = 0x92;
 /// A rise of this bit resets the CPU.
@@ -33,14 +35,22 @@ impl State for Port92State {
 
 /// The port.
 pub struct Port92 {
+    a20: Arc<A20Gate>,
     control: Arc<dyn MachineControl>,
     state: Mutex<Port92State>,
 }
 
 impl Port92 {
-    /// A port that resets by way of `control`.
-    pub fn new(control: Arc<dyn MachineControl>) -> Arc<Self> {
-        Arc::new(Self { control, state: Mutex::default() })
+    /// A port for the gate `a20`, which resets by way of `control`.
+    pub fn new(a20: Arc<A20Gate>, control: Arc<dyn MachineControl>) -> Arc<Self> {
+        Arc::new(Self { a20, control, state: Mutex::default() })
+    }
+
+    /// The state, with the gate as it is now.
+    fn state(&self) -> MutexGuard<'_, Port92State> {
+        let mut state = lock(&self.state);
+        state.value = state.value & !A20 | if self.a20.is_open() { A20 } else { 0 };
+        state
     }
 
     /// Maps the port.
@@ -55,11 +65,14 @@ impl Port92 {
 
 impl PortDevice for Port92 {
     fn read_port(&self, _port: u16) -> u8 {
-        lock(&self.state).value
+        self.state().value
     }
 
     fn write_port(&self, _port: u16, value: u8) {
-        let before = std::mem::replace(&mut lock(&self.state).value, value);
+        let mut state = self.state();
+        let before = std::mem::replace(&mut state.value, value);
+        self.a20.set(value & A20 != 0);
+        drop(state);
         if value & !before & RESET != 0 {
             self.control.request_reset(ShutdownCause::GuestReset);
         }
@@ -73,14 +86,16 @@ impl Device for Port92 {
 
     fn reset(&self) {
         *lock(&self.state) = Port92State::default();
+        self.a20.set(true);
     }
 
     fn save(&self) -> Saved {
-        Saved::new(&*lock(&self.state))
+        Saved::new(&*self.state())
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
-        let restored = saved.decode()?;
+        let restored: Port92State = saved.decode()?;
+        self.a20.set(restored.value & A20 != 0);
         *lock(&self.state) = restored;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What PS/2 devices share: the queue of bytes that wait for the controller, and common bytes.
+//! What PS/2 devices share: the queues of bytes that wait for the controller, and common bytes.
 
 use std::collections::VecDeque;
 
@@ -22,7 +22,7 @@ pub(super) mod command {
     pub(crate) const RESET: u8 = 0xff;
 }
 
-/// Bytes on their way to the guest. What comes when it is full is lost, as on the wire.
+/// Bytes on their way to the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Queue(VecDeque<u8>);
 
@@ -36,23 +36,63 @@ impl Queue {
         Ok(())
     }
 
-    pub(super) fn push(&mut self, byte: u8) {
-        if self.0.len() < Self::LIMIT {
-            self.0.push_back(byte);
-        }
+    /// How many more bytes it takes.
+    pub(super) fn room(&self) -> usize {
+        Self::LIMIT.saturating_sub(self.0.len())
     }
 
-    /// Replaces whatever waits: a command ends the answer to the one before.
-    pub(super) fn answer(&mut self, bytes: &[u8]) {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
         self.0.clear();
-        self.0.extend(bytes.iter().take(Self::LIMIT));
+    }
+
+    /// Adds bytes that belong together, all of them or, if there is no room, none.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        if bytes.len() <= self.room() {
+            self.0.extend(bytes);
+        }
     }
 
     pub(super) fn pop(&mut self) -> Option<u8> {
         self.0.pop_front()
     }
+}
 
-    pub(super) fn pop_if(&mut self, allowed: bool) -> Option<u8> {
-        if allowed { self.0.pop_front() } else { None }
+/// What a device has to say: the answer to a command goes before what happened to the device, and a
+/// command ends the answer to the one before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Output {
+    answer: Queue,
+    /// Scan codes, or movements.
+    pub(super) reports: Queue,
+    /// The last byte that was sent.
+    last: u8,
+}
+
+impl Output {
+    pub(super) fn validate(&self) -> Result<(), String> {
+        self.answer.validate()?;
+        self.reports.validate()
+    }
+
+    /// Answers a command.
+    pub(super) fn answer(&mut self, bytes: &[u8]) {
+        self.answer.clear();
+        self.answer.push(bytes);
+    }
+
+    /// Answers the command to send the last byte again.
+    pub(super) fn resend(&mut self) {
+        let last = self.last;
+        self.answer(&[last]);
+    }
+
+    pub(super) fn next(&mut self) -> Option<u8> {
+        let byte = self.answer.pop().or_else(|| self.reports.pop())?;
+        self.last = byte;
+        Some(byte)
     }
 }

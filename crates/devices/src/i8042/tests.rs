@@ -1,10 +1,14 @@
 //! The controller with its keyboard and mouse, as a driver sees them.
 
+use bus::{Clock, TimerQueue};
+use input::{Axis, Button, Key};
+
 use super::*;
 use crate::irq::testing::Recorder;
 use crate::testing::Wishes;
 
 struct Bench {
+    hub: Arc<InputHub>,
     i8042: Arc<I8042>,
     irq: Arc<Recorder>,
     wishes: Arc<Wishes>,
@@ -13,9 +17,11 @@ struct Bench {
 fn bench() -> Bench {
     let irq = Arc::new(Recorder::default());
     let wishes = Arc::new(Wishes::default());
+    let hub = InputHub::new(&TimerQueue::without_thread(Clock::manual()));
     let line = |pin| IrqLine::new(irq.clone(), pin);
-    let i8042 = I8042::new(line(1), line(12), wishes.clone());
-    Bench { i8042, irq, wishes }
+    let lines = I8042Lines { keyboard: line(1), mouse: line(12) };
+    let i8042 = I8042::new(lines, A20Gate::new(|_| {}), wishes.clone(), &hub);
+    Bench { hub, i8042, irq, wishes }
 }
 
 impl Bench {
@@ -38,6 +44,29 @@ impl Bench {
         self.data(byte);
         self.output()
     }
+    fn press(&self, key: Key) -> Vec<u8> {
+        self.hub.send(None, &[InputEvent::Key { key, down: true }]);
+        self.output()
+    }
+    fn release(&self, key: Key) -> Vec<u8> {
+        self.hub.send(None, &[InputEvent::Key { key, down: false }]);
+        self.output()
+    }
+    fn move_by(&self, x: i32, y: i32) {
+        let event = |axis, value| InputEvent::Relative { axis, value };
+        self.hub.send(None, &[event(Axis::X, x), event(Axis::Y, y)]);
+    }
+    fn button(&self, button: Button, down: bool) -> Vec<u8> {
+        self.hub.send(None, &[InputEvent::Button { button, down }]);
+        self.output()
+    }
+    /// Switches translation off and selects a set.
+    fn raw(&self, set: u8) {
+        self.command(0x60);
+        self.data(0x03);
+        assert_eq!(self.keyboard(0xf0), [0xfa]);
+        assert_eq!(self.keyboard(set), [0xfa]);
+    }
     fn keyboard(&self, byte: u8) -> Vec<u8> {
         self.data(byte);
         self.output()
@@ -49,6 +78,9 @@ fn controller_self_test_and_command_byte() {
     let bench = bench();
     bench.command(0xaa);
     assert_eq!(bench.output(), [0x55]);
+    assert_eq!(bench.i8042.read_port(DATA_PORT), 0x55, "the last byte stays");
+    bench.command(0xd0);
+    assert_eq!(bench.output(), [0xcf]);
     bench.command(0xab);
     assert_eq!(bench.output(), [0]);
     bench.command(0x60);
@@ -77,7 +109,8 @@ fn the_keyboard_answers_a_driver() {
     assert_eq!(bench.keyboard(0xed), [0xfa]);
     assert_eq!(bench.keyboard(0x02), [0xfa]);
     assert_eq!(bench.keyboard(0xf0), [0xfa]);
-    assert_eq!(bench.keyboard(0x00), [0xfa, 2]);
+    // Two, translated.
+    assert_eq!(bench.keyboard(0x00), [0xfa, 0x41]);
     assert_eq!(bench.keyboard(0xee), [0xee]);
     assert_eq!(bench.keyboard(0x12), [0xfe]);
 }
@@ -131,9 +164,232 @@ fn resets_by_each_of_its_ways() {
     assert_eq!(bench.wishes.taken(), ["reset guest-reset"]);
     bench.command(0xff);
     assert!(bench.wishes.taken().is_empty());
-    let port92 = Port92::new(bench.wishes.clone());
+    let port92 = Port92::new(A20Gate::new(|_| {}), bench.wishes.clone());
     port92.write_port(0x92, 0x02);
     assert!(bench.wishes.taken().is_empty());
     port92.write_port(0x92, 0x03);
     assert_eq!(bench.wishes.taken(), ["reset guest-reset"]);
+}
+
+#[test]
+fn both_ports_show_and_set_the_a20_gate() {
+    let line = Arc::new(Recorder::default());
+    let seen = IrqLine::new(line.clone(), 0);
+    let gate = A20Gate::new(move |open| seen.set(open));
+    let hub = InputHub::new(&TimerQueue::without_thread(Clock::manual()));
+    let wishes = Arc::new(Wishes::default());
+    let unconnected = IrqLine::unconnected;
+    let lines = I8042Lines { keyboard: unconnected(), mouse: unconnected() };
+    let i8042 = I8042::new(lines, gate.clone(), wishes.clone(), &hub);
+    let port92 = Port92::new(gate, wishes);
+    i8042.write_port(COMMAND_PORT, 0xdd);
+    assert!(!line.level(0));
+    assert_eq!(port92.read_port(0x92), 0);
+    let closed = port92.save();
+    port92.write_port(0x92, 2);
+    assert!(line.level(0));
+    i8042.write_port(COMMAND_PORT, 0xd0);
+    assert_eq!(i8042.read_port(DATA_PORT) & 2, 2);
+    i8042.write_port(COMMAND_PORT, 0xd1);
+    i8042.write_port(DATA_PORT, 0xcd);
+    assert!(!line.level(0));
+    i8042.reset();
+    assert!(line.level(0));
+    port92.restore(&closed).unwrap();
+    assert!(!line.level(0));
+}
+
+#[test]
+fn keys_are_sent_in_each_set() {
+    let bench = bench();
+    let cases: [(Key, [&[u8]; 6]); 5] = [
+        (Key::A, [&[0x1e], &[0x9e], &[0x1c], &[0xf0, 0x1c], &[0x1c], &[0xf0, 0x1c]]),
+        (
+            Key::Up,
+            [
+                &[0xe0, 0x48],
+                &[0xe0, 0xc8],
+                &[0xe0, 0x75],
+                &[0xe0, 0xf0, 0x75],
+                &[0x63],
+                &[0xf0, 0x63],
+            ],
+        ),
+        (
+            Key::Print,
+            [
+                &[0xe0, 0x2a, 0xe0, 0x37],
+                &[0xe0, 0xb7, 0xe0, 0xaa],
+                &[0xe0, 0x12, 0xe0, 0x7c],
+                &[0xe0, 0xf0, 0x7c, 0xe0, 0xf0, 0x12],
+                &[0x57],
+                &[0xf0, 0x57],
+            ],
+        ),
+        (
+            Key::Pause,
+            [
+                &[0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5],
+                &[],
+                &[0xe1, 0x14, 0x77, 0xe1, 0xf0, 0x14, 0xf0, 0x77],
+                &[],
+                &[0x62],
+                &[0xf0, 0x62],
+            ],
+        ),
+        (Key::Lang1, [&[0x72], &[0xf2], &[], &[], &[], &[]]),
+    ];
+    for set in [1, 2, 3] {
+        bench.raw(set);
+        for (key, codes) in &cases {
+            let at = usize::from(set - 1) * 2;
+            assert_eq!(bench.press(*key), codes[at], "{key:?} down in set {set}");
+            assert_eq!(bench.release(*key), codes[at + 1], "{key:?} up in set {set}");
+        }
+    }
+    // Set 2, translated, is set 1.
+    bench.raw(2);
+    bench.command(0x60);
+    bench.data(0x43);
+    for (key, codes) in &cases[..4] {
+        assert_eq!(bench.press(*key), codes[0], "{key:?}");
+        assert_eq!(bench.release(*key), codes[1], "{key:?}");
+    }
+}
+
+#[test]
+fn modifiers_change_print_screen_and_pause() {
+    let bench = bench();
+    bench.raw(1);
+    bench.press(Key::AltR);
+    assert_eq!((bench.press(Key::Print), bench.release(Key::Print)), (vec![0x54], vec![0xd4]));
+    bench.release(Key::AltR);
+    bench.press(Key::Ctrl);
+    assert_eq!(bench.press(Key::Print), [0xe0, 0x37]);
+    assert_eq!(bench.release(Key::Print), [0xe0, 0xb7]);
+    assert_eq!(bench.press(Key::Pause), [0xe0, 0x46, 0xe0, 0xc6]);
+    assert!(bench.release(Key::Pause).is_empty());
+    bench.release(Key::Ctrl);
+    bench.raw(2);
+    bench.press(Key::Alt);
+    assert_eq!(bench.press(Key::Sysrq), [0x84]);
+    assert_eq!(bench.release(Key::Sysrq), [0xf0, 0x84]);
+}
+
+#[test]
+fn set_three_keys_can_be_silenced_one_by_one() {
+    let bench = bench();
+    bench.raw(3);
+    assert_eq!(bench.keyboard(0xf9), [0xfa]);
+    assert_eq!(bench.press(Key::A), [0x1c]);
+    assert!(bench.release(Key::A).is_empty());
+    assert_eq!(bench.keyboard(0xfc), [0xfa]);
+    assert_eq!(bench.keyboard(0x1c), [0xfa]);
+    assert_eq!(bench.keyboard(0xf4), [0xfa]);
+    assert_eq!(bench.release(Key::A), [0xf0, 0x1c]);
+    assert!(bench.release(Key::B).is_empty());
+    assert_eq!(bench.keyboard(0xf6), [0xfa]);
+    assert_eq!(bench.keyboard(0xf0), [0xfa]);
+    assert_eq!(bench.keyboard(0x00), [0xfa, 2]);
+}
+
+#[test]
+fn a_full_keyboard_loses_whole_keys_and_answers_come_first() {
+    let bench = bench();
+    bench.raw(2);
+    let press = |key| bench.hub.send(None, &[InputEvent::Key { key, down: true }]);
+    let release = |key| bench.hub.send(None, &[InputEvent::Key { key, down: false }]);
+    for _ in 0..12 {
+        press(Key::Up);
+        release(Key::Up);
+    }
+    // The first byte left for the controller, which makes room for one more.
+    let bytes = bench.output();
+    assert_eq!(bytes.len(), 17);
+    assert_eq!(bytes[..5], [0xe0, 0x75, 0xe0, 0xf0, 0x75]);
+    for key in [Key::A, Key::B, Key::C] {
+        press(key);
+    }
+    bench.data(0xed);
+    assert_eq!(bench.output(), [0x1c, 0xfa, 0x32, 0x21]);
+    bench.data(0x00);
+    bench.output();
+    // Not scanning, it says nothing; neither while the controller keeps it off.
+    assert_eq!(bench.keyboard(0xf5), [0xfa]);
+    assert!(bench.press(Key::A).is_empty());
+    assert_eq!(bench.keyboard(0xf4), [0xfa]);
+    bench.command(0xad);
+    assert!(bench.press(Key::A).is_empty());
+    bench.command(0xae);
+    assert_eq!(bench.output(), [0x1c]);
+    assert_eq!(bench.keyboard(0xfe), [0x1c], "sent again");
+}
+
+fn knock(bench: &Bench, rates: [u8; 3]) {
+    for rate in rates {
+        bench.mouse(0xf3);
+        bench.mouse(rate);
+    }
+}
+
+#[test]
+fn movements_and_buttons_are_reported() {
+    let bench = bench();
+    bench.move_by(5, 5);
+    assert!(bench.output().is_empty(), "not yet");
+    bench.mouse(0xf4);
+    bench.move_by(5, -3);
+    assert_eq!(bench.output(), [0x08, 5, 3]);
+    bench.move_by(-300, 0);
+    assert_eq!(bench.output(), [0x18, 0x81, 0, 0x18, 0x81, 0, 0x18, 0xd2, 0]);
+    assert_eq!(bench.button(Button::Left, true), [0x09, 0, 0]);
+    assert_eq!(bench.mouse(0xe9), [0xfa, 0x24, 2, 100]);
+    assert_eq!(bench.button(Button::Middle, true), [0x0d, 0, 0]);
+    assert_eq!(bench.button(Button::Left, false), [0x0c, 0, 0]);
+    assert_eq!(bench.button(Button::Middle, false), [0x08, 0, 0]);
+    assert!(bench.button(Button::Side, true).is_empty());
+    assert!(bench.button(Button::WheelUp, true).is_empty());
+    bench.mouse(0xe7);
+    bench.move_by(4, 2);
+    assert_eq!(bench.output(), [0x28, 6, 0xff]);
+}
+
+#[test]
+fn wheels_and_five_buttons_after_the_knocks() {
+    let bench = bench();
+    bench.mouse(0xf4);
+    knock(&bench, [200, 100, 80]);
+    assert_eq!(bench.button(Button::WheelUp, true), [0x08, 0, 0, 0xff]);
+    assert!(bench.button(Button::WheelUp, false).is_empty());
+    assert_eq!(bench.button(Button::WheelDown, true), [0x08, 0, 0, 1]);
+    assert!(bench.button(Button::Side, true).is_empty());
+    bench.button(Button::Side, false);
+    knock(&bench, [200, 200, 80]);
+    assert_eq!(bench.button(Button::WheelUp, true), [0x08, 0, 0, 0x0f]);
+    assert_eq!(bench.button(Button::Side, true), [0x08, 0, 0, 0x10]);
+    assert_eq!(bench.button(Button::Extra, true), [0x08, 0, 0, 0x30]);
+    assert_eq!(bench.button(Button::WheelLeft, true), [0x08, 0, 0, 0x41]);
+    assert_eq!(bench.button(Button::WheelRight, true), [0x08, 0, 0, 0x7f]);
+}
+
+#[test]
+fn a_mouse_that_nobody_reads_adds_its_movements_up() {
+    let bench = bench();
+    bench.mouse(0xf4);
+    for _ in 0..100 {
+        bench.move_by(3, 0);
+    }
+    let bytes = bench.output();
+    let moved: i32 = bytes.chunks(3).map(|report| i32::from(report[1])).sum();
+    assert_eq!(moved, 300);
+    bench.mouse(0xf0);
+    bench.move_by(7, 0);
+    assert!(bench.output().is_empty(), "it reports when asked");
+    assert_eq!(bench.mouse(0xeb), [0xfa, 0x08, 7, 0]);
+    assert_eq!(bench.mouse(0xeb), [0xfa, 0x08, 0, 0]);
+    bench.mouse(0xea);
+    bench.mouse(0xf5);
+    bench.move_by(7, 0);
+    bench.mouse(0xf4);
+    assert!(bench.output().is_empty(), "what it did not report is past");
 }

@@ -152,24 +152,31 @@ impl PciBus {
     /// that is misaligned or of another size than 1, 2 or 4 reads ones too.
     pub fn read_config(&self, devfn: Devfn, offset: u16, size: u8) -> u32 {
         let ones = u32::MAX >> (32 - 8 * u32::from(size.clamp(1, 4)));
-        if !is_config_access(offset, size) {
-            return ones;
-        }
-        self.function(devfn).map_or(ones, |f| f.read_config(offset, size))
+        let Some(function) = self.function(devfn) else { return ones };
+        parts(offset, size).fold(0, |value, (shift, offset, size)| {
+            value | function.read_config(offset, size) << shift
+        })
     }
 
     /// Configuration write as the host bridge makes it; lost if no function is there.
     pub fn write_config(&self, devfn: Devfn, offset: u16, size: u8, value: u32) {
-        if is_config_access(offset, size)
-            && let Some(function) = self.function(devfn)
-        {
-            function.write_config(offset, size, value);
+        let Some(function) = self.function(devfn) else { return };
+        for (shift, offset, size) in parts(offset, size) {
+            let part = value >> shift & (u32::MAX >> (32 - 8 * u32::from(size)));
+            function.write_config(offset, size, part);
         }
     }
 }
 
-fn is_config_access(offset: u16, size: u8) -> bool {
-    matches!(size, 1 | 2 | 4) && offset.is_multiple_of(u16::from(size)) && offset < 256
+/// The accesses that functions see of one of `size` bytes, each with its place in the value: itself, or
+/// single bytes if it is not aligned. What is beyond the configuration space is left out.
+fn parts(offset: u16, size: u8) -> impl Iterator<Item = (u32, u16, u8)> {
+    let size = size.clamp(1, 4);
+    let aligned = size != 3 && offset.is_multiple_of(size.into());
+    let (count, part) = if aligned { (1, size) } else { (size, 1) };
+    (0..count)
+        .map(move |i| (8 * u32::from(i), offset.saturating_add(i.into()), part))
+        .filter(|&(_, offset, _)| offset < 256)
 }
 
 /// ORs the wires of all functions onto the four inputs of the router.

@@ -3,7 +3,7 @@
 //!
 //! - [`PciFunction`] is what a bus knows of a function.
 //! - [`PciEndpoint`] is what a function of type 0 is made of: a [`ConfigSpace`], the BAR windows it
-//!   maps and unmaps as the guest programs them, its INTx wire and its MSI-X table. A device keeps one
+//!   maps and unmaps as the guest programs them, its INTx wire, its MSI capability and its MSI-X table. A device keeps one
 //!   behind a lock and forwards its configuration accesses to it.
 //! - [`PciBus`] holds the functions by [`Devfn`], hands out slots and wires, and ORs the INTx wires
 //!   of all slots onto the four inputs of the chipset's router.
@@ -18,13 +18,16 @@ mod address;
 mod bus;
 mod config;
 mod endpoint;
+mod msi;
 mod msix;
+mod rom;
 
 pub use address::{AddressError, Devfn};
 pub use bus::{PciBus, PciWiring, SlotError};
 pub use config::{BarKind, ConfigSpace, ConfigState, Identity, reg};
 pub use endpoint::{EndpointState, PciEndpoint};
 pub use msix::{MsiX, MsiXState, NO_VECTOR};
+pub use rom::OptionRom;
 
 /// A function on a [`PciBus`].
 pub trait PciFunction: ::bus::Device {

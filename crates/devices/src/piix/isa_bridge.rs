@@ -12,7 +12,7 @@ use super::reg;
 use crate::irq::{IrqRouter, PIRQS};
 use crate::isa::PortDevice;
 use crate::lock;
-use crate::pci::{ConfigSpace, ConfigState, Devfn, Identity, PciBus, PciFunction};
+use crate::pci::{self, ConfigSpace, ConfigState, Devfn, Identity, PciBus, PciFunction};
 
 /// Reset control port; it lies within the host bridge's configuration address register.
 const RESET_PORT: u16 = 0xcf9;
@@ -72,6 +72,7 @@ impl Piix3 {
     /// A bridge that routes PIRQs in `router` and resets by way of `control`.
     pub fn new(router: Arc<IrqRouter>, control: Arc<dyn MachineControl>) -> Arc<Self> {
         let mut config = ConfigSpace::new(&IDENTITY, 0);
+        config.define(pci::reg::STATUS, &pci::reg::STATUS_DEVSEL_MEDIUM.to_le_bytes());
         config.set_multifunction();
         config.allow_writes(reg::PIRQ_ROUTES, &[ROUTE_OFF | ROUTE_LINE; PIRQS]);
         config.define(reg::PIRQ_ROUTES, &[ROUTE_OFF; PIRQS]);

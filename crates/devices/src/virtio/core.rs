@@ -7,10 +7,10 @@ use memory::GuestMemory;
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved};
 
-use super::work::Work;
 use super::{Chain, QueueError, QueueState, SplitQueue, VirtioDevice, feature};
 use crate::lock;
 use crate::pci::{MsiX, NO_VECTOR, PciEndpoint};
+use crate::work::Work;
 
 /// Bits of the status register (specification, section 2.1).
 pub(super) mod status {
@@ -280,6 +280,11 @@ impl VirtioCore {
         if ready {
             self.interrupts.raise(ISR_CONFIG, vector);
         }
+    }
+
+    /// Whether the driver is ready and the rings are sound.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
     }
 
     /// Features that the driver accepted.

@@ -1,38 +1,46 @@
 //! The board: made in short steps from a [`MachineSpec`], reset and driven as [`Board`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use accel::log::Log;
 use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
-use bus::{AddressSpace, Clock, Device, IrqLine, MachineControl, MsiSink, TimerQueue};
+use bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue};
+use chardev::CharBackend;
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
 use devices::fpu_error::FpuError;
+use devices::fw_cfg::FwCfg;
+use devices::hpet::{self, Hpet};
 use devices::i440fx::I440fx;
-use devices::i8042::{I8042, Port92};
+use devices::i8042::{A20Gate, I8042, I8042Lines, Port92};
 use devices::i8254::I8254;
 use devices::i8259::I8259;
 use devices::ioapic::{self, IoApic};
 use devices::irq::{IrqRouter, line};
-use devices::lapic::{self, ApicBus};
-use devices::mc146818::{Mc146818, RtcConfig};
+use devices::lapic::{self, ApicBus, LocalApic};
+use devices::mc146818::Mc146818;
 use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
-use devices::virtio::VirtioPci;
 use devices::virtio::balloon::VirtioBalloon;
+use display::Console;
+use input::InputHub;
 use memory::{Change, GuestMemory};
 
+use super::bios::{self, BootOrder, RomFiles};
 use super::boot::{self, BootImages, Entry};
-use super::cpu::{BoardClock, CpuView};
+use super::cpu::{BoardClock, CpuView, SmiInput};
 use super::devices::{Bus, Buses};
+use super::door::Door;
 use super::firmware;
 use super::layout::{self, Layout};
 use crate::BuildError;
 use crate::acpi;
 use crate::chardevs::Chardevs;
+use crate::qtest::Tap;
 use crate::run::Board;
-use crate::spec::{MachineSpec, SerialSpec};
+use crate::spec::{Accelerator, MachineSpec, SerialSpec};
 
 /// The devices that every board has.
 struct Chipset {
@@ -42,6 +50,8 @@ struct Chipset {
     router: Arc<IrqRouter>,
     pm: Arc<Piix4Pm>,
     fpu_error: Arc<FpuError>,
+    /// Where qtest listens to interrupt lines.
+    taps: Vec<Arc<Tap>>,
 }
 
 /// A PC without its CPUs' threads.
@@ -54,6 +64,7 @@ pub struct Pc {
     pub(super) timers: TimerQueue,
     pub(super) pci: Arc<PciBus>,
     pub(super) control: Arc<dyn MachineControl>,
+    pub(super) input: Arc<InputHub>,
     chipset: Chipset,
     signals: Vec<Arc<Signals>>,
     /// What the CPUs have in common: the A20 gate, and word of changes to the memory map.
@@ -62,16 +73,26 @@ pub struct Pc {
     log: Arc<Log>,
     /// Every device, in the order in which they are reset.
     pub(super) devices: Vec<Arc<dyn Device>>,
-    pub(super) virtio: Vec<Arc<VirtioPci>>,
     pub(super) balloon: Option<Arc<VirtioBalloon>>,
     pub(super) drives: Vec<Arc<Drive>>,
     /// What `bus=` can name.
     pub(super) buses: Buses,
+    pub(super) consoles: Vec<Arc<Console>>,
     pub(super) chardevs: Chardevs,
     /// First port and interrupt line of each serial port.
     serial_ports: Vec<(u16, u32)>,
+    /// Where the commands of a test program come from.
+    qtest: Option<Arc<dyn CharBackend>>,
     boot: Option<BootImages>,
     entry: std::sync::Mutex<Option<Entry>>,
+    /// Where firmware and option ROMs are found.
+    pub(super) rom_files: RomFiles,
+    pub(super) fw_cfg: Arc<FwCfg>,
+    pub(super) rtc: Arc<Mc146818>,
+    pub(super) hpet: Option<Arc<Hpet>>,
+    pub(super) boot_order: BootOrder,
+    /// Whether the machine was started before.
+    was_started: AtomicBool,
 }
 
 impl Pc {
@@ -92,17 +113,33 @@ impl Pc {
             Change::Map => group.map_changed(),
             Change::Watch => group.watch_writes(),
         });
-        let timers = TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?;
+        let timers = match spec.accelerator {
+            Accelerator::Soft => TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?,
+            Accelerator::Qtest => TimerQueue::without_thread(Clock::manual()),
+        };
         let clock: Arc<dyn GuestClock> = Arc::new(BoardClock(timers.clock().clone()));
         let signals: Vec<_> = (0..spec.smp.cpus).map(|_| Arc::new(Signals::default())).collect();
         let (ports, mmio) = (Arc::new(AddressSpace::new()), Arc::new(AddressSpace::new()));
         let apics = ApicBus::new(signals.iter().cloned(), &clock, &timers);
-        let chipset = Chipset::new(apics, &ports, &timers, &control)?;
+        let chipset = Chipset::new(apics, &ports, &timers, &control, spec.qtest.is_some())?;
         let pirqs = chipset.router.pirq_lines();
         let msi: Arc<dyn MsiSink> = chipset.apics.clone();
         let pci = Arc::new(PciBus::new(ports.clone(), mmio.clone(), pirqs, msi));
-        let chardevs = Chardevs::open(&spec.chardevs, &control)?;
+        let mut chardevs = Chardevs::open(&spec.chardevs, &control)?;
+        let qtest = spec.qtest.as_ref().map(|qtest| chardevs.claim(&qtest.chardev)).transpose()?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
+        let hpet = (!spec.no_hpet).then(|| {
+            let router = Arc::clone(&chipset.router);
+            let lines = Box::new(move |line| router.isa_line(line));
+            Hpet::new(&timers, lines, chipset.apics.clone())
+        });
+        let rtc_line = match &hpet {
+            Some(hpet) => IrqLine::new(hpet.clone(), hpet::RTC_INPUT),
+            None => chipset.router.isa_line(line::RTC),
+        };
+        let rtc = Mc146818::new(spec.rtc.clone(), &timers, rtc_line, control.clone());
+        let fw_cfg = FwCfg::new(Arc::clone(&memory));
+        let input = InputHub::new(&timers);
         let mut pc = Self {
             spec: Arc::new(spec.clone()),
             layout,
@@ -112,29 +149,45 @@ impl Pc {
             timers,
             pci,
             control,
+            input,
             chipset,
             signals,
             cpu_group,
             clock,
             log,
             devices: Vec::new(),
-            virtio: Vec::new(),
             balloon: None,
             drives: Vec::new(),
             buses: Buses::default(),
+            consoles: Vec::new(),
             chardevs,
             serial_ports: Vec::new(),
+            qtest,
             boot,
             entry: std::sync::Mutex::default(),
+            rom_files: RomFiles::new(&spec.firmware.search),
+            fw_cfg,
+            rtc,
+            hpet,
+            boot_order: BootOrder::default(),
+            was_started: AtomicBool::new(false),
         };
         pc.buses.add("pci.0", Bus::Pci);
         pc.buses.add("isa.0", Bus::Isa);
         pc.add_chipset()?;
+        pc.add_fw_cfg()?;
         pc.add_serial_ports()?;
+        pc.add_parallel_ports()?;
         pc.open_drives()?;
+        let fdc = pc.add_floppy_controller()?;
+        pc.add_ide()?;
         pc.add_devices()?;
-        // Kernels that can't be booted are refused now, not when the machine starts.
-        pc.load_boot_images()?;
+        pc.fill_cmos(&fdc);
+        pc.fill_fw_cfg()?;
+        if !bios::has_firmware(spec) {
+            // Kernels that can't be booted are refused now, not when the machine starts.
+            pc.load_boot_images()?;
+        }
         Ok(pc)
     }
 
@@ -147,13 +200,7 @@ impl Pc {
             .map(|((apic, signals), index)| {
                 let config =
                     CpuConfig { index, topology: self.topology(), model: Arc::clone(&model) };
-                let view = CpuView {
-                    ports: Arc::clone(&self.ports),
-                    mmio: Arc::clone(&self.mmio),
-                    apic: Arc::clone(apic),
-                    fpu_error: Arc::clone(&self.chipset.fpu_error),
-                    log: Arc::clone(&self.log),
-                };
+                let view = self.cpu_view(apic);
                 let mut cpu = Cpu::new(
                     config,
                     CpuWiring {
@@ -171,6 +218,44 @@ impl Pc {
             .collect()
     }
 
+    /// Which engine runs the CPUs.
+    pub fn accelerator(&self) -> Accelerator {
+        self.spec.accelerator
+    }
+
+    /// The timers of all devices.
+    pub fn timers(&self) -> &TimerQueue {
+        &self.timers
+    }
+
+    /// Where the commands of a test program come from.
+    pub fn qtest_chardev(&self) -> Option<&Arc<dyn CharBackend>> {
+        self.qtest.as_ref()
+    }
+
+    /// Where interrupt lines can be listened to; only with `-qtest`.
+    pub fn taps(&self) -> &[Arc<Tap>] {
+        &self.chipset.taps
+    }
+
+    /// The address spaces as CPU 0 sees them, for whoever is no CPU.
+    pub fn door(&self) -> Door {
+        Door {
+            memory: Arc::clone(&self.memory),
+            view: self.cpu_view(&self.chipset.apics.apics()[0]),
+        }
+    }
+
+    fn cpu_view(&self, apic: &Arc<LocalApic>) -> CpuView {
+        CpuView {
+            ports: Arc::clone(&self.ports),
+            mmio: Arc::clone(&self.mmio),
+            apic: Arc::clone(apic),
+            fpu_error: Arc::clone(&self.chipset.fpu_error),
+            log: Arc::clone(&self.log),
+        }
+    }
+
     fn topology(&self) -> Topology {
         Topology { cores: self.spec.smp.cores, threads: self.spec.smp.threads }
     }
@@ -185,37 +270,66 @@ impl Pc {
         &self.chardevs
     }
 
+    /// The screens, in the order of their devices.
+    pub fn consoles(&self) -> &[Arc<Console>] {
+        &self.consoles
+    }
+
+    /// The way of the user's input to the devices.
+    pub fn input(&self) -> &Arc<InputHub> {
+        &self.input
+    }
+
     /// The balloon, if there is one.
     pub fn balloon(&self) -> Option<&Arc<VirtioBalloon>> {
         self.balloon.as_ref()
     }
 
+    /// Whether the guest can sleep with its memory kept: firmware wakes it up.
+    pub fn can_suspend(&self) -> bool {
+        bios::has_firmware(&self.spec)
+    }
+
+    /// Forgets the ticks of the real-time clock that the guest had no time for.
+    pub fn forget_missed_rtc_ticks(&self) {
+        self.rtc.forget_missed_ticks();
+    }
+
     fn add_chipset(&mut self) -> Result<(), BuildError> {
+        let bios = self.load_bios()?;
         let chipset = &self.chipset;
         let host_bridge = I440fx::new();
+        host_bridge.connect_memory(&self.memory, bios)?;
         host_bridge.attach(&self.pci, &self.ports)?;
         let isa_bridge = Piix3::new(chipset.router.clone(), self.control.clone());
         isa_bridge.attach(&self.pci, &self.ports)?;
         chipset.pm.attach(&self.pci, &self.ports)?;
+        // As on other boards of this kind, one CPU takes them for all.
+        let boot_cpu = Arc::new(SmiInput(Arc::clone(&self.signals[0])));
+        chipset.pm.connect_smi(IrqLine::new(boot_cpu, 0));
         let ioapic = chipset.ioapic.clone();
         self.mmio.map(ioapic::BASE, ioapic::MMIO_SIZE, ioapic.clone())?;
-        let pit = I8254::new(&self.timers, chipset.router.isa_line(line::TIMER));
-        pit.attach(&self.ports)?;
-        let rtc_config = RtcConfig {
-            low_memory: self.layout.low_end,
-            high_memory: self.layout.high_size,
-            cpus: self.spec.smp.cpus,
-            ..RtcConfig::default()
+        let pit_line = match &self.hpet {
+            Some(hpet) => {
+                self.mmio.map(hpet::BASE, hpet::MMIO_SIZE, hpet.clone())?;
+                self.devices.push(hpet.clone());
+                IrqLine::new(hpet.clone(), hpet::PIT_INPUT)
+            }
+            None => chipset.router.isa_line(line::TIMER),
         };
-        let rtc = Mc146818::new(rtc_config, &self.timers, chipset.router.isa_line(line::RTC));
+        let pit = I8254::new(&self.timers, pit_line);
+        pit.attach(&self.ports)?;
+        let rtc = self.rtc.clone();
         rtc.attach(&self.ports)?;
-        let keyboard = I8042::new(
-            chipset.router.isa_line(line::KEYBOARD),
-            chipset.router.isa_line(line::MOUSE),
-            self.control.clone(),
-        );
+        let group = Arc::clone(&self.cpu_group);
+        let a20 = A20Gate::new(move |open| group.set_a20(open));
+        let lines = I8042Lines {
+            keyboard: chipset.router.isa_line(line::KEYBOARD),
+            mouse: chipset.router.isa_line(line::MOUSE),
+        };
+        let keyboard = I8042::new(lines, a20.clone(), self.control.clone(), &self.input);
         keyboard.attach(&self.ports)?;
-        let port92 = Port92::new(self.control.clone());
+        let port92 = Port92::new(a20, self.control.clone());
         port92.attach(&self.ports)?;
         let post = devices::debug::PostCode::new();
         post.attach(&self.ports)?;
@@ -237,6 +351,11 @@ impl Pc {
         let apics = self.chipset.apics.apics().iter();
         self.devices.extend(apics.map(|apic| apic.clone() as Arc<dyn Device>));
         Ok(())
+    }
+
+    /// A device's wire on ISA interrupt line `line`.
+    pub(super) fn isa_line(&self, line: u32) -> IrqLine {
+        self.chipset.router.isa_line(line)
     }
 
     fn add_serial_ports(&mut self) -> Result<(), BuildError> {
@@ -289,6 +408,7 @@ impl Pc {
             cpus: self.spec.smp.cpus,
             pci_hole: self.layout.pci_hole(),
             pm_base: firmware::PM_BASE,
+            hpet: self.hpet.is_some(),
             serial_ports: self.serial_ports.clone(),
         };
         let tables = acpi::build(&config, layout::FIRMWARE_TABLES);
@@ -305,6 +425,7 @@ impl Chipset {
         ports: &Arc<AddressSpace>,
         timers: &TimerQueue,
         control: &Arc<dyn MachineControl>,
+        tapped: bool,
     ) -> Result<Self, BuildError> {
         let boot_apic = Arc::clone(&apics.apics()[0]);
         let pic = I8259::new(IrqLine::new(boot_apic.clone(), lapic::LINT0));
@@ -312,11 +433,18 @@ impl Chipset {
         let external: Arc<dyn lapic::ExternalInterrupts> = pic.clone();
         boot_apic.connect_external(Arc::downgrade(&external));
         let ioapic = IoApic::new(apics.clone());
-        let router = IrqRouter::new(pic.clone(), ioapic.clone());
+        let mut taps = Vec::new();
+        let mut ioapic_inputs: Arc<dyn IrqSink> = ioapic.clone();
+        if tapped {
+            let tap = Tap::new("ioapic", ioapic_inputs, ioapic::PINS);
+            ioapic_inputs = tap.clone();
+            taps.push(tap);
+        }
+        let router = IrqRouter::new(pic.clone(), ioapic_inputs);
         let sci = router.isa_line(line::SCI);
         let pm = Piix4Pm::new(ports, timers, sci, control.clone());
         let fpu_error = FpuError::new(router.isa_line(line::FPU));
-        Ok(Self { pic, apics, ioapic, router, pm, fpu_error })
+        Ok(Self { pic, apics, ioapic, router, pm, fpu_error, taps })
     }
 }
 
@@ -327,6 +455,10 @@ impl Board for Pc {
         for device in &self.devices {
             device.reset();
         }
+        self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
+        if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
+            return;
+        }
         firmware::configure(&self.pci, &self.ports);
         if let Err(e) = self.load_boot_images() {
             eprintln!("rhea: cannot load boot images again: {e}");
@@ -335,6 +467,9 @@ impl Board for Pc {
 
     fn reset_cpu(&self, index: usize, cpu: &mut Cpu) {
         cpu.reset();
+        if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
+            return;
+        }
         if let Err(reason) = cpu.set_state(&firmware::cpu_state(cpu.state())) {
             eprintln!("rhea: cannot set CPU {index} up: {reason}");
         }
@@ -348,9 +483,20 @@ impl Board for Pc {
         self.chipset.pm.press_power_button();
     }
 
+    fn wake_up(&self) {
+        self.chipset.pm.wake_up();
+    }
+
+    fn inject_nmi(&self) {
+        for apic in self.chipset.apics.apics() {
+            apic.set_level(lapic::LINT1, true);
+            apic.set_level(lapic::LINT1, false);
+        }
+    }
+
     fn pause_io(&self) {
-        for device in &self.virtio {
-            device.core().pause();
+        for device in &self.devices {
+            device.pause();
         }
     }
 
@@ -358,8 +504,8 @@ impl Board for Pc {
         for drive in &self.drives {
             drive.reset_io_status();
         }
-        for device in &self.virtio {
-            device.core().resume();
+        for device in &self.devices {
+            device.resume();
         }
     }
 

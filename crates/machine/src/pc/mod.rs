@@ -1,9 +1,14 @@
 //! The `pc` machine: i440FX and PIIX3 on PCI.
 
+mod bios;
 pub mod board;
 pub mod boot;
+mod cmos;
 pub mod cpu;
 pub mod devices;
+pub mod door;
 pub mod firmware;
 pub mod layout;
 mod multiboot;
+
+pub use bios::RomFiles;

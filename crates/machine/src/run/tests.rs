@@ -56,6 +56,8 @@ impl Board for TestBoard {
         cpu.reset();
     }
     fn press_power_button(&self) {}
+    fn wake_up(&self) {}
+    fn inject_nmi(&self) {}
     fn pause_io(&self) {
         self.pauses.fetch_add(1, Ordering::Relaxed);
     }
@@ -76,7 +78,7 @@ fn run_machine<F: Future<Output = ()>>(
     let gate = Arc::new(Gate::default());
     let requests = Arc::new(GuestRequests::new(gate.clone()));
     let cpu = TestCpu { signals: Arc::default(), guest: guest(requests.clone()) };
-    let thread = VcpuThread::spawn(0, cpu, gate, requests.clone()).unwrap();
+    let thread = VcpuThread::spawn(0, cpu, true, gate, requests.clone()).unwrap();
     let board = Arc::new(TestBoard { clock: Clock::new(), pauses: AtomicUsize::new(0) });
     let events = Arc::new(Mutex::new(Vec::new()));
     let sink = {

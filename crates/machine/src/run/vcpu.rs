@@ -118,13 +118,15 @@ pub struct VcpuThread<C> {
 }
 
 impl<C: Vcpu + 'static> VcpuThread<C> {
-    /// Starts the thread of CPU `index`, parked. Returns once the thread's id is known.
+    /// Starts the thread of CPU `index`, parked. Returns once the thread's id is known. A CPU that does
+    /// not `execute` stands still while the gate is open.
     ///
     /// # Errors
     /// If the host can't start a thread.
     pub fn spawn(
         index: usize,
         cpu: C,
+        execute: bool,
         gate: Arc<Gate>,
         events: Arc<dyn VcpuEvents>,
     ) -> std::io::Result<Self> {
@@ -135,8 +137,15 @@ impl<C: Vcpu + 'static> VcpuThread<C> {
         gate.signals().push(Arc::clone(&signals));
         gate.lock().threads += 1;
         let thread_id = Arc::new(AtomicU32::new(0));
-        let worker =
-            Worker { index, cpu, signals, gate: Arc::clone(&gate), events, jobs: job_queue };
+        let worker = Worker {
+            index,
+            cpu,
+            execute,
+            signals,
+            gate: Arc::clone(&gate),
+            events,
+            jobs: job_queue,
+        };
         let (started, wait_started) = channel();
         let published = Arc::clone(&thread_id);
         let thread = std::thread::Builder::new().name(format!("CPU {index}")).spawn(move || {
@@ -183,6 +192,7 @@ impl<C> Drop for VcpuThread<C> {
 struct Worker<C> {
     index: usize,
     cpu: C,
+    execute: bool,
     signals: Arc<Signals>,
     gate: Arc<Gate>,
     events: Arc<dyn VcpuEvents>,
@@ -224,6 +234,10 @@ impl<C: Vcpu> Worker<C> {
     /// Runs guest code until the gate closes or the CPU stops for good.
     fn run_guest(&mut self) {
         while !self.signals.is_raised(Signal::Exit) {
+            if !self.execute {
+                self.signals.wait(Signal::Exit as u32, None);
+                continue;
+            }
             // A defect of ours that a guest finds must not leave the owner waiting for this thread.
             let exit = catch_unwind(AssertUnwindSafe(|| self.cpu.run()))
                 .unwrap_or_else(|_| Exit::InternalError("the CPU's implementation failed".into()));

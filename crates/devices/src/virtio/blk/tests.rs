@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use block::{BlockBackend, DriveOptions};
 use bus::Device;
@@ -500,7 +502,10 @@ fn a_write_that_found_no_space_stops_the_machine_and_is_made_again() {
     let drive = Arc::new(Drive::with_node("disk0", node.clone(), &DriveOptions::default()));
     let events = Arc::new(Mutex::new(Vec::new()));
     let seen = events.clone();
-    drive.set_error_hook(Box::new(move |event| seen.lock().unwrap().push(event)));
+    drive.set_event_hook(Box::new(move |event| match event {
+        block::DriveEvent::Error(error) => seen.lock().unwrap().push(error),
+        other => panic!("{other:?}"),
+    }));
     let machine = machine(&drive, BlkOptions::default());
     let mut queue = start(&machine);
     node.fails.store(true, Ordering::SeqCst);
@@ -512,7 +517,7 @@ fn a_write_that_found_no_space_stops_the_machine_and_is_made_again() {
     machine.function.core().pause();
     assert_eq!(drive.io_status(), Some(block::IoStatus::NoSpace));
     let event = events.lock().unwrap()[0].clone();
-    assert_eq!((event.action, event.no_space), (ErrorAction::Stop, true));
+    assert_eq!((event.action, event.no_space), (ErrorAction::Stop, Some(true)));
     assert_eq!(event.reason, "no storage space");
     assert_eq!(queue.used_index(), 0);
     // The request survives a trip through saved state.

@@ -1,5 +1,10 @@
 //! The buses that devices can be put on by `bus=`.
 
+use std::sync::Arc;
+
+use devices::ata::Connector;
+use devices::fdc::Fdc;
+use devices::virtio::scsi::VirtioScsi;
 use options::{OptionError, Properties};
 
 /// A bus, with what it takes to put a device on it.
@@ -9,6 +14,12 @@ pub enum Bus {
     Pci,
     /// The ISA bus.
     Isa,
+    /// The floppy controller's.
+    Floppy(Arc<Fdc>),
+    /// The bus of a SCSI adapter, and what firmware calls the adapter.
+    Scsi(Arc<VirtioScsi>, String),
+    /// An IDE channel or a port of an AHCI controller, and what firmware calls it.
+    Ata(Arc<dyn Connector>, String),
 }
 
 /// The machine's buses by name, in the order in which they came.
@@ -19,6 +30,11 @@ impl Buses {
     /// Adds a bus.
     pub fn add(&mut self, name: impl Into<String>, bus: Bus) {
         self.0.push((name.into(), bus));
+    }
+
+    /// All buses of the kind that `of_kind` picks.
+    pub fn all<T>(&self, of_kind: impl Fn(&Bus) -> Option<T>) -> Vec<T> {
+        self.0.iter().filter_map(|(_, bus)| of_kind(bus)).collect()
     }
 
     /// The bus that `bus=` names, or all there are without it: those of the kind that `of_kind` picks.
@@ -32,7 +48,7 @@ impl Buses {
     ) -> Result<Vec<T>, OptionError> {
         let fitting = || self.0.iter().filter_map(|(name, bus)| Some((name, of_kind(bus)?)));
         let Some(wanted) = properties.take("bus") else {
-            return Ok(fitting().map(|(_, bus)| bus).collect());
+            return Ok(self.all(of_kind));
         };
         // A bus is also known without its number.
         let is_wanted = |name: &str| name == wanted || name.strip_suffix(".0") == Some(&wanted);

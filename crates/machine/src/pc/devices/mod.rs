@@ -1,9 +1,12 @@
 //! `-device` and `-drive`: the list of devices that users can add, one file a topic, and what making
 //! them from their properties has in common.
 
+mod ahci;
 mod bus;
 mod display;
+mod ide;
 mod isa;
+mod scsi;
 mod storage;
 mod test;
 mod usb;
@@ -11,10 +14,11 @@ mod virtio;
 
 use std::sync::Arc;
 
-use devices::pci::Devfn;
+use devices::pci::{Devfn, PciFunction, PciWiring};
 use options::{OptionError, Properties};
 
 pub use bus::{Bus, Buses};
+pub use isa::RTC_PATH;
 
 use super::board::Pc;
 use crate::BuildError;
@@ -33,11 +37,20 @@ pub struct Driver {
     make: fn(&mut Pc, &str, Properties) -> Result<(), BuildError>,
 }
 
+impl Driver {
+    fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.aliases.contains(&name)
+    }
+}
+
 /// Every kind, in the order of `-device help`.
 pub fn drivers() -> Vec<&'static Driver> {
     let topics = [
+        ahci::DRIVERS,
         display::DRIVERS,
+        ide::DRIVERS,
         isa::DRIVERS,
+        scsi::DRIVERS,
         storage::DRIVERS,
         test::DRIVERS,
         usb::DRIVERS,
@@ -56,30 +69,50 @@ impl Pc {
     /// Makes the devices of drives that ask for one, then those of `-device`, in their order.
     pub(in crate::pc) fn add_devices(&mut self) -> Result<(), BuildError> {
         let spec = Arc::clone(&self.spec);
+        self.add_ide_drives()?;
         let implied = spec.drives.iter().filter_map(storage::device_of);
+        let graphics = display::implied(&spec);
+        let implied = graphics.into_iter().chain(implied);
         let all: Vec<DeviceSpec> = implied.chain(spec.devices.iter().cloned()).collect();
         for (index, device) in all.iter().enumerate() {
             self.add_device(device, index)?;
         }
-        Ok(())
+        self.check_drives()
+    }
+
+    /// Makes a PCI function called `name` at a place of its own; the caller adds it to the devices.
+    fn make_function<F: PciFunction + 'static>(
+        &self,
+        path: &str,
+        place: &PciPlace,
+        name: &str,
+        make: impl FnOnce(PciWiring) -> Result<Arc<F>, String>,
+    ) -> Result<Arc<F>, BuildError> {
+        let failed = |e: String| BuildError::Device(format!("device {path}: {e}"));
+        let devfn = self.pci.reserve(place.0, name).map_err(|e| failed(e.to_string()))?;
+        let function = make(self.pci.wiring(devfn, 1)).map_err(failed)?;
+        self.pci.attach(devfn, function.clone());
+        Ok(function)
     }
 
     fn add_device(&mut self, device: &DeviceSpec, index: usize) -> Result<(), BuildError> {
         let drivers = drivers();
         let names: Vec<&str> =
             drivers.iter().flat_map(|d| d.aliases.iter().copied().chain([d.name])).collect();
-        let driver = drivers
-            .iter()
-            .find(|d| d.name == device.driver || d.aliases.contains(&device.driver.as_str()))
-            .ok_or_else(|| {
-                OptionError::unknown("-device: not a device model name:", &device.driver, &names)
-            })?;
+        let driver = drivers.iter().find(|d| d.is_called(&device.driver)).ok_or_else(|| {
+            OptionError::unknown("-device: not a device model name:", &device.driver, &names)
+        })?;
         let path = match &device.id {
             Some(id) => format!("/machine/peripheral/{id}"),
             None => format!("/machine/peripheral-anon/device[{index}]"),
         };
         let option = format!("-device {}", device.driver);
-        let properties = Properties::from_map(&option, device.properties.clone());
+        let mut values = device.properties.clone();
+        for global in self.spec.globals.iter().filter(|global| driver.is_called(&global.driver)) {
+            let value = || global.value.as_str().into();
+            values.entry(global.property.clone()).or_insert_with(value);
+        }
+        let properties = Properties::from_map(&option, values);
         (driver.make)(self, &path, properties)
     }
 }

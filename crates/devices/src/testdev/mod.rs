@@ -1,0 +1,15 @@
+//! Devices that suites for CPUs and kernels test with; they do nothing for an operating system.
+//!
+//! - [`PcTestDev`]: ports and memory to be accessed in all sizes, and interrupt lines to be driven.
+//! - [`PciTestDev`]: BARs that count writes.
+//! - [`Edu`]: a function to learn driver writing with: DMA, MSI, a factorial.
+
+mod edu;
+mod pc;
+mod pci;
+#[cfg(test)]
+mod tests;
+
+pub use edu::{Edu, EduConfig};
+pub use pc::PcTestDev;
+pub use pci::PciTestDev;

@@ -1,0 +1,120 @@
+//! Devices driven from outside by qtest, and compared with the peer's.
+
+use anyhow::{Result, ensure};
+use std::path::PathBuf;
+use testkit::qtest::{self, Qtest};
+
+fn binary() -> PathBuf {
+    testkit::binary(env!("CARGO_BIN_EXE_rhea"))
+}
+
+const NO_ARGUMENTS: [&str; 0] = [];
+
+/// The machine that the test drives.
+fn with_machine(name: &str, body: impl FnOnce(&mut Qtest) -> Result<()>) {
+    testkit::run(name, || body(&mut Qtest::start(&binary(), &NO_ARGUMENTS)?));
+}
+
+#[test]
+fn time_passes_by_commands_only_and_timers_fire_at_their_own_time() {
+    with_machine("time_passes_by_commands_only", |machine| {
+        machine.intercept_ioapic()?;
+        // The RTC's periodic interrupt, 1024 times a second.
+        for (index, value) in [(0x0a, 0x26), (0x0b, 0x42)] {
+            machine.outb(0x70, index)?;
+            machine.outb(0x71, value)?;
+        }
+        let read_c = |machine: &mut Qtest| -> Result<u8> {
+            machine.outb(0x70, 0x0c)?;
+            machine.inb(0x71)
+        };
+        read_c(machine)?;
+        ensure!(!machine.line(8));
+        let start = machine.clock_step(0)?;
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        ensure!(machine.clock_step(0)? == start, "time passed by itself");
+        ensure!(!machine.line(8), "an interrupt came without time");
+        for _ in 0..10 {
+            machine.clock_step(1_000_000_000 / 1024 + 1)?;
+            ensure!(machine.line(8));
+            ensure!(read_c(machine)? & 0xc0 == 0xc0);
+            ensure!(!machine.line(8));
+        }
+        ensure!(machine.rises(8) == 10);
+        let now = machine.clock_step(0)?;
+        let next = machine.clock_step_next()?;
+        ensure!(now < next && next <= now + 1_000_000_000 / 1024 + 1, "{now} {next}");
+        Ok(())
+    });
+}
+
+#[test]
+fn blocks_of_memory_come_back_as_they_were_written() {
+    with_machine("blocks_of_memory", |machine| {
+        let block: Vec<u8> = (0..100_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+        machine.write(0x10_0ffd, &block)?;
+        ensure!(machine.read(0x10_0ffd, block.len())? == block);
+        ensure!(machine.load(0x10_0ffd, 4)? == 0x0000_0000);
+        machine.store(0x10_0fff, 8, 0x1122_3344_5566_7788)?;
+        ensure!(machine.command("b64read 0x100fff 8")? == "iHdmVUQzIhE=");
+        machine.command("b64write 0x100fff 3 QUJD")?;
+        machine.command("memset 0x101001 2 0x5a")?;
+        ensure!(machine.read(0x10_0fff, 4)? == b"ABZZ");
+        machine.command("write 0x100fff 4 0x01")?;
+        ensure!(machine.read(0x10_0fff, 5)? == [1, 0, 0, 0, 0x44]);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_and_harmless() {
+    with_machine("what_makes_no_sense_is_refused", |machine| {
+        for line in [
+            "",
+            " ",
+            "inb",
+            "inb x",
+            "inb 65536",
+            "inq 1",
+            "read 0",
+            "read 0 0",
+            "read 0 -",
+            "write 0 4",
+            "write 0 4 0",
+            "write 0 4 zz",
+            "write 0 4 0xzz",
+            "b64write 0 4 =",
+            "irq_intercept_in nothing",
+            "set_irq_in ioapic unnamed-gpio-in 24 1",
+            "set_irq_in ioapic other 1 1",
+            "clock_step soon",
+            "module_load a b",
+            "bogus 1 2 3",
+        ] {
+            let answer = machine.ask(line)?;
+            ensure!(answer.starts_with("FAIL") || answer.starts_with("ERR"), "{line}: {answer}");
+        }
+        ensure!(machine.command("endianness")? == "little");
+        let long = "x".repeat(1 << 20);
+        ensure!(machine.ask(&long)?.starts_with("FAIL"));
+        machine.command("write 0xfffffffffffffffe 4 0x01020304")?;
+        machine.command("read 0xfffffffffffffffe 4")?;
+        Ok(())
+    });
+}
+
+/// Register traffic to the chipset, which QEMU has to answer alike.
+#[test]
+fn the_chipset_answers_as_qemus() {
+    testkit::run("the_chipset_answers_as_qemus", || {
+        let Some(peer) = testkit::peer() else {
+            testkit::skip("the_chipset_answers_as_qemus", "there is no qemu-system-x86_64");
+            return Ok(());
+        };
+        let mut ours = Qtest::start(&binary(), &NO_ARGUMENTS)?;
+        let mut theirs = Qtest::start(&peer, &NO_ARGUMENTS)?;
+        let differences = qtest::compare(&mut ours, &mut theirs, include_str!("qtest/chipset"))?;
+        ensure!(differences.is_empty(), "{differences:#?}");
+        Ok(())
+    });
+}
