@@ -73,13 +73,22 @@ pub(crate) fn decode(known: &Instructions, bits: u32, rip: u64, bytes: &[u8]) ->
         op.imm = u64::from(opcode);
     }
     match select(&insn) {
-        Some(handler) if known.have_all(insn.cpuid_features()) => op.run = handler,
+        Some(handler) if is_hint(&insn) || known.have_all(insn.cpuid_features()) => op.run = handler,
         _ => op.flags |= OpFlags::ENDS_BLOCK,
     }
     if ends_block(&insn) {
         op.flags |= OpFlags::ENDS_BLOCK;
     }
     Some(op)
+}
+
+/// Whether `insn` does nothing on a CPU that lacks its feature: its encoding was a no-op before.
+fn is_hint(insn: &Instruction) -> bool {
+    use Mnemonic::{Cldemote, Endbr32, Endbr64, Prefetchwt1, Rdsspd, Rdsspq};
+    matches!(
+        insn.mnemonic(),
+        Endbr32 | Endbr64 | Rdsspd | Rdsspq | Cldemote | Prefetchwt1
+    )
 }
 
 /// The handler of an instruction, if any group knows it.
