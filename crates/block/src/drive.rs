@@ -395,7 +395,7 @@ impl Drive {
     /// # Errors
     /// As [`Drive::read`].
     pub fn read_bytes(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.read(offset, &[sys::buffer_mut(buf)])
+        self.read(offset, &[sys::buffer_slice(buf)])
     }
 
     /// Writes a buffer of the device's own from `offset` on.

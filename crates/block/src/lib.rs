@@ -39,3 +39,4 @@ pub use media::{MediaDevice, MediaError, Medium, TrayEvent};
 pub use options::{CacheMode, DiscardMode, DriveOptions, ImageFormat, OnError};
 pub use overlay::OverlayNode;
 pub use stats::{IoStats, StatsSnapshot};
+pub use sys::buffer_slice;

@@ -167,7 +167,7 @@ impl OverlayNode {
     fn fill(&self, granule: u64, limit: u64) -> io::Result<()> {
         let start = granule * GRANULE;
         let mut bytes = vec![0; (limit - start).min(GRANULE) as usize];
-        let slice = sys::buffer_mut(&mut bytes);
+        let slice = sys::buffer_slice(&mut bytes);
         self.base.read_at(start, std::slice::from_ref(&slice))?;
         self.changes.write_at(start, &[slice])
     }
@@ -262,7 +262,7 @@ mod tests {
 
     fn read(node: &dyn BlockBackend, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0xee; len];
-        node.read_at(offset, &[sys::buffer_mut(&mut bytes)]).unwrap();
+        node.read_at(offset, &[sys::buffer_slice(&mut bytes)]).unwrap();
         bytes
     }
 

@@ -15,14 +15,14 @@ use crate::GuestSlice;
 const MAX_PIECES: usize = 1024;
 
 /// `buf` in the form of guest memory, so that a device's own buffer takes the same way as the guest's.
-pub(crate) fn buffer_mut(buf: &mut [u8]) -> GuestSlice<'_> {
+pub fn buffer_slice(buf: &mut [u8]) -> GuestSlice<'_> {
     // SAFETY: the slice lives as long as the exclusive borrow of `buf`, which nobody uses meanwhile.
     unsafe { GuestSlice::with_bitmap(buf.as_mut_ptr(), buf.len(), PageLog::default(), None) }
 }
 
 /// Calls `write` with `buf` in the form of guest memory; a copy, since that form can be written to.
 pub(crate) fn with_buffer<T>(buf: &[u8], write: impl FnOnce(&GuestSlice<'_>) -> T) -> T {
-    write(&buffer_mut(&mut buf.to_vec()))
+    write(&buffer_slice(&mut buf.to_vec()))
 }
 
 /// Reads into `bufs` at `offset` with one system call; returns the bytes read, 0 at the end of the

@@ -25,9 +25,8 @@ pub fn parse<I: IntoIterator<Item = String>>(args: I) -> Result<Action, OptionEr
     let mut builder = Builder::default();
     while let Some(arg) = args.next() {
         let Some(name) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')) else {
-            return Err(OptionError::new(format!(
-                "{arg}: a disk image without an option is not supported yet; use -drive file={arg}"
-            )));
+            options::drives::positional(&mut builder, &arg)?;
+            continue;
         };
         let item = find(name).ok_or_else(|| unknown_option(&arg, name))?;
         let value = match item.takes {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use accel::{Exit, NoBoard, Vcpu};
 use cpu_x86::state::{Activity, Segment};
-use cpu_x86::{Cpu, CpuConfig, CpuState, CpuWiring};
+use cpu_x86::{Cpu, CpuConfig, CpuState, CpuWiring, Topology};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -33,7 +33,10 @@ fn long_mode() -> (Cpu, CpuState, Arc<GuestMemory>) {
         signals: Arc::default(),
         group: Arc::default(),
     };
-    let cpu = Cpu::new(CpuConfig { index: 0, count: 1 }, wiring);
+    let cpu = Cpu::new(
+        CpuConfig { index: 0, topology: Topology::default(), model: Arc::default() },
+        wiring,
+    );
     let mut state = cpu.state();
     state.cr0 = 0x8000_0011;
     state.cr3 = 0x1000;

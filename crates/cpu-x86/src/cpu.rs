@@ -7,10 +7,12 @@ use accel::{CpuBus, GuestClock, InterruptController, Signals};
 use memory::GuestMemory;
 
 use crate::block::BlockCache;
+use crate::cpuid::Topology;
 use crate::entropy::Entropy;
 use crate::flags::LazyFlags;
 use crate::fpu::Fpu;
 use crate::group::{CpuGroup, Member};
+use crate::model::{CpuModel, Limits};
 use crate::msr::Msrs;
 use crate::reg::GPR_SLOTS;
 use crate::regs::{CR0_CD, CR0_ET, CR0_NW, DR6_FIXED, DR7_FIXED};
@@ -26,8 +28,10 @@ pub struct CpuConfig {
     /// Index of the CPU, which is also its initial APIC id. CPU 0 starts at reset, others wait for a
     /// start-up IPI.
     pub index: u32,
-    /// Number of CPUs in the machine, for CPUID's topology leaves.
-    pub count: u32,
+    /// How the CPUs are put together, for CPUID's topology leaves.
+    pub topology: Topology,
+    /// What kind of CPU it is.
+    pub model: Arc<CpuModel>,
 }
 
 /// A software CPU.
@@ -113,6 +117,8 @@ pub struct Cpu {
     pub(crate) entropy: Entropy,
 
     pub(crate) config: CpuConfig,
+    /// What the model's features decide.
+    pub(crate) limits: Limits,
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) bus: Arc<dyn CpuBus>,
     pub(crate) interrupts: Arc<dyn InterruptController>,
@@ -190,6 +196,7 @@ impl Cpu {
             smbase: SMBASE_RESET,
             io_trap: IoTrap::default(),
             entropy: Entropy::default(),
+            limits: Limits::of(&config.model),
             config,
             memory: wiring.memory,
             bus: wiring.bus,
@@ -213,7 +220,7 @@ impl Cpu {
         let data = Segment { selector: 0, base: 0, limit: 0xffff, attributes: attr::real(0) };
         self.gpr = [0; GPR_SLOTS];
         // RDX tells family, model and stepping.
-        self.gpr[2] = u64::from(crate::cpuid::SIGNATURE);
+        self.gpr[2] = u64::from(self.config.model.signature());
         self.rip = 0xfff0;
         self.set_rflags(0);
         self.seg = [data; 6];

@@ -1,94 +1,81 @@
-//! CPUID (APM volume 3, appendix E): what the CPU says that it is.
+//! CPUID (APM volume 3, appendix E; SDM volume 2, CPUID): what the CPU says that it is.
 //!
-//! The identity is an AMD processor of family 15, with the features that are really here. A bit that
-//! depends on a control register (OSXSAVE) follows it.
+//! Identity and features are the model's. A bit that depends on a control register (OSXSAVE) follows
+//! it.
 
 use crate::cpu::Cpu;
+use crate::feature::Word;
+use crate::fpu::xsave;
 use crate::mmu::{LINEAR_BITS, PHYS_BITS};
+use crate::model::Vendor;
 use crate::regs::CR4_OSXSAVE;
-
-/// Family 15, model 107, stepping 1, as leaf 1 and RDX at reset tell it.
-pub(crate) const SIGNATURE: u32 = 0x0006_0fb1;
 
 /// Highest standard leaf.
 const MAX_STANDARD: u32 = 0xd;
-/// Highest extended leaf.
-const MAX_EXTENDED: u32 = 0x8000_0021;
 /// Highest hypervisor leaf.
 const MAX_HYPERVISOR: u32 = 0x4000_0000;
 
-/// Leaf 1, EDX.
-mod edx1 {
-    pub(super) const ALL: u32 = 1 << 0 // FPU
-        | 1 << 2 // DE
-        | 1 << 3 // PSE
-        | 1 << 4 // TSC
-        | 1 << 5 // MSR
-        | 1 << 6 // PAE
-        | 1 << 7 // MCE
-        | 1 << 8 // CX8
-        | 1 << 9 // APIC
-        | 1 << 11 // SEP
-        | 1 << 12 // MTRR
-        | 1 << 13 // PGE
-        | 1 << 14 // MCA
-        | 1 << 15 // CMOV
-        | 1 << 16 // PAT
-        | 1 << 17 // PSE36
-        | 1 << 19 // CLFLUSH
-        | 1 << 23 // MMX
-        | 1 << 24 // FXSR
-        | 1 << 25 // SSE
-        | 1 << 26; // SSE2
-    pub(super) const HTT: u32 = 1 << 28;
-    /// The bits that leaf 0x8000_0001 repeats.
-    pub(super) const REPEATED: u32 = 0x0183_f3ff;
+/// Leaf 1: CLFLUSH works on 8 times 8 bytes.
+const CLFLUSH_SIZE: u32 = 8 << 8;
+/// Leaf 1, EDX: the package has several logical processors.
+const HTT: u32 = 1 << 28;
+/// Leaf 1, ECX: the system has enabled XSAVE.
+const OSXSAVE: u32 = 1 << 27;
+/// Leaf 0x8000_0001, ECX: the package's logical processors are cores.
+const CMP_LEGACY: u32 = 1 << 1;
+/// The bits of leaf 1, EDX, that an AMD processor's leaf 0x8000_0001 repeats.
+const REPEATED: u32 = 0x0183_f3ff;
+
+/// How processors are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// Cores of a socket.
+    pub cores: u32,
+    /// Threads of a core.
+    pub threads: u32,
 }
 
-/// Leaf 1, ECX.
-mod ecx1 {
-    pub(super) const ALL: u32 = 1 << 0 // SSE3
-        | 1 << 9 // SSSE3
-        | 1 << 13 // CX16
-        | 1 << 17 // PCID
-        | 1 << 19 // SSE4.1
-        | 1 << 20 // SSE4.2
-        | 1 << 22 // MOVBE
-        | 1 << 23 // POPCNT
-        | 1 << 26 // XSAVE
-        | 1 << 30 // RDRAND
-        | 1 << 31; // a hypervisor is present
-    pub(super) const OSXSAVE: u32 = 1 << 27;
+impl Default for Topology {
+    fn default() -> Self {
+        Self { cores: 1, threads: 1 }
+    }
 }
 
-/// Leaf 7, subleaf 0.
-mod leaf7 {
-    pub(super) const EBX: u32 = 1 << 0 // FSGSBASE
-        | 1 << 1 // TSC_ADJUST; with it Linux trusts the time-stamp counter
-        | 1 << 7 // SMEP
-        | 1 << 9 // ERMS
-        | 1 << 10 // INVPCID
-        | 1 << 18 // RDSEED
-        | 1 << 20; // SMAP
-    pub(super) const ECX: u32 = 1 << 2 // UMIP
-        | 1 << 22; // RDPID
-    pub(super) const EDX: u32 = 1 << 4 // fast short REP MOV
-        | 1 << 26 // SPEC_CTRL and PRED_CMD
-        | 1 << 29; // ARCH_CAPABILITIES
+impl Topology {
+    /// Logical processors of a socket.
+    fn package(self) -> u32 {
+        self.cores.saturating_mul(self.threads).max(1)
+    }
+
+    /// Bits of an APIC id that number the threads of a core.
+    fn thread_bits(self) -> u32 {
+        self.threads.next_power_of_two().trailing_zeros()
+    }
+
+    /// Bits of an APIC id that number the logical processors of a socket.
+    fn package_bits(self) -> u32 {
+        self.thread_bits() + self.cores.next_power_of_two().trailing_zeros()
+    }
 }
 
-/// Leaf 0x8000_0001.
-mod extended {
-    pub(super) const ECX: u32 = 1 << 0 // LAHF and SAHF in 64-bit mode
-        | 1 << 5 // LZCNT
-        | 1 << 8; // PREFETCHW
-    pub(super) const CMP_LEGACY: u32 = 1 << 1;
-    pub(super) const EDX: u32 = 1 << 11 // SYSCALL
-        | 1 << 20 // NX
-        | 1 << 26 // 1 GiB pages
-        | 1 << 27 // RDTSCP
-        | 1 << 29; // long mode
+/// A cache, as leaf 4 and leaf 0x8000_001d tell of one.
+struct Cache {
+    /// 1 for data, 2 for instructions, 3 for both.
+    kind: u32,
+    level: u32,
+    ways: u32,
+    sets: u32,
+    /// Shared by all of a socket instead of a core.
+    shared: bool,
 }
+
+/// 32 KiB for data and for instructions, 512 KiB a core, 16 MiB a socket, all with lines of 64 bytes.
+const CACHES: [Cache; 4] = [
+    Cache { kind: 1, level: 1, ways: 8, sets: 64, shared: false },
+    Cache { kind: 2, level: 1, ways: 8, sets: 64, shared: false },
+    Cache { kind: 3, level: 2, ways: 8, sets: 1024, shared: false },
+    Cache { kind: 3, level: 3, ways: 16, sets: 16384, shared: true },
+];
 
 /// What CPUID returns for a leaf.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,81 +106,151 @@ fn signature(max: u32, text: &[u8; 12], order: [usize; 3]) -> Leaf {
 impl Cpu {
     /// Leaf `index`, subleaf `sub`.
     pub(crate) fn cpuid(&self, index: u32, sub: u32) -> Leaf {
+        let highest = self.highest_extended();
         match index {
             0..=MAX_STANDARD => self.cpuid_standard(index, sub),
-            MAX_HYPERVISOR => signature(MAX_HYPERVISOR, b"RheaRheaRhea", [0, 1, 2]),
-            0x8000_0000..=MAX_EXTENDED => self.cpuid_extended(index),
+            MAX_HYPERVISOR if self.features(Word::Leaf1Ecx) >> 31 != 0 => {
+                signature(MAX_HYPERVISOR, b"RheaRheaRhea", [0, 1, 2])
+            }
+            0x8000_0000.. if index <= highest => self.cpuid_extended(index, sub),
+            // An Intel processor answers as if asked for its highest leaf.
+            _ if self.config.model.vendor == Vendor::Intel => {
+                self.cpuid_standard(MAX_STANDARD, sub)
+            }
             _ => Leaf::default(),
+        }
+    }
+
+    fn features(&self, word: Word) -> u32 {
+        self.config.model.features.word(word)
+    }
+
+    fn highest_extended(&self) -> u32 {
+        match self.config.model.vendor {
+            Vendor::Intel => 0x8000_0008,
+            Vendor::Amd => 0x8000_0021,
         }
     }
 
     fn cpuid_standard(&self, index: u32, sub: u32) -> Leaf {
         let apic_id = self.config.index;
-        let count = self.config.count.max(1);
+        let topology = self.config.topology;
+        let package = topology.package();
+        let intel = self.config.model.vendor == Vendor::Intel;
         match index {
-            0 => signature(MAX_STANDARD, b"AuthenticAMD", [0, 2, 1]),
+            0 => signature(MAX_STANDARD, self.config.model.vendor.text(), [0, 2, 1]),
             1 => {
-                let mut ecx = ecx1::ALL;
+                let mut ecx = self.features(Word::Leaf1Ecx);
                 if self.cr4 & CR4_OSXSAVE != 0 {
-                    ecx |= ecx1::OSXSAVE;
+                    ecx |= OSXSAVE;
                 }
-                let mut edx = edx1::ALL;
-                if count > 1 {
-                    edx |= edx1::HTT;
+                let mut edx = self.features(Word::Leaf1Edx);
+                if package > 1 {
+                    edx |= HTT;
                 }
-                // CLFLUSH works on 8 times 8 bytes.
-                let ebx = apic_id << 24 | (count & 0xff) << 16 | 8 << 8;
-                leaf(SIGNATURE, ebx, ecx, edx)
+                let ebx = apic_id << 24 | (package & 0xff) << 16 | CLFLUSH_SIZE;
+                leaf(self.config.model.signature(), ebx, ecx, edx)
             }
-            7 if sub == 0 => leaf(0, leaf7::EBX, leaf7::ECX, leaf7::EDX),
-            0xb => {
-                let core_bits = count.next_power_of_two().trailing_zeros();
-                match sub {
-                    // Threads of a core, then cores of a package.
-                    0 => leaf(0, 1, 0x100, apic_id),
-                    1 => leaf(core_bits, count, 0x201, apic_id),
-                    _ => leaf(0, 0, sub & 0xff, apic_id),
-                }
+            // Leaf 4 tells of the caches.
+            2 if intel => leaf(0xff01, 0, 0, 0),
+            4 if intel => self.cpuid_cache(sub),
+            7 if sub == 0 => {
+                let ecx = self.features(Word::Leaf7Ecx);
+                leaf(0, self.features(Word::Leaf7Ebx), ecx, self.features(Word::Leaf7Edx))
             }
-            // x87 and SSE: the legacy area and the header.
-            0xd if sub == 0 => leaf(3, 576, 576, 0),
-            // XSAVEOPT.
-            0xd if sub == 1 => leaf(1, 0, 0, 0),
+            0xb => match sub {
+                // Threads of a core, then logical processors of a socket.
+                0 => leaf(topology.thread_bits(), topology.threads, 0x100, apic_id),
+                1 => leaf(topology.package_bits(), package, 0x201, apic_id),
+                _ => leaf(0, 0, sub & 0xff, apic_id),
+            },
+            0xd if self.features(Word::Leaf1Ecx) >> 26 & 1 != 0 => self.cpuid_xsave(sub),
             _ => Leaf::default(),
         }
     }
 
-    fn cpuid_extended(&self, index: u32) -> Leaf {
-        const BRAND: &[u8; 48] =
-            b"Rhea Virtual CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
-        let count = self.config.count.max(1);
-        match index {
-            0x8000_0000 => signature(MAX_EXTENDED, b"AuthenticAMD", [0, 2, 1]),
-            0x8000_0001 => {
-                let mut ecx = extended::ECX;
-                if count > 1 {
-                    ecx |= extended::CMP_LEGACY;
-                }
-                leaf(SIGNATURE, 0, ecx, extended::EDX | edx1::ALL & edx1::REPEATED)
+    /// Leaf 4 and leaf 0x8000_001d: cache number `sub`.
+    fn cpuid_cache(&self, sub: u32) -> Leaf {
+        let Some(cache) = CACHES.get(sub as usize) else { return Leaf::default() };
+        let topology = self.config.topology;
+        let sharing = if cache.shared { topology.package() } else { topology.threads };
+        let mut eax = cache.kind | cache.level << 5 | 1 << 8 | (sharing - 1) << 14;
+        if self.config.model.vendor == Vendor::Intel {
+            eax |= ((topology.cores - 1) & 0x3f) << 26;
+        }
+        leaf(eax, 63 | (cache.ways - 1) << 22, cache.sets - 1, 0)
+    }
+
+    fn cpuid_xsave(&self, sub: u32) -> Leaf {
+        let valid = self.limits.xcr0;
+        match sub {
+            0 => {
+                let enabled = xsave::image_size(self.xcr0) as u32;
+                leaf(valid as u32, enabled, xsave::image_size(valid) as u32, 0)
             }
-            0x8000_0002..=0x8000_0004 => {
-                let at = (index - 0x8000_0002) as usize * 4;
-                leaf(word(BRAND, at), word(BRAND, at + 1), word(BRAND, at + 2), word(BRAND, at + 3))
+            1 => leaf(self.features(Word::XsaveEax), 0, 0, 0),
+            2..64 if valid >> sub & 1 != 0 => {
+                let (size, offset) = xsave::component(sub);
+                leaf(size, offset, 0, 0)
             }
-            // First level caches: 64 KiB, 2-way, lines of 64 bytes, for data and for instructions.
-            0x8000_0005 => leaf(0x01ff_01ff, 0x01ff_01ff, 0x4002_0140, 0x4002_0140),
-            // Second level: 512 KiB, 16-way.
-            0x8000_0006 => leaf(0, 0x4200_4200, 0x0200_8140, 0),
-            // The time-stamp counter never changes its rate.
-            0x8000_0007 => leaf(0, 0, 0, 1 << 8),
-            0x8000_0008 => {
-                let id_bits = count.next_power_of_two().trailing_zeros();
-                // EBX: FXSAVE and XSAVE always store x87's error pointers.
-                leaf(LINEAR_BITS << 8 | PHYS_BITS, 1 << 2, id_bits << 12 | (count - 1) & 0xff, 0)
-            }
-            // LFENCE serialises; a null selector clears the base.
-            0x8000_0021 => leaf(1 << 2 | 1 << 6, 0, 0, 0),
             _ => Leaf::default(),
         }
+    }
+
+    fn cpuid_extended(&self, index: u32, sub: u32) -> Leaf {
+        let model = &self.config.model;
+        let topology = self.config.topology;
+        let package = topology.package();
+        let amd = model.vendor == Vendor::Amd;
+        match index {
+            0x8000_0000 if amd => {
+                signature(self.highest_extended(), model.vendor.text(), [0, 2, 1])
+            }
+            0x8000_0000 => leaf(self.highest_extended(), 0, 0, 0),
+            0x8000_0001 => {
+                let mut ecx = self.features(Word::ExtendedEcx);
+                let mut edx = self.features(Word::ExtendedEdx);
+                if amd {
+                    edx |= self.features(Word::Leaf1Edx) & REPEATED;
+                    if package > 1 {
+                        ecx |= CMP_LEGACY;
+                    }
+                }
+                leaf(if amd { model.signature() } else { 0 }, 0, ecx, edx)
+            }
+            0x8000_0002..=0x8000_0004 => {
+                let brand = model.brand.as_bytes();
+                let at = (index - 0x8000_0002) as usize * 4;
+                leaf(word(brand, at), word(brand, at + 1), word(brand, at + 2), word(brand, at + 3))
+            }
+            // First level caches: 32 KiB, 8-way, lines of 64 bytes, for data and for instructions.
+            0x8000_0005 if amd => leaf(0x01ff_01ff, 0x01ff_01ff, 0x2008_0140, 0x2008_0140),
+            // Second level: 512 KiB, 8-way; third: 16 MiB, 16-way.
+            0x8000_0006 if amd => leaf(0, 0x4200_4200, 0x0200_6140, 32 << 18 | 0x8140),
+            0x8000_0006 => leaf(0, 0, 0x0200_6040, 0),
+            0x8000_0007 => leaf(0, 0, 0, self.features(Word::PowerEdx)),
+            0x8000_0008 => {
+                let ecx =
+                    if amd { topology.package_bits() << 12 | (package - 1) & 0xff } else { 0 };
+                let linear = if self.features(Word::ExtendedEdx) >> 29 & 1 != 0 {
+                    LINEAR_BITS << 8
+                } else {
+                    32 << 8
+                };
+                leaf(linear | PHYS_BITS, self.features(Word::AddressEbx), ecx, 0)
+            }
+            0x8000_001d if self.has_topology_extensions() => self.cpuid_cache(sub),
+            0x8000_001e if self.has_topology_extensions() => {
+                let core = self.config.index >> topology.thread_bits();
+                leaf(self.config.index, (topology.threads - 1) << 8 | core & 0xff, 0, 0)
+            }
+            0x8000_0021 => leaf(self.features(Word::Extended2Eax), 0, 0, 0),
+            _ => Leaf::default(),
+        }
+    }
+
+    /// Whether leaves 0x8000_001d and 0x8000_001e are there.
+    fn has_topology_extensions(&self) -> bool {
+        self.features(Word::ExtendedEcx) >> 22 & 1 != 0
     }
 }

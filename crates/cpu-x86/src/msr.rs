@@ -6,7 +6,7 @@
 
 use crate::cpu::Cpu;
 use crate::mmu::{PHYS_BITS, is_canonical};
-use crate::regs::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_VALID};
+use crate::regs::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE};
 use crate::segment::{FS, GS};
 
 /// Numbers of variable-range MTRRs.
@@ -348,7 +348,7 @@ impl Cpu {
         // LMA follows LME and paging; what is written to it does not count.
         let value = value & !EFER_LMA | self.efer & EFER_LMA;
         let changed = value ^ self.efer;
-        if value & !EFER_VALID != 0 || changed & EFER_LME != 0 && self.cr0 & CR0_PG != 0 {
+        if value & !self.limits.efer != 0 || changed & EFER_LME != 0 && self.cr0 & CR0_PG != 0 {
             return false;
         }
         self.efer = value;

@@ -43,31 +43,11 @@ pub(crate) const CR4_PCIDE: u64 = 1 << 17;
 pub(crate) const CR4_OSXSAVE: u64 = 1 << 18;
 pub(crate) const CR4_SMEP: u64 = 1 << 20;
 pub(crate) const CR4_SMAP: u64 = 1 << 21;
-/// Every bit of CR4 that this CPU has; setting another raises #GP.
-pub(crate) const CR4_VALID: u64 = CR4_VME
-    | CR4_PVI
-    | CR4_TSD
-    | CR4_DE
-    | CR4_PSE
-    | CR4_PAE
-    | CR4_MCE
-    | CR4_PGE
-    | CR4_PCE
-    | CR4_OSFXSR
-    | CR4_OSXMMEXCPT
-    | CR4_UMIP
-    | CR4_FSGSBASE
-    | CR4_PCIDE
-    | CR4_OSXSAVE
-    | CR4_SMEP
-    | CR4_SMAP;
 
 pub(crate) const EFER_SCE: u64 = 1 << 0;
 pub(crate) const EFER_LME: u64 = 1 << 8;
 pub(crate) const EFER_LMA: u64 = 1 << 10;
 pub(crate) const EFER_NXE: u64 = 1 << 11;
-/// Every bit of EFER that this CPU has.
-pub(crate) const EFER_VALID: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 
 /// DR6 bits that read as one.
 pub(crate) const DR6_FIXED: u64 = 0xffff_0ff0;

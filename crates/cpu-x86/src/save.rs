@@ -9,8 +9,7 @@ use crate::fpu::Fpu;
 use crate::mmu::PHYS_BITS;
 use crate::msr::index;
 use crate::regs::{
-    CR0_ET, CR0_PE, CR0_PG, CR0_VALID, CR4_PAE, CR4_VALID, DR6_FIXED, DR7_FIXED, EFER_LMA,
-    EFER_LME, EFER_VALID,
+    CR0_ET, CR0_PE, CR0_PG, CR0_VALID, CR4_PAE, DR6_FIXED, DR7_FIXED, EFER_LMA, EFER_LME,
 };
 use crate::segment::{CS, SS};
 use crate::smm::IoTrap;
@@ -55,7 +54,7 @@ impl Cpu {
     /// # Errors
     /// Names the part that the CPU can't be in; nothing has changed then.
     pub(crate) fn restore(&mut self, state: &CpuState) -> Result<(), String> {
-        let efer = check(state)?;
+        let efer = self.check(state)?;
         let fpu = Fpu::restore(state)?;
         let msrs = self.msrs.clone();
         if let Err(reason) = self.restore_msrs(&state.msrs) {
@@ -113,38 +112,45 @@ impl Cpu {
             }
         };
     }
-}
 
-/// Whether the control registers can have these values together.
-///
-/// # Errors
-/// Names the one that can't.
-pub(crate) fn check_modes(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Result<(), String> {
-    let reject = |what: &str, value: u64| Err(format!("{what} cannot hold {value:#x}"));
-    let long = cr0 & CR0_PG != 0 && efer & EFER_LME != 0;
-    if cr0 & !(CR0_VALID | CR0_ET) != 0 || cr0 & CR0_PG != 0 && cr0 & CR0_PE == 0 {
-        return reject("CR0", cr0);
+    /// Whether the control registers can have these values together.
+    ///
+    /// # Errors
+    /// Names the one that can't.
+    pub(crate) fn check_modes(
+        &self,
+        cr0: u64,
+        cr3: u64,
+        cr4: u64,
+        efer: u64,
+    ) -> Result<(), String> {
+        let reject = |what: &str, value: u64| Err(format!("{what} cannot hold {value:#x}"));
+        let long = cr0 & CR0_PG != 0 && efer & EFER_LME != 0;
+        if cr0 & !(CR0_VALID | CR0_ET) != 0 || cr0 & CR0_PG != 0 && cr0 & CR0_PE == 0 {
+            return reject("CR0", cr0);
+        }
+        if cr4 & !self.limits.cr4 != 0 || long && cr4 & CR4_PAE == 0 {
+            return reject("CR4", cr4);
+        }
+        if efer & !self.limits.efer != 0 || long != (efer & EFER_LMA != 0) {
+            return reject("EFER", efer);
+        }
+        if cr3 >> PHYS_BITS != 0 {
+            return reject("CR3", cr3);
+        }
+        Ok(())
     }
-    if cr4 & !CR4_VALID != 0 || long && cr4 & CR4_PAE == 0 {
-        return reject("CR4", cr4);
-    }
-    if efer & !EFER_VALID != 0 || long != (efer & EFER_LMA != 0) {
-        return reject("EFER", efer);
-    }
-    if cr3 >> PHYS_BITS != 0 {
-        return reject("CR3", cr3);
-    }
-    Ok(())
-}
 
-/// Whether the CPU can be in `state`; returns EFER.
-fn check(state: &CpuState) -> Result<u64, String> {
-    let efer = state.msrs.iter().find(|(n, _)| *n == index::EFER).map_or(0, |(_, value)| *value);
-    check_modes(state.cr0, state.cr3, state.cr4, efer)?;
-    if state.xcr0 & 1 == 0 || state.xcr0 & !crate::system::XCR0_VALID != 0 {
-        return Err(format!("XCR0 cannot hold {:#x}", state.xcr0));
+    /// Whether the CPU can be in `state`; returns EFER.
+    fn check(&self, state: &CpuState) -> Result<u64, String> {
+        let efer =
+            state.msrs.iter().find(|(n, _)| *n == index::EFER).map_or(0, |(_, value)| *value);
+        self.check_modes(state.cr0, state.cr3, state.cr4, efer)?;
+        if !self.is_xcr0(state.xcr0) {
+            return Err(format!("XCR0 cannot hold {:#x}", state.xcr0));
+        }
+        Ok(efer)
     }
-    Ok(efer)
 }
 
 #[cfg(test)]

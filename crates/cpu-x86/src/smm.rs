@@ -17,7 +17,6 @@ use crate::reg::{RCX, RDI, RSI};
 use crate::regs::{
     CR0_EM, CR0_PE, CR0_PG, CR0_TS, DR6_FIXED, DR7_FIXED, EFER_LMA, EFER_LME, PENDING_SHUTDOWN,
 };
-use crate::save::check_modes;
 use crate::segment::{CS, attr};
 use crate::state::{Activity, Segment, TableRegister};
 
@@ -262,7 +261,7 @@ impl Cpu {
         let efer = area.get64(at::EFER) & !EFER_LMA | if long { EFER_LMA } else { 0 };
         let rflags = area.get64(at::RFLAGS);
         let vm86 = rflags & bits::VM != 0;
-        if check_modes(cr0, cr3, cr4, efer).is_err() || long && vm86 {
+        if self.check_modes(cr0, cr3, cr4, efer).is_err() || long && vm86 {
             self.pending_debug |= PENDING_SHUTDOWN;
             return;
         }

@@ -8,6 +8,7 @@ use iced_x86::code_asm::CodeAssembler;
 use memory::GuestMemory;
 
 use crate::cpu::{Cpu, CpuConfig, CpuWiring};
+use crate::cpuid::Topology;
 use crate::regs::{CR0_ET, CR0_NE, CR0_PE, CR0_PG, CR4_OSFXSR, CR4_PAE, EFER_LMA, EFER_LME};
 use crate::segment::{CS, attr};
 use crate::state::{Activity, Segment};
@@ -37,7 +38,14 @@ fn cpus(count: u32) -> Vec<Cpu> {
     (0..count)
         .map(|index| {
             let wiring = CpuWiring { signals: Arc::default(), ..wiring.clone() };
-            Cpu::new(CpuConfig { index, count }, wiring)
+            Cpu::new(
+                CpuConfig {
+                    index,
+                    topology: Topology { cores: count, threads: 1 },
+                    model: Arc::default(),
+                },
+                wiring,
+            )
         })
         .collect()
 }

@@ -7,13 +7,18 @@
 //! lock released. So a device may drive its interrupt line with its lock held, which keeps the line and
 //! the registers in step.
 
+pub mod ahci;
 pub mod ata;
 pub mod debug;
+pub mod fdc;
 pub mod fpu_error;
+pub mod fw_cfg;
 pub mod i440fx;
 pub mod i8042;
+pub mod i8237;
 pub mod i8254;
 pub mod i8259;
+pub mod ide;
 pub mod ioapic;
 pub mod irq;
 pub mod isa;
@@ -21,6 +26,7 @@ pub mod lapic;
 pub mod mc146818;
 pub mod pci;
 pub mod piix;
+pub mod rom;
 pub mod scsi;
 pub mod testdev;
 pub mod uart16550;
@@ -32,6 +38,7 @@ pub mod virtio;
 mod conformance;
 #[cfg(test)]
 mod testing;
+mod work;
 
 use std::sync::{Mutex, MutexGuard};
 

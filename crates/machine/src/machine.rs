@@ -8,6 +8,7 @@ use block::{Drive, DriveEvent, ErrorAction};
 use chardev::{CharBackend, ChardevInfo};
 use cpu_x86::Cpu;
 use devices::virtio::balloon::VirtioBalloon;
+use display::Console;
 use input::InputHub;
 use uuid::Uuid;
 
@@ -118,6 +119,17 @@ impl Machine {
     /// The drives.
     pub fn drives(&self) -> &[Arc<Drive>] {
         self.board.drives()
+    }
+
+    /// The screens, in the order of their devices.
+    pub fn consoles(&self) -> &[Arc<Console>] {
+        self.board.consoles()
+    }
+
+    /// The path of the device with id `id` in the tree of the machine's objects, if there is one.
+    pub fn device_path(&self, id: &str) -> Option<String> {
+        let known = self.spec.devices.iter().any(|device| device.id.as_deref() == Some(id));
+        known.then(|| format!("/machine/peripheral/{id}"))
     }
 
     /// The character devices of guest devices.

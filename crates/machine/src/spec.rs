@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use chardev::ChardevSpec;
+pub use cpu_x86::{CpuModel, ModelError};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -109,7 +110,7 @@ pub struct RunActions {
 /// Processors (`-smp`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Smp {
-    /// CPUs present at start, 1 to 8.
+    /// CPUs present at start, 1 to 64.
     pub cpus: u32,
     /// Sockets.
     pub sockets: u32,
@@ -151,6 +152,67 @@ impl Default for BootImage {
     }
 }
 
+/// Firmware, and what it is told (`-bios`, `-L`, `-boot`, `-fw_cfg`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FirmwareSpec {
+    /// The BIOS's file; without one, SeaBIOS, unless a kernel is booted directly.
+    pub bios: Option<String>,
+    /// Directories where firmware is looked for before the usual ones.
+    pub search: Vec<PathBuf>,
+    /// What to boot from.
+    pub boot: BootSpec,
+    /// Items of the user's own.
+    pub items: Vec<FwCfgItem>,
+}
+
+/// What firmware boots from (`-boot`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootSpec {
+    /// Letters: `a` floppy, `c` disk, `d` CD-ROM, `n` network; at most three.
+    pub order: Option<String>,
+    /// The same for the first boot only.
+    pub once: Option<String>,
+    /// Whether the user may choose.
+    pub menu: Option<bool>,
+    /// A picture to show meanwhile, JPEG or BMP.
+    pub splash: Option<PathBuf>,
+    /// How long to wait for the user, in milliseconds.
+    pub splash_time: Option<u16>,
+    /// When to start again if nothing could be booted, in milliseconds; never without.
+    pub reboot_timeout: Option<u16>,
+    /// Try nothing but what has a `bootindex`.
+    pub strict: bool,
+}
+
+/// An item for firmware and guest (`-fw_cfg`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FwCfgItem {
+    /// The file's name.
+    pub name: String,
+    /// What is in it.
+    pub value: FwCfgValue,
+}
+
+/// Contents of a [`FwCfgItem`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FwCfgValue {
+    /// This text.
+    Text(String),
+    /// This file's contents.
+    File(PathBuf),
+}
+
+/// A value for all devices of a kind that are given no other (`-global`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GlobalSpec {
+    /// The kind.
+    pub driver: String,
+    /// The property.
+    pub property: String,
+    /// The value.
+    pub value: String,
+}
+
 /// A serial port's other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SerialSpec {
@@ -169,15 +231,25 @@ pub struct NamedChardev {
     pub spec: ChardevSpec,
 }
 
-/// A disk image and how to use it (`-drive`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A drive, with an image in it or without (`-drive`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DriveSpec {
     /// Unique among drives; what `-device drive=` names.
     pub id: String,
     /// The image; `None` for an empty drive.
     pub file: Option<PathBuf>,
-    /// Interface of the device that is made along with the drive, unless `none`.
+    /// What the drive is connected to.
     pub interface: DriveInterface,
+    /// Which of several, for interfaces whose buses hold a number of units; else 0.
+    pub bus: u32,
+    /// Place on the bus.
+    pub unit: u32,
+    /// It is for CDs and DVDs.
+    pub is_cdrom: bool,
+    /// Nobody asked for it.
+    pub is_default: bool,
+    /// The option that it comes from, for messages.
+    pub origin: String,
     /// Options beyond those (format, cache, readonly, ...), as given.
     pub options: Map<String, Value>,
 }
@@ -187,9 +259,59 @@ pub struct DriveSpec {
 pub enum DriveInterface {
     /// A device names the drive.
     None,
-    /// A virtio-blk-pci device of its own.
+    /// The IDE controller's, with a disk or CD-ROM drive of its own.
     #[default]
+    Ide,
+    /// That of a SCSI adapter that takes such drives; there is none.
+    Scsi,
+    /// The floppy controller's.
+    Floppy,
+    /// Flash memory that firmware is in.
+    Pflash,
+    /// Flash memory of other machines.
+    Mtd,
+    /// SD cards of other machines.
+    Sd,
+    /// A virtio-blk-pci device of its own.
     Virtio,
+    /// Xen's.
+    Xen,
+}
+
+impl DriveInterface {
+    /// Its name in `if=`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Ide => "ide",
+            Self::Scsi => "scsi",
+            Self::Floppy => "floppy",
+            Self::Pflash => "pflash",
+            Self::Mtd => "mtd",
+            Self::Sd => "sd",
+            Self::Virtio => "virtio",
+            Self::Xen => "xen",
+        }
+    }
+
+    /// Units that a bus holds, which indices are counted in; `None` if there is one bus for all.
+    pub fn units(self) -> Option<u32> {
+        match self {
+            Self::Ide => Some(2),
+            Self::Scsi => Some(7),
+            _ => None,
+        }
+    }
+}
+
+/// The graphics adapter that a machine has besides those of `-device` (`-vga`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Graphics {
+    /// None.
+    #[default]
+    None,
+    /// VGA with the Bochs VBE extensions.
+    Std,
 }
 
 /// A device with its properties (`-device`).
@@ -214,10 +336,18 @@ pub struct MachineSpec {
     pub memory: u64,
     /// Processors.
     pub smp: Smp,
+    /// What kind of processors (`-cpu`).
+    pub cpu: CpuModel,
     /// Engine.
     pub accelerator: Accelerator,
     /// Direct boot.
     pub boot: Option<DirectBoot>,
+    /// Firmware.
+    pub firmware: FirmwareSpec,
+    /// The console is a serial port (`-nographic`).
+    pub no_graphic: bool,
+    /// Properties for devices of a kind.
+    pub globals: Vec<GlobalSpec>,
     /// Character devices.
     pub chardevs: Vec<NamedChardev>,
     /// Serial ports COM1 to COM4, in order.
@@ -226,6 +356,8 @@ pub struct MachineSpec {
     pub usb: bool,
     /// Disk images.
     pub drives: Vec<DriveSpec>,
+    /// The graphics adapter.
+    pub graphics: Graphics,
     /// Devices.
     pub devices: Vec<DeviceSpec>,
     /// What happens on the guest's own ends.

@@ -13,12 +13,14 @@
 //! - Every write by a device goes through `vm-memory` and so through the page log; a CPU that writes
 //!   by host address calls [`PageLog::note_write`] itself, unless the page's state lets it skip that.
 
+mod backing;
 mod block;
 mod discard;
 mod hook;
 pub mod map;
 mod page_log;
 
+pub use backing::Backing;
 pub use block::MemoryBlock;
 pub use hook::Change;
 pub use map::{Access, MapId, Mapping, Page, Reads, Visible, WritePath, WriteTarget, Writes};

@@ -160,6 +160,9 @@ impl Commands for Monitor {
     async fn query_spice(&self) -> Result<schema::SpiceInfo, QmpError> {
         Ok(ui::spice())
     }
+    async fn screendump(&self, arg: commands::Screendump) -> Result<(), QmpError> {
+        self.take_screendump(arg).await
+    }
     async fn query_name(&self) -> Result<schema::NameInfo, QmpError> {
         Ok(self.name())
     }

@@ -63,6 +63,7 @@ impl Demo {
             file: Some(demo.disk()),
             interface: DriveInterface::Virtio,
             options: Map::from_iter([("format".to_owned(), Value::from("raw"))]),
+            ..DriveSpec::default()
         }];
         config.monitors = vec![MonitorSpec { chardev: "monitor".to_owned(), pretty: false }];
         Ok(demo)

@@ -22,6 +22,7 @@ mod generated {
         clippy::large_enum_variant,
         clippy::enum_variant_names,
         clippy::doc_lazy_continuation,
+        clippy::too_many_lines,
         unused_qualifications
     )]
     use crate::error::QmpError;

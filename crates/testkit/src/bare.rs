@@ -68,3 +68,68 @@ pub fn elf(code: &[u8]) -> Vec<u8> {
     file.extend_from_slice(code);
     file
 }
+
+/// One step of a [`script`]. Addresses are guest physical, below 4 GiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Writes a byte to a port.
+    Out8(u16, u8),
+    /// Writes 16 bits to a port.
+    Out16(u16, u16),
+    /// Writes a byte to memory.
+    Store8(u32, u8),
+    /// Writes 32 bits to memory.
+    Store32(u32, u32),
+    /// Reads a byte from a port.
+    In8(u16),
+    /// Reads a byte from memory.
+    Load8(u32),
+}
+
+/// A guest that does `steps`, writes `S` to the first serial port and jumps to itself for ever.
+pub fn script(steps: &[Step]) -> Vec<u8> {
+    let mut code = vec![
+        0xfa, 0xfc, // cli; cld
+        0xbe, 0, 0, 0, 0,    // mov esi, table
+        0xad, // step: lodsd
+        0x89, 0xc3, // mov ebx, eax
+        0xad, 0x89, 0xc2, // lodsd; mov edx, eax
+        0xad, // lodsd
+        0x85, 0xdb, 0x75, 0x00, // test ebx, ebx; jnz act
+    ];
+    let act = code.len() - 1;
+    code.extend(SPIN);
+    code[act] = (code.len() - act - 1) as u8;
+    // Each kind of step counts ebx down to its own zero.
+    let kinds: [&[u8]; 6] = [
+        &[0xee],       // out dx, al
+        &[0x66, 0xef], // out dx, ax
+        &[0x88, 0x02], // mov [edx], al
+        &[0x89, 0x02], // mov [edx], eax
+        &[0xec],       // in al, dx
+        &[0x8a, 0x02], // mov al, [edx]
+    ];
+    const STEP: i32 = 7;
+    for kind in kinds {
+        code.extend([0x4b, 0x75, kind.len() as u8 + 5]); // dec ebx; jnz past
+        code.extend(kind);
+        code.push(0xe9); // jmp step
+        let back = STEP - (code.len() as i32 + 4);
+        code.extend(back.to_le_bytes());
+    }
+    let table = LOAD_ADDRESS as u32 + code.len() as u32;
+    code[3..7].copy_from_slice(&table.to_le_bytes());
+    for step in steps {
+        let (kind, address, value): (u32, u32, u32) = match *step {
+            Step::Out8(port, value) => (1, port.into(), value.into()),
+            Step::Out16(port, value) => (2, port.into(), value.into()),
+            Step::Store8(address, value) => (3, address, value.into()),
+            Step::Store32(address, value) => (4, address, value),
+            Step::In8(port) => (5, port.into(), 0),
+            Step::Load8(address) => (6, address, 0),
+        };
+        code.extend([kind, address, value].into_iter().flat_map(u32::to_le_bytes));
+    }
+    code.extend([0; 12]);
+    code
+}

@@ -11,6 +11,7 @@ pub mod bare;
 mod guest;
 mod qmp;
 pub mod qtest;
+pub mod screen;
 mod serial;
 mod vm;
 

@@ -35,7 +35,7 @@ pub(crate) fn make(refresh: bool) -> Result<PathBuf> {
     let kernel = only_file(&tree.join("boot"), "vmlinuz-")?;
     let modules = only_file(&tree.join("lib/modules"), "")?;
     write_if_changed(&guest.join("vmlinuz"), &fs::read(&kernel)?)?;
-    write_if_changed(&guest.join("initramfs.cpio"), &initramfs(&tree, &modules)?)?;
+    write_if_changed(&guest.join("initramfs.cpio"), &initramfs(&tree, &modules, MODULES)?)?;
     let version = kernel.file_name().and_then(OsStr::to_str).unwrap_or_default();
     println!("guest: {version} and initramfs.cpio in {}", guest.display());
     Ok(guest)
@@ -144,7 +144,9 @@ impl Apt {
     }
 }
 
-fn initramfs(tree: &Path, module_directory: &Path) -> Result<Vec<u8>> {
+/// The guest's initramfs: busybox from `tree`, and `wanted` modules from `module_directory`, which is
+/// `lib/modules/VERSION` of a kernel's package.
+pub(crate) fn initramfs(tree: &Path, module_directory: &Path, wanted: &[&str]) -> Result<Vec<u8>> {
     let busybox = ["bin/busybox", "usr/bin/busybox"]
         .iter()
         .map(|path| tree.join(path))
@@ -186,7 +188,7 @@ fn initramfs(tree: &Path, module_directory: &Path) -> Result<Vec<u8>> {
         archive.symlink(&format!("bin/{applet}"), "busybox");
     }
     // Numbered, so that the shell's sorted glob is the order in which to load them.
-    for (index, module) in modules::collect(module_directory, MODULES)?.iter().enumerate() {
+    for (index, module) in modules::collect(module_directory, wanted)?.iter().enumerate() {
         let path = format!("lib/modules/{index:02}-{}.ko", module.name);
         archive.file(&path, 0o644, &module.object);
     }

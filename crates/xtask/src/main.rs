@@ -7,6 +7,7 @@ mod boot;
 mod compare;
 mod cpio;
 mod guest;
+mod guests;
 mod modules;
 mod test;
 
@@ -18,6 +19,8 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   guest [--refresh]     fetch a Debian kernel and busybox with apt, make guest/
+  guests [NAME...]      make the disks and CDs that tests boot, from Debian packages, in
+                        guest/images; all, or these
   boot [OPTION...]      boot that guest on this terminal; --cpus N, --memory MIB, --accel NAME,
                         --mode shell|commands|blk|smp|poweroff|reboot, -- ARGUMENT...
   compare SCRIPT [ARGUMENT...]
@@ -49,6 +52,10 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
     match command {
         "guest" => {
             guest::make(rest.iter().any(|argument| argument == "--refresh"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        "guests" => {
+            guests::make(rest)?;
             Ok(ExitCode::SUCCESS)
         }
         "boot" => boot::run(rest),

@@ -1,4 +1,4 @@
-//! Options about disks, devices, character devices and monitors.
+//! Options about devices, character devices and monitors.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -7,38 +7,12 @@ use ::options::{OptionError, Properties};
 use chardev::ChardevSpec;
 use chardev::socket::{InetAddress, SocketAddress, SocketSpec};
 use machine::pc::devices::drivers;
-use machine::spec::{DeviceSpec, DriveInterface, DriveSpec, QtestLogSpec, SerialSpec};
+use machine::spec::{DeviceSpec, QtestLogSpec, SerialSpec};
 
 use super::Builder;
 
 /// Bytes that a ring buffer keeps unless told otherwise.
 const RINGBUF_SIZE: usize = 65536;
-
-pub(super) fn drive(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
-    let mut options = Properties::parse("-drive", value, None)?;
-    let interface = options
-        .take_choice("if", &[("virtio", DriveInterface::Virtio), ("none", DriveInterface::None)])?
-        .unwrap_or_default();
-    let index: Option<usize> = options.take_number("index")?;
-    options.take_choice("media", &[("disk", ())])?;
-    let file = options.take("file").filter(|file| !file.is_empty()).map(Into::into);
-    let drives = &builder.config.machine.drives;
-    let prefix = match interface {
-        DriveInterface::Virtio => "virtio",
-        DriveInterface::None => "none",
-    };
-    let default_id = || {
-        let same = drives.iter().filter(|d| d.interface == interface).count();
-        format!("{prefix}{}", index.unwrap_or(same))
-    };
-    let id = options.take_id("id")?.unwrap_or_else(default_id);
-    if drives.iter().any(|d| d.id == id) {
-        return Err(OptionError::new(format!("-drive: Duplicate ID '{id}' for drive")));
-    }
-    let options = options.into_rest();
-    builder.machine().drives.push(DriveSpec { id, file, interface, options });
-    Ok(())
-}
 
 pub(super) fn usb_device(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let driver = match value {
@@ -245,7 +219,7 @@ fn take_socket(options: &mut Properties) -> Result<SocketSpec, OptionError> {
 }
 
 /// A character device in the short form of `-serial` and `-qmp`: `stdio`, `unix:PATH,...`.
-fn legacy_chardev(option: &str, text: &str) -> Result<ChardevSpec, OptionError> {
+pub(super) fn legacy_chardev(option: &str, text: &str) -> Result<ChardevSpec, OptionError> {
     if let Some(rest) = text.strip_prefix("mon:") {
         return Ok(ChardevSpec::Mux(Box::new(legacy_chardev(option, rest)?)));
     }

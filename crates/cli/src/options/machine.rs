@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use machine::pc::layout::MEMORY_MAX;
 use machine::spec::{
-    Accelerator, BootImage, DirectBoot, PanicAction, RebootAction, ShutdownAction, Smp,
-    WatchdogAction,
+    Accelerator, BootImage, CpuModel, DirectBoot, Graphics, ModelError, PanicAction, RebootAction,
+    ShutdownAction, Smp, WatchdogAction,
 };
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ use ::options::OptionError;
 use ::options::{Properties, parse_choice};
 
 /// Most CPUs that a machine can have.
-const MAX_CPUS: u32 = 8;
+const MAX_CPUS: u32 = 64;
 /// Least RAM, in bytes: what lies below 1 MiB plus room for a kernel.
 const MIN_MEMORY: u64 = 2 << 20;
 
@@ -26,12 +26,6 @@ const ACCELERATORS: &[(&str, Option<Accelerator>)] = &[
 ];
 
 const MACHINES: &[&str] = &["pc", "pc-i440fx-7.2"];
-
-/// Models of the CPU with what they are. Both are all that the software CPU can do.
-const CPU_MODELS: &[(&str, &str)] = &[
-    ("max", "Enables all features supported by the accelerator"),
-    ("qemu64", "Rhea Virtual CPU (default)"),
-];
 
 pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     if matches!(value, "help" | "?") {
@@ -80,32 +74,27 @@ fn set_accelerator(builder: &mut Builder, option: &str, names: &str) -> Result<(
     )))
 }
 
-/// Every model has the same features, which can't be changed: what asks for that is refused by name.
 pub(super) fn cpu(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     if matches!(value, "help" | "?") {
         let mut text = "Available CPUs:\n".to_owned();
-        for (name, description) in CPU_MODELS {
+        for (name, description) in CpuModel::all() {
             let _ = writeln!(text, "x86 {name:<20}  {description}");
+        }
+        text.push_str("\nRecognized CPUID flags:\n");
+        for name in CpuModel::feature_names() {
+            let _ = writeln!(text, "  {name}");
         }
         builder.print = Some(text);
         return Ok(());
     }
-    let mut parts = value.split(',');
-    let model = parts.next().unwrap_or_default();
-    if !CPU_MODELS.iter().any(|(name, _)| *name == model) {
-        let names: Vec<&str> = CPU_MODELS.iter().map(|(name, _)| *name).collect();
-        return Err(OptionError::unknown("-cpu: unable to find CPU model", model, &names));
-    }
-    match parts.next() {
-        None => Ok(()),
-        Some(feature) => {
-            let name = feature.trim_start_matches(['+', '-']);
-            let name = name.split('=').next().unwrap_or(name);
-            Err(OptionError::new(format!(
-                "-cpu {model}: feature '{name}' cannot be changed in this build; use -cpu {model}"
-            )))
+    builder.machine().cpu = CpuModel::parse(value).map_err(|error| match error {
+        ModelError::NoModel(name) => {
+            let names: Vec<&str> = CpuModel::all().map(|(name, _)| name).collect();
+            OptionError::unknown("-cpu: unable to find CPU model", &name, &names)
         }
-    }
+        other => OptionError::new(format!("-cpu {value}: {other}")),
+    })?;
+    Ok(())
 }
 
 pub(super) fn smp(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
@@ -308,8 +297,54 @@ pub(super) fn display(_: &mut Builder, value: &str) -> Result<(), OptionError> {
     only_none("-display", value)
 }
 
-pub(super) fn vga(_: &mut Builder, value: &str) -> Result<(), OptionError> {
-    only_none("-vga", value)
+/// Graphics adapters by name, with what they are; those without a kind are not in this build.
+const GRAPHICS: &[(&str, &str, Option<Graphics>)] = &[
+    ("none", "no graphic card", Some(Graphics::None)),
+    ("std", "standard VGA", Some(Graphics::Std)),
+    ("cirrus", "Cirrus VGA", None),
+    ("vmware", "VMWare SVGA", None),
+    ("qxl", "QXL VGA", None),
+    ("virtio", "Virtio VGA", None),
+];
+/// Devices that are graphics adapters, in place of the default one.
+const GRAPHICS_DEVICES: &[&str] = &["VGA", "virtio-vga"];
+
+pub(super) fn vga(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let known = || GRAPHICS.iter().filter(|(_, _, kind)| kind.is_some());
+    if matches!(value, "help" | "?") {
+        let mut text = String::new();
+        for (name, description, kind) in known() {
+            let default = if *kind == Some(Graphics::Std) { " (default)" } else { "" };
+            let _ = writeln!(text, "{name:<20} {description}{default}");
+        }
+        builder.print = Some(text);
+        return Ok(());
+    }
+    match GRAPHICS.iter().find(|(name, ..)| *name == value) {
+        Some((_, _, Some(kind))) => {
+            builder.graphics = Some(*kind);
+            Ok(())
+        }
+        Some((_, description, None)) => {
+            let names: Vec<_> = known().map(|(name, ..)| *name).collect();
+            Err(OptionError::new(format!(
+                "-vga {value}: {description} not available in this build; use one of {}",
+                names.join(", ")
+            )))
+        }
+        None => {
+            let names: Vec<_> = known().map(|(name, ..)| *name).collect();
+            Err(OptionError::unknown("-vga: unknown vga type:", value, &names))
+        }
+    }
+}
+
+/// The adapter that the machine has: what `-vga` says, else one unless there is one or none is wanted.
+pub(super) fn finish_graphics(builder: &mut Builder) {
+    let mut devices = builder.config.machine.devices.iter();
+    let has_one = devices.any(|device| GRAPHICS_DEVICES.contains(&device.driver.as_str()));
+    let default = if builder.no_defaults || has_one { Graphics::None } else { Graphics::Std };
+    builder.config.machine.graphics = builder.graphics.unwrap_or(default);
 }
 
 pub(super) fn net(_: &mut Builder, value: &str) -> Result<(), OptionError> {
@@ -354,10 +389,12 @@ mod tests {
             refusal("qemu46"),
             "-cpu: unable to find CPU model 'qemu46'; did you mean 'qemu64'?"
         );
-        for feature in ["+avx", "-avx", "avx=on"] {
-            let value = format!("max,{feature}");
-            assert!(refusal(&value).contains("feature 'avx'"), "{feature}");
-        }
+        assert!(refusal("max,+avx512f").contains("feature 'avx512f'"));
+        assert!(refusal("max,fxr=on").contains("property 'fxr'"));
+        let mut builder = Builder::default();
+        cpu(&mut builder, "Nehalem,+smep").unwrap();
+        assert_eq!(builder.machine().cpu.name, "Nehalem");
+        assert!(builder.machine().cpu.features.has_name("smep"));
     }
 
     #[test]
@@ -371,7 +408,7 @@ mod tests {
         assert_eq!(smp(Some(2), None, None, None, Some(4)), Ok((2, 1, 4, 1)));
         assert!(smp(Some(3), None, Some(2), None, None).is_err());
         assert!(smp(Some(0), None, None, None, None).is_err());
-        assert!(smp(Some(9), None, None, None, None).is_err());
+        assert!(smp(Some(65), None, None, None, None).is_err());
         assert!(smp(Some(u32::MAX), Some(u32::MAX), Some(u32::MAX), Some(u32::MAX), None).is_err());
     }
 }

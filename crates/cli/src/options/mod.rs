@@ -1,10 +1,12 @@
 //! All options, one item each, and the [`Builder`] that collects what they say.
 
 mod backend;
+pub(crate) mod drives;
+mod firmware;
 mod machine;
 mod process;
 
-use ::machine::spec::{MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
+use ::machine::spec::{Graphics, MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
 use chardev::ChardevSpec;
 
 use crate::config::{Config, MonitorSpec};
@@ -75,6 +77,48 @@ pub const OPTIONS: &[OptionItem] = &[
     ),
     option("initrd", &[], Takes::Value("file"), "initial RAM disk", machine::initrd),
     option("append", &[], Takes::Value("text"), "kernel command line", machine::append),
+    option(
+        "bios",
+        &[],
+        Takes::Value("file"),
+        "the BIOS (default bios-256k.bin of SeaBIOS)",
+        firmware::bios,
+    ),
+    option(
+        "L",
+        &[],
+        Takes::Value("path"),
+        "look for firmware here first; 'help' lists the directories",
+        firmware::search,
+    ),
+    option(
+        "boot",
+        &[],
+        Takes::Value("[order=drives][,once=drives][,menu=on|off][,splash=][,splash-time=]..."),
+        "what to boot from: floppy (a), disk (c), CD-ROM (d), network (n)",
+        firmware::boot,
+    ),
+    option(
+        "fw_cfg",
+        &[],
+        Takes::Value("[name=]name,file=|string="),
+        "an item for firmware and guest",
+        firmware::fw_cfg,
+    ),
+    option(
+        "debugcon",
+        &[],
+        Takes::Value("dev"),
+        "where the debug console at port 0xe9 goes",
+        firmware::debugcon,
+    ),
+    option(
+        "global",
+        &[],
+        Takes::Value("driver.property=value"),
+        "a property of all devices of a kind",
+        firmware::global,
+    ),
     option("S", &[], Takes::Nothing, "do not start the CPUs (use 'cont')", machine::paused),
     option("no-reboot", &[], Takes::Nothing, "end instead of rebooting", machine::no_reboot),
     option("no-shutdown", &[], Takes::Nothing, "stop instead of ending", machine::no_shutdown),
@@ -88,9 +132,23 @@ pub const OPTIONS: &[OptionItem] = &[
     option(
         "drive",
         &[],
-        Takes::Value("file=f[,if=virtio|none][,id=][,format=raw][,readonly=on]..."),
-        "a disk image",
-        backend::drive,
+        Takes::Value("[file=f][,if=type][,bus=][,unit=][,index=][,media=disk|cdrom][,id=]..."),
+        "a drive, with a device of its own unless if=none",
+        drives::drive,
+    ),
+    option("hda", &[], Takes::Value("file"), "disk image as IDE disk 0", drives::hda),
+    option("hdb", &[], Takes::Value("file"), "disk image as IDE disk 1", drives::hdb),
+    option("hdc", &[], Takes::Value("file"), "disk image as IDE disk 2", drives::hdc),
+    option("hdd", &[], Takes::Value("file"), "disk image as IDE disk 3", drives::hdd),
+    option("cdrom", &[], Takes::Value("file"), "image in the CD-ROM drive", drives::cdrom),
+    option("fda", &[], Takes::Value("file"), "image in floppy drive 0", drives::fda),
+    option("fdb", &[], Takes::Value("file"), "image in floppy drive 1", drives::fdb),
+    option(
+        "snapshot",
+        &[],
+        Takes::Nothing,
+        "write to temporary files instead of the images",
+        drives::snapshot,
     ),
     option(
         "device",
@@ -145,7 +203,13 @@ pub const OPTIONS: &[OptionItem] = &[
         machine::nographic,
     ),
     option("display", &[], Takes::Value("none"), "the display: none", machine::display),
-    option("vga", &[], Takes::Value("none"), "the graphics card: none", machine::vga),
+    option(
+        "vga",
+        &[],
+        Takes::Value("std|none"),
+        "the graphics adapter; 'help' lists them",
+        machine::vga,
+    ),
     option("net", &["nic"], Takes::Value("none"), "the network: none", machine::net),
     option("parallel", &[], Takes::Value("none"), "the parallel port: none", machine::parallel),
     option("pidfile", &[], Takes::Value("file"), "write the process id", process::pidfile),
@@ -182,6 +246,10 @@ pub struct Builder {
     pub(crate) no_defaults: bool,
     /// `-nographic`.
     pub(crate) no_graphic: bool,
+    /// `-snapshot`.
+    pub(crate) snapshot: bool,
+    /// `-vga`.
+    pub(crate) graphics: Option<Graphics>,
     /// Number of monitors made without an id of their own.
     pub(crate) compat_monitors: usize,
     /// `-qtest` and `-qtest-log`.
@@ -219,6 +287,8 @@ impl Builder {
     /// Adds the defaults and checks what only the whole can show.
     pub(crate) fn finish(mut self) -> Result<Config, OptionError> {
         self.finish_boot()?;
+        machine::finish_graphics(&mut self);
+        self.machine().no_graphic = self.no_graphic;
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;
         }
@@ -232,6 +302,8 @@ impl Builder {
             self.machine().qtest = Some(QtestSpec { chardev, log });
         }
         self.check_chardevs()?;
+        let (no_defaults, snapshot) = (self.no_defaults, self.snapshot);
+        drives::finish(self.machine(), no_defaults, snapshot);
         let is_stdio = |chardev: &NamedChardev| match &chardev.spec {
             ChardevSpec::Mux(inner) => matches!(**inner, ChardevSpec::Stdio { .. }),
             other => matches!(other, ChardevSpec::Stdio { .. }),

@@ -7,12 +7,14 @@
 mod operands;
 
 use iced_x86::{
-    Code, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, Register,
+    Code, CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic,
+    Register,
 };
 
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::exec;
+use crate::feature::Instructions;
 use crate::fpu;
 use crate::op::{Handler, Op, OpFlags};
 use crate::system;
@@ -20,12 +22,24 @@ use crate::system;
 /// Longest possible instruction in bytes; a longer one raises #GP(0).
 pub(crate) const MAX_LEN: usize = 15;
 
+/// How iced-x86 is to read bytes for a CPU with `known` instructions: those of extensions that it does
+/// not have decode as the older ones they extend.
+fn options(known: &Instructions) -> u32 {
+    let mut options = DecoderOptions::AMD | DecoderOptions::NO_WBNOINVD;
+    if !known.has(CpuidFeature::BMI1) {
+        options |= DecoderOptions::NO_MPFX_0FBC;
+    }
+    if !known.has(CpuidFeature::LZCNT) {
+        options |= DecoderOptions::NO_MPFX_0FBD;
+    }
+    options
+}
+
 /// Decodes the instruction that `bytes` begin with, for RIP `rip` in a code segment of 16, 32 or 64
-/// `bits`. `None` if the bytes end before the
-/// instruction does; with [`MAX_LEN`] bytes that never happens.
-pub(crate) fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Op> {
-    // Instructions of extensions that the CPU does not have decode as the older ones they extend.
-    let options = DecoderOptions::AMD | DecoderOptions::NO_WBNOINVD | DecoderOptions::NO_MPFX_0FBC;
+/// `bits`, for a CPU with `known` instructions. `None` if the bytes end before the instruction does; with
+/// [`MAX_LEN`] bytes that never happens.
+pub(crate) fn decode(known: &Instructions, bits: u32, rip: u64, bytes: &[u8]) -> Option<Op> {
+    let options = options(known);
     let mut decoder = Decoder::with_ip(bits, bytes, rip, options);
     let mut insn = decoder.decode();
     // F3 REX.B 90 exchanges R8 and RAX: only without REX.B it is PAUSE.
@@ -59,8 +73,8 @@ pub(crate) fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<Op> {
         op.imm = u64::from(opcode);
     }
     match select(&insn) {
-        Some(handler) => op.run = handler,
-        None => op.flags |= OpFlags::ENDS_BLOCK,
+        Some(handler) if known.have_all(insn.cpuid_features()) => op.run = handler,
+        _ => op.flags |= OpFlags::ENDS_BLOCK,
     }
     if ends_block(&insn) {
         op.flags |= OpFlags::ENDS_BLOCK;
@@ -114,52 +128,10 @@ fn ends_block(insn: &Instruction) -> bool {
 mod tests {
     use std::collections::BTreeSet;
 
-    use iced_x86::{Code, CpuidFeature as F, Decoder, DecoderOptions, EncodingKind, Mnemonic};
+    use iced_x86::{Code, Decoder, DecoderOptions, EncodingKind, Mnemonic};
 
     use super::select;
-
-    /// Features whose instructions the CPU has to know.
-    const OFFERED: &[F] = &[
-        F::INTEL8086,
-        F::INTEL186,
-        F::INTEL286,
-        F::INTEL386,
-        F::INTEL486,
-        F::X64,
-        F::CMOV,
-        F::CMPXCHG16B,
-        F::CPUID,
-        F::CX8,
-        F::FXSR,
-        F::FSGSBASE,
-        F::INVPCID,
-        F::LZCNT,
-        F::MOVBE,
-        F::MSR,
-        F::MULTIBYTENOP,
-        F::PAUSE,
-        F::POPCNT,
-        F::PREFETCHW,
-        F::RDPMC,
-        F::RDRAND,
-        F::RDTSCP,
-        F::SYSCALL,
-        F::SEP,
-        F::TSC,
-        F::XSAVE,
-        F::FPU,
-        F::FPU287,
-        F::FPU387,
-        F::MMX,
-        F::SSE,
-        F::SSE2,
-        F::SSE3,
-        F::SSSE3,
-        F::SSE4_1,
-        F::SSE4_2,
-        F::SMAP,
-        F::CLFSH,
-    ];
+    use crate::feature::is_implemented;
 
     /// Instructions whose purpose is to raise #UD.
     fn is_undefined(code: Code) -> bool {
@@ -206,7 +178,7 @@ mod tests {
             let insn = decoder.decode();
             let offered = !insn.is_invalid()
                 && insn.code().op_code().encoding() == EncodingKind::Legacy
-                && insn.cpuid_features().iter().all(|feature| OFFERED.contains(feature));
+                && is_implemented(insn.cpuid_features());
             if offered && !is_undefined(insn.code()) && select(&insn).is_none() {
                 missing.insert(format!("{:?}", insn.code()));
             }

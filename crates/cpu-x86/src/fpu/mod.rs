@@ -25,7 +25,7 @@ mod strings;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 mod x87;
-mod xsave;
+pub(crate) mod xsave;
 
 use iced_x86::Instruction;
 

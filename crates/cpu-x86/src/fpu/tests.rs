@@ -220,7 +220,7 @@ fn run_ours(
     cpu.gpr[7] = GUEST_BUFFER;
     context.buffer_address = GUEST_BUFFER;
     cpu.set_rflags_arith(context.rflags);
-    let op = decode(64, rip, instruction).expect("complete");
+    let op = decode(&cpu.limits.instructions, 64, rip, instruction).expect("complete");
     let raised = (op.run)(cpu, &op).err();
     for (&n, value) in GPRS.iter().zip(&mut context.gprs) {
         *value = cpu.gpr[usize::from(n)];

@@ -209,8 +209,16 @@ fn requested(cpu: &Cpu) -> Result<u64> {
     Ok((cpu.gpr(RDX) << 32 | cpu.gpr(RAX) & 0xffff_ffff) & cpu.xcr0)
 }
 
+/// Size and offset in the image of a component above SSE, as CPUID's leaf 0xd tells them.
+pub(crate) fn component(number: u32) -> (u32, u32) {
+    match number {
+        2 => (256, AVX_OFFSET as u32),
+        _ => (0, 0),
+    }
+}
+
 /// Bytes of the image that holds `components`.
-fn image_size(components: u64) -> usize {
+pub(crate) fn image_size(components: u64) -> usize {
     if components & AVX != 0 { MAX_SIZE } else { AVX_OFFSET }
 }
 

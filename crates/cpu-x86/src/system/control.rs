@@ -5,16 +5,20 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 use super::{require_cpl0, require_visible_tables, store16};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
+use crate::fpu::xsave::component;
 use crate::mmu::{PHYS_BITS, is_canonical};
 use crate::op::{Handler, Op, OpFlags};
 use crate::reg::{RAX, RCX, RDX};
 use crate::regs::*;
 use crate::segment::{CS, attr};
 
-/// Bits of XCR0 that can be set: x87 and SSE.
-pub(crate) const XCR0_VALID: u64 = 3;
-
 impl Cpu {
+    /// Whether XCR0 can be `value`.
+    pub(crate) fn is_xcr0(&self, value: u64) -> bool {
+        let avx_alone = value & component::AVX != 0 && value & component::SSE == 0;
+        value & component::X87 != 0 && value & !self.limits.xcr0 == 0 && !avx_alone
+    }
+
     /// The address space in use: CR3's PCID, if PCIDs are enabled.
     pub(crate) fn pcid(&self) -> u16 {
         if self.cr4 & CR4_PCIDE != 0 { (self.cr3 & 0xfff) as u16 } else { 0 }
@@ -83,7 +87,7 @@ impl Cpu {
     pub(crate) fn write_cr4(&mut self, value: u64) -> Result {
         let changed = value ^ self.cr4;
         let gains = changed & value;
-        if value & !CR4_VALID != 0
+        if value & !self.limits.cr4 != 0
             || self.long_mode() && value & CR4_PAE == 0
             || gains & CR4_PCIDE != 0 && (!self.long_mode() || self.cr3 & 0xfff != 0)
         {
@@ -237,7 +241,7 @@ fn xsetbv(cpu: &mut Cpu, _: &Op) -> Result {
     }
     require_cpl0(cpu)?;
     let value = u64::from(cpu.reg::<u32>(RAX)) | u64::from(cpu.reg::<u32>(RDX)) << 32;
-    if cpu.gpr(RCX) as u32 != 0 || value & 1 == 0 || value & !XCR0_VALID != 0 {
+    if cpu.gpr(RCX) as u32 != 0 || !cpu.is_xcr0(value) {
         return Err(Exception::GP0);
     }
     cpu.xcr0 = value;

@@ -31,8 +31,13 @@ fn flat_stack(selector: u16, level: u16) -> Segment {
     flat(selector, attr::WRITABLE | attr::BIG | level << 5)
 }
 
+/// Whether SYSCALL and SYSRET are there now: an Intel processor has them in 64-bit mode only.
+fn has_syscall(cpu: &Cpu) -> bool {
+    cpu.efer & EFER_SCE != 0 && cpu.mode.is_protected() && (cpu.mode.is_64() || !cpu.limits.intel)
+}
+
 fn syscall(cpu: &mut Cpu, _: &Op) -> Result {
-    if cpu.efer & EFER_SCE == 0 || !cpu.mode.is_protected() {
+    if !has_syscall(cpu) {
         return Err(Exception::UD);
     }
     let star = cpu.msrs.star;
@@ -58,7 +63,7 @@ fn syscall(cpu: &mut Cpu, _: &Op) -> Result {
 }
 
 fn sysret<const LONG: bool>(cpu: &mut Cpu, _: &Op) -> Result {
-    if cpu.efer & EFER_SCE == 0 || !cpu.mode.is_protected() {
+    if !has_syscall(cpu) {
         return Err(Exception::UD);
     }
     require_cpl0(cpu)?;
@@ -79,23 +84,26 @@ fn sysret<const LONG: bool>(cpu: &mut Cpu, _: &Op) -> Result {
 
 /// SYSENTER: an AMD processor has it in legacy mode only.
 fn sysenter(cpu: &mut Cpu, _: &Op) -> Result {
-    if cpu.long_mode() {
+    let long = cpu.long_mode();
+    if long && !cpu.limits.intel {
         return Err(Exception::UD);
     }
     let selector = cpu.msrs.sysenter_cs as u16 & 0xfffc;
-    if !cpu.mode.is_protected() && !cpu.mode.is_vm86() || selector == 0 {
+    if cpu.mode.is_real() || selector == 0 {
         return Err(Exception::GP0);
     }
     cpu.system_flags &= !(bits::VM | bits::IF | bits::RF);
     cpu.seg[usize::from(SS)] = flat_stack(selector.wrapping_add(8), 0);
-    cpu.set_reg(RSP, cpu.msrs.sysenter_esp as u32);
-    let target = cpu.msrs.sysenter_eip & 0xffff_ffff;
-    cpu.set_code(flat_code(selector, false, 0), 0, target);
+    let mask = if long { u64::MAX } else { 0xffff_ffff };
+    cpu.set_reg(RSP, cpu.msrs.sysenter_esp & mask);
+    let target = cpu.msrs.sysenter_eip & mask;
+    cpu.set_code(flat_code(selector, long, 0), 0, target);
     Ok(())
 }
 
-fn sysexit(cpu: &mut Cpu, _: &Op) -> Result {
-    if cpu.long_mode() {
+/// SYSEXIT, to 64-bit code if `LONG`.
+fn sysexit<const LONG: bool>(cpu: &mut Cpu, _: &Op) -> Result {
+    if cpu.long_mode() && !cpu.limits.intel {
         return Err(Exception::UD);
     }
     let selector = cpu.msrs.sysenter_cs as u16 & 0xfffc;
@@ -103,11 +111,15 @@ fn sysexit(cpu: &mut Cpu, _: &Op) -> Result {
         return Err(Exception::GP0);
     }
     require_cpl0(cpu)?;
-    let (target, sp) = (cpu.reg::<u32>(RDX), cpu.reg::<u32>(RCX));
-    cpu.seg[usize::from(SS)] = flat_stack(selector.wrapping_add(24) | 3, 3);
+    let mask = if LONG { u64::MAX } else { 0xffff_ffff };
+    let (target, sp) = (cpu.gpr(RDX) & mask, cpu.gpr(RCX) & mask);
+    if LONG && !(is_canonical(target) && is_canonical(sp)) {
+        return Err(Exception::GP0);
+    }
+    let code = selector.wrapping_add(if LONG { 32 } else { 16 }) | 3;
+    cpu.seg[usize::from(SS)] = flat_stack(code.wrapping_add(8), 3);
     cpu.set_reg(RSP, sp);
-    let code = flat_code(selector.wrapping_add(16) | 3, false, 3);
-    cpu.set_code(code, 3, u64::from(target));
+    cpu.set_code(flat_code(code, LONG, 3), 3, target);
     Ok(())
 }
 
@@ -151,7 +163,8 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         Code::Sysretd => sysret::<false>,
         Code::Sysretq => sysret::<true>,
         Code::Sysenter => sysenter,
-        Code::Sysexitd | Code::Sysexitq => sysexit,
+        Code::Sysexitd => sysexit::<false>,
+        Code::Sysexitq => sysexit::<true>,
         Code::Swapgs => swapgs,
         Code::Rdfsbase_r32 => read_base::<u32, FS>,
         Code::Rdfsbase_r64 => read_base::<u64, FS>,

@@ -11,7 +11,6 @@ mod io;
 mod segment;
 mod tables;
 
-pub(crate) use control::XCR0_VALID;
 use iced_x86::Instruction;
 
 use crate::cpu::Cpu;

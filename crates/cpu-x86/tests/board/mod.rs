@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use accel::{CpuBus, GuestClock, InterruptController, Signal, Signals};
-use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
+use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
 use memory::{Change, GuestMemory};
 
 /// The port whose writes are collected.
@@ -146,7 +146,17 @@ pub(crate) fn machine(ram: &[(u64, u64)], cpus: u32) -> Vec<(Cpu, Arc<Board>)> {
                 signals: Arc::clone(&board.signals),
                 group: Arc::clone(&group),
             };
-            (Cpu::new(CpuConfig { index, count: cpus }, wiring), board)
+            (
+                Cpu::new(
+                    CpuConfig {
+                        index,
+                        topology: Topology { cores: cpus, threads: 1 },
+                        model: Arc::default(),
+                    },
+                    wiring,
+                ),
+                board,
+            )
         })
         .collect()
 }

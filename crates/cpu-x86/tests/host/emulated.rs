@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use accel::{Exit, NoBoard, Signals, Vcpu};
 use cpu_x86::state::{Segment, TableRegister, X87State};
-use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuState, CpuWiring};
+use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuState, CpuWiring, Topology};
 use memory::GuestMemory;
 
 use crate::state::{CODE, DATA, DATA_LEN, Event, IMAGE, MAX_STEPS, MEMORY, PAGE, STACK, State, TF};
@@ -61,7 +61,10 @@ impl Emulated {
             signals: Arc::new(Signals::default()),
             group: Arc::new(CpuGroup::default()),
         };
-        let cpu = Cpu::new(CpuConfig { index: 0, count: 1 }, wiring);
+        let cpu = Cpu::new(
+            CpuConfig { index: 0, topology: Topology::default(), model: Arc::default() },
+            wiring,
+        );
         let base = base_state(&cpu);
         Self { cpu, memory, base }
     }

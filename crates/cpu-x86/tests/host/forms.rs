@@ -17,52 +17,6 @@ pub(crate) enum Verdict {
     Outside,
 }
 
-/// Features of the CPU's model. Their forms are the ones to cover.
-const MODEL: &[F] = &[
-    F::INTEL8086,
-    F::INTEL186,
-    F::INTEL286,
-    F::INTEL386,
-    F::INTEL486,
-    F::X64,
-    F::CMOV,
-    F::CMPXCHG16B,
-    F::CPUID,
-    F::CX8,
-    F::FXSR,
-    F::FSGSBASE,
-    F::INVPCID,
-    F::LZCNT,
-    F::MOVBE,
-    F::MSR,
-    F::MULTIBYTENOP,
-    F::PAUSE,
-    F::POPCNT,
-    F::PREFETCHW,
-    F::RDPID,
-    F::RDPMC,
-    F::RDRAND,
-    F::RDSEED,
-    F::RDTSCP,
-    F::SYSCALL,
-    F::SEP,
-    F::TSC,
-    F::XSAVE,
-    F::XSAVEOPT,
-    F::FPU,
-    F::FPU287,
-    F::FPU387,
-    F::MMX,
-    F::SSE,
-    F::SSE2,
-    F::SSE3,
-    F::SSSE3,
-    F::SSE4_1,
-    F::SSE4_2,
-    F::SMAP,
-    F::CLFSH,
-];
-
 /// Whether the host has what not every x86-64 processor has.
 fn host_has(feature: F) -> bool {
     match feature {
@@ -131,7 +85,7 @@ pub(crate) fn classify(code: Code) -> Verdict {
         return Verdict::Outside;
     }
     let features = code.cpuid_features();
-    if !features.iter().all(|feature| MODEL.contains(feature)) {
+    if !cpu_x86::feature::is_implemented(features) {
         return Verdict::Outside;
     }
     if let Some(reason) = reason(code) {

@@ -6,10 +6,12 @@ use block::Drive;
 use serde::{Deserialize, Serialize};
 use vmstate::State;
 
-use super::disk::{AtaError, Disk, DiskOptions, DiskState};
+use super::cdrom::{CdRom, CdState};
+use super::disk::{AtaError, Disk, DiskOptions, DiskState, op};
 use super::job::{Act, Failure};
 use super::registers::{error, status};
-use super::{BUFFER_LEN, End, Job, TaskFile};
+use super::{BUFFER_LEN, CdOptions, End, Job, TaskFile};
+use crate::scsi::Lun;
 
 /// What a device waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,8 @@ pub(super) struct Front {
     pub(super) buffer: Vec<u8>,
     /// Bytes of `buffer` that are done.
     pub(super) at: u32,
-    /// Where the DRQ data block at hand ends.
+    /// Where the DRQ data block at hand begins and ends.
+    block_start: u32,
     pub(super) block_end: u32,
     /// The host's attention is wanted.
     interrupt: bool,
@@ -57,6 +60,12 @@ impl Front {
         self.interrupt = true;
     }
 
+    /// Ends the command with the bits of a packet device's error register.
+    pub(super) fn fail_packet(&mut self, error: u8) {
+        self.fail(error);
+        self.registers.status &= !status::DSC;
+    }
+
     /// The device is at work.
     pub(super) fn busy(&mut self) {
         self.registers.status = status::BSY | status::DRDY | status::DSC;
@@ -66,7 +75,7 @@ impl Front {
     /// Shows a data block of `len` bytes, or what there is, from where the last one ended.
     pub(super) fn show_block(&mut self, len: usize, interrupt: bool) {
         let end = (self.at as usize).saturating_add(len).min(self.buffer.len());
-        self.block_end = end as u32;
+        (self.block_start, self.block_end) = (self.at, end as u32);
         self.registers.status = status::DRDY | status::DSC | status::DRQ;
         self.interrupt |= interrupt;
     }
@@ -74,7 +83,7 @@ impl Front {
     /// Starts with new data.
     pub(super) fn set_data(&mut self, data: Vec<u8>) {
         self.buffer = data;
-        (self.at, self.block_end) = (0, 0);
+        (self.at, self.block_start, self.block_end) = (0, 0, 0);
     }
 
     fn drop_data(&mut self) {
@@ -83,7 +92,9 @@ impl Front {
 
     fn check(&self) -> Result<(), String> {
         let len = self.buffer.len();
-        let fits = self.at <= self.block_end && self.block_end as usize <= len;
+        let fits = self.block_start <= self.at
+            && self.at <= self.block_end
+            && self.block_end as usize <= len;
         if len > BUFFER_LEN || !fits || self.registers.lba >> 48 != 0 {
             return Err(format!("block up to {} of {len} bytes of data", self.block_end));
         }
@@ -91,12 +102,69 @@ impl Front {
     }
 }
 
+/// What a device is behind its registers.
+pub(super) trait Unit: Send {
+    fn drive(&self) -> &Arc<Drive>;
+    fn is_packet(&self) -> bool;
+    /// Starts a command.
+    fn command(&mut self, front: &mut Front, code: u8);
+    /// What it waits for.
+    fn next(&self) -> Next;
+    /// What is to be done, if it waits for that.
+    fn act(&self, front: &Front) -> Option<Act>;
+    /// The host moved a whole data block.
+    fn block_done(&mut self, front: &mut Front);
+    /// What was to be done is done; `data` is what it brought for the buffer.
+    fn done(&mut self, front: &mut Front, data: Option<Vec<u8>>);
+    /// What was to be done failed.
+    fn failed(&mut self, front: &mut Front, failure: Failure);
+    /// The command at hand is gone.
+    fn forget(&mut self);
+    /// The command at hand is gone, and what the host set that does not outlive a reset.
+    fn soft_reset(&mut self);
+    /// Power on.
+    fn reset(&mut self);
+    fn save(&self) -> UnitState;
+    /// Whether a state fits.
+    fn check(&self, state: &UnitState, front: &Front) -> Result<(), String>;
+    /// Takes over a state that fits.
+    fn restore(&mut self, state: &UnitState);
+}
+
+/// The saved form of a [`Unit`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum UnitState {
+    Disk { state: DiskState, write_cache: bool },
+    CdRom(CdState),
+}
+
+/// The kinds of units.
+enum Kind {
+    Disk(Disk),
+    CdRom(CdRom),
+}
+
+impl Kind {
+    fn unit(&self) -> &dyn Unit {
+        match self {
+            Self::Disk(disk) => disk,
+            Self::CdRom(cdrom) => cdrom,
+        }
+    }
+
+    fn unit_mut(&mut self) -> &mut dyn Unit {
+        match self {
+            Self::Disk(disk) => disk,
+            Self::CdRom(cdrom) => cdrom,
+        }
+    }
+}
+
 /// The saved form of an [`AtaDevice`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AtaState {
     front: Front,
-    unit: DiskState,
-    write_cache: bool,
+    unit: UnitState,
 }
 
 #[cfg(test)]
@@ -114,12 +182,10 @@ impl State for AtaState {
 
 /// An ATA device. See the [module](super) for how a port uses it.
 pub struct AtaDevice {
-    unit: Disk,
-    state: DiskState,
+    kind: Kind,
     front: Front,
     /// Numbers commands, and resets.
     generation: u64,
-    initial_write_cache: bool,
 }
 
 impl AtaDevice {
@@ -128,28 +194,36 @@ impl AtaDevice {
     /// # Errors
     /// If the drive is empty or can't be claimed, or an option is out of range.
     pub fn disk(drive: Arc<Drive>, device: &str, options: DiskOptions) -> Result<Self, AtaError> {
-        let initial_write_cache = drive.write_cache();
-        let unit = Disk::new(drive, device, options)?;
-        let state = unit.initial();
-        let front = Front::default();
-        let mut device = Self { unit, state, front, generation: 0, initial_write_cache };
+        Ok(Self::new(Kind::Disk(Disk::new(drive, device, options)?)))
+    }
+
+    /// A CD-ROM drive whose commands `lun` does; it was made for packets of ATA.
+    pub fn cdrom(lun: Arc<Lun>, options: CdOptions) -> Self {
+        Self::new(Kind::CdRom(CdRom::new(lun, options)))
+    }
+
+    fn new(kind: Kind) -> Self {
+        let mut device = Self { kind, front: Front::default(), generation: 0 };
         device.reset();
-        Ok(device)
+        device
     }
 
     /// The drive.
     pub fn drive(&self) -> &Arc<Drive> {
-        self.unit.drive()
+        self.kind.unit().drive()
     }
 
     /// Whether it takes commands in packets.
     pub fn is_packet(&self) -> bool {
-        false
+        self.kind.unit().is_packet()
     }
 
     /// The disk, if it is one.
     pub fn as_disk(&self) -> Option<&Disk> {
-        Some(&self.unit)
+        match &self.kind {
+            Kind::Disk(disk) => Some(disk),
+            Kind::CdRom(_) => None,
+        }
     }
 
     /// The registers.
@@ -173,18 +247,19 @@ impl AtaDevice {
     }
 
     /// Starts a command with the registers as they are. One that comes while another is under way is
-    /// lost.
+    /// lost, but for DEVICE RESET of a packet device.
     pub fn command(&mut self, code: u8) {
-        if self.is_busy() {
+        if self.is_busy() && !(code == op::DEVICE_RESET && self.is_packet()) {
             return;
         }
         self.generation += 1;
-        self.unit.command(&mut self.state, &mut self.front, code);
+        self.front.set_data(Vec::new());
+        self.kind.unit_mut().command(&mut self.front, code);
     }
 
     /// What the device waits for.
     pub fn next(&self) -> Next {
-        self.unit.next(&self.state)
+        self.kind.unit().next()
     }
 
     /// What the host has not taken yet of the data block.
@@ -207,13 +282,19 @@ impl AtaDevice {
         let left = self.front.block_end - self.front.at;
         self.front.at += left.min(u32::try_from(len).unwrap_or(u32::MAX));
         if self.front.at == self.front.block_end {
-            self.unit.block_done(&mut self.state, &mut self.front);
+            self.kind.unit_mut().block_done(&mut self.front);
         }
+    }
+
+    /// Whether the host has moved nothing of the data block at hand, if there is one: after a call of
+    /// [`AtaDevice::advance`], that a data block was over.
+    pub fn is_at_border(&self) -> bool {
+        self.front.at == self.front.block_start
     }
 
     /// What is to be done, for [`Next::Work`] and [`Next::Dma`].
     pub fn job(&self) -> Option<Job> {
-        let act = self.unit.act(&self.state, &self.front)?;
+        let act = self.kind.unit().act(&self.front)?;
         Some(Job { drive: self.drive().clone(), generation: self.generation, act })
     }
 
@@ -222,12 +303,10 @@ impl AtaDevice {
         if job.generation != self.generation || end.is_held() {
             return;
         }
+        let unit = self.kind.unit_mut();
         match end.0 {
-            Ok(data) => self.unit.done(&mut self.state, &mut self.front, data),
-            Err(Failure::Host(operation)) => {
-                self.unit.failed(&mut self.state, &mut self.front, operation);
-            }
-            Err(Failure::Held) => {}
+            Ok(data) => unit.done(&mut self.front, data),
+            Err(failure) => unit.failed(&mut self.front, failure),
         }
     }
 
@@ -236,7 +315,7 @@ impl AtaDevice {
         self.generation += 1;
         self.front.succeed();
         self.front.interrupt = false;
-        self.unit.forget(&mut self.state);
+        self.kind.unit_mut().forget();
     }
 
     /// Starts a queued command (NCQ) that the host sent in `registers`; the port moves its data and runs
@@ -244,7 +323,8 @@ impl AtaDevice {
     /// can't be done: the registers and the queued error log then tell why, and all queued commands are
     /// to be dropped.
     pub fn queue(&mut self, registers: &TaskFile, code: u8) -> Option<(u8, Job)> {
-        let act = self.unit.queue(&mut self.state, &mut self.front, registers, code)?;
+        let Kind::Disk(disk) = &mut self.kind else { return None };
+        let act = disk.queue(&mut self.front, registers, code)?;
         let drive = self.drive().clone();
         Some(((registers.count >> 3) as u8 & 31, Job { drive, generation: self.generation, act }))
     }
@@ -253,13 +333,12 @@ impl AtaDevice {
     /// registers and the queued error log tell why, and all queued commands are to be dropped. A job that
     /// is held is not finished but run again.
     pub fn finish_queued(&mut self, tag: u8, job: &Job, end: &End) -> bool {
+        let Kind::Disk(disk) = &mut self.kind else { return true };
         match (&end.0, &job.act) {
-            (
-                Err(Failure::Host(operation)),
-                Act::Read { offset, .. } | Act::Write { offset, .. },
-            ) if job.generation == self.generation => {
-                let (state, front) = (&mut self.state, &mut self.front);
-                self.unit.queued_failed(state, front, tag, *offset, *operation);
+            (Err(failure), Act::Read { offset, .. } | Act::Write { offset, .. })
+                if job.generation == self.generation && !end.is_held() =>
+            {
+                disk.queued_failed(&mut self.front, tag, *offset, failure);
                 false
             }
             _ => true,
@@ -269,7 +348,7 @@ impl AtaDevice {
     /// SRST, or the port's own reset: the command under way is gone; settings stay.
     pub fn soft_reset(&mut self) {
         self.generation += 1;
-        self.unit.soft_reset(&mut self.state);
+        self.kind.unit_mut().soft_reset();
         self.diagnose();
         self.front.interrupt = false;
     }
@@ -277,7 +356,7 @@ impl AtaDevice {
     /// EXECUTE DEVICE DIAGNOSTIC, which a channel sends to all its devices.
     pub fn diagnose(&mut self) {
         self.generation += 1;
-        self.unit.forget(&mut self.state);
+        self.kind.unit_mut().forget();
         self.front.drop_data();
         let is_packet = self.is_packet();
         self.front.registers.set_signature(is_packet);
@@ -287,9 +366,7 @@ impl AtaDevice {
     /// Power on.
     pub fn reset(&mut self) {
         self.generation += 1;
-        self.drive().set_write_cache(self.initial_write_cache);
-        self.drive().reset_io_status();
-        self.state = self.unit.initial();
+        self.kind.unit_mut().reset();
         self.front = Front::default();
         let is_packet = self.is_packet();
         self.front.registers.set_signature(is_packet);
@@ -297,11 +374,7 @@ impl AtaDevice {
 
     /// What is to be saved; no job is under way.
     pub fn save(&self) -> AtaState {
-        AtaState {
-            front: self.front.clone(),
-            unit: self.state.clone(),
-            write_cache: self.drive().write_cache(),
-        }
+        AtaState { front: self.front.clone(), unit: self.kind.unit().save() }
     }
 
     /// Whether `state` could be this device's.
@@ -310,19 +383,18 @@ impl AtaDevice {
     /// What does not fit.
     pub fn check(&self, state: &AtaState) -> Result<(), String> {
         state.front.check()?;
-        self.unit.check(&state.unit, &state.front)
+        self.kind.unit().check(&state.unit, &state.front)
     }
 
     /// Takes over a state that [`AtaDevice::check`] accepted. A job that it waited for is made anew.
     pub fn restore(&mut self, state: &AtaState) {
         self.generation += 1;
         self.front = state.front.clone();
-        self.state = state.unit.clone();
-        self.drive().set_write_cache(state.write_cache);
+        self.kind.unit_mut().restore(&state.unit);
     }
 }
 
 /// The error bits of a request that the host failed to do.
-pub(super) fn host_error(operation: block::Operation) -> u8 {
-    if operation == block::Operation::Read { error::UNC } else { error::ABRT }
+pub(super) fn host_error(failure: &Failure) -> u8 {
+    if *failure == Failure::Host(block::Operation::Read) { error::UNC } else { error::ABRT }
 }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use block::{Drive, Operation};
+use block::Drive;
 use serde::{Deserialize, Serialize};
 
-use super::device::{Front, Next, host_error};
+use super::device::{Front, Next, Unit, UnitState, host_error};
 use super::geometry::{Geometry, Translation};
 use super::identify::{MAX_MULTIPLE, MAX_TRIM_BLOCKS};
-use super::job::Act;
+use super::job::{Act, Failure};
 use super::registers::{TaskFile, device_bit, error, status};
 use super::smart::{self, Smart, sub};
 use super::{BUFFER_LEN, SECTOR};
@@ -20,6 +20,7 @@ const BUFFER_SECTORS: u32 = (BUFFER_LEN as u64 / SECTOR) as u32;
 pub(super) mod op {
     pub(in super::super) const NOP: u8 = 0x00;
     pub(in super::super) const DATA_SET_MANAGEMENT: u8 = 0x06;
+    pub(in super::super) const DEVICE_RESET: u8 = 0x08;
     pub(in super::super) const RECALIBRATE: u8 = 0x10;
     pub(in super::super) const READ_SECTORS: u8 = 0x20;
     pub(in super::super) const READ_SECTORS_NORETRY: u8 = 0x21;
@@ -41,7 +42,6 @@ pub(super) mod op {
     pub(in super::super) const READ_QUEUED: u8 = 0x60;
     pub(in super::super) const WRITE_QUEUED: u8 = 0x61;
     pub(in super::super) const SEEK: u8 = 0x70;
-    pub(in super::super) const DIAGNOSTIC: u8 = 0x90;
     pub(in super::super) const INIT_PARAMETERS: u8 = 0x91;
     pub(in super::super) const STANDBY_IMMEDIATE_OLD: u8 = 0x94;
     pub(in super::super) const IDLE_IMMEDIATE_OLD: u8 = 0x95;
@@ -49,6 +49,8 @@ pub(super) mod op {
     pub(in super::super) const IDLE_OLD: u8 = 0x97;
     pub(in super::super) const CHECK_POWER_OLD: u8 = 0x98;
     pub(in super::super) const SLEEP_OLD: u8 = 0x99;
+    pub(in super::super) const PACKET: u8 = 0xa0;
+    pub(in super::super) const IDENTIFY_PACKET: u8 = 0xa1;
     pub(in super::super) const SMART: u8 = 0xb0;
     pub(in super::super) const READ_MULTIPLE: u8 = 0xc4;
     pub(in super::super) const WRITE_MULTIPLE: u8 = 0xc5;
@@ -235,13 +237,15 @@ const STANDBY: u8 = 0x00;
 /// Ultra DMA 5, what a disk is set to.
 const DEFAULT_MODE: u8 = 0x45;
 
-/// A disk, apart from what changes.
+/// A disk.
 pub struct Disk {
     drive: Arc<Drive>,
     options: DiskOptions,
     geometry: Geometry,
     translation: Translation,
     sectors: u64,
+    pub(super) state: DiskState,
+    initial_write_cache: bool,
 }
 
 impl Disk {
@@ -261,11 +265,13 @@ impl Disk {
         let (guessed, translation) = Geometry::guess(&drive);
         let geometry = options.geometry.unwrap_or(guessed);
         let sectors = drive.size() / SECTOR;
-        Ok(Self { drive, options, geometry, translation, sectors })
+        let (state, initial_write_cache) = (initial(geometry), drive.write_cache());
+        Ok(Self { drive, options, geometry, translation, sectors, state, initial_write_cache })
     }
 
-    pub(super) fn drive(&self) -> &Arc<Drive> {
-        &self.drive
+    /// Bytes of a data block of the command at hand.
+    fn block_len(&self) -> usize {
+        usize::from(self.state.block) * SECTOR as usize
     }
 
     pub(super) fn options(&self) -> &DiskOptions {
@@ -287,21 +293,7 @@ impl Disk {
         self.sectors
     }
 
-    pub(super) fn initial(&self) -> DiskState {
-        DiskState {
-            step: Step::Idle,
-            multiple: MAX_MULTIPLE,
-            block: 1,
-            transfer_mode: DEFAULT_MODE,
-            look_ahead: true,
-            power: ACTIVE,
-            geometry: self.geometry,
-            smart: Smart::default(),
-            queued_error: None,
-        }
-    }
-
-    pub(super) fn check(&self, state: &DiskState, front: &Front) -> Result<(), String> {
+    fn check_state(&self, state: &DiskState, front: &Front) -> Result<(), String> {
         state.smart.check()?;
         let fits = |lba: u64, count: u64| self.in_range(lba, count);
         let buffered = (front.buffer.len() as u64).div_ceil(SECTOR);
@@ -318,20 +310,12 @@ impl Disk {
             _ => true,
         };
         let geometry = state.geometry;
-        let shaped = geometry.heads > 0 && geometry.sectors > 0 && geometry.total() < 1 << 40;
+        let shaped = (1..=65535).contains(&geometry.cylinders)
+            && (1..=16).contains(&geometry.heads)
+            && (1..=255).contains(&geometry.sectors);
         let block = state.block.is_power_of_two() && state.block <= MAX_MULTIPLE;
         let multiple = state.multiple <= MAX_MULTIPLE;
         if sound && shaped && block && multiple { Ok(()) } else { Err("impossible command".into()) }
-    }
-
-    pub(super) fn forget(&self, state: &mut DiskState) {
-        state.step = Step::Idle;
-    }
-
-    pub(super) fn soft_reset(&self, state: &mut DiskState) {
-        state.step = Step::Idle;
-        state.power = ACTIVE;
-        state.queued_error = None;
     }
 
     fn in_range(&self, lba: u64, count: u64) -> bool {
@@ -339,44 +323,21 @@ impl Disk {
     }
 
     /// First sector of a command with 28-bit addresses or cylinders, heads and sectors.
-    fn lba28(&self, state: &DiskState, registers: &TaskFile) -> Option<u64> {
+    fn lba28(&self, registers: &TaskFile) -> Option<u64> {
         let low = registers.lba & 0xff_ffff;
         let high = u64::from(registers.device & 0xf);
         if registers.device & device_bit::LBA != 0 {
             return Some(high << 24 | low);
         }
-        let Geometry { heads, sectors, .. } = state.geometry;
+        let Geometry { heads, sectors, .. } = self.state.geometry;
         let sector = (low & 0xff).checked_sub(1)?;
         ((low >> 8) * u64::from(heads) + high)
             .checked_mul(sectors.into())
             .map(|track| track + sector)
     }
 
-    pub(super) fn command(&self, state: &mut DiskState, front: &mut Front, code: u8) {
-        front.busy();
-        if !matches!(code, op::READ_LOG_EXT | op::READ_LOG_DMA_EXT) {
-            state.queued_error = None;
-        }
-        let done = self
-            .media_command(state, front, code)
-            .unwrap_or_else(|| self.other_command(state, front, code));
-        match (done, state.step) {
-            (Ok(()), Step::Idle) => front.succeed(),
-            (Ok(()), _) => {}
-            (Err(error), _) => {
-                state.step = Step::Idle;
-                front.fail(error);
-            }
-        }
-    }
-
     /// Commands on sectors; `None` if `code` is none.
-    fn media_command(
-        &self,
-        state: &mut DiskState,
-        front: &mut Front,
-        code: u8,
-    ) -> Option<Result<(), u8>> {
+    fn media_command(&mut self, front: &mut Front, code: u8) -> Option<Result<(), u8>> {
         let registers = &front.registers;
         let is_ext = matches!(
             code,
@@ -402,7 +363,7 @@ impl Disk {
         let (lba, count) = if is_ext {
             (Some(registers.lba), registers.count48())
         } else {
-            (self.lba28(state, registers), registers.count28())
+            (self.lba28(registers), registers.count28())
         };
         let start = |lba: u64| match code {
             op::READ_SECTORS
@@ -426,58 +387,52 @@ impl Disk {
             _ => None,
         };
         let step = start(lba.unwrap_or(0))?;
-        if multiple && state.multiple == 0 {
+        if multiple && self.state.multiple == 0 {
             return Some(Err(error::ABRT));
         }
         if lba.is_none_or(|lba| !self.in_range(lba, count.into())) {
             return Some(Err(error::IDNF));
         }
-        state.power = ACTIVE;
-        state.block = if multiple { state.multiple } else { 1 };
-        state.step = step;
+        self.state.power = ACTIVE;
+        self.state.block = if multiple { self.state.multiple } else { 1 };
+        self.state.step = step;
         if let Step::Fill { lba, left, durable } = step {
-            self.ask(state, front, (lba, left, durable), false);
+            self.ask(front, (lba, left, durable), false);
         }
         Some(Ok(()))
     }
 
     /// Asks the host for the next sectors.
-    fn ask(
-        &self,
-        state: &mut DiskState,
-        front: &mut Front,
-        (lba, left, durable): (u64, u32, bool),
-        interrupt: bool,
-    ) {
+    fn ask(&mut self, front: &mut Front, (lba, left, durable): (u64, u32, bool), interrupt: bool) {
         let now = left.min(BUFFER_SECTORS);
         front.set_data(vec![0; now as usize * SECTOR as usize]);
-        state.step = Step::Fill { lba, left: left - now, durable };
-        front.show_block(block_len(state), interrupt);
+        self.state.step = Step::Fill { lba, left: left - now, durable };
+        front.show_block(self.block_len(), interrupt);
     }
 
-    fn give(&self, state: &mut DiskState, front: &mut Front, data: Vec<u8>) {
-        state.block = 1;
-        state.step = Step::Give { lba: 0, left: 0 };
+    fn give(&mut self, front: &mut Front, data: Vec<u8>) {
+        self.state.block = 1;
+        self.state.step = Step::Give { lba: 0, left: 0 };
         front.set_data(data);
-        front.show_block(block_len(state), true);
+        front.show_block(self.block_len(), true);
     }
 
     /// Commands that are not on sectors.
     ///
     /// # Errors
     /// The error bits that the command ends with.
-    fn other_command(&self, state: &mut DiskState, front: &mut Front, code: u8) -> Result<(), u8> {
+    fn other_command(&mut self, front: &mut Front, code: u8) -> Result<(), u8> {
         match code {
-            op::IDENTIFY => self.give(state, front, self.identify(state)),
+            op::IDENTIFY => self.give(front, self.identify()),
             op::SET_MULTIPLE => {
                 let count = front.registers.count as u8;
                 if count > MAX_MULTIPLE || count != 0 && !count.is_power_of_two() {
                     return Err(error::ABRT);
                 }
-                state.multiple = count;
+                self.state.multiple = count;
             }
-            op::SET_FEATURES => return self.set_features(state, front),
-            op::FLUSH | op::FLUSH_EXT => state.step = Step::Flush,
+            op::SET_FEATURES => return self.set_features(front),
+            op::FLUSH | op::FLUSH_EXT => self.state.step = Step::Flush,
             op::DATA_SET_MANAGEMENT => {
                 // A host that writes the count once leaves a byte of the last command above it.
                 let blocks = front.registers.count & 0xff;
@@ -485,26 +440,26 @@ impl Disk {
                 if !is_trim || blocks == 0 || blocks > MAX_TRIM_BLOCKS {
                     return Err(error::ABRT);
                 }
-                state.step = Step::TakeRanges { len: u32::from(blocks) * SECTOR as u32 };
+                self.state.step = Step::TakeRanges { len: u32::from(blocks) * SECTOR as u32 };
             }
-            op::SMART => return self.smart(state, front),
+            op::SMART => return self.smart(front),
             op::READ_LOG_EXT => {
-                let page = self.read_log(state, front)?;
-                self.give(state, front, page);
+                let page = self.read_log(front)?;
+                self.give(front, page);
             }
             op::READ_LOG_DMA_EXT => {
-                let page = self.read_log(state, front)?;
+                let page = self.read_log(front)?;
                 front.set_data(page);
-                state.step = Step::Send;
+                self.state.step = Step::Send;
             }
             op::RECALIBRATE..=0x1f => {}
             op::SEEK => {
-                let lba = self.lba28(state, &front.registers);
+                let lba = self.lba28(&front.registers);
                 if lba.is_none_or(|lba| !self.in_range(lba, 1)) {
                     return Err(error::IDNF);
                 }
             }
-            op::INIT_PARAMETERS => self.init_parameters(state, &front.registers)?,
+            op::INIT_PARAMETERS => self.init_parameters(&front.registers)?,
             op::READ_NATIVE_MAX => {
                 let last = (self.sectors.max(1) - 1).min(0x0fff_ffff);
                 let registers = &mut front.registers;
@@ -513,7 +468,7 @@ impl Disk {
             }
             op::READ_NATIVE_MAX_EXT => front.registers.lba = self.sectors.max(1) - 1,
             op::IDLE | op::IDLE_IMMEDIATE | op::IDLE_OLD | op::IDLE_IMMEDIATE_OLD => {
-                state.power = ACTIVE
+                self.state.power = ACTIVE
             }
             op::STANDBY
             | op::STANDBY_IMMEDIATE
@@ -522,25 +477,25 @@ impl Disk {
             | op::STANDBY_IMMEDIATE_OLD
             | op::SLEEP_OLD => {
                 // What is in the cache is safe before the disk rests.
-                state.power = STANDBY;
-                state.step = Step::Flush;
+                self.state.power = STANDBY;
+                self.state.step = Step::Flush;
             }
-            op::CHECK_POWER | op::CHECK_POWER_OLD => front.registers.count = state.power.into(),
-            // NOP always fails; what is left is not supported, PACKET among it.
-            op::NOP | op::DIAGNOSTIC | op::READ_QUEUED | op::WRITE_QUEUED => {
+            op::CHECK_POWER | op::CHECK_POWER_OLD => {
+                front.registers.count = self.state.power.into()
+            }
+            // Whoever takes the disk for a packet device learns better from the registers.
+            op::PACKET | op::IDENTIFY_PACKET => {
+                front.registers.set_signature(false);
                 return Err(error::ABRT);
             }
-            _ => {
-                if matches!(code, 0xa0 | 0xa1) {
-                    front.registers.set_signature(false);
-                }
-                return Err(error::ABRT);
-            }
+            // NOP always fails; a queued command does not come this way.
+            op::NOP | op::READ_QUEUED | op::WRITE_QUEUED => return Err(error::ABRT),
+            _ => return Err(error::ABRT),
         }
         Ok(())
     }
 
-    fn init_parameters(&self, state: &mut DiskState, registers: &TaskFile) -> Result<(), u8> {
+    fn init_parameters(&mut self, registers: &TaskFile) -> Result<(), u8> {
         let heads = u32::from(registers.device & 0xf) + 1;
         let sectors = u32::from(registers.count as u8);
         if sectors == 0 {
@@ -548,15 +503,15 @@ impl Disk {
         }
         let cylinders = self.sectors / u64::from(heads * sectors);
         let cylinders = cylinders.clamp(1, 65535) as u32;
-        state.geometry = Geometry { cylinders, heads, sectors };
+        self.state.geometry = Geometry { cylinders, heads, sectors };
         Ok(())
     }
 
-    fn set_features(&self, state: &mut DiskState, front: &Front) -> Result<(), u8> {
+    fn set_features(&mut self, front: &Front) -> Result<(), u8> {
         let count = front.registers.count as u8;
         match front.registers.features as u8 {
             0x02 => self.drive.set_write_cache(true),
-            0x82 => state.step = Step::TurnCacheOff,
+            0x82 => self.state.step = Step::TurnCacheOff,
             0x03 => {
                 let known = match count >> 3 {
                     0 => count <= 1,
@@ -569,10 +524,10 @@ impl Disk {
                     return Err(error::ABRT);
                 }
                 // PIO modes are not among those that can be asked for later.
-                state.transfer_mode = count;
+                self.state.transfer_mode = count;
             }
-            0x55 => state.look_ahead = false,
-            0xaa => state.look_ahead = true,
+            0x55 => self.state.look_ahead = false,
+            0xaa => self.state.look_ahead = true,
             // Power management, acoustics, settings over a reset: nothing to set.
             0x05 | 0x85 | 0x42 | 0xc2 | 0x66 | 0xcc => {}
             _ => return Err(error::ABRT),
@@ -580,43 +535,43 @@ impl Disk {
         Ok(())
     }
 
-    fn smart(&self, state: &mut DiskState, front: &mut Front) -> Result<(), u8> {
+    fn smart(&mut self, front: &mut Front) -> Result<(), u8> {
         let registers = &front.registers;
         let (what, count) = (registers.features as u8, registers.count as u8);
         let address = registers.lba as u8;
         if registers.lba & smart::KEY_MASK != smart::KEY {
             return Err(error::ABRT);
         }
-        if !state.smart.enabled && what != sub::ENABLE {
+        if !self.state.smart.enabled && what != sub::ENABLE {
             return Err(error::ABRT);
         }
         match what {
-            sub::ENABLE => state.smart.enabled = true,
-            sub::DISABLE => state.smart.enabled = false,
+            sub::ENABLE => self.state.smart.enabled = true,
+            sub::DISABLE => self.state.smart.enabled = false,
             sub::AUTOSAVE => match count {
-                0x00 => state.smart.autosave = false,
-                0xf1 => state.smart.autosave = true,
+                0x00 => self.state.smart.autosave = false,
+                0xf1 => self.state.smart.autosave = true,
                 _ => return Err(error::ABRT),
             },
             // The key stays in the registers: nothing is about to fail.
             sub::RETURN_STATUS | sub::SAVE_VALUES | sub::AUTO_OFFLINE => {}
             sub::EXECUTE_OFFLINE => {
-                if !state.smart.test(address) {
+                if !self.state.smart.test(address) {
                     return Err(error::ABRT);
                 }
             }
-            sub::READ_DATA => self.give(state, front, state.smart.data()),
-            sub::READ_THRESHOLDS => self.give(state, front, Smart::thresholds()),
+            sub::READ_DATA => self.give(front, self.state.smart.data()),
+            sub::READ_THRESHOLDS => self.give(front, Smart::thresholds()),
             sub::READ_LOG => {
                 let is_host = (smart::log::HOST_FIRST..=smart::log::HOST_LAST).contains(&address);
-                let page = match state.smart.log(address) {
+                let page = match self.state.smart.log(address) {
                     _ if count != 1 => return Err(error::ABRT),
                     Some(page) => page,
                     // What the host wrote to its own logs is not kept.
                     None if is_host => vec![0; SECTOR as usize],
                     None => return Err(error::ABRT),
                 };
-                self.give(state, front, page);
+                self.give(front, page);
             }
             sub::WRITE_LOG => {
                 let is_host = (smart::log::HOST_FIRST..=smart::log::HOST_LAST).contains(&address);
@@ -624,8 +579,8 @@ impl Disk {
                     return Err(error::ABRT);
                 }
                 front.set_data(vec![0; SECTOR as usize]);
-                state.block = 1;
-                state.step = Step::FillLog;
+                self.state.block = 1;
+                self.state.step = Step::FillLog;
                 front.show_block(SECTOR as usize, false);
             }
             _ => return Err(error::ABRT),
@@ -634,7 +589,7 @@ impl Disk {
     }
 
     /// One page of a general purpose log.
-    fn read_log(&self, state: &mut DiskState, front: &Front) -> Result<Vec<u8>, u8> {
+    fn read_log(&mut self, front: &Front) -> Result<Vec<u8>, u8> {
         let registers = &front.registers;
         let (address, page) = (registers.lba as u8, (registers.lba >> 8 & 0xff) as u8);
         if registers.count != 1 {
@@ -643,19 +598,91 @@ impl Disk {
         match (address, page) {
             (smart::log::DIRECTORY, 0) => Ok(smart::general_directory()),
             (smart::log::QUEUED_ERROR, 0) => {
-                let last = state.queued_error.take();
+                let last = self.state.queued_error.take();
                 let (tag, registers) = last
                     .map_or((None, TaskFile::default()), |(tag, registers)| (Some(tag), registers));
                 Ok(smart::queued_error(tag, &registers))
             }
             (smart::log::IDENTIFY, 0) => Ok(smart::identify_pages()),
-            (smart::log::IDENTIFY, 1) => Ok(self.identify(state)),
+            (smart::log::IDENTIFY, 1) => Ok(self.identify()),
             _ => Err(error::ABRT),
         }
     }
 
-    pub(super) fn next(&self, state: &DiskState) -> Next {
-        match state.step {
+    pub(super) fn queue(
+        &mut self,
+        front: &mut Front,
+        registers: &TaskFile,
+        code: u8,
+    ) -> Option<Act> {
+        let tag = (registers.count >> 3) as u8 & 31;
+        let count = if registers.features == 0 { 0x1_0000 } else { u64::from(registers.features) };
+        let (offset, len) = (registers.lba.saturating_mul(SECTOR), count * SECTOR);
+        // Bit 7 of the device register asks for what was written to be durable.
+        let durable = registers.device & 0x80 != 0;
+        let act = match code {
+            op::READ_QUEUED => Act::Read { offset, len },
+            op::WRITE_QUEUED => Act::Write { offset, len, durable },
+            _ => {
+                self.refuse_queued(front, tag, registers.lba, error::ABRT);
+                return None;
+            }
+        };
+        if !self.options.queued || !self.in_range(registers.lba, count) {
+            let bits = if self.options.queued { error::IDNF } else { error::ABRT };
+            self.refuse_queued(front, tag, registers.lba, bits);
+            return None;
+        }
+        self.state.power = ACTIVE;
+        Some(act)
+    }
+
+    pub(super) fn queued_failed(
+        &mut self,
+        front: &mut Front,
+        tag: u8,
+        position: u64,
+        failure: &Failure,
+    ) {
+        self.refuse_queued(front, tag, position / SECTOR, host_error(failure));
+    }
+
+    fn refuse_queued(&mut self, front: &mut Front, tag: u8, lba: u64, bits: u8) {
+        front.fail(bits);
+        front.registers.lba = lba & 0xffff_ffff_ffff;
+        self.state.step = Step::Idle;
+        self.state.queued_error = Some((tag, front.registers.clone()));
+    }
+}
+
+impl Unit for Disk {
+    fn drive(&self) -> &Arc<Drive> {
+        &self.drive
+    }
+
+    fn is_packet(&self) -> bool {
+        false
+    }
+
+    fn command(&mut self, front: &mut Front, code: u8) {
+        front.busy();
+        if !matches!(code, op::READ_LOG_EXT | op::READ_LOG_DMA_EXT) {
+            self.state.queued_error = None;
+        }
+        let done =
+            self.media_command(front, code).unwrap_or_else(|| self.other_command(front, code));
+        match (done, self.state.step) {
+            (Ok(()), Step::Idle) => front.succeed(),
+            (Ok(()), _) => {}
+            (Err(error), _) => {
+                self.state.step = Step::Idle;
+                front.fail(error);
+            }
+        }
+    }
+
+    fn next(&self) -> Next {
+        match self.state.step {
             Step::Idle => Next::Command,
             Step::Give { .. } => Next::DataIn,
             Step::Fill { .. } | Step::FillLog => Next::DataOut,
@@ -669,9 +696,9 @@ impl Disk {
         }
     }
 
-    pub(super) fn act(&self, state: &DiskState, front: &Front) -> Option<Act> {
+    fn act(&self, front: &Front) -> Option<Act> {
         let bytes = |sectors: u32| u64::from(sectors) * SECTOR;
-        Some(match state.step {
+        Some(match self.state.step {
             Step::Fetch { lba, now, .. } => Act::Fetch { offset: lba * SECTOR, len: bytes(now) },
             Step::Store { lba, durable, .. } => {
                 Act::Store { offset: lba * SECTOR, data: front.buffer.clone(), durable }
@@ -692,29 +719,29 @@ impl Disk {
     }
 
     /// The host moved a whole data block.
-    pub(super) fn block_done(&self, state: &mut DiskState, front: &mut Front) {
+    fn block_done(&mut self, front: &mut Front) {
         let more = (front.at as usize) < front.buffer.len();
-        match state.step {
+        match self.state.step {
             Step::Give { .. } | Step::Fill { .. } if more => {
-                front.show_block(block_len(state), true);
+                front.show_block(self.block_len(), true);
             }
             Step::Give { left: 0, .. } => {
                 // The interrupt was the last block's own.
                 front.registers.status = status::DRDY | status::DSC;
                 front.set_data(Vec::new());
-                state.step = Step::Idle;
+                self.state.step = Step::Idle;
             }
             Step::Give { lba, left } => {
                 front.set_data(Vec::new());
                 front.busy();
-                state.step = fetch(lba, left);
+                self.state.step = fetch(lba, left);
             }
             Step::Fill { lba, left, durable } => {
                 front.busy();
-                state.step = Step::Store { lba, left, durable };
+                self.state.step = Step::Store { lba, left, durable };
             }
             Step::FillLog => {
-                state.step = Step::Idle;
+                self.state.step = Step::Idle;
                 front.succeed();
             }
             _ => {}
@@ -722,26 +749,26 @@ impl Disk {
     }
 
     /// The job of this step was done; `data` is what it brought for the buffer.
-    pub(super) fn done(&self, state: &mut DiskState, front: &mut Front, data: Option<Vec<u8>>) {
+    fn done(&mut self, front: &mut Front, data: Option<Vec<u8>>) {
         let data = data.unwrap_or_default();
-        match state.step {
+        match self.state.step {
             Step::Fetch { lba, now, left } => {
-                state.step = Step::Give { lba: lba + u64::from(now), left };
+                self.state.step = Step::Give { lba: lba + u64::from(now), left };
                 front.set_data(data);
-                front.show_block(block_len(state), true);
+                front.show_block(self.block_len(), true);
             }
             Step::Store { lba, left, durable } if left > 0 => {
                 let stored = front.buffer.len() as u64 / SECTOR;
-                self.ask(state, front, (lba + stored, left, durable), true);
+                self.ask(front, (lba + stored, left, durable), true);
             }
             Step::TakeRanges { len } => {
                 let whole = data.len() == len as usize;
                 let fits = |(offset, len): (u64, u64)| self.in_range(offset / SECTOR, len / SECTOR);
                 front.set_data(data);
                 if whole && ranges(&front.buffer).all(fits) {
-                    state.step = Step::Trim;
+                    self.state.step = Step::Trim;
                 } else {
-                    state.step = Step::Idle;
+                    self.state.step = Step::Idle;
                     front.fail(if whole { error::IDNF } else { error::ABRT });
                 }
             }
@@ -749,75 +776,57 @@ impl Disk {
                 if step == Step::TurnCacheOff {
                     self.drive.set_write_cache(false);
                 }
-                state.step = Step::Idle;
+                self.state.step = Step::Idle;
                 front.succeed();
             }
         }
     }
 
     /// The job of this step failed.
-    pub(super) fn failed(&self, state: &mut DiskState, front: &mut Front, operation: Operation) {
-        match state.step {
+    fn failed(&mut self, front: &mut Front, failure: Failure) {
+        match self.state.step {
             Step::Fetch { lba, .. }
             | Step::Store { lba, .. }
             | Step::Dma { lba, .. }
-            | Step::Verify { lba, .. } => self.show_lba(front, lba),
+            | Step::Verify { lba, .. } => front.registers.lba = lba,
             _ => {}
         }
-        state.step = Step::Idle;
-        front.fail(host_error(operation));
+        self.forget();
+        front.fail(host_error(&failure));
     }
 
-    /// Shows where a command failed.
-    fn show_lba(&self, front: &mut Front, lba: u64) {
-        front.registers.lba = lba & 0xffff_ffff_ffff;
+    fn forget(&mut self) {
+        self.state.step = Step::Idle;
     }
 
-    pub(super) fn queue(
-        &self,
-        state: &mut DiskState,
-        front: &mut Front,
-        registers: &TaskFile,
-        code: u8,
-    ) -> Option<Act> {
-        let tag = (registers.count >> 3) as u8 & 31;
-        let count = if registers.features == 0 { 0x1_0000 } else { u64::from(registers.features) };
-        let (offset, len) = (registers.lba.saturating_mul(SECTOR), count * SECTOR);
-        // Bit 7 of the device register asks for what was written to be durable.
-        let durable = registers.device & 0x80 != 0;
-        let act = match code {
-            op::READ_QUEUED => Act::Read { offset, len },
-            op::WRITE_QUEUED => Act::Write { offset, len, durable },
-            _ => {
-                self.refuse_queued(state, front, tag, registers.lba, error::ABRT);
-                return None;
-            }
-        };
-        if !self.options.queued || !self.in_range(registers.lba, count) {
-            let bits = if self.options.queued { error::IDNF } else { error::ABRT };
-            self.refuse_queued(state, front, tag, registers.lba, bits);
-            return None;
+    fn soft_reset(&mut self) {
+        self.forget();
+        self.state.power = ACTIVE;
+        self.state.queued_error = None;
+    }
+
+    fn reset(&mut self) {
+        self.state = initial(self.geometry);
+        self.drive.set_write_cache(self.initial_write_cache);
+        self.drive.reset_io_status();
+    }
+
+    fn save(&self) -> UnitState {
+        UnitState::Disk { state: self.state.clone(), write_cache: self.drive.write_cache() }
+    }
+
+    fn check(&self, state: &UnitState, front: &Front) -> Result<(), String> {
+        match state {
+            UnitState::Disk { state, .. } => self.check_state(state, front),
+            UnitState::CdRom(_) => Err("state of a CD-ROM drive".into()),
         }
-        state.power = ACTIVE;
-        Some(act)
     }
 
-    pub(super) fn queued_failed(
-        &self,
-        state: &mut DiskState,
-        front: &mut Front,
-        tag: u8,
-        position: u64,
-        operation: Operation,
-    ) {
-        self.refuse_queued(state, front, tag, position / SECTOR, host_error(operation));
-    }
-
-    fn refuse_queued(&self, state: &mut DiskState, front: &mut Front, tag: u8, lba: u64, bits: u8) {
-        front.fail(bits);
-        self.show_lba(front, lba);
-        state.step = Step::Idle;
-        state.queued_error = Some((tag, front.registers.clone()));
+    fn restore(&mut self, state: &UnitState) {
+        if let UnitState::Disk { state, write_cache } = state {
+            self.state = state.clone();
+            self.drive.set_write_cache(*write_cache);
+        }
     }
 }
 
@@ -827,14 +836,24 @@ impl Drop for Disk {
     }
 }
 
+/// What changes, after power on.
+fn initial(geometry: Geometry) -> DiskState {
+    DiskState {
+        step: Step::Idle,
+        multiple: MAX_MULTIPLE,
+        block: 1,
+        transfer_mode: DEFAULT_MODE,
+        look_ahead: true,
+        power: ACTIVE,
+        geometry,
+        smart: Smart::default(),
+        queued_error: None,
+    }
+}
+
 fn fetch(lba: u64, count: u32) -> Step {
     let now = count.min(BUFFER_SECTORS);
     Step::Fetch { lba, now, left: count - now }
-}
-
-/// Bytes of a data block of the command at hand.
-fn block_len(state: &DiskState) -> usize {
-    usize::from(state.block) * SECTOR as usize
 }
 
 /// Offsets and lengths, in bytes, of the ranges of DATA SET MANAGEMENT in `data`.

@@ -1,6 +1,7 @@
 //! What a disk says of itself: IDENTIFY DEVICE (ACS-3, section 7.12).
 
-use super::disk::{Disk, DiskState};
+use super::device::Unit;
+use super::disk::Disk;
 use super::{BUFFER_LEN, QUEUE_DEPTH, SECTOR};
 
 /// Most sectors of a DRQ data block of READ and WRITE MULTIPLE.
@@ -50,11 +51,11 @@ pub(super) fn transfer_modes(words: &mut Words, mode: u8) {
 }
 
 impl Disk {
-    pub(super) fn identify(&self, state: &DiskState) -> Vec<u8> {
+    pub(super) fn identify(&self) -> Vec<u8> {
         let mut words = Words([0; 256]);
         let w = &mut words;
         let options = self.options();
-        let (native, current) = (self.geometry(), state.geometry);
+        let (native, current) = (self.geometry(), self.state.geometry);
         let sectors = self.sectors();
         w.0[0] = 0x0040; // a fixed device
         w.0[1] = native.cylinders as u16;
@@ -79,11 +80,11 @@ impl Disk {
         w.0[55] = current.heads as u16;
         w.0[56] = current.sectors as u16;
         w.u32(57, u32::try_from(current.total()).unwrap_or(u32::MAX));
-        if state.multiple > 0 {
-            w.0[59] = 0x100 | u16::from(state.multiple);
+        if self.state.multiple > 0 {
+            w.0[59] = 0x100 | u16::from(self.state.multiple);
         }
         w.u32(60, sectors.min(0x0fff_ffff) as u32);
-        transfer_modes(w, state.transfer_mode);
+        transfer_modes(w, self.state.transfer_mode);
         w.0[69] = 1 << 14; // reads after a trim always give the same
         if options.queued {
             w.0[75] = u16::from(QUEUE_DEPTH) - 1;
@@ -97,9 +98,9 @@ impl Disk {
         w.0[84] = 1 << 14 | 1 << 6 | 1 << 5 | 1 << 1 | 1;
         let on = |yes: bool, bit: u16| if yes { 1 << bit } else { 0 };
         w.0[85] = 1 << 14
-            | on(state.look_ahead, 6)
+            | on(self.state.look_ahead, 6)
             | on(self.drive().write_cache(), 5)
-            | on(state.smart.enabled, 0);
+            | on(self.state.smart.enabled, 0);
         w.0[86] = 1 << 15 | 1 << 13 | 1 << 12 | 1 << 10;
         w.0[87] = 1 << 14 | 1 << 6 | 1 << 5 | 1 << 1 | 1;
         w.u64(100, sectors);

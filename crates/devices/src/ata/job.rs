@@ -7,6 +7,7 @@ use block::{Drive, ErrorAction, GuestSlice, Operation, slices_len};
 use memory::vm_memory::Bytes;
 
 use super::BUFFER_LEN;
+use crate::scsi::{Data, Lun, Outcome, Sense, Task};
 
 /// Data that a job moves to or from the host's memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub enum Transfer {
 }
 
 /// What is to be done. Offsets and lengths are in bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Act {
     /// Data of the disk go to the device's buffer.
     Fetch { offset: u64, len: u64 },
@@ -40,6 +41,12 @@ pub(super) enum Act {
     Verify { offset: u64, len: u64 },
     /// Ranges are not needed any more.
     Trim { ranges: Vec<(u64, u64)> },
+    /// A part of a packet command's data goes to the device's buffer.
+    PacketFetch { lun: Arc<Lun>, task: Task, offset: u64, len: u64 },
+    /// A packet command takes the parameters in the device's buffer.
+    PacketAccept { lun: Arc<Lun>, task: Task, data: Vec<u8> },
+    /// A packet command is done, its data going to or coming from the host.
+    Packet { lun: Arc<Lun>, task: Task },
 }
 
 /// Something to do for a device.
@@ -60,6 +67,8 @@ pub struct End(pub(super) Result<Option<Vec<u8>>, Failure>);
 pub(super) enum Failure {
     /// The host failed to do it; the guest is told.
     Host(Operation),
+    /// A packet command ended with this.
+    Check(Sense),
     /// The host failed to do it; the machine stops, and the job is to be done again.
     Held,
 }
@@ -79,6 +88,11 @@ impl Job {
             Act::Read { len, .. } => Transfer::In(*len),
             Act::Send { data } => Transfer::In(data.len() as u64),
             Act::Write { len, .. } | Act::Take { len } => Transfer::Out(*len),
+            Act::Packet { task, .. } => match task.data() {
+                Data::None => Transfer::None,
+                Data::In(len) => Transfer::In(len),
+                Data::Out(len) => Transfer::Out(len),
+            },
             _ => Transfer::None,
         }
     }
@@ -116,6 +130,21 @@ impl Job {
                 let done = ranges.try_for_each(|&(offset, len)| drive.discard(offset, len));
                 (Operation::Discard, done.map(|()| None))
             }
+            Act::PacketFetch { lun, task, offset, len } => {
+                let mut data = vec![0; usize::try_from(*len).unwrap_or(0).min(BUFFER_LEN)];
+                let outcome = lun.fetch(task, *offset, &mut data);
+                return End(ended(outcome).map(|()| Some(data)));
+            }
+            Act::PacketAccept { lun, task, data } => {
+                return End(ended(lun.accept(task, data)).map(|()| None));
+            }
+            Act::Packet { lun, task } => {
+                let (input, output) = match task.data() {
+                    Data::Out(_) => (&[][..], memory),
+                    Data::In(_) | Data::None => (memory, &[][..]),
+                };
+                return End(ended(lun.perform(task, input, output)).map(|()| None));
+            }
         };
         End(result.or_else(|error| match drive.failed(operation, &error) {
             // What can't be read and must not fail reads as zeroes.
@@ -141,6 +170,14 @@ impl Job {
             len -= step;
         }
         Ok(())
+    }
+}
+
+fn ended(outcome: Outcome) -> Result<(), Failure> {
+    match outcome {
+        Outcome::Good(_) => Ok(()),
+        Outcome::Check(sense) => Err(Failure::Check(sense)),
+        Outcome::Held => Err(Failure::Held),
     }
 }
 

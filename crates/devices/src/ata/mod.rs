@@ -29,6 +29,7 @@
 //! - The end of a job that a reset overtook changes nothing.
 //! - A device holds at most [`BUFFER_LEN`] bytes of data.
 
+mod cdrom;
 mod device;
 mod disk;
 mod geometry;
@@ -39,6 +40,7 @@ mod smart;
 #[cfg(test)]
 mod tests;
 
+pub use cdrom::CdOptions;
 pub use device::{AtaDevice, AtaState, Next};
 pub use disk::{AtaError, DiskOptions};
 pub use geometry::{Geometry, Translation};
@@ -51,3 +53,18 @@ pub const SECTOR: u64 = 512;
 pub const BUFFER_LEN: usize = 1 << 16;
 /// Tags of queued commands.
 pub const QUEUE_DEPTH: u8 = 32;
+
+/// What devices are plugged into.
+pub trait Connector: Send + Sync {
+    /// How many devices it has room for; they are counted from 0.
+    fn units(&self) -> usize;
+
+    /// Whether there is a device at `unit`.
+    fn is_taken(&self, unit: usize) -> bool;
+
+    /// Whether it sends queued commands.
+    fn takes_queued(&self) -> bool;
+
+    /// Plugs `device` in at `unit`, which is free.
+    fn plug(&self, unit: usize, device: AtaDevice);
+}

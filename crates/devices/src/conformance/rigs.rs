@@ -10,9 +10,12 @@ use memory::GuestMemory;
 
 use super::{Bench, Rig, Space};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
+use crate::fdc::{self, Fdc};
 use crate::fpu_error::FpuError;
+use crate::fw_cfg::{Content, FwCfg};
 use crate::i440fx::I440fx;
 use crate::i8042::{I8042, I8042Lines, Port92};
+use crate::i8237::{Direction, DmaDevice, I8237};
 use crate::i8254::I8254;
 use crate::i8259::I8259;
 use crate::ioapic::{self, IoApic};
@@ -23,6 +26,7 @@ use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message,
 use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
 use crate::pci::{PciBus, PciFunction, PciWiring};
 use crate::piix::{Piix3, Piix4Pm, reg};
+use crate::rom::SystemRom;
 use crate::testdev::{Edu, EduConfig, PcTestDev, PciTestDev};
 use crate::testing::Everything;
 use crate::uart16550::{COM_PORTS, Uart16550};
@@ -49,10 +53,13 @@ pub(super) fn all() -> Vec<Entry> {
     vec![
         entry("DebugConsole", debug_console),
         entry("DebugExit", debug_exit),
+        entry("FwCfg", fw_cfg),
         entry("FpuError", fpu_error),
         entry("Edu", edu),
+        entry("Fdc", fdc),
         entry("I440fx", i440fx),
         entry("I8042", i8042),
+        entry("I8237", i8237),
         entry("I8254", i8254),
         entry("I8259", i8259),
         entry("IoApic", io_apic),
@@ -66,6 +73,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("Piix4Pm", piix4_pm),
         entry("Port92", port92),
         entry("PostCode", post_code),
+        entry("SystemRom", system_rom),
         entry("Uart16550", uart16550),
         entry("Uhci", uhci),
         entry("VirtioPci", virtio_pci),
@@ -107,17 +115,122 @@ fn debug_exit() -> Rig {
     rig.target(Space::Ports, DebugExit::IOBASE.into(), 2)
 }
 
+fn system_rom() -> Rig {
+    let memory = GuestMemory::new(&[(0, 0x1000)]).unwrap();
+    let block = memory.allocate("pc.bios", 0x1000).unwrap();
+    block.write(0xff0, &[0xea]).unwrap();
+    Rig::new(|_| SystemRom::new(block)).0.keep(memory)
+}
+
+fn fw_cfg() -> Rig {
+    let memory = Arc::new(GuestMemory::new(&[(0, 0x1_0000)]).unwrap());
+    let dma = memory.clone();
+    let (rig, _) = Rig::new(|bench| {
+        let device = FwCfg::new(memory);
+        device.attach(&bench.ports).unwrap();
+        device.add_file("etc/fixed", vec![1, 2, 3].into()).unwrap();
+        device.add_file("etc/written", Content::Writable(8, Box::new(|_| {}))).unwrap();
+        device
+    });
+    let ports = rig.ports.clone();
+    // A DMA command: the second number has the first words of its structure.
+    let command = move |kind: u32, value: u64| {
+        let mut bytes = [0; 16];
+        let control = (value as u32 & 0x1f) | (kind % 0x24) << 16;
+        bytes[..4].copy_from_slice(&control.to_be_bytes());
+        bytes[4..8].copy_from_slice(&((value >> 32) as u32 & 0xff).to_be_bytes());
+        bytes[14] = kind as u8;
+        dma.write(0x100, &bytes).unwrap();
+        ports.write(0x518, 4, u64::from(0x100u32.swap_bytes()));
+        dma.read(0x100, &mut bytes).unwrap();
+        bytes[3].into()
+    };
+    rig.target(Space::Ports, 0x510, 2).target(Space::Ports, 0x514, 8).other(command)
+}
+
+fn fdc() -> Rig {
+    let (rig, controller) = Rig::new(|bench| {
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let dma = I8237::new(memory);
+        dma.attach(&bench.ports).unwrap();
+        let controller = Fdc::new(&dma, bench.line(6));
+        controller.attach(&bench.ports).unwrap();
+        controller.connect(None, fdc::tests::unit(160 << 10), "fda").unwrap();
+        controller
+    });
+    let ports = rig.ports.clone();
+    // Commands, which random bytes rarely are.
+    let other = move |kind: u32, value: u64| {
+        const COMMANDS: [u8; 8] = [0x46, 0x45, 0x4d, 0x42, 0x4a, 0x56, 0x51, 0x0f];
+        let write = |byte: u64| ports.write(0x3f5, 1, byte & 0xff);
+        // Without DMA: its controller is another device, which this rig does not restore.
+        if kind & 0x200 == 0 {
+            for byte in [3, 0xdf, 3] {
+                write(byte);
+            }
+        }
+        write(COMMANDS[kind as usize % COMMANDS.len()].into());
+        for shift in 0..8 {
+            write(value >> (8 * shift) & if kind & 0x100 == 0 { 7 } else { 0xff });
+        }
+        ports.read(0x3f5, 1).unwrap_or(0)
+    };
+    let _ = controller;
+    rig.target(Space::Ports, 0x3f1, 5).target(Space::Ports, 0x3f7, 1).other(other)
+}
+
+struct NoDmaDevice;
+
+impl DmaDevice for NoDmaDevice {
+    fn dma_ready(&self) {}
+}
+
+fn i8237() -> Rig {
+    let (rig, dma) = Rig::new(|bench| {
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let dma = I8237::new(memory);
+        dma.attach(&bench.ports).unwrap();
+        dma
+    });
+    let device: Arc<dyn DmaDevice> = Arc::new(NoDmaDevice);
+    let channels = [1, 5].map(|number| dma.channel(number, Arc::downgrade(&device)));
+    let other = move |kind: u32, value: u64| {
+        let channel = &channels[kind as usize % 2];
+        channel.request(kind & 2 == 0);
+        let mut data = value.to_le_bytes();
+        let direction = if kind & 4 == 0 { Direction::ToMemory } else { Direction::FromMemory };
+        channel.transfer(direction, &mut data).bytes as u64
+    };
+    rig.target(Space::Ports, 0, 0x10)
+        .target(Space::Ports, 0xc0, 0x20)
+        .target(Space::Ports, 0x81, 3)
+        .other(other)
+        .keep(device)
+}
+
 fn i440fx() -> Rig {
     let mut bus = None;
+    let memory = Arc::new(GuestMemory::new(&[(0, 0xa_0000), (0xc_0000, 0x4_0000)]).unwrap());
+    let seen = memory.clone();
     let (rig, bridge) = Rig::new(|bench| {
         let pci = bus.insert(pci_bus(bench));
         let bridge = I440fx::new();
+        let bios = memory.allocate("bios", 0x2_0000).unwrap();
+        bridge.connect_memory(&memory, Some(bios)).unwrap();
         bridge.attach(pci, &bench.ports).unwrap();
         bridge
     });
     let ports = rig.ports.clone();
     // Selects one of its own registers.
-    let select = move |_, value: u64| u64::from(ports.write(0xcf8, 4, 0x8000_0000 | value & 0xfc));
+    let select = move |page: u32, value: u64| {
+        ports.write(0xcf8, 4, 0x8000_0000 | value & 0xfc);
+        let address = 0xa_0000 + u64::from(page % 0x60) * 0x1000;
+        let looks = |smm| {
+            let page = seen.page(address, smm);
+            u64::from(page.host.is_some()) | (page.writes as u64) << 1
+        };
+        looks(false) | looks(true) << 8
+    };
     rig.target(Space::Ports, 0xcf8, 8).config(bridge).other(select).keep(bus)
 }
 

@@ -1,17 +1,21 @@
-//! The i440FX host bridge: configuration mechanism #1, and registers for shadow RAM.
+//! The i440FX host bridge: configuration mechanism #1, shadow RAM, and system management RAM.
 //!
-//! Follows Intel's 82441FX data sheet (290549) and PCI Local Bus 3.0, section 3.2.2.3.2. All of the
-//! area that PAM and SMRAM govern is RAM on this board whatever they say, so the registers only keep
-//! their values.
+//! Follows Intel's 82441FX data sheet (290549) and PCI Local Bus 3.0, section 3.2.2.3.2. What PAM and
+//! SMRAM registers say is carried out by [`shadow`].
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bus::{AddressSpace, BusDevice, Device, MapError};
+use memory::{GuestMemory, MemoryBlock, MemoryError};
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
 use crate::lock;
 use crate::pci::{ConfigSpace, ConfigState, Devfn, Identity, PciBus, PciFunction};
+
+mod shadow;
+
+use shadow::Shadow;
 
 /// Place on the bus.
 pub const DEVFN: Devfn = Devfn::new(0, 0);
@@ -19,9 +23,19 @@ pub const DEVFN: Devfn = Devfn::new(0, 0);
 pub const CONFIG_PORT: u16 = 0xcf8;
 
 const ADDRESS_ENABLE: u32 = 1 << 31;
-/// First of seven PAM registers.
-const PAM: u16 = 0x59;
+/// First of [`PAMS`] PAM registers.
+pub const PAM: u16 = 0x59;
+/// Number of PAM registers.
+pub const PAMS: usize = 7;
+/// All areas of a PAM register, both halves, are RAM that is read and written.
+pub const PAM_RAM: u8 = 0x33;
+/// System management RAM control.
 const SMRAM: u16 = 0x72;
+/// SMRAM's bits: it is there for everyone; locked; there at all.
+const SMRAM_OPEN: u8 = 1 << 6;
+const SMRAM_CLOSED_TO_DATA: u8 = 1 << 5;
+const SMRAM_LOCKED: u8 = 1 << 4;
+const SMRAM_ENABLED: u8 = 1 << 3;
 
 const IDENTITY: Identity = Identity {
     vendor: 0x8086,
@@ -37,11 +51,13 @@ const IDENTITY: Identity = Identity {
 pub struct I440fxState {
     config: ConfigState,
     address: u32,
+    /// What is in system management RAM.
+    smram: Vec<u8>,
 }
 
 impl State for I440fxState {
     const NAME: &'static str = "i440fx";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 struct Registers {
@@ -54,6 +70,7 @@ struct Registers {
 pub struct I440fx {
     /// The bus that holds this bridge too.
     bus: OnceLock<Weak<PciBus>>,
+    shadow: OnceLock<Shadow>,
     registers: Mutex<Registers>,
 }
 
@@ -62,10 +79,15 @@ impl I440fx {
     pub fn new() -> Arc<Self> {
         let mut config = ConfigSpace::new(&IDENTITY, 0);
         config.define(SMRAM, &[0x02]);
-        config.allow_writes(PAM, &[0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33]);
-        config.allow_writes(SMRAM, &[0x7f]);
+        let mut pams = [PAM_RAM; PAMS];
+        // The first has no lower half.
+        pams[0] &= 0xf0;
+        config.allow_writes(PAM, &pams);
+        let smram = SMRAM_OPEN | SMRAM_CLOSED_TO_DATA | SMRAM_LOCKED | SMRAM_ENABLED;
+        config.allow_writes(SMRAM, &[smram]);
         Arc::new(Self {
             bus: OnceLock::new(),
+            shadow: OnceLock::new(),
             registers: Mutex::new(Registers { config, address: 0 }),
         })
     }
@@ -84,6 +106,36 @@ impl I440fx {
         bus.attach(DEVFN, self.clone());
         ports.map(CONFIG_PORT.into(), 8, self.clone())?;
         Ok(())
+    }
+
+    /// Has the PAM and SMRAM registers act on `memory`. `bios` is what its last 128 KiB are seen from
+    /// 0xe0000 on while that area is not RAM.
+    ///
+    /// # Errors
+    /// If there is no room for system management RAM.
+    pub fn connect_memory(
+        &self,
+        memory: &Arc<GuestMemory>,
+        bios: Option<Arc<MemoryBlock>>,
+    ) -> Result<(), MemoryError> {
+        let shadow = Shadow::new(memory, bios)?;
+        // Only the first call counts: the wiring is fixed.
+        let _ = self.shadow.set(shadow);
+        self.apply(&lock(&self.registers));
+        Ok(())
+    }
+
+    fn smram(&self) -> Option<&Arc<MemoryBlock>> {
+        self.shadow.get().map(Shadow::smram)
+    }
+
+    /// Lets memory follow the registers.
+    fn apply(&self, registers: &Registers) {
+        if let Some(shadow) = self.shadow.get() {
+            let config = &registers.config;
+            let pams = std::array::from_fn(|n| config.read(PAM + n as u16, 1) as u8);
+            shadow.apply(pams, config.read(SMRAM, 1) as u8);
+        }
     }
 
     /// The function and register that the address register selects on this bus.
@@ -133,7 +185,17 @@ impl PciFunction for I440fx {
     }
 
     fn write_config(&self, offset: u16, size: u8, value: u32) {
-        lock(&self.registers).config.write(offset, size, value);
+        let mut registers = lock(&self.registers);
+        let before = registers.config.read(SMRAM, 1) as u8;
+        registers.config.write(offset, size, value);
+        let mut smram = registers.config.read(SMRAM, 1) as u8;
+        if before & SMRAM_LOCKED != 0 {
+            smram = before & !SMRAM_CLOSED_TO_DATA | smram & SMRAM_CLOSED_TO_DATA;
+        } else if smram & SMRAM_LOCKED != 0 {
+            smram &= !SMRAM_OPEN;
+        }
+        registers.config.set(SMRAM, &[smram]);
+        self.apply(&registers);
     }
 }
 
@@ -146,11 +208,19 @@ impl Device for I440fx {
         let mut registers = lock(&self.registers);
         registers.config.reset();
         registers.address = 0;
+        if let Some(block) = self.smram() {
+            block.fill(0);
+        }
+        self.apply(&registers);
     }
 
     fn save(&self) -> Saved {
         let registers = lock(&self.registers);
-        Saved::new(&I440fxState { config: registers.config.save(), address: registers.address })
+        Saved::new(&I440fxState {
+            config: registers.config.save(),
+            address: registers.address,
+            smram: self.smram().map(|block| block.to_vec()).unwrap_or_default(),
+        })
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
@@ -160,8 +230,16 @@ impl Device for I440fx {
             .config
             .check(&state.config)
             .map_err(|reason| RestoreError::Damaged { name: I440fxState::NAME, reason })?;
+        if state.smram.len() as u64 != self.smram().map_or(0, |block| block.len()) {
+            let reason = "system management RAM of another size".into();
+            return Err(RestoreError::Damaged { name: I440fxState::NAME, reason });
+        }
+        if let Some(block) = self.smram() {
+            block.write(0, &state.smram).expect("the length was compared");
+        }
         registers.config.restore(&state.config);
         registers.address = state.address;
+        self.apply(&registers);
         Ok(())
     }
 }

@@ -223,6 +223,13 @@ impl Mc146818 {
         state.seen_period = self.period(state).unwrap_or(0);
     }
 
+    /// Puts a byte where firmware looks for it, past registers and clock: `at` is from 0x0e on.
+    pub fn set_memory(&self, at: u8, value: u8) {
+        if (0x0e..SIZE).contains(&usize::from(at)) {
+            lock(&self.state).cmos[usize::from(at)] = value;
+        }
+    }
+
     /// What PC firmware writes down about the machine.
     fn describe_memory(&self, cmos: &mut [u8]) {
         const KIB: u64 = 1 << 10;

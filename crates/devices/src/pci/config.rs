@@ -23,6 +23,8 @@ pub mod reg {
     pub const HEADER_TYPE: u16 = 0x0e;
     /// First of six base address registers, 32 bits each.
     pub const BAR0: u16 = 0x10;
+    /// Expansion ROM base address, 32 bits; bit 0 enables it.
+    pub const ROM: u16 = 0x30;
     /// Subsystem vendor id, 16 bits.
     pub const SUBSYSTEM_VENDOR_ID: u16 = 0x2c;
     /// Subsystem id, 16 bits.
@@ -60,6 +62,8 @@ pub mod reg {
 const SIZE: usize = 256;
 /// Where capabilities begin.
 const FIRST_CAPABILITY: u8 = 0x40;
+/// Bit of the expansion ROM register that opens its window.
+const ROM_ENABLE: u32 = 1;
 
 /// Who a function is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +116,8 @@ pub struct ConfigSpace {
     /// Bits that software clears by writing one.
     write_one_clears: [u8; SIZE],
     bars: [Option<Bar>; 6],
+    /// Size of the expansion ROM in bytes, 0 if there is none.
+    rom: u32,
     /// First byte that no capability uses.
     free: u8,
 }
@@ -131,6 +137,7 @@ impl ConfigSpace {
             writable: [0; SIZE],
             write_one_clears: [0; SIZE],
             bars: [None; 6],
+            rom: 0,
             free: FIRST_CAPABILITY,
         };
         config.define(reg::VENDOR_ID, &identity.vendor.to_le_bytes());
@@ -196,15 +203,39 @@ impl ConfigSpace {
         self.bars[index] = Some(Bar { kind, size });
     }
 
+    /// Declares an expansion ROM of `size` bytes, a power of two.
+    pub fn add_rom(&mut self, size: u32) {
+        assert!(size.is_power_of_two() && size > ROM_ENABLE, "ROM of {size} bytes");
+        self.allow_writes(reg::ROM, &(!(size - 1) | ROM_ENABLE).to_le_bytes());
+        self.rom = size;
+    }
+
+    /// Address and size of the window that the expansion ROM register opens now.
+    pub fn rom_window(&self) -> Option<(u64, u64)> {
+        let register = self.read(reg::ROM, 4);
+        let enabled = register & ROM_ENABLE != 0 && self.command() & reg::COMMAND_MEMORY != 0;
+        let address = register & !self.rom.checked_sub(1)?;
+        let last = address.checked_add(self.rom - 1)?;
+        let open = enabled && address != 0 && last != u32::MAX;
+        open.then_some((address.into(), self.rom.into()))
+    }
+
     /// Adds a capability whose contents after the two bytes of id and link are `body`, all read-only;
     /// returns its offset. The one added last is the first in the list.
     ///
     /// # Panics
     /// If the space has no room.
     pub fn add_capability(&mut self, id: u8, body: &[u8]) -> u16 {
-        let offset = self.free;
+        self.add_capability_at(self.free, id, body)
+    }
+
+    /// As [`ConfigSpace::add_capability`], at `offset`, where there is none.
+    ///
+    /// # Panics
+    /// If the space has no room.
+    pub fn add_capability_at(&mut self, offset: u8, id: u8, body: &[u8]) -> u16 {
         let len = (body.len() as u8 + 2).next_multiple_of(4);
-        self.free = offset.checked_add(len).expect("room for the capability");
+        self.free = self.free.max(offset.checked_add(len).expect("room for the capability"));
         let offset = u16::from(offset);
         let next = self.initial[usize::from(reg::CAPABILITIES)];
         self.define(offset, &[id, next]);

@@ -1,19 +1,71 @@
 //! What a function of type 0 is made of.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use ::bus::space::MappingId;
 use ::bus::{AddressSpace, BusDevice};
+use memory::{Access, GuestMemory, MapId, Mapping, MemoryBlock};
 use serde::{Deserialize, Serialize};
 
 use super::msi::Msi;
-use super::{BarKind, ConfigSpace, ConfigState, Identity, MsiX, MsiXState, PciWiring, reg};
+use super::{
+    BarKind, ConfigSpace, ConfigState, Identity, MsiX, MsiXState, OptionRom, PciWiring, reg,
+};
 
-/// The window of one BAR.
+/// What is seen through a window.
+enum Behind {
+    /// Registers in this space.
+    Device(Weak<AddressSpace>, Arc<dyn BusDevice>),
+    /// Memory that CPUs reach directly.
+    Memory(Weak<GuestMemory>, Arc<MemoryBlock>),
+}
+
+/// How a window was mapped.
+#[derive(Clone, Copy)]
+enum Place {
+    Device(MappingId),
+    Memory(MapId),
+}
+
+/// The window of a BAR or of the expansion ROM.
 struct Window {
-    handler: Arc<dyn BusDevice>,
+    behind: Behind,
     /// Where it is mapped now, if it is.
-    mapped: Option<(u64, MappingId)>,
+    mapped: Option<(u64, Place)>,
+}
+
+impl Window {
+    fn new(behind: Behind) -> Self {
+        Self { behind, mapped: None }
+    }
+
+    /// Moves the window to `wanted`, an address and a size, or takes it away.
+    fn place(&mut self, wanted: Option<(u64, u64)>) {
+        if self.mapped.map(|(address, _)| address) == wanted.map(|(address, _)| address) {
+            return;
+        }
+        let old = self.mapped.take().map(|(_, place)| place);
+        // The spaces are gone only while the machine is being taken apart.
+        let place = match &self.behind {
+            Behind::Device(space, handler) => space.upgrade().and_then(|space| {
+                if let Some(Place::Device(id)) = old {
+                    space.unmap(id);
+                }
+                let (address, size) = wanted?;
+                space.map(address, size, handler.clone()).ok().map(Place::Device)
+            }),
+            Behind::Memory(memory, block) => memory.upgrade().and_then(|memory| {
+                let old = match old {
+                    Some(Place::Memory(id)) => vec![id],
+                    _ => Vec::new(),
+                };
+                let mapping = wanted.map(|(address, _)| Mapping::new(address, block, Access::RAM));
+                let ids = memory.remap(&old, mapping.into_iter().collect()).ok()?;
+                ids.first().copied().map(Place::Memory)
+            }),
+        };
+        self.mapped = wanted.zip(place).map(|((address, _), place)| (address, place));
+    }
 }
 
 /// Configuration space, BAR windows, INTx, MSI and MSI-X of one function.
@@ -21,6 +73,7 @@ pub struct PciEndpoint {
     config: ConfigSpace,
     wiring: PciWiring,
     windows: [Option<Window>; 6],
+    rom: Option<Window>,
     msi: Option<Msi>,
     msix: Option<(u16, Arc<MsiX>)>,
     /// What the device asks of its INTx wire.
@@ -39,7 +92,7 @@ impl PciEndpoint {
     pub fn new(identity: &Identity, wiring: PciWiring) -> Self {
         let config = ConfigSpace::new(identity, wiring.pin);
         let windows = [const { None }; 6];
-        Self { config, wiring, windows, msi: None, msix: None, intx: false }
+        Self { config, wiring, windows, rom: None, msi: None, msix: None, intx: false }
     }
 
     /// The registers.
@@ -55,12 +108,41 @@ impl PciEndpoint {
     /// Declares a BAR (see [`ConfigSpace::add_bar`]) whose window `handler` answers in.
     pub fn add_bar(&mut self, index: usize, kind: BarKind, size: u64, handler: Arc<dyn BusDevice>) {
         self.config.add_bar(index, kind, size);
-        self.windows[index] = Some(Window { handler, mapped: None });
+        let space = if kind == BarKind::Io { &self.wiring.ports } else { &self.wiring.mmio };
+        self.windows[index] = Some(Window::new(Behind::Device(space.clone(), handler)));
+    }
+
+    /// Declares a memory BAR that shows `block`, whose length is a power of two, in `memory`: CPUs read,
+    /// write and execute it as fast as RAM.
+    pub fn add_memory_bar(
+        &mut self,
+        index: usize,
+        kind: BarKind,
+        memory: &Arc<GuestMemory>,
+        block: Arc<MemoryBlock>,
+    ) {
+        self.config.add_bar(index, kind, block.len());
+        let behind = Behind::Memory(Arc::downgrade(memory), block);
+        self.windows[index] = Some(Window::new(behind));
+    }
+
+    /// Gives the function an expansion ROM, which is made to name its ids.
+    pub fn add_rom(&mut self, mut rom: OptionRom) {
+        let ids = [reg::VENDOR_ID, reg::DEVICE_ID].map(|offset| self.config.u16_at(offset));
+        rom.set_ids(ids[0], ids[1]);
+        self.config.add_rom(rom.size());
+        let behind = Behind::Device(self.wiring.mmio.clone(), Arc::new(rom));
+        self.rom = Some(Window::new(behind));
     }
 
     /// Adds an MSI capability for `count` messages, a power of two up to 32.
     pub fn add_msi(&mut self, count: u8) {
-        self.msi = Some(Msi::new(&mut self.config, count));
+        self.msi = Some(Msi::new(&mut self.config, None, count));
+    }
+
+    /// As [`PciEndpoint::add_msi`], with the capability at `offset`, where there is none.
+    pub fn add_msi_at(&mut self, offset: u8, count: u8) {
+        self.msi = Some(Msi::new(&mut self.config, Some(offset), count));
     }
 
     /// Whether software uses MSI; the INTx wire is then low.
@@ -122,28 +204,18 @@ impl PciEndpoint {
             msix.set_control(self.config.u16_at(offset + 2));
         }
         self.drive_intx();
-        for index in 0..self.windows.len() {
-            self.map_window(index);
-        }
+        self.place_windows();
     }
 
-    fn map_window(&mut self, index: usize) {
-        let Some(window) = &mut self.windows[index] else { return };
-        let wanted = self.config.bar_window(index);
-        let wanted_at = wanted.map(|(_, address, _)| address);
-        if window.mapped.map(|(address, _)| address) == wanted_at {
-            return;
+    fn place_windows(&mut self) {
+        for (index, window) in self.windows.iter_mut().enumerate() {
+            let wanted = self.config.bar_window(index).map(|(_, address, size)| (address, size));
+            if let Some(window) = window {
+                window.place(wanted);
+            }
         }
-        let is_io = self.config.bar_kind(index) == Some(BarKind::Io);
-        let space = if is_io { &self.wiring.ports } else { &self.wiring.mmio };
-        // The spaces are gone only while the machine is being taken apart.
-        let Some(space): Option<Arc<AddressSpace>> = space.upgrade() else { return };
-        if let Some((_, id)) = window.mapped.take() {
-            space.unmap(id);
-        }
-        if let Some((_, address, size)) = wanted {
-            let handler = Arc::clone(&window.handler);
-            window.mapped = space.map(address, size, handler).ok().map(|id| (address, id));
+        if let Some(rom) = &mut self.rom {
+            rom.place(self.config.rom_window());
         }
     }
 
@@ -191,9 +263,7 @@ impl Drop for PciEndpoint {
     /// Takes the windows away.
     fn drop(&mut self) {
         self.config.reset();
-        for index in 0..self.windows.len() {
-            self.map_window(index);
-        }
+        self.place_windows();
     }
 }
 
@@ -241,12 +311,28 @@ mod tests {
         let mut endpoint = PciEndpoint::new(&IDENTITY, bus.wiring(Devfn::new(3, 0), 1));
         endpoint.add_bar(0, BarKind::Io, 0x20, Arc::new(Echo));
         endpoint.add_msix(1, Arc::new(MsiX::new(2, Arc::new(NoMsi))));
+        endpoint.add_rom(OptionRom::new(vec![0x55, 0xaa]).unwrap());
+        let memory = Arc::new(GuestMemory::new(&[(0, 0x1000)]).unwrap());
+        let block = memory.allocate("video memory", 0x10_0000).unwrap();
+        let kind = BarKind::Memory32 { prefetchable: true };
+        endpoint.add_memory_bar(2, kind, &memory, block);
+        let is_memory = |at| memory.page(at, false).host.is_some();
+        endpoint.write(0x18, 4, 0xe000_0000);
+        endpoint.write(0x30, 4, u32::MAX);
+        assert_eq!(endpoint.read(0x30, 4), 0xffff_f801);
+        endpoint.write(0x30, 4, 0xfeb0_0001);
         endpoint.write(0x10, 4, 0xc000);
         endpoint.write(0x14, 4, 0xfebf_0000);
         assert_eq!(ports.read(0xc004, 1), None);
         endpoint.write(reg::COMMAND, 2, 3);
         assert_eq!(ports.read(0xc004, 1), Some(4));
         assert_eq!(mmio.read(0xfebf_000c, 4), Some(1), "masked vector");
+        assert_eq!(mmio.read(0xfeb0_0000, 2), Some(0xaa55));
+        assert!(is_memory(0xe00f_f000) && !is_memory(0xe010_0000));
+        endpoint.write(0x18, 4, 0xd000_0000);
+        assert!(is_memory(0xd00f_f000) && !is_memory(0xe00f_f000));
+        endpoint.write(0x30, 4, 0xfeb0_0000);
+        assert_eq!(mmio.read(0xfeb0_0000, 2), None);
         endpoint.write(0x10, 4, 0xd000);
         assert_eq!(ports.read(0xc004, 1), None);
         assert_eq!(ports.read(0xd004, 1), Some(4));
@@ -269,5 +355,6 @@ mod tests {
         drop(endpoint);
         assert_eq!(ports.read(0xd004, 1), None);
         assert_eq!(mmio.read(0xfebf_000c, 4), None);
+        assert!(!is_memory(0xd000_0000));
     }
 }

@@ -20,12 +20,14 @@ mod config;
 mod endpoint;
 mod msi;
 mod msix;
+mod rom;
 
 pub use address::{AddressError, Devfn};
 pub use bus::{PciBus, PciWiring, SlotError};
 pub use config::{BarKind, ConfigSpace, ConfigState, Identity, reg};
 pub use endpoint::{EndpointState, PciEndpoint};
 pub use msix::{MsiX, MsiXState, NO_VECTOR};
+pub use rom::OptionRom;
 
 /// A function on a [`PciBus`].
 pub trait PciFunction: ::bus::Device {

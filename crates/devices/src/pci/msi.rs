@@ -29,17 +29,21 @@ pub(super) struct Msi {
 }
 
 impl Msi {
-    /// Adds the capability for `count` messages, a power of two up to 32.
+    /// Adds the capability for `count` messages, a power of two up to 32, at `offset` or where there is
+    /// room.
     ///
     /// # Panics
     /// If `count` is none of these, or the configuration space has no room.
-    pub(super) fn new(config: &mut ConfigSpace, count: u8) -> Self {
+    pub(super) fn new(config: &mut ConfigSpace, offset: Option<u8>, count: u8) -> Self {
         assert!(count.is_power_of_two() && count <= 32, "{count} messages");
         let capable = count.ilog2() as u16;
         let control = CONTROL_64_BITS | capable << CONTROL_CAPABLE_SHIFT;
         let mut body = [0; 12];
         body[..2].copy_from_slice(&control.to_le_bytes());
-        let offset = config.add_capability(ID, &body);
+        let offset = match offset {
+            Some(offset) => config.add_capability_at(offset, ID, &body),
+            None => config.add_capability(ID, &body),
+        };
         let writable = CONTROL_ENABLE | 7 << CONTROL_GRANTED_SHIFT;
         config.allow_writes(offset + CONTROL, &writable.to_le_bytes());
         config.allow_writes(offset + ADDRESS_LOW, &0xffff_fffcu32.to_le_bytes());

@@ -147,6 +147,12 @@ impl ScsiBus {
         places.iter().map(|(&address, place)| (address, place.lun.clone())).collect()
     }
 
+    /// The unit at `address`.
+    pub fn lun(&self, address: Address) -> Option<Arc<Lun>> {
+        let places = self.places.read().unwrap_or_else(|e| e.into_inner());
+        places.get(&address).map(|place| place.lun.clone())
+    }
+
     /// What is at `address`.
     pub fn route(&self, address: Address) -> Route {
         let places = self.places.read().unwrap_or_else(|e| e.into_inner());

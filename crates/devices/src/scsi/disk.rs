@@ -11,8 +11,6 @@ use super::{Cdb, Sense, Task, op};
 
 /// Service action of SERVICE ACTION IN(16): READ CAPACITY(16).
 const READ_CAPACITY_16: u8 = 0x10;
-/// Most bytes that one WRITE SAME covers, so that it ends in a time.
-const MAX_WRITE_SAME: u64 = 1 << 30;
 /// Bytes of an unmap list's header, and of each range in it.
 const UNMAP_HEADER: usize = 8;
 const UNMAP_RANGE: usize = 16;
@@ -39,7 +37,7 @@ impl Lun {
 
     /// Most blocks of one WRITE SAME.
     pub(super) fn max_write_same(&self) -> u64 {
-        MAX_WRITE_SAME / self.block_size()
+        self.options.max_io_size / self.block_size()
     }
 
     pub(super) fn start_disk(&self, cdb: &Cdb) -> Result<Task, Sense> {
@@ -145,7 +143,7 @@ impl Lun {
         Ok(Task::Reply(data))
     }
 
-    fn read_capacity_16(&self, cdb: &Cdb) -> Result<Task, Sense> {
+    pub(super) fn read_capacity_16(&self, cdb: &Cdb) -> Result<Task, Sense> {
         if cdb.u8(1) & 0x1f != READ_CAPACITY_16 {
             return Err(Sense::INVALID_FIELD);
         }

@@ -88,7 +88,7 @@ impl Lun {
         }
         let body = match page {
             page::SUPPORTED => pages,
-            page::SERIAL => self.options.serial.clone().into_bytes(),
+            page::SERIAL => self.options.serial.bytes().take(36).collect(),
             page::IDENTIFICATION => self.identification(),
             page::BLOCK_LIMITS => self.block_limits(),
             page::CHARACTERISTICS => {

@@ -46,11 +46,8 @@ pub enum LunError {
     /// Physical blocks smaller than logical ones.
     #[error("logical_block_size > physical_block_size not supported")]
     BlockSizeOrder,
-    /// A serial number that is too long.
-    #[error("The serial number can't be longer than 36 characters")]
-    SerialLength,
     /// A name for the device identification page that is too long.
-    #[error("The device id can't be longer than 20 characters")]
+    #[error("The device id can't be longer than 247 characters")]
     DeviceIdLength,
 }
 
@@ -499,10 +496,7 @@ fn check(options: &LunOptions) -> Result<(), LunError> {
     if options.physical_block_size < options.logical_block_size {
         return Err(LunError::BlockSizeOrder);
     }
-    if options.serial.len() > 36 {
-        return Err(LunError::SerialLength);
-    }
-    if options.device_id.len() > 20 {
+    if options.device_id.len() > 247 {
         return Err(LunError::DeviceIdLength);
     }
     Ok(())

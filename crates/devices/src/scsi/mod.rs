@@ -39,6 +39,8 @@ pub use data::{BOUNCE_LEN, slices};
 pub use lun::{ChangeHook, Lun, LunError, LunState};
 pub use sense::{FIXED_LEN, Sense, key};
 
+use serde::{Deserialize, Serialize};
+
 /// What a unit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -72,7 +74,7 @@ pub struct LunOptions {
     pub version: String,
     /// Serial number; 36 bytes of it count. Empty for none.
     pub serial: String,
-    /// Name in the device identification page; 20 bytes of it count. Empty for none.
+    /// Name in the device identification page, at most 247 bytes. Empty for none.
     pub device_id: String,
     /// World wide name, 0 for none.
     pub wwn: u64,
@@ -166,7 +168,7 @@ pub enum Data {
 }
 
 /// What a command that was decoded and checked is to do. Offsets and lengths are in bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Task {
     /// Nothing is left to do.
     Done,

@@ -174,8 +174,6 @@ impl Lun {
         let pages: Vec<u8> = match (code, cdb.u8(3)) {
             (page::ALL, 0 | 0xff) => self.mode_pages().to_vec(),
             (code, 0) if self.mode_pages().contains(&code) => vec![code],
-            // The vendor's page, which says nothing.
-            (0, 0) => Vec::new(),
             _ => return Err(Sense::INVALID_FIELD),
         };
         let descriptor = self.block_descriptor(cdb.u8(1) & 8 != 0);

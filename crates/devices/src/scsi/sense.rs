@@ -41,8 +41,6 @@ pub const FIXED_LEN: usize = 18;
 impl Sense {
     /// NO ADDITIONAL SENSE INFORMATION.
     pub const NONE: Self = Self::new(key::NO_SENSE, 0x00, 0x00);
-    /// INITIALIZING COMMAND REQUIRED: the unit is stopped.
-    pub const STOPPED: Self = Self::new(key::NOT_READY, 0x04, 0x02);
     /// MEDIUM NOT PRESENT - TRAY CLOSED.
     pub const NO_MEDIUM: Self = Self::new(key::NOT_READY, 0x3a, 0x01);
     /// MEDIUM NOT PRESENT - TRAY OPEN.
@@ -61,8 +59,8 @@ impl Sense {
     pub const NO_SUCH_UNIT: Self = Self::new(key::ILLEGAL_REQUEST, 0x25, 0x00);
     /// INVALID FIELD IN PARAMETER LIST.
     pub const INVALID_PARAMETER: Self = Self::new(key::ILLEGAL_REQUEST, 0x26, 0x00);
-    /// CANNOT READ MEDIUM - INCOMPATIBLE FORMAT.
-    pub const INCOMPATIBLE_FORMAT: Self = Self::new(key::ILLEGAL_REQUEST, 0x30, 0x02);
+    /// INCOMPATIBLE MEDIUM INSTALLED.
+    pub const INCOMPATIBLE_MEDIUM: Self = Self::new(key::ILLEGAL_REQUEST, 0x30, 0x00);
     /// SAVING PARAMETERS NOT SUPPORTED.
     pub const NO_SAVING: Self = Self::new(key::ILLEGAL_REQUEST, 0x39, 0x00);
     /// MEDIUM REMOVAL PREVENTED.

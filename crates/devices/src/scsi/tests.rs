@@ -243,7 +243,7 @@ fn a_disc_has_one_track() {
     assert_eq!(configuration[6..8], [0, 8]);
     assert_eq!(
         cdrom.run(&[op::READ_DVD_STRUCTURE, 0, 0, 0, 0, 0, 0, 0, 8, 0]),
-        Err(Sense::INCOMPATIBLE_FORMAT)
+        Err(Sense::INCOMPATIBLE_MEDIUM)
     );
     for (cdb, len) in [
         (&[op::READ_DISC_INFORMATION, 0, 0, 0, 0, 0, 0, 1, 0, 0][..], 34),

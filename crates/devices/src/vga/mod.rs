@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use ::bus::{AddressSpace, BusDevice, Clock, MapError};
 use display::{Frame, Source, TextScreen};
+use memory::{Access, GuestMemory, MapId, Mapping, Visible};
 use serde::{Deserialize, Serialize};
 use vmstate::State;
 
@@ -55,13 +56,38 @@ pub struct Vga {
     clock: Clock,
     drawn: Mutex<Drawn>,
     edid: Option<[u8; edid::SIZE]>,
+    /// Where the window at A0000 is mapped to the memory directly.
+    direct: Mutex<Option<Direct>>,
+    memory: Arc<GuestMemory>,
 }
+
+/// A mapping of the window at A0000 that needs no help of ours.
+struct Direct {
+    /// Its first byte and size in the window, and the offset in memory.
+    window: (u32, u32, u32),
+    mapped: Option<MapId>,
+}
+
+/// The window's mapping lies over RAM and whatever else the board has there.
+const WINDOW_PRIORITY: i32 = 1;
 
 impl Vga {
     /// An adapter on `vram`, whose beam goes by `clock`. It describes a monitor by `edid`.
-    fn new(vram: Vram, clock: Clock, edid: Option<[u8; edid::SIZE]>) -> Arc<Self> {
-        let registers = Mutex::new(Registers::new());
-        Arc::new(Self { registers, vram, clock, drawn: Mutex::default(), edid })
+    fn new(
+        memory: Arc<GuestMemory>,
+        vram: Vram,
+        clock: Clock,
+        edid: Option<[u8; edid::SIZE]>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            registers: Mutex::new(Registers::new()),
+            vram,
+            clock,
+            drawn: Mutex::default(),
+            edid,
+            direct: Mutex::default(),
+            memory,
+        })
     }
 
     fn registers(&self) -> MutexGuard<'_, Registers> {
@@ -82,13 +108,43 @@ impl Vga {
         }
         ports.map(0x1ce, 3, Arc::new(VbePorts(Arc::clone(self))))?;
         mmio.map(planes::WINDOW, planes::WINDOW_SIZE, Arc::new(Window(Arc::clone(self))))?;
+        *lock(&self.direct) = Some(Direct { window: (0, 0, 0), mapped: None });
         Ok(())
     }
 
     /// Acts on the registers, and on what follows from a change of them.
     fn change<T>(&self, act: impl FnOnce(&mut Registers) -> T) -> T {
         let mut registers = self.registers();
-        act(&mut registers)
+        let before = registers.direct_window();
+        let result = act(&mut registers);
+        let after = registers.direct_window();
+        if before != after {
+            self.map_window(after.unwrap_or_default());
+        }
+        result
+    }
+
+    /// Maps the window directly: its first byte, its size, 0 for not at all, and where in memory that
+    /// is. Called with the registers locked, so that the mapping is always that of the registers.
+    fn map_window(&self, window: (u32, u32, u32)) {
+        let mut direct = lock(&self.direct);
+        let Some(direct) = direct.as_mut().filter(|direct| direct.window != window) else { return };
+        let (first, size, offset) = window;
+        let room = self.vram.len().saturating_sub(offset);
+        let mapping = Mapping {
+            start: planes::WINDOW + u64::from(first),
+            len: size.min(room).into(),
+            block: Arc::clone(self.vram.block()),
+            offset: offset.into(),
+            access: Access::RAM,
+            visible: Visible::Everyone,
+            priority: WINDOW_PRIORITY,
+        };
+        let new = (mapping.len > 0).then_some(mapping);
+        let old: Vec<MapId> = direct.mapped.take().into_iter().collect();
+        let ids = self.memory.remap(&old, new.into_iter().collect()).unwrap_or_default();
+        direct.mapped = ids.first().copied();
+        direct.window = window;
     }
 
     /// Back to power-on.

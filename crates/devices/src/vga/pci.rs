@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use ::bus::{BusDevice, Clock, Device};
+use ::bus::{Clock, Device};
+use memory::{GuestMemory, MemoryError};
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
@@ -72,19 +73,24 @@ pub struct VgaPci {
 }
 
 impl VgaPci {
-    /// A function called `id`.
+    /// A function called `id`, with video memory allocated from `memory`.
+    ///
+    /// # Errors
+    /// If the host has no room for the video memory.
     pub fn new(
         id: &str,
         kind: VgaKind,
         options: VgaOptions,
         clock: Clock,
         wiring: PciWiring,
-    ) -> Arc<Self> {
-        let size = options.memory_size();
+        memory: &Arc<GuestMemory>,
+    ) -> Result<Arc<Self>, MemoryError> {
+        let vram = Vram::new(memory, &format!("{id}/vga.vram"), options.memory_size())?;
+        let block = Arc::clone(vram.block());
         let or = |value: u32, default: u32| if value == 0 { default } else { value };
         let monitor =
             options.edid.then(|| edid::monitor(or(options.x_res, 1280), or(options.y_res, 800)));
-        let vga = Vga::new(Vram::new(size), clock, monitor);
+        let vga = Vga::new(Arc::clone(memory), vram, clock, monitor);
         let identity = Identity {
             vendor: 0x1234,
             device: 0x1111,
@@ -94,14 +100,13 @@ impl VgaPci {
             subsystem: 0x1100,
         };
         let mut endpoint = PciEndpoint::new(&identity, PciWiring { pin: 0, ..wiring });
-        let memory = BarKind::Memory32 { prefetchable: true };
-        let handler = Arc::new(Linear(Arc::clone(&vga)));
-        endpoint.add_bar(MEMORY_BAR, memory, size.into(), handler);
+        let kind_of_memory = BarKind::Memory32 { prefetchable: true };
+        endpoint.add_memory_bar(MEMORY_BAR, kind_of_memory, memory, block);
         if options.mmio || kind == VgaKind::Secondary {
             let registers = BarKind::Memory32 { prefetchable: false };
             endpoint.add_bar(MMIO_BAR, registers, MMIO_SIZE, Arc::new(Mmio(Arc::clone(&vga))));
         }
-        Arc::new(Self { id: id.to_owned(), vga, endpoint: Mutex::new(endpoint) })
+        Ok(Arc::new(Self { id: id.to_owned(), vga, endpoint: Mutex::new(endpoint) }))
     }
 
     /// The adapter.
@@ -148,22 +153,5 @@ impl Device for VgaPci {
         endpoint.restore(&state.endpoint);
         self.vga.restore(&state.vga);
         Ok(())
-    }
-}
-
-/// The memory as the bus reaches it, where no CPU maps it.
-struct Linear(Arc<Vga>);
-
-impl BusDevice for Linear {
-    fn read(&self, offset: u64, size: u8) -> u64 {
-        let mut bytes = [0; 8];
-        self.0.vram.read(offset as u32, &mut bytes[..usize::from(size)]);
-        u64::from_le_bytes(bytes)
-    }
-
-    fn write(&self, offset: u64, size: u8, value: u64) {
-        for (at, byte) in (0..u32::from(size)).zip(value.to_le_bytes()) {
-            self.0.vram.set_byte((offset as u32).wrapping_add(at), byte);
-        }
     }
 }

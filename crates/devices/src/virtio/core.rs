@@ -7,10 +7,10 @@ use memory::GuestMemory;
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved};
 
-use super::work::Work;
 use super::{Chain, QueueError, QueueState, SplitQueue, VirtioDevice, feature};
 use crate::lock;
 use crate::pci::{MsiX, NO_VECTOR, PciEndpoint};
+use crate::work::Work;
 
 /// Bits of the status register (specification, section 2.1).
 pub(super) mod status {
@@ -204,11 +204,6 @@ impl VirtioCore {
         &self.memory
     }
 
-    /// Whether the driver is ready and its rings are sound.
-    pub fn is_running(&self) -> bool {
-        self.running.load(Ordering::Acquire)
-    }
-
     /// Whether the device is to leave its queues after the request at hand.
     pub fn is_pausing(&self) -> bool {
         self.work.is_pausing()
@@ -285,6 +280,11 @@ impl VirtioCore {
         if ready {
             self.interrupts.raise(ISR_CONFIG, vector);
         }
+    }
+
+    /// Whether the driver is ready and the rings are sound.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
     }
 
     /// Features that the driver accepted.

@@ -11,7 +11,7 @@
 //! - [`VirtioPci`] is the function that the guest finds: modern, transitional or legacy.
 //! - [`VirtioCore`] runs one device: status, features, queues, interrupts and the worker threads.
 //! - [`SplitQueue`] reads and writes the rings in guest memory and believes nothing that it finds there.
-//! - [`VirtioDevice`] is what a kind of device adds: [`blk`], [`balloon`], [`mod@input`],
+//! - [`VirtioDevice`] is what a kind of device adds: [`blk`], [`scsi`], [`balloon`], [`mod@input`],
 //!   [`rng`].
 //!
 //! Invariants:
@@ -20,6 +20,7 @@
 //!   change through it.
 //! - A ring that breaks the rules stops its device, which asks for a reset; nothing else happens.
 
+mod backlog;
 pub mod balloon;
 pub mod blk;
 mod core;
@@ -29,9 +30,9 @@ mod modern;
 mod pci;
 mod queue;
 pub mod rng;
+pub mod scsi;
 #[cfg(test)]
 mod testing;
-mod work;
 
 use std::sync::Weak;
 

@@ -1,14 +1,16 @@
 //! The board: made in short steps from a [`MachineSpec`], reset and driven as [`Board`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use accel::log::Log;
 use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue};
 use chardev::CharBackend;
-use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring};
+use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
 use devices::fpu_error::FpuError;
+use devices::fw_cfg::FwCfg;
 use devices::i440fx::I440fx;
 use devices::i8042::{A20Gate, I8042, I8042Lines, Port92};
 use devices::i8254::I8254;
@@ -20,11 +22,12 @@ use devices::mc146818::{Mc146818, RtcConfig};
 use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
-use devices::virtio::VirtioPci;
 use devices::virtio::balloon::VirtioBalloon;
+use display::Console;
 use input::InputHub;
 use memory::{Change, GuestMemory};
 
+use super::bios::{self, BootOrder, RomFiles};
 use super::boot::{self, BootImages, Entry};
 use super::cpu::{BoardClock, CpuView};
 use super::devices::{Bus, Buses};
@@ -69,11 +72,11 @@ pub struct Pc {
     log: Arc<Log>,
     /// Every device, in the order in which they are reset.
     pub(super) devices: Vec<Arc<dyn Device>>,
-    pub(super) virtio: Vec<Arc<VirtioPci>>,
     pub(super) balloon: Option<Arc<VirtioBalloon>>,
     pub(super) drives: Vec<Arc<Drive>>,
     /// What `bus=` can name.
     pub(super) buses: Buses,
+    pub(super) consoles: Vec<Arc<Console>>,
     pub(super) chardevs: Chardevs,
     /// First port and interrupt line of each serial port.
     serial_ports: Vec<(u16, u32)>,
@@ -81,6 +84,13 @@ pub struct Pc {
     qtest: Option<Arc<dyn CharBackend>>,
     boot: Option<BootImages>,
     entry: std::sync::Mutex<Option<Entry>>,
+    /// Where firmware and option ROMs are found.
+    pub(super) rom_files: RomFiles,
+    pub(super) fw_cfg: Arc<FwCfg>,
+    pub(super) rtc: Arc<Mc146818>,
+    pub(super) boot_order: BootOrder,
+    /// Whether the machine was started before.
+    was_started: AtomicBool,
 }
 
 impl Pc {
@@ -117,6 +127,14 @@ impl Pc {
         let qtest = spec.qtest.as_ref().map(|qtest| chardevs.claim(&qtest.chardev)).transpose()?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
         let input = InputHub::new(&timers);
+        let rtc_config = RtcConfig {
+            low_memory: layout.low_end,
+            high_memory: layout.high_size,
+            cpus: spec.smp.cpus,
+            ..RtcConfig::default()
+        };
+        let rtc = Mc146818::new(rtc_config, &timers, chipset.router.isa_line(line::RTC));
+        let fw_cfg = FwCfg::new(Arc::clone(&memory));
         let mut pc = Self {
             spec: Arc::new(spec.clone()),
             layout,
@@ -133,35 +151,47 @@ impl Pc {
             clock,
             log,
             devices: Vec::new(),
-            virtio: Vec::new(),
             balloon: None,
             drives: Vec::new(),
             buses: Buses::default(),
+            consoles: Vec::new(),
             chardevs,
             serial_ports: Vec::new(),
             qtest,
             boot,
             entry: std::sync::Mutex::default(),
+            rom_files: RomFiles::new(&spec.firmware.search),
+            fw_cfg,
+            rtc,
+            boot_order: BootOrder::default(),
+            was_started: AtomicBool::new(false),
         };
         pc.buses.add("pci.0", Bus::Pci);
         pc.buses.add("isa.0", Bus::Isa);
         pc.add_chipset()?;
+        pc.add_fw_cfg()?;
         pc.add_usb()?;
         pc.add_serial_ports()?;
         pc.open_drives()?;
+        pc.add_ide()?;
         pc.add_devices()?;
-        // Kernels that can't be booted are refused now, not when the machine starts.
-        pc.load_boot_images()?;
+        pc.fill_fw_cfg()?;
+        if !bios::has_firmware(spec) {
+            // Kernels that can't be booted are refused now, not when the machine starts.
+            pc.load_boot_images()?;
+        }
         Ok(pc)
     }
 
     /// The CPUs, in the state after power-on.
     pub fn make_cpus(&self) -> Vec<Cpu> {
+        let model = Arc::new(self.spec.cpu.clone());
         let apics = self.chipset.apics.apics().iter();
         let wired = apics.zip(&self.signals).zip(0..);
         wired
             .map(|((apic, signals), index)| {
-                let config = CpuConfig { index, count: self.spec.smp.cpus };
+                let config =
+                    CpuConfig { index, topology: self.topology(), model: Arc::clone(&model) };
                 let view = self.cpu_view(apic);
                 let mut cpu = Cpu::new(
                     config,
@@ -218,6 +248,10 @@ impl Pc {
         }
     }
 
+    fn topology(&self) -> Topology {
+        Topology { cores: self.spec.smp.cores, threads: self.spec.smp.threads }
+    }
+
     /// The drives, in the order of their options.
     pub fn drives(&self) -> &[Arc<Drive>] {
         &self.drives
@@ -226,6 +260,11 @@ impl Pc {
     /// The character devices.
     pub fn chardevs(&self) -> &Chardevs {
         &self.chardevs
+    }
+
+    /// The screens, in the order of their devices.
+    pub fn consoles(&self) -> &[Arc<Console>] {
+        &self.consoles
     }
 
     /// The way of the user's input to the devices.
@@ -239,8 +278,10 @@ impl Pc {
     }
 
     fn add_chipset(&mut self) -> Result<(), BuildError> {
+        let bios = self.load_bios()?;
         let chipset = &self.chipset;
         let host_bridge = I440fx::new();
+        host_bridge.connect_memory(&self.memory, bios)?;
         host_bridge.attach(&self.pci, &self.ports)?;
         let isa_bridge = Piix3::new(chipset.router.clone(), self.control.clone());
         isa_bridge.attach(&self.pci, &self.ports)?;
@@ -249,13 +290,7 @@ impl Pc {
         self.mmio.map(ioapic::BASE, ioapic::MMIO_SIZE, ioapic.clone())?;
         let pit = I8254::new(&self.timers, chipset.router.isa_line(line::TIMER));
         pit.attach(&self.ports)?;
-        let rtc_config = RtcConfig {
-            low_memory: self.layout.low_end,
-            high_memory: self.layout.high_size,
-            cpus: self.spec.smp.cpus,
-            ..RtcConfig::default()
-        };
-        let rtc = Mc146818::new(rtc_config, &self.timers, chipset.router.isa_line(line::RTC));
+        let rtc = self.rtc.clone();
         rtc.attach(&self.ports)?;
         let group = Arc::clone(&self.cpu_group);
         let a20 = A20Gate::new(move |open| group.set_a20(open));
@@ -390,9 +425,11 @@ impl Board for Pc {
         for device in &self.devices {
             device.reset();
         }
-        if self.spec.accelerator != Accelerator::Qtest {
-            firmware::configure(&self.pci, &self.ports);
+        self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
+        if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
+            return;
         }
+        firmware::configure(&self.pci, &self.ports);
         if let Err(e) = self.load_boot_images() {
             eprintln!("rhea: cannot load boot images again: {e}");
         }
@@ -400,6 +437,9 @@ impl Board for Pc {
 
     fn reset_cpu(&self, index: usize, cpu: &mut Cpu) {
         cpu.reset();
+        if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
+            return;
+        }
         if let Err(reason) = cpu.set_state(&firmware::cpu_state(cpu.state())) {
             eprintln!("rhea: cannot set CPU {index} up: {reason}");
         }
@@ -414,8 +454,8 @@ impl Board for Pc {
     }
 
     fn pause_io(&self) {
-        for device in &self.virtio {
-            device.core().pause();
+        for device in &self.devices {
+            device.pause();
         }
     }
 
@@ -423,8 +463,8 @@ impl Board for Pc {
         for drive in &self.drives {
             drive.reset_io_status();
         }
-        for device in &self.virtio {
-            device.core().resume();
+        for device in &self.devices {
+            device.resume();
         }
     }
 

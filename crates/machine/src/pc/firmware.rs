@@ -1,5 +1,5 @@
-//! What PC firmware does to PCI before it starts an operating system, for machines that boot a kernel
-//! directly: base addresses are given out, functions enabled, interrupt lines recorded (PCI Firmware
+//! What PC firmware does to memory and PCI before it starts an operating system, for machines that boot a kernel
+//! directly: shadow RAM is opened, base addresses are given out, functions enabled, interrupt lines recorded (PCI Firmware
 //! Specification 3.0, section 4).
 //!
 //! Addresses come from where users of SeaBIOS see them: ports from 0xc000 on, memory from 0xfe000000.
@@ -8,14 +8,19 @@ use std::ops::Range;
 
 use bus::AddressSpace;
 use cpu_x86::CpuState;
+use devices::i440fx;
 use devices::i8042;
 use devices::pci::{Devfn, PciBus, reg};
 use devices::piix::{self, Piix3, Piix4Pm};
 
 /// Ports for BARs.
 const IO_WINDOW: Range<u64> = 0xc000..0x1_0000;
-/// Addresses for memory BARs; RAM always ends below.
+/// Addresses for memory BARs.
 const MEMORY_WINDOW: Range<u64> = 0xfe00_0000..0xfec0_0000;
+/// Addresses for large memory BARs, from the end down; RAM always ends below.
+const LARGE_WINDOW: Range<u64> = 0xe000_0000..0xfe00_0000;
+/// What counts as large, in bytes.
+const LARGE: u64 = 1 << 20;
 /// Base address registers of a type 0 header.
 const BARS: u16 = 6;
 /// ISA interrupts that PIRQA to PIRQD are routed to.
@@ -43,6 +48,30 @@ impl Allocator {
     }
 }
 
+/// Hands out [`MEMORY_WINDOW`] and [`LARGE_WINDOW`].
+struct MemoryAllocator {
+    small: Allocator,
+    large_end: u64,
+}
+
+impl MemoryAllocator {
+    fn new() -> Self {
+        Self { small: Allocator::new(MEMORY_WINDOW), large_end: LARGE_WINDOW.end }
+    }
+
+    /// As [`Allocator::take`].
+    fn take(&mut self, size: u64) -> Option<u64> {
+        if size < LARGE {
+            return self.small.take(size);
+        }
+        let start = self.large_end.checked_sub(size)? & !(size - 1);
+        (start >= LARGE_WINDOW.start).then(|| {
+            self.large_end = start;
+            start
+        })
+    }
+}
+
 /// What a base address register answered when it was sized.
 struct Bar {
     is_io: bool,
@@ -58,8 +87,11 @@ pub const SMBUS_BASE: u16 = 0x700;
 const ELCR2: u64 = 0x4d1;
 const ELCR2_PCI: u64 = 0x0c;
 
-/// Routes PCI interrupts, opens the chipset's own ports and configures every function of `bus`.
+/// Opens shadow RAM, routes PCI interrupts, opens the chipset's own ports and configures every function of `bus`.
 pub fn configure(bus: &PciBus, ports: &AddressSpace) {
+    for pam in 0..i440fx::PAMS as u16 {
+        bus.write_config(i440fx::DEVFN, i440fx::PAM + pam, 1, i440fx::PAM_RAM.into());
+    }
     configure_pci(bus);
     for (pirq, irq) in (0..).zip(PIRQ_ROUTES) {
         bus.write_config(Piix3::DEVFN, piix::reg::PIRQ_ROUTES + pirq, 1, irq.into());
@@ -96,13 +128,18 @@ pub fn cpu_state(mut state: CpuState) -> CpuState {
 /// Configures every function of `bus`.
 fn configure_pci(bus: &PciBus) {
     let mut io = Allocator::new(IO_WINDOW);
-    let mut memory = Allocator::new(MEMORY_WINDOW);
+    let mut memory = MemoryAllocator::new();
     for (devfn, _) in bus.functions() {
         configure_function(bus, devfn, &mut io, &mut memory);
     }
 }
 
-fn configure_function(bus: &PciBus, devfn: Devfn, io: &mut Allocator, memory: &mut Allocator) {
+fn configure_function(
+    bus: &PciBus,
+    devfn: Devfn,
+    io: &mut Allocator,
+    memory: &mut MemoryAllocator,
+) {
     let mut command = bus.read_config(devfn, reg::COMMAND, 2) as u16;
     let mut index = 0;
     while index < BARS {
@@ -112,13 +149,13 @@ fn configure_function(bus: &PciBus, devfn: Devfn, io: &mut Allocator, memory: &m
             continue;
         };
         index += if bar.is_64_bit { 2 } else { 1 };
-        let (window, enable) = if bar.is_io {
-            (&mut *io, reg::COMMAND_IO)
+        let (address, enable) = if bar.is_io {
+            (io.take(bar.size), reg::COMMAND_IO)
         } else {
-            (&mut *memory, reg::COMMAND_MEMORY)
+            (memory.take(bar.size), reg::COMMAND_MEMORY)
         };
         // A BAR that finds no room stays without an address; the operating system may find one.
-        let Some(address) = window.take(bar.size) else { continue };
+        let Some(address) = address else { continue };
         bus.write_config(devfn, offset, 4, address as u32);
         command |= enable;
     }

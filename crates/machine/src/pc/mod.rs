@@ -1,5 +1,6 @@
 //! The `pc` machine: i440FX and PIIX3 on PCI.
 
+mod bios;
 pub mod board;
 pub mod boot;
 pub mod cpu;
@@ -8,3 +9,5 @@ pub mod door;
 pub mod firmware;
 pub mod layout;
 mod multiboot;
+
+pub use bios::RomFiles;

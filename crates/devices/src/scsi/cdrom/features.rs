@@ -46,14 +46,14 @@ impl Lun {
         let [block_high, block_low] = (BLOCK as u16).to_be_bytes();
         vec![
             always(0x0000, 0, profiles.collect()),
-            // Core: the interface; device busy events are not told.
-            always(0x0001, 1, {
+            // Core: the interface, and that events of a busy device can be asked for.
+            always(0x0001, 2, {
                 let mut data = interface.to_be_bytes().to_vec();
-                data.extend([0; 4]);
+                data.extend([1, 0, 0, 0]);
                 data
             }),
-            // A tray that can be locked and ejected.
-            always(0x0003, 0, vec![0x29, 0, 0, 0]),
+            // A tray that can be locked, ejected and loaded.
+            always(0x0003, 2, vec![0x39, 0, 0, 0]),
             // Random readable, in sectors.
             now(0x0010, 0, cd || dvd, vec![0, 0, block_high, block_low, 0, 1, 0, 0]),
             now(0x001d, 0, cd, Vec::new()),

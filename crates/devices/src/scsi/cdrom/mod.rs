@@ -71,6 +71,7 @@ impl Lun {
                 data.extend((BLOCK as u32).to_be_bytes());
                 Ok(Task::Reply(data))
             }
+            op::SERVICE_ACTION_IN_16 => self.read_capacity_16(cdb),
             op::READ_6 | op::READ_10 | op::READ_12 | op::READ_16 => {
                 let (offset, len) = self.extent(cdb.lba(), cdb.blocks())?;
                 Ok(if len == 0 { Task::Done } else { Task::Read { offset, len } })
@@ -213,7 +214,7 @@ impl Lun {
             return Err(Sense::INVALID_FIELD);
         }
         if !self.is_dvd() && format != 0xff {
-            return Err(Sense::INCOMPATIBLE_FORMAT);
+            return Err(Sense::INCOMPATIBLE_MEDIUM);
         }
         let found = FORMATS.iter().find(|(known, _)| *known == format);
         let &(_, len) = found.ok_or(Sense::INVALID_FIELD)?;

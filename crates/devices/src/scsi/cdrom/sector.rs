@@ -1,5 +1,7 @@
 //! A sector of mode 1 with all that is around its user data (ECMA-130, sections 14 to 16 and annex A).
 
+use serde::{Deserialize, Serialize};
+
 use super::super::Sense;
 use super::{BLOCK, msf};
 
@@ -18,7 +20,7 @@ const SECTOR: usize = SYNC + HEADER + USER + EDC + GAP + P_PARITY + Q_PARITY;
 const COVERED: usize = SYNC;
 
 /// Which parts of a sector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SectorParts {
     sync: bool,
     header: bool,

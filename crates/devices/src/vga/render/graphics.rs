@@ -88,9 +88,11 @@ impl GraphicsMode {
             (_, Some(_)) => Format::Rgb32,
         };
         let doubled = u32::from(c[crtc::MAX_SCAN] >> 7);
-        let repeat = match format {
-            Format::Pairs => doubled,
-            _ => ((u32::from(c[crtc::MAX_SCAN] & 0x1f) + 1) << doubled) - 1,
+        // Where scan lines are folded into memory the row's lines are not repetitions.
+        let repeat = if c[crtc::MODE] & 1 == 0 {
+            doubled
+        } else {
+            ((u32::from(c[crtc::MAX_SCAN] & 0x1f) + 1) << doubled) - 1
         };
         let planar = matches!(format, Format::Planar | Format::Pairs);
         let double_dots = planar && registers.sequencer[seq::CLOCKING] & seq::CLOCKING_HALF != 0;
@@ -195,11 +197,16 @@ impl GraphicsMode {
         }
         let extra = if self.pan > 0 { 16 } else { 0 };
         let bytes = self.line_bytes(self.size.width + extra);
-        let dirty = vram.take_dirty(0..vram.len());
+        let dirty = vram.take_dirty();
+        let len = u64::from(vram.len());
+        let overlaps = |first: u64, last: u64| {
+            let after = dirty.partition_point(|range| range.end <= first);
+            dirty.get(after).is_some_and(|range| range.start <= last)
+        };
         let is_dirty = |offset: u32| {
-            let first = (offset & (vram.len() - 1)) as usize;
-            let pages = first >> 12..=(first + bytes as usize - 1) >> 12;
-            pages.into_iter().any(|page| dirty[page % dirty.len()])
+            let first = u64::from(offset) & (len - 1);
+            let last = first + u64::from(bytes) - 1;
+            overlaps(first, last) || last >= len && overlaps(0, last - len)
         };
         let mut source = vec![0; bytes as usize];
         let mut dots = Vec::with_capacity((self.size.width + extra + 16) as usize);
@@ -241,7 +248,8 @@ impl GraphicsMode {
             Format::Packed256 => dots.extend(source.iter().map(color)),
             Format::Rgb555 => dots.extend(source.chunks_exact(2).map(|pixel| {
                 let v = word(pixel);
-                rgb(five(v >> 10), five(v >> 5), five(v))
+                // The low bits stay clear, so white is not quite white; QEMU draws the same.
+                rgb(v >> 7 & 0xf8, v >> 2 & 0xf8, v << 3 & 0xf8)
             })),
             Format::Rgb565 => dots.extend(source.chunks_exact(2).map(|pixel| {
                 let v = word(pixel);

@@ -13,6 +13,8 @@ use crate::vga::vram::Vram;
 const GLYPH: usize = 32;
 /// Glyphs in a font.
 const GLYPHS: usize = 256;
+/// The plane that fonts are in.
+const FONT_PLANE: usize = 2;
 /// Most cells on a screen; a mode with more shows nothing.
 const MAX_CELLS: u32 = 160 * 100;
 /// How long the cursor stays on, and off, in nanoseconds.
@@ -97,7 +99,7 @@ impl TextMode {
         let map = registers.sequencer[seq::CHARACTER_MAP];
         let font = |low: u8, high: u8| {
             let number = u32::from(map >> low & 3) << 1 | u32::from(map >> high & 1);
-            number * 0x2000 * 4 + 2
+            number * 0x2000 * 4
         };
         let word = |high: usize, low: usize| u32::from(c[high]) << 8 | u32::from(c[low]);
         let start = word(crtc::START_HIGH, crtc::START_LOW);
@@ -193,10 +195,13 @@ struct Fonts(Vec<u8>);
 
 impl Fonts {
     fn read(mode: &TextMode, vram: &Vram) -> Self {
-        let glyphs = mode.fonts.into_iter().flat_map(|font| {
-            (0..(GLYPH * GLYPHS) as u32).map(move |row| vram.byte(font + 4 * row))
-        });
-        Self(glyphs.collect())
+        let mut bits = Vec::with_capacity(2 * GLYPH * GLYPHS);
+        let mut cells = vec![0; 4 * GLYPH * GLYPHS];
+        for font in mode.fonts {
+            vram.read(font, &mut cells);
+            bits.extend(cells.chunks_exact(4).map(|cell| cell[FONT_PLANE]));
+        }
+        Self(bits)
     }
 
     /// The dots of line `scan` of a cell, the leftmost in bit 7.

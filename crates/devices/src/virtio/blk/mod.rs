@@ -4,16 +4,14 @@
 //! memory. A request whose failure stops the machine is held back and made again when it continues.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::sync::Arc;
 
 use block::{Drive, ErrorAction, Operation};
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
+use super::backlog::{Backlog, HeldRequest, Progress};
 use super::{Chain, Kind, QueueError, VirtioCore, VirtioDevice, slices};
-use crate::lock;
 
 #[cfg(test)]
 mod tests;
@@ -36,9 +34,6 @@ const SERIAL_LEN: usize = 20;
 const MAX_DISCARD_SECTORS: u32 = 0x3f_ffff;
 /// Threads that serve one disk, so that a request that waits for the host does not hold up others.
 const WORKERS: usize = 4;
-/// Requests that take longer than this, on average, are served by several threads at a time; for shorter
-/// ones waking a thread costs more than it gains. In nanoseconds.
-const SLOW_REQUEST_NS: u64 = 100_000;
 
 /// Feature bits.
 mod feature {
@@ -185,13 +180,6 @@ impl BlkOptions {
     }
 }
 
-/// A request that waits for the machine to continue.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct HeldRequest {
-    queue: u16,
-    chain: Chain,
-}
-
 /// The saved form of a [`VirtioBlk`].
 #[derive(Debug, Serialize, Deserialize)]
 struct BlkState {
@@ -211,11 +199,7 @@ pub struct VirtioBlk {
     serial: [u8; SERIAL_LEN],
     /// The drive's write cache as the machine was told to have it.
     initial_write_cache: bool,
-    held: Mutex<Vec<HeldRequest>>,
-    /// Moving average of how long requests took, in nanoseconds.
-    pace_ns: AtomicU64,
-    /// A failure asked for the machine to stop; nothing more is taken until it continues.
-    halted: AtomicBool,
+    backlog: Backlog,
 }
 
 impl VirtioBlk {
@@ -237,19 +221,13 @@ impl VirtioBlk {
             drive,
             options,
             serial,
-            held: Mutex::default(),
-            pace_ns: AtomicU64::new(0),
-            halted: AtomicBool::new(false),
+            backlog: Backlog::default(),
         }))
     }
 
     /// The drive.
     pub fn drive(&self) -> &Arc<Drive> {
         &self.drive
-    }
-
-    fn held(&self) -> MutexGuard<'_, Vec<HeldRequest>> {
-        lock(&self.held)
     }
 
     /// Makes one request; `None` if it is to be made again later.
@@ -353,21 +331,19 @@ impl VirtioBlk {
         Ok(self.position(sector, len).map(|at| (at, len, flags)).ok_or(Status::IoError))
     }
 
-    fn serve(&self, core: &VirtioCore, queue: u16, chain: Chain) {
-        match self.handle(core, &chain) {
+    fn serve(&self, core: &VirtioCore, queue: u16, chain: &Chain) -> Progress {
+        match self.handle(core, chain) {
             Ok(Some(status)) => {
                 let last = chain.writable_len() - 1;
                 match chain.write(core.memory(), last, &[status as u8]) {
-                    Ok(_) => core.complete(queue, &chain, (last as u32).wrapping_add(1)),
+                    Ok(_) => core.complete(queue, chain, (last as u32).wrapping_add(1)),
                     Err(error) => core.fail(&error),
                 }
             }
-            Ok(None) => {
-                self.halted.store(true, Ordering::Release);
-                self.held().push(HeldRequest { queue, chain });
-            }
+            Ok(None) => return Progress::Held,
             Err(error) => core.fail(&error),
         }
+        Progress::Done
     }
 
     /// Cylinders, heads and sectors that a BIOS of old would see.
@@ -450,44 +426,26 @@ impl VirtioDevice for VirtioBlk {
     }
 
     fn service(&self, core: &VirtioCore, queue: u16) {
-        while !core.is_pausing() && !self.halted.load(Ordering::Acquire) {
-            let held = self.held().pop();
-            let (queue, chain) = match held {
-                Some(held) => (held.queue, held.chain),
-                None => match core.pop(queue) {
-                    Some(chain) => (queue, chain),
-                    None => return,
-                },
-            };
-            let pace = self.pace_ns.load(Ordering::Relaxed);
-            if pace > SLOW_REQUEST_NS && core.has_next(queue) {
-                core.kick(queue);
-            }
-            let begin = Instant::now();
-            self.serve(core, queue, chain);
-            let took = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            self.pace_ns.store((pace / 8 * 7).saturating_add(took / 8), Ordering::Relaxed);
-        }
+        self.backlog.serve(core, queue, |_| (), |queue, chain| self.serve(core, queue, chain));
     }
 
     fn resumed(&self) {
-        self.halted.store(false, Ordering::Release);
+        self.backlog.resumed();
     }
 
     fn queue_reset(&self, queue: u16) {
-        self.held().retain(|held| held.queue != queue);
+        self.backlog.queue_reset(queue);
     }
 
     fn reset(&self) {
-        self.held().clear();
-        self.halted.store(false, Ordering::Release);
+        self.backlog.reset();
         self.drive.set_write_cache(self.initial_write_cache);
         self.drive.reset_io_status();
     }
 
     fn save(&self) -> Saved {
         let write_cache = self.drive.write_cache();
-        Saved::new(&BlkState { write_cache, held: self.held().clone() })
+        Saved::new(&BlkState { write_cache, held: self.backlog.held().clone() })
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
@@ -497,8 +455,7 @@ impl VirtioDevice for VirtioBlk {
             return Err(RestoreError::Damaged { name: BlkState::NAME, reason });
         }
         self.drive.set_write_cache(state.write_cache);
-        *self.held() = state.held;
-        self.halted.store(false, Ordering::Release);
+        self.backlog.restore(state.held);
         Ok(())
     }
 }

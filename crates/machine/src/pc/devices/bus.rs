@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use devices::ata::Connector;
+use devices::virtio::scsi::VirtioScsi;
 use options::{OptionError, Properties};
 
 use super::usb::UsbHost;
@@ -13,6 +15,10 @@ pub enum Bus {
     Pci,
     /// The ISA bus.
     Isa,
+    /// The bus of a SCSI adapter.
+    Scsi(Arc<VirtioScsi>),
+    /// An IDE channel or a port of an AHCI controller.
+    Ata(Arc<dyn Connector>),
     /// The ports of a USB host controller.
     Usb(Arc<UsbHost>),
 }
@@ -27,9 +33,9 @@ impl Buses {
         self.0.push((name.into(), bus));
     }
 
-    /// How many buses are of a kind.
-    pub(super) fn count(&self, of_kind: impl Fn(&Bus) -> bool) -> usize {
-        self.0.iter().filter(|(_, bus)| of_kind(bus)).count()
+    /// All buses of the kind that `of_kind` picks.
+    pub fn all<T>(&self, of_kind: impl Fn(&Bus) -> Option<T>) -> Vec<T> {
+        self.0.iter().filter_map(|(_, bus)| of_kind(bus)).collect()
     }
 
     /// The bus that `bus=` names, or all there are without it: those of the kind that `of_kind` picks.
@@ -43,7 +49,7 @@ impl Buses {
     ) -> Result<Vec<T>, OptionError> {
         let fitting = || self.0.iter().filter_map(|(name, bus)| Some((name, of_kind(bus)?)));
         let Some(wanted) = properties.take("bus") else {
-            return Ok(fitting().map(|(_, bus)| bus).collect());
+            return Ok(self.all(of_kind));
         };
         // A bus is also known without its number.
         let is_wanted = |name: &str| name == wanted || name.strip_suffix(".0") == Some(&wanted);

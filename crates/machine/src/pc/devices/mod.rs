@@ -3,8 +3,10 @@
 
 mod bus;
 mod display;
+mod ide;
 mod input;
 mod isa;
+mod scsi;
 mod storage;
 mod test;
 mod usb;
@@ -35,12 +37,20 @@ pub struct Driver {
     make: fn(&mut Pc, &str, Properties) -> Result<(), BuildError>,
 }
 
+impl Driver {
+    fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.aliases.contains(&name)
+    }
+}
+
 /// Every kind, in the order of `-device help`.
 pub fn drivers() -> Vec<&'static Driver> {
     let topics = [
         display::DRIVERS,
         input::DRIVERS,
+        ide::DRIVERS,
         isa::DRIVERS,
+        scsi::DRIVERS,
         storage::DRIVERS,
         test::DRIVERS,
         usb::DRIVERS,
@@ -59,12 +69,15 @@ impl Pc {
     /// Makes the devices of drives that ask for one, then those of `-device`, in their order.
     pub(in crate::pc) fn add_devices(&mut self) -> Result<(), BuildError> {
         let spec = Arc::clone(&self.spec);
+        self.add_ide_drives()?;
         let implied = spec.drives.iter().filter_map(storage::device_of);
+        let graphics = display::implied(&spec);
+        let implied = graphics.into_iter().chain(implied);
         let all: Vec<DeviceSpec> = implied.chain(spec.devices.iter().cloned()).collect();
         for (index, device) in all.iter().enumerate() {
             self.add_device(device, index)?;
         }
-        Ok(())
+        self.check_drives()
     }
 
     /// Makes a PCI function called `name` at a place of its own; the caller adds it to the devices.
@@ -86,18 +99,20 @@ impl Pc {
         let drivers = drivers();
         let names: Vec<&str> =
             drivers.iter().flat_map(|d| d.aliases.iter().copied().chain([d.name])).collect();
-        let driver = drivers
-            .iter()
-            .find(|d| d.name == device.driver || d.aliases.contains(&device.driver.as_str()))
-            .ok_or_else(|| {
-                OptionError::unknown("-device: not a device model name:", &device.driver, &names)
-            })?;
+        let driver = drivers.iter().find(|d| d.is_called(&device.driver)).ok_or_else(|| {
+            OptionError::unknown("-device: not a device model name:", &device.driver, &names)
+        })?;
         let path = match &device.id {
             Some(id) => format!("/machine/peripheral/{id}"),
             None => format!("/machine/peripheral-anon/device[{index}]"),
         };
         let option = format!("-device {}", device.driver);
-        let properties = Properties::from_map(&option, device.properties.clone());
+        let mut values = device.properties.clone();
+        for global in self.spec.globals.iter().filter(|global| driver.is_called(&global.driver)) {
+            let value = || global.value.as_str().into();
+            values.entry(global.property.clone()).or_insert_with(value);
+        }
+        let properties = Properties::from_map(&option, values);
         (driver.make)(self, &path, properties)
     }
 }

@@ -67,20 +67,13 @@ fn virtio_blk(
     properties.take_number::<u32>("bootindex")?;
     let option = properties.option().to_owned();
     properties.finish()?;
-    let drive = pc.drives.iter().find(|drive| drive.id() == drive_id).ok_or_else(|| {
-        let ids: Vec<&str> = pc.drives.iter().map(|drive| drive.id()).collect();
-        OptionError::unknown(
-            &format!("{option}: Property 'virtio-blk-device.drive' can't find value"),
-            &drive_id,
-            &ids,
-        )
-    })?;
+    let drive = pc.find_drive(&option, "virtio-blk-device.drive", &drive_id)?;
     drive.set_error_policy(on_read_error, on_write_error);
     if let Some(on) = write_cache {
         drive.set_write_cache(on);
     }
     let backend = format!("{path}/virtio-backend");
-    let device = VirtioBlk::new(drive.clone(), &backend, options)
+    let device = VirtioBlk::new(drive, &backend, options)
         .map_err(|e| BuildError::Device(format!("{option}: {e}")))?;
     pc.add_virtio(path, device, transport)
 }
@@ -90,33 +83,69 @@ impl Pc {
     pub(in crate::pc) fn open_drives(&mut self) -> Result<(), BuildError> {
         let spec = Arc::clone(&self.spec);
         for drive in &spec.drives {
-            let failed = |e: String| BuildError::Device(format!("-drive {}: {e}", drive.id));
-            let option = format!("-drive {}", drive.id);
-            let options =
-                DriveOptions::parse(Properties::from_map(&option, drive.options.clone()))?;
+            let origin = drive.origin.as_str();
+            let given = Properties::from_map(origin, drive.options.clone());
+            let options = DriveOptions::parse(given)?;
             let opened = match &drive.file {
-                Some(path) => {
-                    Drive::open(&drive.id, path, &options).map_err(|e| failed(e.to_string()))?
-                }
+                Some(path) => Drive::open(&drive.id, path, &options)
+                    .map_err(|e| BuildError::Device(format!("{origin}: {e}")))?,
                 None => Drive::empty(&drive.id, &options),
             };
             self.drives.push(Arc::new(opened));
         }
         Ok(())
     }
+
+    /// Refuses drives for a connection that this machine does not have.
+    pub(in crate::pc) fn check_drives(&self) -> Result<(), BuildError> {
+        for (spec, drive) in self.spec.drives.iter().zip(&self.drives) {
+            let is_for_device = spec.interface == DriveInterface::None;
+            if !is_for_device && !spec.is_default && !drive.is_claimed() {
+                return Err(BuildError::Device(format!(
+                    "{}: machine type does not support if={},bus={},unit={}",
+                    spec.origin,
+                    spec.interface.name(),
+                    spec.bus,
+                    spec.unit
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The drive `id`, which `property` of a device names.
+    pub(super) fn find_drive(
+        &self,
+        option: &str,
+        property: &str,
+        id: &str,
+    ) -> Result<Arc<Drive>, BuildError> {
+        let found = self.spec.drives.iter().zip(&self.drives).find(|(spec, _)| spec.id == id);
+        let Some((spec, drive)) = found else {
+            let ids: Vec<&str> = self.drives.iter().map(|drive| drive.id()).collect();
+            let problem = format!("{option}: Property '{property}' can't find value");
+            return Err(OptionError::unknown(&problem, id, &ids).into());
+        };
+        if drive.is_claimed() && spec.interface != DriveInterface::None {
+            return Err(BuildError::Device(format!(
+                "{option}: Drive '{id}' is already in use because it has been automatically \
+                 connected to another device (did you need 'if=none' in the drive options?)"
+            )));
+        }
+        Ok(drive.clone())
+    }
 }
 
-/// The device that is made along with a drive.
+/// The id that a user gave the device at `path`, or the path itself: how queries name the device.
+pub(super) fn query_name(path: &str) -> &str {
+    path.strip_prefix("/machine/peripheral/").unwrap_or(path)
+}
+
+/// The device that is made along with a drive as if by `-device`.
 pub(super) fn device_of(drive: &DriveSpec) -> Option<DeviceSpec> {
-    match drive.interface {
-        DriveInterface::None => None,
-        DriveInterface::Virtio => {
-            let properties = [("drive".to_owned(), drive.id.as_str().into())];
-            Some(DeviceSpec {
-                driver: "virtio-blk-pci".to_owned(),
-                id: None,
-                properties: properties.into_iter().collect(),
-            })
-        }
-    }
+    (drive.interface == DriveInterface::Virtio).then(|| DeviceSpec {
+        driver: "virtio-blk-pci".to_owned(),
+        id: None,
+        properties: [("drive".to_owned(), drive.id.as_str().into())].into_iter().collect(),
+    })
 }

@@ -83,8 +83,7 @@ impl Pc {
         let pci = VirtioPci::new(device, transport.options, wiring, self.memory.clone())
             .map_err(|e| failed(e.to_string()))?;
         self.pci.attach(devfn, pci.clone());
-        self.devices.push(pci.clone());
-        self.virtio.push(pci);
+        self.devices.push(pci);
         Ok(())
     }
 }

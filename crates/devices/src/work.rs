@@ -18,7 +18,7 @@ struct State {
 
 /// What vCPUs, workers and the machine's owner tell each other.
 #[derive(Debug, Default)]
-pub(super) struct Work {
+pub(crate) struct Work {
     state: Mutex<State>,
     /// Workers wait here.
     wake: Condvar,
@@ -34,12 +34,12 @@ impl Work {
     }
 
     /// Asks for service of `queue` (below 64).
-    pub(super) fn kick(&self, queue: u16) {
+    pub(crate) fn kick(&self, queue: u16) {
         self.kick_mask(1 << (queue & 63));
     }
 
     /// Asks for service of the queues whose bits are set.
-    pub(super) fn kick_mask(&self, mask: u64) {
+    pub(crate) fn kick_mask(&self, mask: u64) {
         let mut state = self.lock();
         state.kicked |= mask;
         let wake = state.pauses == 0 && mask != 0;
@@ -50,12 +50,12 @@ impl Work {
     }
 
     /// Whether workers are to stop after the request at hand.
-    pub(super) fn is_pausing(&self) -> bool {
+    pub(crate) fn is_pausing(&self) -> bool {
         self.pausing.load(Ordering::Acquire)
     }
 
     /// Waits until no worker serves a queue, and keeps it so until [`Work::resume`].
-    pub(super) fn pause(&self) {
+    pub(crate) fn pause(&self) {
         let mut state = self.lock();
         state.pauses += 1;
         self.pausing.store(true, Ordering::Release);
@@ -65,7 +65,7 @@ impl Work {
     }
 
     /// Ends one pause; tells whether it was the last. `kick` are queues to serve then.
-    pub(super) fn resume(&self, kick: u64) -> bool {
+    pub(crate) fn resume(&self, kick: u64) -> bool {
         let mut state = self.lock();
         state.pauses = state.pauses.saturating_sub(1);
         state.kicked |= kick;
@@ -79,19 +79,19 @@ impl Work {
     }
 
     /// Forgets all kicks.
-    pub(super) fn forget_kicks(&self) {
+    pub(crate) fn forget_kicks(&self) {
         self.lock().kicked = 0;
     }
 
     /// Sends the workers home.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.pausing.store(true, Ordering::Release);
         self.wake.notify_all();
     }
 
     /// Waits for a queue to serve; `None` at the end.
-    pub(super) fn next(&self) -> Option<Job<'_>> {
+    pub(crate) fn next(&self) -> Option<Job<'_>> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -112,9 +112,9 @@ impl Work {
 }
 
 /// A queue that a worker serves; dropping it says that it is done.
-pub(super) struct Job<'a> {
+pub(crate) struct Job<'a> {
     work: &'a Work,
-    pub(super) queue: u16,
+    pub(crate) queue: u16,
 }
 
 impl Drop for Job<'_> {

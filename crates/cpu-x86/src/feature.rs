@@ -1,0 +1,348 @@
+//! The features of a CPU: one table with the name of each, where CPUID tells of it (APM volume 3,
+//! appendix E), and the instructions that come with it. CPUID, the decoder, control registers, the
+//! command line and tests all go by it.
+//!
+//! Only what is implemented is in [`FEATURES`]. A model has a part of it: instructions of the rest are
+//! undefined, and its control bits reserved.
+
+use iced_x86::CpuidFeature as F;
+
+/// The words of CPUID that have feature bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Word {
+    /// Leaf 1, EDX.
+    Leaf1Edx,
+    /// Leaf 1, ECX.
+    Leaf1Ecx,
+    /// Leaf 7, subleaf 0, EBX.
+    Leaf7Ebx,
+    /// Leaf 7, subleaf 0, ECX.
+    Leaf7Ecx,
+    /// Leaf 7, subleaf 0, EDX.
+    Leaf7Edx,
+    /// Leaf 0xd, subleaf 1, EAX.
+    XsaveEax,
+    /// Leaf 0x8000_0001, EDX, without what repeats leaf 1.
+    ExtendedEdx,
+    /// Leaf 0x8000_0001, ECX.
+    ExtendedEcx,
+    /// Leaf 0x8000_0007, EDX.
+    PowerEdx,
+    /// Leaf 0x8000_0008, EBX.
+    AddressEbx,
+    /// Leaf 0x8000_0021, EAX.
+    Extended2Eax,
+}
+
+/// Number of [`Word`]s.
+const WORDS: usize = 11;
+
+/// One feature.
+#[derive(Clone, Copy, Debug)]
+pub struct Feature {
+    /// Its name in `-cpu`; other spellings follow after a bar.
+    names: &'static str,
+    word: Word,
+    bit: u32,
+    /// The instructions that it stands for.
+    instructions: &'static [F],
+}
+
+impl Feature {
+    /// Its name in `-cpu`.
+    pub fn name(&self) -> &'static str {
+        self.names.split('|').next().unwrap_or_default()
+    }
+
+    pub(crate) fn word(&self) -> Word {
+        self.word
+    }
+
+    pub(crate) fn bit(&self) -> u32 {
+        self.bit
+    }
+
+    /// Whether `name` is one of its names. Underscores and dashes are the same.
+    pub fn is_called(&self, name: &str) -> bool {
+        let same = |a: u8, b: u8| a == b || matches!((a, b), (b'_', b'-') | (b'-', b'_'));
+        self.names.split('|').any(|known| {
+            known.len() == name.len() && known.bytes().zip(name.bytes()).all(|(a, b)| same(a, b))
+        })
+    }
+}
+
+const fn feature(names: &'static str, word: Word, bit: u32, instructions: &'static [F]) -> Feature {
+    Feature { names, word, bit, instructions }
+}
+
+/// Every feature that is implemented, in CPUID's order.
+pub const FEATURES: &[Feature] = {
+    use Word::*;
+    &[
+        feature("fpu", Leaf1Edx, 0, &[F::FPU, F::FPU287, F::FPU387]),
+        feature("vme", Leaf1Edx, 1, &[]),
+        feature("de", Leaf1Edx, 2, &[]),
+        feature("pse", Leaf1Edx, 3, &[]),
+        feature("tsc", Leaf1Edx, 4, &[F::TSC]),
+        feature("msr", Leaf1Edx, 5, &[F::MSR]),
+        feature("pae", Leaf1Edx, 6, &[]),
+        feature("mce", Leaf1Edx, 7, &[]),
+        feature("cx8", Leaf1Edx, 8, &[F::CX8]),
+        feature("apic", Leaf1Edx, 9, &[]),
+        feature("sep", Leaf1Edx, 11, &[F::SEP]),
+        feature("mtrr", Leaf1Edx, 12, &[]),
+        feature("pge", Leaf1Edx, 13, &[]),
+        feature("mca", Leaf1Edx, 14, &[]),
+        feature("cmov", Leaf1Edx, 15, &[F::CMOV]),
+        feature("pat", Leaf1Edx, 16, &[]),
+        feature("pse36", Leaf1Edx, 17, &[]),
+        feature("clflush", Leaf1Edx, 19, &[F::CLFSH]),
+        feature("mmx", Leaf1Edx, 23, &[F::MMX]),
+        feature("fxsr", Leaf1Edx, 24, &[F::FXSR]),
+        feature("sse", Leaf1Edx, 25, &[F::SSE]),
+        feature("sse2", Leaf1Edx, 26, &[F::SSE2]),
+        feature("pni|sse3", Leaf1Ecx, 0, &[F::SSE3]),
+        feature("monitor", Leaf1Ecx, 3, &[F::MONITOR]),
+        feature("ssse3", Leaf1Ecx, 9, &[F::SSSE3]),
+        feature("cx16", Leaf1Ecx, 13, &[F::CMPXCHG16B]),
+        feature("pcid", Leaf1Ecx, 17, &[]),
+        feature("sse4.1|sse4-1", Leaf1Ecx, 19, &[F::SSE4_1]),
+        feature("sse4.2|sse4-2", Leaf1Ecx, 20, &[F::SSE4_2]),
+        feature("x2apic", Leaf1Ecx, 21, &[]),
+        feature("movbe", Leaf1Ecx, 22, &[F::MOVBE]),
+        feature("popcnt", Leaf1Ecx, 23, &[F::POPCNT]),
+        feature("tsc-deadline", Leaf1Ecx, 24, &[]),
+        feature("xsave", Leaf1Ecx, 26, &[F::XSAVE]),
+        feature("rdrand", Leaf1Ecx, 30, &[F::RDRAND]),
+        feature("hypervisor", Leaf1Ecx, 31, &[]),
+        feature("fsgsbase", Leaf7Ebx, 0, &[F::FSGSBASE]),
+        feature("tsc-adjust", Leaf7Ebx, 1, &[]),
+        feature("smep", Leaf7Ebx, 7, &[]),
+        feature("erms", Leaf7Ebx, 9, &[]),
+        feature("invpcid", Leaf7Ebx, 10, &[F::INVPCID]),
+        feature("rdseed", Leaf7Ebx, 18, &[F::RDSEED]),
+        feature("smap", Leaf7Ebx, 20, &[F::SMAP]),
+        feature("umip", Leaf7Ecx, 2, &[]),
+        feature("rdpid", Leaf7Ecx, 22, &[F::RDPID]),
+        feature("fsrm", Leaf7Edx, 4, &[]),
+        feature("spec-ctrl", Leaf7Edx, 26, &[]),
+        feature("arch-capabilities", Leaf7Edx, 29, &[]),
+        feature("xsaveopt", XsaveEax, 0, &[F::XSAVEOPT]),
+        feature("syscall", ExtendedEdx, 11, &[F::SYSCALL]),
+        feature("nx|xd", ExtendedEdx, 20, &[]),
+        feature("pdpe1gb", ExtendedEdx, 26, &[]),
+        feature("rdtscp", ExtendedEdx, 27, &[F::RDTSCP]),
+        feature("lm|i64", ExtendedEdx, 29, &[F::X64]),
+        feature("lahf-lm", ExtendedEcx, 0, &[]),
+        feature("cr8legacy", ExtendedEcx, 4, &[]),
+        feature("abm", ExtendedEcx, 5, &[F::LZCNT]),
+        feature("topoext", ExtendedEcx, 22, &[]),
+        feature("3dnowprefetch", ExtendedEcx, 8, &[F::PREFETCHW]),
+        feature("invtsc", PowerEdx, 8, &[]),
+        feature("xsaveerptr", AddressEbx, 2, &[]),
+        feature("lfence-always-serializing", Extended2Eax, 2, &[]),
+        feature("null-sel-clr-base", Extended2Eax, 6, &[]),
+    ]
+};
+
+/// Instructions that every model has.
+const BASE: &[F] = &[
+    F::INTEL8086,
+    F::INTEL186,
+    F::INTEL286,
+    F::INTEL386,
+    F::INTEL486,
+    F::CPUID,
+    F::MULTIBYTENOP,
+    F::PAUSE,
+    F::RDPMC,
+    F::SMM,
+];
+
+/// Names of features that others have and this build has not, to tell them from typing errors.
+pub const ABSENT: &[&str] = &[
+    "3dnow",
+    "3dnowext",
+    "adx",
+    "aes",
+    "amx-bf16",
+    "amx-int8",
+    "amx-tile",
+    "avx",
+    "avx-vnni",
+    "avx2",
+    "avx512-bf16",
+    "avx512-fp16",
+    "avx512-vpopcntdq",
+    "avx512bitalg",
+    "avx512bw",
+    "avx512cd",
+    "avx512dq",
+    "avx512er",
+    "avx512f",
+    "avx512ifma",
+    "avx512pf",
+    "avx512vbmi",
+    "avx512vbmi2",
+    "avx512vl",
+    "avx512vnni",
+    "bmi1",
+    "bmi2",
+    "cldemote",
+    "clflushopt",
+    "clwb",
+    "clzero",
+    "dca",
+    "ds",
+    "ds-cpl",
+    "dtes64",
+    "est",
+    "f16c",
+    "fma",
+    "fma4",
+    "gfni",
+    "hle",
+    "ibs",
+    "la57",
+    "lwp",
+    "misalignsse",
+    "movdir64b",
+    "movdiri",
+    "mpx",
+    "npt",
+    "nrip-save",
+    "osvw",
+    "pclmulqdq",
+    "pdcm",
+    "perfctr-core",
+    "pku",
+    "pks",
+    "rtm",
+    "sha-ni",
+    "skinit",
+    "smx",
+    "ss",
+    "ssbd",
+    "sse4a",
+    "stibp",
+    "svm",
+    "tbm",
+    "tce",
+    "tm",
+    "tm2",
+    "vaes",
+    "vmx",
+    "vpclmulqdq",
+    "waitpkg",
+    "wbnoinvd",
+    "wdt",
+    "xgetbv1",
+    "xop",
+    "xsavec",
+    "xsaves",
+];
+
+/// A set of features, as CPUID's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FeatureSet([u32; WORDS]);
+
+impl FeatureSet {
+    /// Everything that is implemented.
+    pub fn all() -> Self {
+        let mut set = Self::default();
+        FEATURES.iter().for_each(|feature| set.set(feature, true));
+        set
+    }
+
+    /// The features that `names`, separated by blanks, name and that are implemented.
+    pub fn of(names: &str) -> Self {
+        let mut set = Self::default();
+        for name in names.split_whitespace() {
+            if let Some(feature) = find(name) {
+                set.set(feature, true);
+            }
+        }
+        set
+    }
+
+    /// Adds or takes away a feature.
+    pub fn set(&mut self, feature: &Feature, present: bool) {
+        let bit = 1 << feature.bit;
+        let word = &mut self.0[feature.word as usize];
+        *word = if present { *word | bit } else { *word & !bit };
+    }
+
+    /// Whether a feature is in it.
+    pub fn has(&self, feature: &Feature) -> bool {
+        self.0[feature.word as usize] >> feature.bit & 1 != 0
+    }
+
+    /// Whether the feature called `name` is in it; false for names that are not known.
+    pub fn has_name(&self, name: &str) -> bool {
+        find(name).is_some_and(|feature| self.has(feature))
+    }
+
+    /// A word of CPUID.
+    pub(crate) fn word(&self, word: Word) -> u32 {
+        self.0[word as usize]
+    }
+
+    /// The instructions that come with it.
+    pub(crate) fn instructions(&self) -> Instructions {
+        let features = FEATURES.iter().filter(|feature| self.has(feature));
+        let all = features.flat_map(|feature| feature.instructions).chain(BASE);
+        all.fold(Instructions::default(), |mut set, &feature| {
+            set.0[feature as usize / 64] |= 1 << (feature as usize % 64);
+            set
+        })
+    }
+}
+
+/// The feature called `name`.
+pub fn find(name: &str) -> Option<&'static Feature> {
+    FEATURES.iter().find(|feature| feature.is_called(name))
+}
+
+/// The groups of instructions that a CPU has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Instructions([u64; 3]);
+
+impl Instructions {
+    /// Whether it has `feature`'s.
+    pub(crate) fn has(&self, feature: F) -> bool {
+        let n = feature as usize;
+        self.0.get(n / 64).is_some_and(|word| word >> (n % 64) & 1 != 0)
+    }
+
+    /// Whether it has instructions that belong to all of `features`.
+    pub(crate) fn have_all(&self, features: &[F]) -> bool {
+        features.iter().all(|&feature| self.has(feature))
+    }
+}
+
+/// Whether any CPU of this build has instructions that belong to all of `features`.
+pub fn is_implemented(features: &[F]) -> bool {
+    FeatureSet::all().instructions().have_all(features)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_bits_are_told_once() {
+        for (n, feature) in FEATURES.iter().enumerate() {
+            for other in &FEATURES[..n] {
+                assert!(!other.is_called(feature.name()), "{}", feature.name());
+                assert!(
+                    (other.word, other.bit) != (feature.word, feature.bit),
+                    "{}",
+                    feature.name()
+                );
+            }
+            assert!(!ABSENT.contains(&feature.name()), "{} is there", feature.name());
+        }
+        assert!(find("sse4_1").is_some() && find("sse3").is_some() && find("lahf_lm").is_some());
+    }
+}

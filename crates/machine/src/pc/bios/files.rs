@@ -1,0 +1,94 @@
+//! Where firmware and option ROMs are found on the host.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Directories that are searched after those of `-L`.
+const DIRECTORIES: [&str; 4] =
+    ["/usr/share/rhea", "/usr/share/seabios", "/usr/share/qemu", "/usr/lib/ipxe/qemu"];
+
+/// Debian's packages by how the names of their files begin.
+const PACKAGES: [(&str, &str); 6] = [
+    ("bios", "seabios"),
+    ("vgabios", "seabios"),
+    ("efi-", "ipxe-qemu"),
+    ("pxe-", "ipxe-qemu"),
+    ("OVMF", "ovmf"),
+    ("sgabios", "qemu-system-data"),
+];
+
+/// The search path.
+#[derive(Clone, Debug, Default)]
+pub struct RomFiles {
+    directories: Vec<PathBuf>,
+}
+
+impl RomFiles {
+    /// The path with `first` before the usual directories.
+    pub fn new(first: &[PathBuf]) -> Self {
+        let usual = DIRECTORIES.iter().map(PathBuf::from);
+        Self { directories: first.iter().cloned().chain(usual).collect() }
+    }
+
+    /// The directories in the order in which they are searched.
+    pub fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
+    /// Where `name` is: a path as it stands, or else a file in one of the directories.
+    pub fn find(&self, name: &str) -> Option<PathBuf> {
+        let direct = Path::new(name);
+        if direct.is_file() {
+            return Some(direct.to_owned());
+        }
+        self.directories.iter().map(|dir| dir.join(name)).find(|path| path.is_file())
+    }
+
+    /// Reads the file `name` of at most `max` bytes.
+    ///
+    /// # Errors
+    /// Says why it can't, and which package has the file.
+    pub fn load(&self, name: &str, max: u64) -> Result<Vec<u8>, String> {
+        let path = self.find(name).ok_or_else(|| self.missing(name))?;
+        let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(&path).map_err(failed)?;
+        file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > max {
+            return Err(format!("{}: larger than {} KiB", path.display(), max >> 10));
+        }
+        Ok(bytes)
+    }
+
+    fn missing(&self, name: &str) -> String {
+        if name.contains('/') {
+            return "no such file".to_owned();
+        }
+        let searched: Vec<_> = self.directories.iter().map(|d| d.display().to_string()).collect();
+        let package = PACKAGES.iter().find(|(start, _)| name.starts_with(start));
+        let remedy = match package {
+            Some((_, package)) => format!("install Debian's package {package}, or use -L"),
+            None => "say where it is with -L".to_owned(),
+        };
+        format!("it is in none of {}; {remedy}", searched.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_found_along_the_path_and_a_missing_one_names_its_package() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("bios-own.bin"), [1, 2, 3]).unwrap();
+        let files = RomFiles::new(&[dir.path().to_owned()]);
+        assert_eq!(files.load("bios-own.bin", 3), Ok(vec![1, 2, 3]));
+        assert!(files.load("bios-own.bin", 2).unwrap_err().contains("larger"));
+        let direct = dir.path().join("bios-own.bin").display().to_string();
+        assert_eq!(RomFiles::default().load(&direct, 3), Ok(vec![1, 2, 3]));
+        let missing = RomFiles::default().load("bios-none.bin", 3).unwrap_err();
+        assert!(missing.contains("package seabios"), "{missing}");
+        assert!(RomFiles::default().load("/none", 3).is_err());
+    }
+}

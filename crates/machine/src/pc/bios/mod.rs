@@ -1,0 +1,89 @@
+//! The machine's firmware: the ROM that CPUs start in, and what it is told by fw_cfg.
+//!
+//! A machine that boots a kernel directly has no firmware; [`super::firmware`] does its work. Any other
+//! has SeaBIOS, another BIOS image (`-bios`), or what is in its flash.
+
+mod boot_order;
+mod contents;
+mod files;
+
+pub use boot_order::BootOrder;
+pub use files::RomFiles;
+
+use std::sync::Arc;
+
+use devices::pci::OptionRom;
+use devices::rom::SystemRom;
+use memory::{Access, Mapping, MemoryBlock};
+use options::{OptionError, Properties};
+
+use super::board::Pc;
+use super::layout::FOUR_GIB;
+use crate::BuildError;
+use crate::spec::MachineSpec;
+
+/// The BIOS of a machine that is told nothing else.
+const DEFAULT_BIOS: &str = "bios-256k.bin";
+/// A BIOS is made of pieces of this many bytes.
+const BIOS_UNIT: usize = 64 << 10;
+/// The largest BIOS image: it must stay clear of the local APICs.
+const BIOS_MAX: u64 = 16 << 20;
+/// The largest option ROM.
+const ROM_MAX: u64 = 16 << 20;
+
+/// Whether a machine starts in firmware. Otherwise it is put into the state that firmware would leave it
+/// in, and enters its kernel.
+pub fn has_firmware(spec: &MachineSpec) -> bool {
+    spec.boot.is_none() || spec.firmware.bios.is_some()
+}
+
+impl Pc {
+    /// The BIOS, in place below 4 GiB; `None` if the machine boots without.
+    pub(super) fn load_bios(&mut self) -> Result<Option<Arc<MemoryBlock>>, BuildError> {
+        if !has_firmware(&self.spec) {
+            return Ok(None);
+        }
+        let name = self.spec.firmware.bios.as_deref().unwrap_or(DEFAULT_BIOS);
+        let failed = |reason: String| {
+            BuildError::Device(format!("could not load PC BIOS '{name}': {reason}"))
+        };
+        let image = self.rom_files.load(name, BIOS_MAX).map_err(failed)?;
+        if image.is_empty() || !image.len().is_multiple_of(BIOS_UNIT) {
+            let reason = format!("{} bytes are no multiple of 64 KiB", image.len());
+            return Err(failed(reason));
+        }
+        let block = self.memory.allocate("pc.bios", image.len() as u64)?;
+        block.write(0, &image)?;
+        self.memory.map(Mapping::new(FOUR_GIB - block.len(), &block, Access::ROM))?;
+        self.devices.push(SystemRom::new(block.clone()));
+        Ok(Some(block))
+    }
+
+    /// The firmware configuration device, still without what depends on other devices.
+    pub(super) fn add_fw_cfg(&mut self) -> Result<(), BuildError> {
+        self.fw_cfg.attach(&self.ports)?;
+        self.devices.push(self.fw_cfg.clone());
+        Ok(())
+    }
+
+    /// Takes the ROM that a PCI function is to have out of its properties: `romfile=`, or else `default`;
+    /// none with `rombar=0` or an empty name.
+    pub(super) fn take_rom(
+        &self,
+        properties: &mut Properties,
+        default: Option<&str>,
+    ) -> Result<Option<OptionRom>, BuildError> {
+        let shown = properties.take_number::<u32>("rombar")?.unwrap_or(1) != 0;
+        let named = properties.take("romfile");
+        let name = named.as_deref().or(default).filter(|name| !name.is_empty() && shown);
+        let Some(name) = name else { return Ok(None) };
+        let failed = |reason: String| {
+            OptionError::new(format!(
+                "{}: failed to load option ROM \"{name}\": {reason}",
+                properties.option()
+            ))
+        };
+        let image = self.rom_files.load(name, ROM_MAX).map_err(failed)?;
+        Ok(Some(OptionRom::new(image).map_err(failed)?))
+    }
+}

@@ -1,0 +1,127 @@
+//! `cargo xtask guests`: disks, CDs and kernels that tests boot, made from Debian packages.
+//!
+//! Packages are downloaded and unpacked below `guest/images`, never installed, and each image is made
+//! once: a recipe that changes gets a new name for its stamp. Only the Debian disk needs to be root, for
+//! debootstrap.
+//!
+//! | module | what it makes |
+//! |---|---|
+//! | `packages` | the packages, unpacked |
+//! | `boot_media` | CDs and a floppy disk |
+//! | `input` | a kernel with drivers of input devices, which the cloud kernel has not |
+//! | `debian` | a disk with GRUB for BIOS and UEFI and a Debian system |
+
+mod boot_media;
+mod debian;
+mod input;
+mod packages;
+
+use crate::workspace;
+use anyhow::{Context as _, Result, bail};
+use packages::Packages;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Makes one image: its file's name below `guest/images`, the version of its recipe, and the recipe.
+struct Recipe {
+    file: &'static str,
+    version: u32,
+    make: fn(&Kitchen, &Path) -> Result<()>,
+}
+
+const RECIPES: &[Recipe] = &[
+    Recipe { file: "memtest.iso", version: 1, make: boot_media::memtest },
+    Recipe { file: "ipxe.iso", version: 1, make: boot_media::ipxe },
+    Recipe { file: "isolinux.iso", version: 1, make: boot_media::isolinux },
+    Recipe { file: "floppy.img", version: 1, make: boot_media::floppy },
+    Recipe { file: "installer-linux", version: 1, make: boot_media::installer_kernel },
+    Recipe { file: "installer-initrd", version: 1, make: boot_media::installer_initrd },
+    Recipe { file: "linux-686", version: 1, make: boot_media::kernel_686 },
+    Recipe { file: "initramfs-686", version: 1, make: boot_media::initramfs_686 },
+    Recipe { file: "xen", version: 1, make: boot_media::xen },
+    Recipe { file: "linux-input", version: 1, make: input::kernel },
+    Recipe { file: "initramfs-input", version: 1, make: input::initramfs },
+    Recipe { file: "debian.img", version: 2, make: debian::disk },
+];
+
+/// Where images are made, and from what.
+struct Kitchen {
+    images: PathBuf,
+    packages: Packages,
+}
+
+impl Kitchen {
+    /// A folder for one image's ingredients, empty.
+    fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.images.join("scratch").join(name);
+        if folder.exists() {
+            fs::remove_dir_all(&folder)
+                .with_context(|| format!("cannot empty {}", folder.display()))?;
+        }
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+}
+
+/// Makes the images with these names, or all. One that can't be made does not keep the others from it.
+pub(crate) fn make(names: &[String]) -> Result<()> {
+    let images = workspace().join("guest/images");
+    fs::create_dir_all(&images)?;
+    let kitchen = Kitchen { packages: Packages::new(&images), images };
+    if let Some(name) = names.iter().find(|name| !RECIPES.iter().any(|r| r.file == **name)) {
+        let known: Vec<&str> = RECIPES.iter().map(|recipe| recipe.file).collect();
+        bail!("there is no guest '{name}'; there are {}", known.join(", "));
+    }
+    let mut failures = Vec::new();
+    for recipe in RECIPES {
+        if names.is_empty() || names.iter().any(|name| name == recipe.file) {
+            if let Err(error) = bake(&kitchen, recipe) {
+                println!("guests: no {}: {error:#}", recipe.file);
+                failures.push(recipe.file);
+            }
+        }
+    }
+    if !failures.is_empty() {
+        bail!("could not make {}", failures.join(", "));
+    }
+    println!("guests: all images are in {}", kitchen.images.display());
+    Ok(())
+}
+
+fn bake(kitchen: &Kitchen, recipe: &Recipe) -> Result<()> {
+    let image = kitchen.images.join(recipe.file);
+    let stamp = kitchen.images.join(format!(".{}.version", recipe.file));
+    let version = recipe.version.to_string();
+    if image.exists() && fs::read_to_string(&stamp).is_ok_and(|present| present == version) {
+        return Ok(());
+    }
+    println!("guests: making {}", recipe.file);
+    let unfinished = kitchen.images.join(format!(".{}.unfinished", recipe.file));
+    let _ = fs::remove_file(&unfinished);
+    (recipe.make)(kitchen, &unfinished)?;
+    fs::rename(&unfinished, &image)?;
+    fs::write(stamp, version)?;
+    Ok(())
+}
+
+/// Runs a program and fails, with what it said, if it does.
+fn run(program: impl AsRef<OsStr>, arguments: &[impl AsRef<OsStr>]) -> Result<()> {
+    let program = program.as_ref();
+    let name = program.to_string_lossy();
+    // Some are outside the PATH of ordinary users.
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = Command::new(program)
+        .args(arguments)
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .env("LC_ALL", "C")
+        .output()
+        .with_context(|| format!("cannot run {name}"))?;
+    if !output.status.success() {
+        let told = String::from_utf8_lossy(&output.stderr);
+        let last: Vec<&str> = told.trim().lines().rev().take(3).collect();
+        bail!("{name} failed ({}): {}", output.status, last.join(" / "));
+    }
+    Ok(())
+}
