@@ -61,6 +61,26 @@ impl ShutdownCause {
     }
 }
 
+/// Something that the machine is to hear from a device, and perhaps act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The guest's kernel panicked.
+    Panicked,
+    /// The guest's kernel panicked and starts another one to look into it.
+    CrashLoaded,
+    /// The guest wants to sleep with its memory kept (ACPI S3).
+    Suspend,
+    /// The guest wrote its memory away and wants to be switched off (ACPI S4).
+    Hibernate,
+    /// A watchdog was not fed in time.
+    WatchdogExpired,
+    /// The guest set its real-time clock, which is now this many seconds ahead of where it was set up.
+    RtcChanged {
+        /// Seconds, negative if it is behind.
+        offset: i64,
+    },
+}
+
 /// The machine as a device sees it. The calls note the request and return at once; the machine acts on
 /// it from its own thread, so a device may call with its own lock held.
 pub trait MachineControl: Send + Sync {
@@ -70,4 +90,6 @@ pub trait MachineControl: Send + Sync {
     fn request_shutdown(&self, cause: ShutdownCause);
     /// Asks for the end of the process with exit status `code`.
     fn request_exit(&self, code: i32);
+    /// Tells of something.
+    fn notify(&self, notice: Notice);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use bus::{MachineControl, ShutdownCause};
+use bus::{MachineControl, Notice, ShutdownCause};
 use chardev::{CharBackend, CharReceiver};
 
 use crate::lock;
@@ -35,6 +35,9 @@ impl MachineControl for Wishes {
     }
     fn request_exit(&self, code: i32) {
         self.note(format!("exit {code}"));
+    }
+    fn notify(&self, notice: Notice) {
+        self.note(format!("notice {notice:?}"));
     }
 }
 

@@ -147,6 +147,16 @@ impl Machine {
         self.board.input()
     }
 
+    /// Whether the guest can sleep with its memory kept, and be woken up: that takes firmware.
+    pub fn can_suspend(&self) -> bool {
+        self.board.can_suspend()
+    }
+
+    /// Forgets the ticks of the real-time clock that the guest had no time for.
+    pub fn forget_missed_rtc_ticks(&self) {
+        self.board.forget_missed_rtc_ticks();
+    }
+
     /// The way to the owner, and to what it publishes.
     pub fn run(&self) -> &RunHandle {
         &self.run

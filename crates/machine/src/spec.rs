@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use chardev::ChardevSpec;
 pub use cpu_x86::{CpuModel, ModelError};
+use devices::mc146818::RtcConfig;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -213,7 +214,7 @@ pub struct GlobalSpec {
     pub value: String,
 }
 
-/// A serial port's other end.
+/// The other end of a serial or parallel port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SerialSpec {
     /// No port.
@@ -352,6 +353,12 @@ pub struct MachineSpec {
     pub chardevs: Vec<NamedChardev>,
     /// Serial ports COM1 to COM4, in order.
     pub serials: Vec<SerialSpec>,
+    /// Parallel ports LPT1 to LPT3, in order.
+    pub parallels: Vec<SerialSpec>,
+    /// The real-time clock (`-rtc`).
+    pub rtc: RtcConfig,
+    /// Leave out the HPET (`-machine hpet=off`, `-no-hpet`).
+    pub no_hpet: bool,
     /// The chipset's USB host controller is there (`-usb`, `-machine usb=on`).
     pub usb: bool,
     /// Disk images.

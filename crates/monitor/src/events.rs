@@ -3,9 +3,11 @@
 use block::{DriveEvent, ErrorAction, ErrorEvent, Operation, TrayEvent};
 use bus::ShutdownCause;
 use machine::run::MachineEvent;
+use machine::spec::{PanicAction, WatchdogAction};
 use schema::{
     BalloonChangeEventData, BlockErrorAction, BlockIoErrorEventData, DeviceTrayMovedEventData,
-    Event, IoOperationType, ResetEventData, ShutdownEventData,
+    Event, GuestCrashloadedEventData, GuestPanicAction, GuestPanickedEventData, IoOperationType,
+    ResetEventData, RtcChangeEventData, ShutdownEventData, WatchdogEventData,
 };
 
 /// The event that tells clients of `event`.
@@ -23,10 +25,47 @@ pub fn to_qmp(event: MachineEvent) -> Event {
         MachineEvent::BalloonChange(actual) => {
             Event::BalloonChange(BalloonChangeEventData { actual: crate::int(actual) })
         }
+        MachineEvent::GuestPanicked(action) => {
+            Event::GuestPanicked(GuestPanickedEventData { action: panic_action(action) })
+        }
+        MachineEvent::GuestCrashLoaded => {
+            let action = GuestPanicAction::Run;
+            Event::GuestCrashloaded(GuestCrashloadedEventData { action })
+        }
+        MachineEvent::Suspend => Event::Suspend,
+        MachineEvent::SuspendDisk => Event::SuspendDisk,
+        MachineEvent::Wakeup => Event::Wakeup,
+        MachineEvent::Watchdog(action) => {
+            Event::Watchdog(WatchdogEventData { action: watchdog_action(action) })
+        }
+        MachineEvent::RtcChange(offset) => Event::RtcChange(RtcChangeEventData {
+            offset,
+            qom_path: machine::pc::devices::RTC_PATH.to_owned(),
+        }),
         MachineEvent::Drive(DriveEvent::Error(error)) => Event::BlockIoError(io_error(error)),
         MachineEvent::Drive(DriveEvent::TrayMoved(TrayEvent { device, qdev, open })) => {
             Event::DeviceTrayMoved(DeviceTrayMovedEventData { device, id: qdev, tray_open: open })
         }
+    }
+}
+
+fn panic_action(action: PanicAction) -> GuestPanicAction {
+    match action {
+        PanicAction::None => GuestPanicAction::Run,
+        PanicAction::Pause => GuestPanicAction::Pause,
+        PanicAction::Shutdown | PanicAction::ExitFailure => GuestPanicAction::Poweroff,
+    }
+}
+
+fn watchdog_action(action: WatchdogAction) -> schema::WatchdogAction {
+    match action {
+        WatchdogAction::Reset => schema::WatchdogAction::Reset,
+        WatchdogAction::Shutdown => schema::WatchdogAction::Shutdown,
+        WatchdogAction::Poweroff => schema::WatchdogAction::Poweroff,
+        WatchdogAction::Pause => schema::WatchdogAction::Pause,
+        WatchdogAction::Debug => schema::WatchdogAction::Debug,
+        WatchdogAction::None => schema::WatchdogAction::None,
+        WatchdogAction::InjectNmi => schema::WatchdogAction::InjectNmi,
     }
 }
 

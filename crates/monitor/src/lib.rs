@@ -85,6 +85,22 @@ impl Commands for Monitor {
     async fn system_powerdown(&self) -> Result<(), QmpError> {
         self.run_powerdown().await
     }
+    async fn system_wakeup(&self) -> Result<(), QmpError> {
+        self.run_wakeup().await
+    }
+    async fn inject_nmi(&self) -> Result<(), QmpError> {
+        self.run_inject_nmi().await
+    }
+    async fn watchdog_set_action(&self, arg: commands::WatchdogSetAction) -> Result<(), QmpError> {
+        self.run_set_watchdog_action(&arg).await
+    }
+    async fn query_current_machine(&self) -> Result<schema::CurrentMachineParams, QmpError> {
+        Ok(self.current_machine())
+    }
+    async fn rtc_reset_reinjection(&self) -> Result<(), QmpError> {
+        self.reset_rtc_backlog();
+        Ok(())
+    }
     async fn query_target(&self) -> Result<schema::TargetInfo, QmpError> {
         Ok(machine::target())
     }

@@ -1,8 +1,8 @@
 //! Commands about processors and memory (`schema/machine.json`).
 
 use schema::{
-    BalloonInfo, CpuInfo, CpuInfoFast, CpuInstanceProperties, KvmInfo, QmpError, SysEmuTarget,
-    TargetInfo, UuidInfo, commands,
+    BalloonInfo, CpuInfo, CpuInfoFast, CpuInstanceProperties, CurrentMachineParams, KvmInfo,
+    QmpError, SysEmuTarget, TargetInfo, UuidInfo, commands,
 };
 
 use crate::{Monitor, int};
@@ -24,6 +24,15 @@ pub(crate) fn select_cpu(_: &commands::Cpu) -> Result<(), QmpError> {
 impl Monitor {
     pub(crate) fn uuid(&self) -> UuidInfo {
         UuidInfo { uuid: self.machine.uuid().to_string() }
+    }
+
+    /// Every guest with firmware can be woken up: the board has the registers for it.
+    pub(crate) fn current_machine(&self) -> CurrentMachineParams {
+        CurrentMachineParams { wakeup_suspend_support: self.machine.can_suspend() }
+    }
+
+    pub(crate) fn reset_rtc_backlog(&self) {
+        self.machine.forget_missed_rtc_ticks();
     }
 
     pub(crate) fn cpus(&self) -> Vec<CpuInfo> {

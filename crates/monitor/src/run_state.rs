@@ -2,7 +2,8 @@
 
 use bus::ShutdownCause;
 use machine::run::{Refusal, Request, RunState};
-use schema::{QmpError, StatusInfo};
+use machine::spec::WatchdogAction;
+use schema::{QmpError, StatusInfo, commands};
 
 use crate::Monitor;
 
@@ -37,9 +38,35 @@ impl Monitor {
         self.ask(Request::Powerdown).await
     }
 
+    pub(crate) async fn run_wakeup(&self) -> Result<(), QmpError> {
+        self.ask(Request::Wakeup).await
+    }
+
+    pub(crate) async fn run_inject_nmi(&self) -> Result<(), QmpError> {
+        self.ask(Request::InjectNmi).await
+    }
+
+    pub(crate) async fn run_set_watchdog_action(
+        &self,
+        arg: &commands::WatchdogSetAction,
+    ) -> Result<(), QmpError> {
+        let action = match arg.action {
+            schema::WatchdogAction::Reset => WatchdogAction::Reset,
+            schema::WatchdogAction::Shutdown => WatchdogAction::Shutdown,
+            schema::WatchdogAction::Poweroff => WatchdogAction::Poweroff,
+            schema::WatchdogAction::Pause => WatchdogAction::Pause,
+            schema::WatchdogAction::Debug => WatchdogAction::Debug,
+            schema::WatchdogAction::None => WatchdogAction::None,
+            schema::WatchdogAction::InjectNmi => WatchdogAction::InjectNmi,
+        };
+        self.ask(Request::SetWatchdogAction(action)).await
+    }
+
     async fn ask(&self, request: Request) -> Result<(), QmpError> {
         self.machine.run().ask(request).await.map_err(|refusal| match refusal {
-            Refusal::ResetRequired | Refusal::Ending => QmpError::generic(refusal.to_string()),
+            Refusal::ResetRequired | Refusal::NotSuspended | Refusal::Ending => {
+                QmpError::generic(refusal.to_string())
+            }
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Keyboards and pointers as Linux in the guest knows them: what it finds, and which events come out of
 //! what a QMP client puts in.
 //!
-//! The guest comes from `cargo xtask guests linux-input initramfs-input`; without it these tests are
+//! The guest comes from `cargo xtask guests storage-linux input-initramfs`; without it these tests are
 //! skipped, loudly. `RHEA_BIN=qemu-system-x86_64` proves them on QEMU.
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,9 +20,9 @@ const WHEEL: u16 = 8;
 fn with_guest(name: &str, devices: &[&str], body: impl FnOnce(&mut Vm) -> Result<()>) {
     let images = testkit::workspace().join("guest/images");
     let guest =
-        Guest { kernel: images.join("linux-input"), initrd: images.join("initramfs-input") };
+        Guest { kernel: images.join("storage-linux"), initrd: images.join("input-initramfs") };
     if !guest.kernel.is_file() || !guest.initrd.is_file() {
-        let reason = "no guest: run `cargo xtask guests linux-input initramfs-input`";
+        let reason = "no guest: run `cargo xtask guests storage-linux input-initramfs`";
         return testkit::skip(name, reason);
     }
     testkit::run(name, || {

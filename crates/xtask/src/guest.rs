@@ -35,7 +35,7 @@ pub(crate) fn make(refresh: bool) -> Result<PathBuf> {
     let kernel = only_file(&tree.join("boot"), "vmlinuz-")?;
     let modules = only_file(&tree.join("lib/modules"), "")?;
     write_if_changed(&guest.join("vmlinuz"), &fs::read(&kernel)?)?;
-    write_if_changed(&guest.join("initramfs.cpio"), &initramfs(&tree, &modules, MODULES)?)?;
+    write_if_changed(&guest.join("initramfs.cpio"), &initramfs(&tree, &modules)?)?;
     let version = kernel.file_name().and_then(OsStr::to_str).unwrap_or_default();
     println!("guest: {version} and initramfs.cpio in {}", guest.display());
     Ok(guest)
@@ -144,9 +144,13 @@ impl Apt {
     }
 }
 
-/// The guest's initramfs: busybox from `tree`, and `wanted` modules from `module_directory`, which is
-/// `lib/modules/VERSION` of a kernel's package.
-pub(crate) fn initramfs(tree: &Path, module_directory: &Path, wanted: &[&str]) -> Result<Vec<u8>> {
+fn initramfs(tree: &Path, module_directory: &Path) -> Result<Vec<u8>> {
+    Ok(archive(tree, module_directory, MODULES)?.finish())
+}
+
+/// An initramfs with our `/init`, the busybox in `tree` and `wanted` modules of the kernel whose modules
+/// are in `module_directory`.
+pub(crate) fn archive(tree: &Path, module_directory: &Path, wanted: &[&str]) -> Result<Archive> {
     let busybox = ["bin/busybox", "usr/bin/busybox"]
         .iter()
         .map(|path| tree.join(path))
@@ -192,7 +196,7 @@ pub(crate) fn initramfs(tree: &Path, module_directory: &Path, wanted: &[&str]) -
         let path = format!("lib/modules/{index:02}-{}.ko", module.name);
         archive.file(&path, 0o644, &module.object);
     }
-    Ok(archive.finish())
+    Ok(archive)
 }
 
 /// The one entry of a directory whose name has the prefix.

@@ -62,17 +62,33 @@ pub(super) fn device(builder: &mut Builder, value: &str) -> Result<(), OptionErr
 
 pub(super) fn serial(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let index = builder.machine().serials.len();
-    let serial = if value == "none" {
-        SerialSpec::None
-    } else if let Some(id) = value.strip_prefix("chardev:") {
-        SerialSpec::Chardev(id.to_owned())
-    } else {
-        let id = format!("serial{index}");
-        builder.add_chardev(&id, legacy_chardev("-serial", value)?)?;
-        SerialSpec::Chardev(id)
-    };
+    let serial = port(builder, "-serial", value, format!("serial{index}"))?;
     builder.machine().serials.push(serial);
     Ok(())
+}
+
+pub(super) fn parallel(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let index = builder.machine().parallels.len();
+    let parallel = port(builder, "-parallel", value, format!("parallel{index}"))?;
+    builder.machine().parallels.push(parallel);
+    Ok(())
+}
+
+/// The other end of a port; `id` is that of a character device made for it.
+fn port(
+    builder: &mut Builder,
+    option: &str,
+    value: &str,
+    id: String,
+) -> Result<SerialSpec, OptionError> {
+    if value == "none" {
+        return Ok(SerialSpec::None);
+    }
+    if let Some(id) = value.strip_prefix("chardev:") {
+        return Ok(SerialSpec::Chardev(id.to_owned()));
+    }
+    builder.add_chardev(&id, legacy_chardev(option, value)?)?;
+    Ok(SerialSpec::Chardev(id))
 }
 
 /// Where the first serial port goes if nobody says.

@@ -25,6 +25,16 @@ const ACCELERATORS: &[(&str, Option<Accelerator>)] = &[
     ("kvm", None),
 ];
 
+const WATCHDOG_ACTIONS: &[(&str, WatchdogAction)] = &[
+    ("reset", WatchdogAction::Reset),
+    ("shutdown", WatchdogAction::Shutdown),
+    ("poweroff", WatchdogAction::Poweroff),
+    ("pause", WatchdogAction::Pause),
+    ("debug", WatchdogAction::Debug),
+    ("none", WatchdogAction::None),
+    ("inject-nmi", WatchdogAction::InjectNmi),
+];
+
 const MACHINES: &[&str] = &["pc", "pc-i440fx-7.2"];
 
 pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
@@ -46,6 +56,9 @@ pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionEr
     }
     if let Some(usb) = options.take_bool("usb")? {
         builder.machine().usb = usb;
+    }
+    if let Some(hpet) = options.take_bool("hpet")? {
+        builder.machine().no_hpet = !hpet;
     }
     options.finish()
 }
@@ -225,6 +238,17 @@ pub(super) fn paused(builder: &mut Builder, _: &str) -> Result<(), OptionError> 
     Ok(())
 }
 
+pub(super) fn no_hpet(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    builder.machine().no_hpet = true;
+    Ok(())
+}
+
+pub(super) fn watchdog_action(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let action = parse_choice("-watchdog-action", "action", value, WATCHDOG_ACTIONS)?;
+    builder.machine().actions.watchdog = action;
+    Ok(())
+}
+
 pub(super) fn no_reboot(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.machine().actions.reboot = RebootAction::Shutdown;
     Ok(())
@@ -261,18 +285,7 @@ pub(super) fn action(builder: &mut Builder, value: &str) -> Result<(), OptionErr
     )? {
         actions.panic = panic;
     }
-    if let Some(watchdog) = options.take_choice(
-        "watchdog",
-        &[
-            ("reset", WatchdogAction::Reset),
-            ("shutdown", WatchdogAction::Shutdown),
-            ("poweroff", WatchdogAction::Poweroff),
-            ("pause", WatchdogAction::Pause),
-            ("debug", WatchdogAction::Debug),
-            ("none", WatchdogAction::None),
-            ("inject-nmi", WatchdogAction::InjectNmi),
-        ],
-    )? {
+    if let Some(watchdog) = options.take_choice("watchdog", WATCHDOG_ACTIONS)? {
         actions.watchdog = watchdog;
     }
     options.finish()
@@ -362,10 +375,6 @@ pub(super) fn audiodev(_: &mut Builder, value: &str) -> Result<(), OptionError> 
     options.take_id("id")?.ok_or_else(|| options.missing("id"))?;
     options.finish()?;
     only_none("-audiodev", &driver)
-}
-
-pub(super) fn parallel(_: &mut Builder, value: &str) -> Result<(), OptionError> {
-    only_none("-parallel", value)
 }
 
 /// For what this build has not: it can only be switched off.

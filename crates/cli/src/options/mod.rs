@@ -5,6 +5,7 @@ pub(crate) mod drives;
 mod firmware;
 mod machine;
 mod process;
+mod rtc;
 
 use ::machine::spec::{Graphics, MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
 use chardev::ChardevSpec;
@@ -121,6 +122,21 @@ pub const OPTIONS: &[OptionItem] = &[
     ),
     option("S", &[], Takes::Nothing, "do not start the CPUs (use 'cont')", machine::paused),
     option("no-reboot", &[], Takes::Nothing, "end instead of rebooting", machine::no_reboot),
+    option(
+        "rtc",
+        &[],
+        Takes::Value("[base=utc|localtime|date][,clock=host|rt|vm][,driftfix=none|slew]"),
+        "what the real-time clock shows, and what moves it",
+        rtc::rtc,
+    ),
+    option("no-hpet", &[], Takes::Nothing, "no high precision event timer", machine::no_hpet),
+    option(
+        "watchdog-action",
+        &[],
+        Takes::Value("action"),
+        "what an expired watchdog does (-action watchdog=)",
+        machine::watchdog_action,
+    ),
     option("no-shutdown", &[], Takes::Nothing, "stop instead of ending", machine::no_shutdown),
     option(
         "action",
@@ -211,7 +227,7 @@ pub const OPTIONS: &[OptionItem] = &[
         machine::vga,
     ),
     option("net", &["nic"], Takes::Value("none"), "the network: none", machine::net),
-    option("parallel", &[], Takes::Value("none"), "the parallel port: none", machine::parallel),
+    option("parallel", &[], Takes::Value("dev"), "where a parallel port goes", backend::parallel),
     option("pidfile", &[], Takes::Value("file"), "write the process id", process::pidfile),
     option("daemonize", &[], Takes::Nothing, "detach from the terminal", process::daemonize),
     option("d", &[], Takes::Value("item,..."), "log these items; 'help' lists them", process::log),
@@ -287,8 +303,8 @@ impl Builder {
     /// Adds the defaults and checks what only the whole can show.
     pub(crate) fn finish(mut self) -> Result<Config, OptionError> {
         self.finish_boot()?;
-        machine::finish_graphics(&mut self);
         self.machine().no_graphic = self.no_graphic;
+        machine::finish_graphics(&mut self);
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;
         }
@@ -296,6 +312,10 @@ impl Builder {
             let spec = backend::default_serial(self.no_graphic);
             self.add_chardev("serial0", spec)?;
             self.machine().serials.push(SerialSpec::Chardev("serial0".to_owned()));
+        }
+        if self.machine().parallels.is_empty() && !self.no_defaults {
+            self.add_chardev("parallel0", ChardevSpec::Null)?;
+            self.machine().parallels.push(SerialSpec::Chardev("parallel0".to_owned()));
         }
         if let Some(chardev) = self.qtest.take() {
             let log = std::mem::take(&mut self.qtest_log);
@@ -351,7 +371,8 @@ impl Builder {
             }
             users.push(chardev);
         }
-        for serial in &self.config.machine.serials {
+        let machine = &self.config.machine;
+        for serial in machine.serials.iter().chain(&machine.parallels) {
             if let SerialSpec::Chardev(id) = serial {
                 if !exists(id) {
                     return Err(OptionError::new(format!("chardev \"{id}\" not found")));

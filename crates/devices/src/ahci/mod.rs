@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
 use self::port::{Port, PortState, Step};
-use crate::ata::AtaDevice;
+use crate::ata::{AtaDevice, Connector};
 use crate::ide::Workers;
 use crate::lock;
 use crate::pci::{BarKind, EndpointState, Identity, PciEndpoint, PciFunction, PciWiring, reg};
@@ -200,14 +200,33 @@ impl Ahci {
         Ok(Arc::new(this))
     }
 
-    /// Whether a device is on `port`.
-    pub fn is_taken(&self, port: usize) -> bool {
-        self.adapter.port(port).is_taken()
+    /// The connector of `port`, below [`PORTS`]. Devices are plugged in before the machine starts.
+    pub fn connector(&self, port: usize) -> Arc<dyn Connector> {
+        Arc::new(PortConnector { adapter: self.adapter.clone(), port: port % PORTS })
+    }
+}
+
+/// What a device is plugged into.
+struct PortConnector {
+    adapter: Arc<Adapter>,
+    port: usize,
+}
+
+impl Connector for PortConnector {
+    fn units(&self) -> usize {
+        1
     }
 
-    /// Plugs `device` into `port`, below [`PORTS`], before the machine starts.
-    pub fn plug(&self, port: usize, device: AtaDevice) {
-        self.adapter.port(port).plug(device);
+    fn is_taken(&self, unit: usize) -> bool {
+        unit == 0 && self.adapter.port(self.port).is_taken()
+    }
+
+    fn takes_queued(&self) -> bool {
+        true
+    }
+
+    fn plug(&self, _unit: usize, device: AtaDevice) {
+        self.adapter.port(self.port).plug(device);
     }
 }
 

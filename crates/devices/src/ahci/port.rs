@@ -214,6 +214,11 @@ impl Port {
         self.device.is_some()
     }
 
+    #[cfg(test)]
+    pub(super) fn drive(&self) -> Option<std::sync::Arc<block::Drive>> {
+        self.device.as_ref().map(|device| device.drive().clone())
+    }
+
     pub(super) fn plug(&mut self, device: AtaDevice) {
         self.device = Some(device);
         self.reset();

@@ -36,8 +36,7 @@ pub(super) struct Front {
     pub(super) buffer: Vec<u8>,
     /// Bytes of `buffer` that are done.
     pub(super) at: u32,
-    /// Where the DRQ data block at hand begins and ends.
-    block_start: u32,
+    /// Where the DRQ data block at hand ends.
     pub(super) block_end: u32,
     /// The host's attention is wanted.
     interrupt: bool,
@@ -75,7 +74,7 @@ impl Front {
     /// Shows a data block of `len` bytes, or what there is, from where the last one ended.
     pub(super) fn show_block(&mut self, len: usize, interrupt: bool) {
         let end = (self.at as usize).saturating_add(len).min(self.buffer.len());
-        (self.block_start, self.block_end) = (self.at, end as u32);
+        self.block_end = end as u32;
         self.registers.status = status::DRDY | status::DSC | status::DRQ;
         self.interrupt |= interrupt;
     }
@@ -83,7 +82,7 @@ impl Front {
     /// Starts with new data.
     pub(super) fn set_data(&mut self, data: Vec<u8>) {
         self.buffer = data;
-        (self.at, self.block_start, self.block_end) = (0, 0, 0);
+        (self.at, self.block_end) = (0, 0);
     }
 
     fn drop_data(&mut self) {
@@ -92,9 +91,7 @@ impl Front {
 
     fn check(&self) -> Result<(), String> {
         let len = self.buffer.len();
-        let fits = self.block_start <= self.at
-            && self.at <= self.block_end
-            && self.block_end as usize <= len;
+        let fits = self.at <= self.block_end && self.block_end as usize <= len;
         if len > BUFFER_LEN || !fits || self.registers.lba >> 48 != 0 {
             return Err(format!("block up to {} of {len} bytes of data", self.block_end));
         }
@@ -274,22 +271,19 @@ impl AtaDevice {
         if self.next() == Next::DataOut { &mut self.front.buffer[range] } else { &mut [] }
     }
 
-    /// The host took or gave `len` bytes of the data block.
-    pub fn advance(&mut self, len: usize) {
+    /// The host took or gave `len` bytes of the data block; true if that was the rest of it, after which
+    /// the device goes on.
+    pub fn advance(&mut self, len: usize) -> bool {
         if !matches!(self.next(), Next::DataIn | Next::DataOut) {
-            return;
+            return false;
         }
         let left = self.front.block_end - self.front.at;
         self.front.at += left.min(u32::try_from(len).unwrap_or(u32::MAX));
-        if self.front.at == self.front.block_end {
+        let is_over = self.front.at == self.front.block_end;
+        if is_over {
             self.kind.unit_mut().block_done(&mut self.front);
         }
-    }
-
-    /// Whether the host has moved nothing of the data block at hand, if there is one: after a call of
-    /// [`AtaDevice::advance`], that a data block was over.
-    pub fn is_at_border(&self) -> bool {
-        self.front.at == self.front.block_start
+        is_over
     }
 
     /// What is to be done, for [`Next::Work`] and [`Next::Dma`].

@@ -70,7 +70,7 @@ impl Disk {
         w.text(23, 8, &options.version);
         w.text(27, 40, &options.model);
         w.0[47] = 0x8000 | u16::from(MAX_MULTIPLE);
-        w.0[48] = 1;
+        w.0[48] = 1 << 14; // nothing of Trusted Computing
         w.0[49] = 1 << 11 | 1 << 9 | 1 << 8; // IORDY, LBA, DMA
         w.0[50] = 1 << 14;
         w.0[51] = 0x200;

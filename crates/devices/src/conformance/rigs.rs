@@ -3,29 +3,39 @@
 use std::sync::Arc;
 
 use accel::{GuestClock, InterruptController, Signals};
-use bus::{MsiMessage, MsiSink};
+use bus::{AddressSpace, MsiMessage, MsiSink};
 use chardev::CharEvent;
 use input::{Axis, Button, InputEvent, InputHub, Key};
 use memory::GuestMemory;
 
 use super::{Bench, Rig, Space};
+use crate::ata::{AtaDevice, CdOptions, DiskOptions};
+use crate::ahci::Ahci;
+use crate::ata::{AtaDevice, DiskOptions};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
 use crate::fdc::{self, Fdc};
 use crate::fpu_error::FpuError;
 use crate::fw_cfg::{Content, FwCfg};
+use crate::hpet::{self, Hpet};
 use crate::i440fx::I440fx;
 use crate::i8042::{I8042, I8042Lines, Port92};
 use crate::i8237::{Direction, DmaDevice, I8237};
 use crate::i8254::I8254;
 use crate::i8259::I8259;
+use crate::ide::{self, PiixIde};
+use crate::ide::Workers;
 use crate::ioapic::{self, IoApic};
 use crate::irq::IrqRouter;
 use crate::irq::testing::Recorder;
 use crate::lapic::testing::BenchClock;
 use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message, Shorthand};
 use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
+use crate::parallel::{LPT_PORTS, Parallel};
 use crate::pci::{PciBus, PciFunction, PciWiring};
+use crate::pci::{Devfn, PciBus, PciFunction, PciWiring};
 use crate::piix::{Piix3, Piix4Pm, reg};
+use crate::scsi::{Lun, LunOptions, Transport};
+use crate::pvpanic::{self, PvPanic, PvPanicPci};
 use crate::rom::SystemRom;
 use crate::testdev::{Edu, EduConfig, PcTestDev, PciTestDev};
 use crate::testing::Everything;
@@ -34,6 +44,7 @@ use crate::usb::hid::{Hid, HidKind};
 use crate::usb::hub::UsbHub;
 use crate::usb::uhci::{Uhci, UhciModel};
 use crate::usb::{Handshake, Peripheral, Token, Transaction, UsbBus};
+use crate::vga::{VgaKind, VgaOptions, VgaPci};
 use crate::virtio::rng::VirtioRng;
 use crate::virtio::{VirtioPci, VirtioPciOptions};
 
@@ -51,12 +62,14 @@ pub(super) struct Entry {
 pub(super) fn all() -> Vec<Entry> {
     let entry = |kind, make| Entry { kind, make, keeps_state: false };
     vec![
+        entry("Ahci", ahci),
         entry("DebugConsole", debug_console),
         entry("DebugExit", debug_exit),
         entry("FwCfg", fw_cfg),
         entry("FpuError", fpu_error),
         entry("Edu", edu),
         entry("Fdc", fdc),
+        entry("Hpet", hpet),
         entry("I440fx", i440fx),
         entry("I8042", i8042),
         entry("I8237", i8237),
@@ -66,16 +79,21 @@ pub(super) fn all() -> Vec<Entry> {
         entry("IrqRouter", irq_router),
         entry("LocalApic", local_apic),
         Entry { keeps_state: true, ..entry("Mc146818", mc146818) },
+        entry("Parallel", parallel),
         entry("PcTestDev", pc_testdev),
         entry("PciTestDev", pci_testdev),
         entry("Peripheral", peripheral),
         entry("Piix3", piix3),
         entry("Piix4Pm", piix4_pm),
+        entry("PiixIde", piix_ide),
         entry("Port92", port92),
         entry("PostCode", post_code),
         entry("SystemRom", system_rom),
+        entry("PvPanic", pvpanic),
+        entry("PvPanicPci", pvpanic_pci),
         entry("Uart16550", uart16550),
         entry("Uhci", uhci),
+        entry("VgaPci", vga_pci),
         entry("VirtioPci", virtio_pci),
     ]
 }
@@ -95,6 +113,52 @@ fn apic_bus(bench: &Bench, cpus: usize) -> Arc<ApicBus> {
     let clock: Arc<dyn GuestClock> = Arc::new(BenchClock(bench.clock.clone()));
     let signals = (0..cpus).map(|_| Arc::new(Signals::default()));
     ApicBus::new(signals, &clock, &bench.timers)
+}
+
+/// A disk on one port. Its commands come from memory that traffic can't write, so they are written here.
+fn ahci() -> Rig {
+    const COMMANDS: u64 = 0x1_0000;
+    const BAR: u64 = 0xfebf_0000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    std::fs::write(&path, vec![7; 1 << 16]).unwrap();
+    let drive = Arc::new(block::Drive::open("disk", &path, &Default::default()).unwrap());
+    let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+    let mut bus = None;
+    let (rig, adapter) = Rig::new(|bench| {
+        let wiring = bus.insert(pci_bus(bench)).wiring(Devfn::new(3, 0), 1);
+        let adapter = Ahci::new("ahci0", wiring, memory.clone(), Workers::None).unwrap();
+        let disk = DiskOptions { queued: true, ..DiskOptions::default() };
+        adapter.connector(0).plug(0, AtaDevice::disk(drive, "disk", disk).unwrap());
+        adapter
+    });
+    let commands = memory.clone();
+    let (function, mmio) = (adapter.clone(), rig.mmio.clone());
+    let other = move |kind: u32, value: u64| {
+        if kind.is_multiple_of(5) {
+            function.write_config(0x24, 4, BAR as u32);
+            function.write_config(4, 2, 7);
+            return 0;
+        }
+        // Some command with some regions in the first slot, which is then issued.
+        let frame = [0x27, 0x80, kind as u8, value as u8, 1, 0, 0, 0x40, 0, 0, 0, 0, 1, 0, 0, 0];
+        let region = 0x2_0000 | u128::from(value as u32 >> 8) << 96;
+        let header = 5 | u128::from(kind >> 8 & 3) << 16 | u128::from(COMMANDS + 0x400) << 64;
+        commands.write(COMMANDS, &header.to_le_bytes()).unwrap();
+        commands.write(COMMANDS + 0x400, &frame).unwrap();
+        commands.write(COMMANDS + 0x480, &region.to_le_bytes()).unwrap();
+        for (register, value) in
+            [(0x100, COMMANDS), (0x108, COMMANDS + 0x800), (0x118, 0x17), (0x138, 1)]
+        {
+            mmio.write(BAR + register, 4, value);
+        }
+        mmio.read(BAR + 0x120, 4).unwrap_or(0)
+    };
+    rig.target(Space::Memory, BAR, 0x180)
+        .target(Space::Memory, BAR + 0x100, 0x40)
+        .config(adapter)
+        .other(other)
+        .keep((dir, bus))
 }
 
 fn debug_console() -> Rig {
@@ -206,6 +270,90 @@ fn i8237() -> Rig {
         .target(Space::Ports, 0x81, 3)
         .other(other)
         .keep(device)
+}
+
+fn system_rom() -> Rig {
+    let memory = GuestMemory::new(&[(0, 0x1000)]).unwrap();
+    let block = memory.allocate("pc.bios", 0x1000).unwrap();
+    block.write(0xff0, &[0xea]).unwrap();
+    Rig::new(|_| SystemRom::new(block)).0.keep(memory)
+}
+
+fn fw_cfg() -> Rig {
+    let memory = Arc::new(GuestMemory::new(&[(0, 0x1_0000)]).unwrap());
+    let dma = memory.clone();
+    let (rig, _) = Rig::new(|bench| {
+        let device = FwCfg::new(memory);
+        device.attach(&bench.ports).unwrap();
+        device.add_file("etc/fixed", vec![1, 2, 3].into()).unwrap();
+        device.add_file("etc/written", Content::Writable(8, Box::new(|_| {}))).unwrap();
+        device
+    });
+    let ports = rig.ports.clone();
+    // A DMA command: the second number has the first words of its structure.
+    let command = move |kind: u32, value: u64| {
+        let mut bytes = [0; 16];
+        let control = (value as u32 & 0x1f) | (kind % 0x24) << 16;
+        bytes[..4].copy_from_slice(&control.to_be_bytes());
+        bytes[4..8].copy_from_slice(&((value >> 32) as u32 & 0xff).to_be_bytes());
+        bytes[14] = kind as u8;
+        dma.write(0x100, &bytes).unwrap();
+        ports.write(0x518, 4, u64::from(0x100u32.swap_bytes()));
+        dma.read(0x100, &mut bytes).unwrap();
+        bytes[3].into()
+    };
+    rig.target(Space::Ports, 0x510, 2).target(Space::Ports, 0x514, 8).other(command)
+}
+
+fn hpet() -> Rig {
+    let (rig, hpet) = Rig::new(|bench| {
+        let lines = bench.lines.clone();
+        let lines: hpet::Lines = Box::new(move |line| bus::IrqLine::new(lines.clone(), line));
+        let hpet = Hpet::new(&bench.timers, lines, Arc::new(NoMsi));
+        bench.mmio.map(hpet::BASE, hpet::MMIO_SIZE, hpet.clone()).unwrap();
+        hpet
+    });
+    let registers = hpet.clone();
+    // A timer that runs: random offsets rarely meet its registers.
+    let other = move |kind: u32, value: u64| {
+        let timer = 0x100 + 0x20 * u64::from(kind % 3);
+        let write = |offset, value| bus::BusDevice::write(&*registers, offset, 8, value);
+        match kind >> 8 & 3 {
+            0 => write(0x10, value & 3),
+            1 => write(timer, value | 4),
+            2 => write(timer + 8, value & 0xffff_ffff),
+            _ => write(0x20, value),
+        }
+        bus::BusDevice::read(&*registers, timer + 8, 8)
+    };
+    rig.target(Space::Memory, hpet::BASE, 0x160).inputs(hpet, 2).other(other)
+}
+
+fn parallel() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let paper = Arc::new(Everything::default());
+        let port = Parallel::new("parallel0", LPT_PORTS[0], bench.line(7), paper);
+        port.attach(&bench.ports).unwrap();
+        port
+    });
+    rig.target(Space::Ports, LPT_PORTS[0].into(), 8)
+}
+
+fn pvpanic() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let device = PvPanic::new(pvpanic::EVENTS, bench.wishes.clone());
+        device.attach(&bench.ports, pvpanic::PORT).unwrap();
+        device
+    });
+    rig.target(Space::Ports, pvpanic::PORT.into(), 1)
+}
+
+fn pvpanic_pci() -> Rig {
+    let (rig, function) = Rig::new(|bench| {
+        let wishes = bench.wishes.clone();
+        PvPanicPci::new("pvpanic0", pvpanic::EVENTS, pci_wiring(bench), wishes)
+    });
+    rig.target(Space::Memory, 0xfe00_0000, 16).config(function.clone()).other(open_bars(function))
 }
 
 fn i440fx() -> Rig {
@@ -401,14 +549,9 @@ fn local_apic() -> Rig {
 
 fn mc146818() -> Rig {
     let (rig, rtc) = Rig::new(|bench| {
-        let config = RtcConfig {
-            base: RtcBase::At(1_700_000_000),
-            source: RtcSource::Guest,
-            low_memory: 1 << 30,
-            high_memory: 0,
-            cpus: 1,
-        };
-        let rtc = Mc146818::new(config, &bench.timers, bench.line(8));
+        let config =
+            RtcConfig { base: RtcBase::At(1_700_000_000), source: RtcSource::Guest, slew: true };
+        let rtc = Mc146818::new(config, &bench.timers, bench.line(8), bench.wishes.clone());
         rtc.attach(&bench.ports).unwrap();
         rtc
     });
@@ -634,6 +777,34 @@ fn uhci() -> Rig {
         0
     };
     rig.target(Space::Ports, 0xc000, 0x20).config(uhci).other(other).keep(keep)
+fn vga_pci() -> Rig {
+    const MMIO: u32 = 0xfebf_0000;
+    let (rig, function) = Rig::new(|bench| {
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let options = VgaOptions { memory_mib: 1, ..Default::default() };
+        let (clock, wiring) = (bench.clock.clone(), pci_wiring(bench));
+        let kind = VgaKind::Primary;
+        let function = VgaPci::new("vga0", kind, options, None, clock, wiring, &memory).unwrap();
+        function.vga().attach(&bench.ports, &AddressSpace::new()).unwrap();
+        function
+    });
+    let (open, mmio) = (function.clone(), rig.mmio.clone());
+    // Where the registers are in memory is any address to the traffic, so this puts them in one place.
+    let other = move |kind: u32, value| {
+        open.write_config(0x18, 4, MMIO);
+        open.write_config(4, 2, 2);
+        let address = u64::from(MMIO + (kind >> 1 & 0xfff));
+        if kind & 1 == 0 {
+            return mmio.read(address, 2).unwrap_or(u64::MAX);
+        }
+        mmio.write(address, 2, value).into()
+    };
+    // The memory is not part of the state, so the window at A0000 is left out.
+    rig.target(Space::Ports, 0x3b4, 0x2c)
+        .target(Space::Ports, 0x3c0, 0x10)
+        .target(Space::Ports, 0x1ce, 3)
+        .config(function)
+        .other(other)
 }
 
 fn virtio_pci() -> Rig {
@@ -662,4 +833,115 @@ fn virtio_pci() -> Rig {
         .target(Space::Memory, 0xfe00_0000, 0x4000)
         .config(function)
         .other(other)
+}
+
+/// A disk on one channel, a CD-ROM drive on the other, on media that never change.
+fn piix_ide() -> Rig {
+    const BUS_MASTER: u32 = 0xc000;
+    let mut memory = None;
+    let (rig, ide) = Rig::new(|bench| {
+        let wiring = PciWiring {
+            ports: Arc::downgrade(&bench.ports),
+            mmio: Arc::downgrade(&bench.mmio),
+            intx: bench.line(11),
+            pin: 1,
+            msi: Arc::new(NoMsi),
+        };
+        let memory = memory.insert(Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap()));
+        let irqs = ide::IRQS.map(|irq| bench.line(irq));
+        let controller = PiixIde::new(wiring, irqs, memory, ide::Workers::None).unwrap();
+        let drive = || {
+            let options = block::DriveOptions::default();
+            Arc::new(block::Drive::with_node("d", Arc::new(Blank::default()), &options))
+        };
+        let disk = AtaDevice::disk(drive(), "hd", DiskOptions::default()).unwrap();
+        controller.connector(0).plug(0, disk);
+        let lun = Lun::new(drive(), "cd", LunOptions::cdrom(Transport::Atapi)).unwrap();
+        controller.connector(1).plug(0, AtaDevice::cdrom(lun, CdOptions::default()));
+        for (channel, (command, control)) in ide::PORTS.into_iter().enumerate() {
+            let ports = controller.ports(channel);
+            bench.ports.map(command.into(), 8, ports.0).unwrap();
+            bench.ports.map(control.into(), 1, ports.1).unwrap();
+        }
+        controller
+    });
+    let open = ide.clone();
+    let ports = rig.ports.clone();
+    let other = move |kind: u32, value: u64| {
+        open.write_config(0x20, 4, BUS_MASTER);
+        open.write_config(4, 2, 5);
+        let base = if kind & 1 == 0 { 0x1f0 } else { 0x170 };
+        match kind >> 1 & 3 {
+            // A command from those that there are, on sectors that there are, and its table.
+            0 | 1 => {
+                let codes =
+                    [0x20, 0x24, 0x25, 0x30, 0x35, 0xa0, 0xb0, 0xc4, 0xc8, 0xca, 0xec, 0xef];
+                for (offset, byte) in (1..6).zip(value.to_le_bytes()) {
+                    ports.write(base + offset, 1, (byte & 0x13).into());
+                }
+                ports.write(base + 6, 1, 0xe0);
+                ports.write(base + 7, 1, codes[(value >> 40) as usize % codes.len()])
+            }
+            // Much data.
+            2 => (0..value & 0x7ff).fold(true, |_, _| ports.write(base, 4, value)),
+            _ => return (0..value & 0x7ff).fold(0, |sum, _| sum ^ ports.read(base, 4).unwrap()),
+        }
+        .into()
+    };
+    rig.target(Space::Ports, 0x1f0, 8)
+        .target(Space::Ports, 0x3f6, 1)
+        .target(Space::Ports, 0x170, 8)
+        .target(Space::Ports, 0x376, 1)
+        .target(Space::Ports, BUS_MASTER.into(), 16)
+        .config(ide)
+        .other(other)
+        .keep(memory)
+}
+
+/// A disk of 1 MiB of zeroes that takes no notice of what is written to it.
+#[derive(Default)]
+struct Blank(block::IoStats);
+
+impl block::BlockBackend for Blank {
+    fn read_at(&self, _offset: u64, bufs: &[block::GuestSlice<'_>]) -> std::io::Result<()> {
+        use memory::vm_memory::Bytes;
+        for buf in bufs {
+            buf.write_slice(&vec![0; buf.len()], 0).map_err(std::io::Error::other)?;
+        }
+        Ok(())
+    }
+    fn write_at(&self, _offset: u64, _bufs: &[block::GuestSlice<'_>]) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn discard(&self, _offset: u64, _len: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn write_zeroes(&self, _offset: u64, _len: u64, _may_unmap: bool) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn size(&self) -> u64 {
+        1 << 20
+    }
+    fn allocated_size(&self) -> u64 {
+        0
+    }
+    fn lock(&self, _share_write: bool) -> Result<(), block::LockError> {
+        Ok(())
+    }
+    fn unlock(&self) {}
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    fn driver(&self) -> &'static str {
+        "blank"
+    }
+    fn filename(&self) -> String {
+        "blank".into()
+    }
+    fn stats(&self) -> &block::IoStats {
+        &self.0
+    }
 }

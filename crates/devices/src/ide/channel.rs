@@ -282,8 +282,7 @@ impl Channel {
         }
         let mut value = [0; 8];
         value[..len].copy_from_slice(&block[..len]);
-        device.advance(len);
-        if device.is_at_border() {
+        if device.advance(len) {
             self.update(&mut inner);
         }
         u64::from_le_bytes(value)
@@ -298,8 +297,7 @@ impl Channel {
             return;
         }
         block[..len].copy_from_slice(&value.to_le_bytes()[..len]);
-        device.advance(len);
-        if device.is_at_border() {
+        if device.advance(len) {
             self.update(&mut inner);
         }
     }

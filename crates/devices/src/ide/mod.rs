@@ -34,11 +34,14 @@ pub const IRQS: [u32; 2] = [14, 15];
 /// Devices on a channel.
 pub const UNITS: usize = 2;
 
+/// Configuration register: timing of the first channel, 16 bits; that of the second follows.
+pub const TIMING: u16 = 0x40;
+/// Bit of a timing register: the channel's ports are decoded.
+pub const TIMING_ENABLE: u16 = 1 << 15;
+
 /// BAR of the bus master, and the ports of a channel in it.
 const BUS_MASTER_BAR: usize = 4;
 const BUS_MASTER_PORTS: u64 = 8;
-/// Configuration registers: timing, and what follows from it.
-const TIMING: u16 = 0x40;
 
 const IDENTITY: Identity = Identity {
     vendor: 0x8086,
@@ -119,15 +122,18 @@ impl PiixIde {
     /// Never in a space of 64 Ki ports.
     pub fn attach(self: &Arc<Self>, bus: &PciBus, ports: &AddressSpace) -> Result<(), MapError> {
         bus.attach(Self::DEVFN, self.clone());
-        self.map(ports)
-    }
-
-    fn map(&self, ports: &AddressSpace) -> Result<(), MapError> {
-        for (channel, (command, control)) in self.channels.iter().zip(PORTS) {
-            ports.map(command.into(), 8, channel.clone())?;
-            ports.map(control.into(), 1, Arc::new(ControlPort(channel.clone())))?;
+        for (index, (command, control)) in PORTS.into_iter().enumerate() {
+            let handlers = self.ports(index);
+            ports.map(command.into(), 8, handlers.0)?;
+            ports.map(control.into(), 1, handlers.1)?;
         }
         Ok(())
+    }
+
+    /// What answers at the command block and at the control port of `channel` (0 or 1).
+    pub fn ports(&self, channel: usize) -> (Arc<dyn BusDevice>, Arc<dyn BusDevice>) {
+        let channel = &self.channels[channel % 2];
+        (channel.clone(), Arc::new(ControlPort(channel.clone())))
     }
 
     /// What devices of `channel` (0 or 1) are plugged into.

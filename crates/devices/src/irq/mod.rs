@@ -29,6 +29,8 @@ pub const PIRQS: usize = 4;
 pub mod line {
     /// 8254 channel 0.
     pub const TIMER: u32 = 0;
+    /// The HPET, outside of its legacy replacement mode; at the I/O APIC only.
+    pub const HPET: u32 = 2;
     /// i8042, keyboard.
     pub const KEYBOARD: u32 = 1;
     /// First serial port; the third shares it.
@@ -39,6 +41,8 @@ pub mod line {
     pub const FPU: u32 = 13;
     /// Real-time clock.
     pub const RTC: u32 = 8;
+    /// Floppy disk controller.
+    pub const FLOPPY: u32 = 6;
     /// ACPI's system control interrupt.
     pub const SCI: u32 = 9;
     /// i8042, mouse.
@@ -114,9 +118,11 @@ impl IrqRouter {
         let level = wiring.line_level(line);
         self.pic.set_level(line, level);
         match line {
-            line::TIMER => self.ioapic.set_level(2, level),
-            // The 8259s' cascade takes the place of line 2.
-            2 => {}
+            // The 8259s' cascade takes the place of line 2, so only the HPET can be on it.
+            line::TIMER | line::HPET => {
+                let timer = wiring.line_level(line::TIMER);
+                self.ioapic.set_level(line::HPET, timer || wiring.line_level(line::HPET));
+            }
             _ => self.ioapic.set_level(line, level),
         }
     }

@@ -1,11 +1,15 @@
 //! The MC146818 real-time clock of a PC with its CMOS memory.
 //!
-//! Follows Motorola's MC146818A data sheet; the bytes past the clock's own registers are where PC
-//! firmware keeps the size of memory.
+//! Follows Motorola's MC146818A data sheet. The bytes past the clock's own registers are memory; what
+//! the board writes there for firmware comes from [`Mc146818::set_memory`].
 //!
 //! The time is a reference (the host's clock, or guest time) plus an offset that changes when the guest
 //! sets the clock. Flags of register C are brought up to date when somebody looks or a timer for an
 //! enabled interrupt expires, so an idle clock costs nothing.
+//!
+//! Periodic ticks that the guest had no time for are lost, or are made up for with
+//! [`RtcConfig::slew`]: then each acknowledgement of one brings on the next. Bit 7 of the index would mask
+//! NMI; what raises NMIs here does so on behalf of a person, and does not ask it.
 
 mod calendar;
 #[cfg(test)]
@@ -13,9 +17,11 @@ mod tests;
 mod time;
 
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use bus::{AddressSpace, Clock, Device, IrqLine, MapError, Timer, TimerQueue};
+use bus::{
+    AddressSpace, Clock, Device, IrqLine, MachineControl, MapError, Notice, Timer, TimerQueue,
+};
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
@@ -44,14 +50,11 @@ mod reg {
     pub(super) const B: usize = 0x0b;
     pub(super) const C: usize = 0x0c;
     pub(super) const D: usize = 0x0d;
-    pub(super) const EQUIPMENT: usize = 0x14;
-    pub(super) const BASE_KIB: usize = 0x15;
-    pub(super) const EXTENDED_KIB: usize = 0x17;
-    pub(super) const EXTENDED_KIB_2: usize = 0x30;
+    /// First byte of memory.
+    pub(super) const MEMORY: usize = 0x0e;
     pub(super) const CENTURY: usize = 0x32;
-    pub(super) const ABOVE_16M: usize = 0x34;
-    pub(super) const ABOVE_4G: usize = 0x5b;
-    pub(super) const MORE_CPUS: usize = 0x5f;
+    /// Where the IBM PS/2 has the century.
+    pub(super) const CENTURY_PS2: usize = 0x37;
 }
 
 /// Register A.
@@ -71,6 +74,9 @@ const C_ANY: u8 = 1 << 7;
 const C_SOURCES: u8 = B_PERIODIC | B_ALARM | B_UPDATE;
 /// Register D: the battery is good.
 const D_VALID: u8 = 1 << 7;
+
+/// Most missed ticks that are made up for.
+const MISSED_MAX: u64 = 1000;
 
 /// How long before the end of a second the update in progress shows, in nanoseconds.
 const UPDATE_NS: u64 = 244_000;
@@ -96,6 +102,8 @@ pub enum RtcSource {
     /// The host's wall clock: it goes on while the machine is stopped.
     #[default]
     Host,
+    /// The host's clock that nobody sets.
+    HostMonotonic,
     /// Guest time.
     Guest,
 }
@@ -107,12 +115,8 @@ pub struct RtcConfig {
     pub base: RtcBase,
     /// What moves it.
     pub source: RtcSource,
-    /// RAM below 4 GiB, in bytes.
-    pub low_memory: u64,
-    /// RAM from 4 GiB on, in bytes.
-    pub high_memory: u64,
-    /// Number of CPUs.
-    pub cpus: u32,
+    /// Whether missed ticks of the periodic interrupt are made up for.
+    pub slew: bool,
 }
 
 /// Saved state.
@@ -127,11 +131,13 @@ pub struct Mc146818State {
     seen_ns: i128,
     /// Guest time in periods of the rate selected, up to which periodic ticks are in register C.
     seen_period: u64,
+    /// Periodic ticks that the guest is yet to get.
+    missed: u32,
 }
 
 impl State for Mc146818State {
     const NAME: &'static str = "mc146818";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn validate(&self) -> Result<(), String> {
         if self.cmos.len() != SIZE {
@@ -153,14 +159,23 @@ impl State for Mc146818State {
 pub struct Mc146818 {
     config: RtcConfig,
     irq: IrqLine,
+    control: Arc<dyn MachineControl>,
     clock: Clock,
+    made: Instant,
+    /// [`Mc146818State::offset_ns`] before any guest set the clock.
+    initial_offset_ns: i128,
     timer: Timer,
     state: Mutex<Mc146818State>,
 }
 
 impl Mc146818 {
-    /// A clock with timers on `timers` that interrupts on `irq`.
-    pub fn new(config: RtcConfig, timers: &TimerQueue, irq: IrqLine) -> Arc<Self> {
+    /// A clock with timers on `timers` that interrupts on `irq`, and tells `control` when it is set.
+    pub fn new(
+        config: RtcConfig,
+        timers: &TimerQueue,
+        irq: IrqLine,
+        control: Arc<dyn MachineControl>,
+    ) -> Arc<Self> {
         let clock = timers.clock().clone();
         Arc::new_cyclic(|this: &Weak<Self>| {
             let this = this.clone();
@@ -171,16 +186,20 @@ impl Mc146818 {
             });
             let made_ns = match config.source {
                 RtcSource::Host => host_ns(),
+                RtcSource::HostMonotonic => 0,
                 RtcSource::Guest => clock.now_ns().into(),
             };
+            let initial_offset_ns = initial_offset(&config, made_ns);
             let state = Mutex::new(Mc146818State {
                 cmos: vec![0; SIZE],
                 index: 0,
-                offset_ns: initial_offset(&config, made_ns),
+                offset_ns: initial_offset_ns,
                 seen_ns: 0,
                 seen_period: 0,
+                missed: 0,
             });
-            let rtc = Self { config, irq, clock, timer, state };
+            let made = Instant::now();
+            let rtc = Self { config, irq, control, clock, made, initial_offset_ns, timer, state };
             rtc.power_on(&mut lock(&rtc.state));
             rtc
         })
@@ -201,9 +220,24 @@ impl Mc146818 {
         self.now(&state)
     }
 
+    /// Puts a byte where firmware looks for it, past registers and clock: `at` is from 0x0e on. It stays
+    /// over a reset.
+    pub fn set_memory(&self, at: u8, value: u8) {
+        let at = usize::from(at);
+        if (reg::MEMORY..SIZE).contains(&at) && !time::is_time(at) {
+            lock(&self.state).cmos[at] = value;
+        }
+    }
+
+    /// Forgets the periodic ticks that the guest had no time for.
+    pub fn forget_missed_ticks(&self) {
+        lock(&self.state).missed = 0;
+    }
+
     fn reference(&self) -> i128 {
         match self.config.source {
             RtcSource::Host => host_ns(),
+            RtcSource::HostMonotonic => self.made.elapsed().as_nanos() as i128,
             RtcSource::Guest => self.clock.now_ns().into(),
         }
     }
@@ -218,34 +252,9 @@ impl Mc146818 {
         state.cmos[reg::A] = 0x26;
         state.cmos[reg::B] = B_24_HOURS;
         state.cmos[reg::D] = D_VALID;
-        self.describe_memory(&mut state.cmos);
+        state.store_time(self.now(state));
         state.seen_ns = self.now(state);
         state.seen_period = self.period(state).unwrap_or(0);
-    }
-
-    /// Puts a byte where firmware looks for it, past registers and clock: `at` is from 0x0e on.
-    pub fn set_memory(&self, at: u8, value: u8) {
-        if (0x0e..SIZE).contains(&usize::from(at)) {
-            lock(&self.state).cmos[usize::from(at)] = value;
-        }
-    }
-
-    /// What PC firmware writes down about the machine.
-    fn describe_memory(&self, cmos: &mut [u8]) {
-        const KIB: u64 = 1 << 10;
-        const MIB: u64 = 1 << 20;
-        let low = self.config.low_memory;
-        let mut put = |at: usize, bytes: &[u8]| cmos[at..at + bytes.len()].copy_from_slice(bytes);
-        let words = |value: u64| (value.min(0xffff) as u16).to_le_bytes();
-        // Numeric coprocessor, PS/2 mouse.
-        put(reg::EQUIPMENT, &[0x06]);
-        put(reg::BASE_KIB, &words((low / KIB).min(640)));
-        let extended = low.saturating_sub(MIB) / KIB;
-        put(reg::EXTENDED_KIB, &words(extended.min(63 * KIB)));
-        put(reg::EXTENDED_KIB_2, &words(extended.min(63 * KIB)));
-        put(reg::ABOVE_16M, &words(low.saturating_sub(16 * MIB) / (64 * KIB)));
-        put(reg::ABOVE_4G, &(self.config.high_memory / (64 * KIB)).to_le_bytes()[..3]);
-        put(reg::MORE_CPUS, &[self.config.cpus.saturating_sub(1).min(0xff) as u8]);
     }
 
     /// Whether the time stands still, by SET or by a divider that is held in reset.
@@ -286,6 +295,12 @@ impl Mc146818 {
         if let Some(period) = self.period(state) {
             if period > state.seen_period {
                 happened |= B_PERIODIC;
+                let waits = state.cmos[reg::C] & B_PERIODIC != 0;
+                let late = period - state.seen_period - u64::from(!waits);
+                if self.config.slew && state.cmos[reg::B] & B_PERIODIC != 0 {
+                    let missed = u64::from(state.missed).saturating_add(late);
+                    state.missed = missed.min(MISSED_MAX) as u32;
+                }
             }
             state.seen_period = period;
         }
@@ -345,6 +360,11 @@ impl Mc146818 {
                 self.refresh(state);
                 let value = std::mem::take(&mut state.cmos[reg::C]);
                 self.irq.set(false);
+                if state.missed > 0 && state.cmos[reg::B] & B_PERIODIC != 0 {
+                    state.missed -= 1;
+                    state.cmos[reg::C] |= B_PERIODIC;
+                    self.drive(state);
+                }
                 self.arm(state, self.now(state));
                 value
             }
@@ -404,6 +424,9 @@ impl Mc146818 {
         }
         state.seen_ns = self.now(state);
         state.seen_period = self.period(state).unwrap_or(0);
+        if state.cmos[reg::B] & B_PERIODIC == 0 {
+            state.missed = 0;
+        }
         self.drive(state);
         self.arm(state, state.seen_ns);
     }
@@ -411,6 +434,8 @@ impl Mc146818 {
     /// Takes the time from the registers, `into` nanoseconds into the second.
     fn set_time(&self, state: &mut Mc146818State, into: i128) {
         state.offset_ns = state.load_time() * NS + into - self.reference();
+        let offset = (state.offset_ns - self.initial_offset_ns).div_euclid(NS) as i64;
+        self.control.notify(Notice::RtcChanged { offset });
         state.seen_ns = self.now(state);
         self.arm(state, state.seen_ns);
     }
@@ -452,7 +477,6 @@ impl PortDevice for Mc146818 {
     fn write_port(&self, port: u16, value: u8) {
         let mut state = lock(&self.state);
         if port == PORT {
-            // Bit 7 masks NMI, which no one raises behind this gate.
             state.index = value & 0x7f;
         } else {
             let index = usize::from(state.index);
@@ -466,14 +490,13 @@ impl Device for Mc146818 {
         "mc146818".into()
     }
 
-    /// The battery keeps the time, the alarm and the memory; interrupts are off after a reset, and the
-    /// firmware has written down the memory's size again.
+    /// The battery keeps the time, the alarm and the memory; interrupts are off after a reset.
     fn reset(&self) {
         let mut state = lock(&self.state);
         state.index = 0;
         state.cmos[reg::B] &= !C_SOURCES;
         state.cmos[reg::C] = 0;
-        self.describe_memory(&mut state.cmos);
+        state.missed = 0;
         self.irq.set(false);
         self.timer.disarm();
     }

@@ -2,28 +2,30 @@
 
 use super::*;
 use crate::irq::testing::Recorder;
+use crate::testing::Wishes;
 
 struct Bench {
     clock: Clock,
     timers: TimerQueue,
     rtc: Arc<Mc146818>,
     irq: Arc<Recorder>,
+    wishes: Arc<Wishes>,
 }
 
 /// A clock that shows 2024-02-28 23:59:50 UTC and goes by guest time.
 fn bench() -> Bench {
+    let config =
+        RtcConfig { base: RtcBase::At(1_709_164_790), source: RtcSource::Guest, slew: false };
+    bench_with(config)
+}
+
+fn bench_with(config: RtcConfig) -> Bench {
     let clock = Clock::manual();
     let timers = TimerQueue::without_thread(clock.clone());
     let irq = Arc::new(Recorder::default());
-    let config = RtcConfig {
-        base: RtcBase::At(1_709_164_790),
-        source: RtcSource::Guest,
-        low_memory: 3 << 30,
-        high_memory: 5 << 30,
-        cpus: 4,
-    };
-    let rtc = Mc146818::new(config, &timers, IrqLine::new(irq.clone(), 8));
-    Bench { clock, timers, rtc, irq }
+    let wishes = Arc::new(Wishes::default());
+    let rtc = Mc146818::new(config, &timers, IrqLine::new(irq.clone(), 8), wishes.clone());
+    Bench { clock, timers, rtc, irq, wishes }
 }
 
 impl Bench {
@@ -169,16 +171,15 @@ fn the_alarm_matches_with_and_without_wildcards() {
 }
 
 #[test]
-fn memory_sizes_are_as_on_a_pc() {
+fn memory_keeps_what_is_written_and_what_the_board_wrote() {
     let bench = bench();
-    let word = |at: usize| u16::from_le_bytes([bench.read(at), bench.read(at + 1)]);
-    assert_eq!(word(0x15), 640);
-    assert_eq!(word(0x17), 63 << 10);
-    assert_eq!(word(0x34), (((3u64 << 30) - (16 << 20)) >> 16) as u16);
-    assert_eq!([0x5b, 0x5c, 0x5d].map(|i| bench.read(i)), [0, 0x40, 1]);
-    assert_eq!(bench.read(0x5f), 3);
+    for (at, value) in [(0x14, 6), (0x5f, 3), (reg::A as u8, 0), (reg::CENTURY as u8, 0x99)] {
+        bench.rtc.set_memory(at, value);
+    }
     bench.write(0x40, 0x5a);
-    assert_eq!(bench.read(0x40), 0x5a);
+    bench.rtc.reset();
+    assert_eq!([0x14, 0x5f, 0x40].map(|index| bench.read(index)), [6, 3, 0x5a]);
+    assert_eq!([reg::A, reg::CENTURY, reg::CENTURY_PS2].map(|i| bench.read(i)), [0x26, 0x20, 0x20]);
 }
 
 #[test]
@@ -192,4 +193,31 @@ fn the_divider_starts_half_a_second_before_the_first_update() {
     assert_eq!(bench.read(reg::SECONDS), 0x50);
     bench.at_ms(3_500);
     assert_eq!(bench.read(reg::SECONDS), 0x51);
+}
+
+#[test]
+fn setting_the_clock_is_told() {
+    let bench = bench();
+    bench.at_ms(400);
+    bench.write(reg::SECONDS, 0x20);
+    assert_eq!(bench.wishes.taken(), ["notice RtcChanged { offset: -30 }"]);
+    bench.write(reg::B, 0x82);
+    bench.write(reg::YEAR, 0x25);
+    assert!(bench.wishes.taken().is_empty(), "not while it is held");
+    bench.write(reg::B, 0x02);
+    assert_eq!(bench.wishes.taken().len(), 1);
+}
+
+#[test]
+fn missed_ticks_are_made_up_for_if_asked() {
+    let config = RtcConfig { base: RtcBase::At(0), source: RtcSource::Guest, slew: true };
+    let bench = bench_with(config);
+    // 1,024 Hz.
+    bench.write(reg::B, 0x42);
+    bench.at_ms(100);
+    let ticks = (0..200).take_while(|_| bench.read(reg::C) & 0x40 != 0).count();
+    assert_eq!(ticks, 102);
+    bench.at_ms(200);
+    bench.rtc.forget_missed_ticks();
+    assert_eq!((bench.read(reg::C), bench.read(reg::C)), (0xc0, 0));
 }

@@ -23,6 +23,7 @@ pub(super) fn is_time(index: usize) -> bool {
             | reg::MONTH
             | reg::YEAR
             | reg::CENTURY
+            | reg::CENTURY_PS2
     )
 }
 
@@ -61,6 +62,7 @@ impl Mc146818State {
         let days = seconds.div_euclid(DAY) as i64;
         let of_day = seconds.rem_euclid(DAY);
         let date = Date::from_days(days);
+        let century = bcd((date.year.div_euclid(100).rem_euclid(100)) as u8);
         let fields = [
             (reg::SECONDS, self.encode((of_day % 60) as u8)),
             (reg::MINUTES, self.encode((of_day / 60 % 60) as u8)),
@@ -71,7 +73,8 @@ impl Mc146818State {
             (reg::MONTH, self.encode(date.month as u8)),
             (reg::YEAR, self.encode(date.year.rem_euclid(100) as u8)),
             // Firmware's register, always in BCD.
-            (reg::CENTURY, bcd((date.year.div_euclid(100).rem_euclid(100)) as u8)),
+            (reg::CENTURY, century),
+            (reg::CENTURY_PS2, century),
         ];
         for (index, value) in fields {
             self.cmos[index] = value;

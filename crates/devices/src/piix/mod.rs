@@ -16,6 +16,8 @@ pub mod reg {
     pub const PIRQ_ROUTES: u16 = 0x60;
     /// PIIX4: base of the power management ports.
     pub const PM_BASE: u16 = 0x40;
+    /// PIIX4: device activity B, 32 bits; bit 25 enables interrupts by the SMI command port.
+    pub const ACTIVITY_B: u16 = 0x58;
     /// PIIX4: bit 0 opens the power management ports.
     pub const PM_ENABLE: u16 = 0x80;
     /// PIIX4: base of the SMBus ports.

@@ -1,14 +1,15 @@
 //! PIIX4, function 3: ACPI power management, the SMI command port, and the SMBus.
 //!
-//! Follows Intel's 82371AB data sheet (290562), chapter 7, and ACPI 6.5, section 4.8. The only sleep
-//! state is S5, soft off, with sleep type 0. A write to the SMI command port does in hardware what
-//! firmware would do in system management mode: it switches ACPI mode on and off.
+//! Follows Intel's 82371AB data sheet (290562), chapter 7, and ACPI 6.5, section 4.8. Sleep types are 0
+//! for S5 (soft off), 1 for S3 (memory kept) and 2 for S4 (hibernation). A write to the SMI command port
+//! switches ACPI mode on and off in hardware; other commands are for firmware's handler, by a system
+//! management interrupt, once that has been enabled.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bus::{
-    AddressSpace, BusDevice, Clock, Device, IrqLine, MachineControl, MapError, ShutdownCause,
-    Timer, TimerQueue,
+    AddressSpace, BusDevice, Clock, Device, IrqLine, MachineControl, MapError, Notice,
+    ShutdownCause, Timer, TimerQueue,
 };
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
@@ -43,7 +44,10 @@ const ENABLE_BITS: u16 = TIMER | GLOBAL | POWER_BUTTON | RTC;
 /// PM1 control.
 const SCI_ENABLE: u16 = 1 << 0;
 const SLEEP_TYPE: u16 = 7 << 10;
+/// Sleep types: soft off (S5), memory kept (S3), hibernation (S4).
 const SLEEP_TYPE_SOFT_OFF: u16 = 0 << 10;
+const SLEEP_TYPE_SUSPEND: u16 = 1 << 10;
+const SLEEP_TYPE_HIBERNATE: u16 = 2 << 10;
 const SLEEP_ENABLE: u16 = 1 << 13;
 const CONTROL_BITS: u16 = SCI_ENABLE | 1 << 1 | SLEEP_TYPE;
 
@@ -52,6 +56,10 @@ const TIMER_HZ: u64 = 3_579_545;
 /// The timer has 24 bits; its status is set each time the highest changes.
 const TIMER_MASK: u64 = 0x00ff_ffff;
 const TIMER_HALF: u64 = 1 << 23;
+
+/// The byte of device activity B that has the enable bit of interrupts by the SMI command port.
+const SMI_ENABLE_BYTE: u16 = reg::ACTIVITY_B + 3;
+const SMI_ENABLE: u8 = 1 << 1;
 
 /// SMI command port; its data port follows.
 const SMI_PORT: u16 = 0xb2;
@@ -149,6 +157,7 @@ struct Registers {
 /// The power management function.
 pub struct Piix4Pm {
     sci: IrqLine,
+    smi: OnceLock<IrqLine>,
     clock: Clock,
     timer: Timer,
     control: Arc<dyn MachineControl>,
@@ -176,6 +185,7 @@ impl Piix4Pm {
         config.define(reg::PM_BASE, &1u32.to_le_bytes());
         config.allow_writes(reg::PM_BASE, &0xffc0u32.to_le_bytes());
         config.allow_writes(reg::PM_ENABLE, &[1]);
+        config.allow_writes(reg::ACTIVITY_B, &[0xff; 4]);
         config.define(reg::SMBUS_BASE, &1u32.to_le_bytes());
         config.allow_writes(reg::SMBUS_BASE, &0xfff0u32.to_le_bytes());
         config.allow_writes(reg::SMBUS_ENABLE, &[0x0f]);
@@ -196,7 +206,14 @@ impl Piix4Pm {
                 pm_window: window(PM_PORTS, pm_ports),
                 smbus_window: window(smbus::PORTS, smbus_ports),
             };
-            Self { sci, clock, timer, control, registers: Mutex::new(registers) }
+            Self {
+                sci,
+                smi: OnceLock::new(),
+                clock,
+                timer,
+                control,
+                registers: Mutex::new(registers),
+            }
         })
     }
 
@@ -208,6 +225,16 @@ impl Piix4Pm {
         bus.attach(Self::DEVFN, self.clone());
         map_ports(ports, SMI_PORT, 2, self.clone())?;
         Ok(())
+    }
+    /// Tells the guest, once it runs again after a sleep, that it was woken up.
+    pub fn wake_up(&self) {
+        lock(&self.registers).acpi.status |= WAKE;
+    }
+
+    /// The wire on which system management interrupts go to a CPU, as edges.
+    pub fn connect_smi(&self, smi: IrqLine) {
+        // Only the first call counts: the wiring is fixed.
+        let _ = self.smi.set(smi);
     }
 
     /// Somebody pressed the power button: the guest is told if it listens.
@@ -266,7 +293,7 @@ impl Piix4Pm {
         let mut registers = lock(&self.registers);
         let acpi = &mut registers.acpi;
         acpi.sync(ticks_of(self.clock.now_ns()));
-        let mut off = false;
+        let mut sleep = None;
         // Register by register: a 32-bit write may cover status and enable.
         let mut at = offset & !1;
         while at < offset + u64::from(size.min(8)) {
@@ -278,34 +305,38 @@ impl Piix4Pm {
                 mask |= 0xff << (byte * 8);
                 word |= ((value >> (i * 8)) as u16 & 0xff) << (byte * 8);
             }
-            off |= write_word(acpi, at, word, mask);
+            sleep = write_word(acpi, at, word, mask).or(sleep);
             at += 2;
         }
         self.refresh(&mut registers);
         drop(registers);
-        if off {
-            self.control.request_shutdown(ShutdownCause::GuestShutdown);
+        match sleep {
+            Some(SLEEP_TYPE_SOFT_OFF) => {
+                self.control.request_shutdown(ShutdownCause::GuestShutdown);
+            }
+            Some(SLEEP_TYPE_SUSPEND) => self.control.notify(Notice::Suspend),
+            Some(SLEEP_TYPE_HIBERNATE) => self.control.notify(Notice::Hibernate),
+            // The other sleep types are not in the tables and do nothing.
+            _ => {}
         }
     }
 }
 
-/// Writes the bits `mask` of a PM register; tells whether that switches the machine off.
-fn write_word(acpi: &mut Acpi, at: u64, word: u16, mask: u16) -> bool {
+/// Writes the bits `mask` of a PM register; tells which sleep type that starts, if any.
+fn write_word(acpi: &mut Acpi, at: u64, word: u16, mask: u16) -> Option<u16> {
     let merge = |old: u16, writable: u16| old & !(mask & writable) | word & mask & writable;
     match at {
         PM1_STATUS => acpi.status &= !(word & mask),
         PM1_ENABLE => acpi.enable = merge(acpi.enable, ENABLE_BITS),
         PM1_CONTROL => {
             acpi.control = merge(acpi.control, CONTROL_BITS);
-            // Sleep types other than soft off are not in the tables and do nothing.
-            return word & mask & SLEEP_ENABLE != 0
-                && acpi.control & SLEEP_TYPE == SLEEP_TYPE_SOFT_OFF;
+            return (word & mask & SLEEP_ENABLE != 0).then_some(acpi.control & SLEEP_TYPE);
         }
         GPE_STATUS => acpi.gpe_status &= !(word & mask),
         GPE_ENABLE => acpi.gpe_enable = merge(acpi.gpe_enable, u16::MAX),
         _ => {}
     }
-    false
+    None
 }
 
 fn ticks_of(ns: u64) -> u64 {
@@ -365,6 +396,12 @@ impl PortDevice for Piix4Pm {
         match value {
             ACPI_ENABLE => acpi.control |= SCI_ENABLE,
             ACPI_DISABLE => acpi.control &= !SCI_ENABLE,
+            _ if registers.config.read(SMI_ENABLE_BYTE, 1) as u8 & SMI_ENABLE != 0 => {
+                if let Some(smi) = self.smi.get() {
+                    smi.set(true);
+                    smi.set(false);
+                }
+            }
             _ => {}
         }
         self.refresh(&mut registers);

@@ -76,10 +76,14 @@ fn the_power_button_reaches_a_guest_that_listens() {
 }
 
 #[test]
-fn soft_off_shuts_down_and_other_sleeps_do_not() {
+fn sleeps_are_asked_for_by_their_types() {
     let bench = bench();
     bench.ports.write(0x604, 2, 0x2401);
-    assert!(bench.wishes.taken().is_empty());
+    bench.ports.write(0x604, 2, 0x2801);
+    bench.ports.write(0x604, 2, 0x2c01);
+    assert_eq!(bench.wishes.taken(), ["notice Suspend", "notice Hibernate"]);
+    bench.pm.wake_up();
+    assert_eq!(bench.ports.read(0x600, 2), Some(0x8000));
     // By bytes, as some systems write it.
     bench.ports.write(0x604, 2, 0x0001);
     bench.ports.write(0x605, 1, 0x20);

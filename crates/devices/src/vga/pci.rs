@@ -10,7 +10,9 @@ use vmstate::{RestoreError, Saved, State};
 use super::vram::Vram;
 use super::{MMIO_SIZE, Mmio, Vga, VgaState, edid};
 use crate::lock;
-use crate::pci::{BarKind, EndpointState, Identity, PciEndpoint, PciFunction, PciWiring};
+use crate::pci::{
+    BarKind, EndpointState, Identity, OptionRom, PciEndpoint, PciFunction, PciWiring,
+};
 
 /// BAR of the memory.
 const MEMORY_BAR: usize = 0;
@@ -73,7 +75,7 @@ pub struct VgaPci {
 }
 
 impl VgaPci {
-    /// A function called `id`, with video memory allocated from `memory`.
+    /// A function called `id` with expansion ROM `rom`, and video memory allocated from `memory`.
     ///
     /// # Errors
     /// If the host has no room for the video memory.
@@ -81,6 +83,7 @@ impl VgaPci {
         id: &str,
         kind: VgaKind,
         options: VgaOptions,
+        rom: Option<OptionRom>,
         clock: Clock,
         wiring: PciWiring,
         memory: &Arc<GuestMemory>,
@@ -105,6 +108,9 @@ impl VgaPci {
         if options.mmio || kind == VgaKind::Secondary {
             let registers = BarKind::Memory32 { prefetchable: false };
             endpoint.add_bar(MMIO_BAR, registers, MMIO_SIZE, Arc::new(Mmio(Arc::clone(&vga))));
+        }
+        if let Some(rom) = rom {
+            endpoint.add_rom(rom);
         }
         Ok(Arc::new(Self { id: id.to_owned(), vga, endpoint: Mutex::new(endpoint) }))
     }

@@ -18,7 +18,7 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use devices::irq::line;
 use devices::piix::{ACPI_DISABLE, ACPI_ENABLE};
-use devices::{ioapic, lapic};
+use devices::{hpet, ioapic, lapic};
 
 const OEM_ID: [u8; 6] = *b"RHEA  ";
 const OEM_TABLE_ID: [u8; 8] = *b"RHEAPC  ";
@@ -46,6 +46,8 @@ pub struct Config {
     pub pci_hole: Range<u64>,
     /// Base of PIIX4's power management ports.
     pub pm_base: u16,
+    /// There is an HPET.
+    pub hpet: bool,
     /// Serial ports: first port, interrupt line.
     pub serial_ports: Vec<(u16, u32)>,
 }
@@ -87,6 +89,9 @@ pub fn build(config: &Config, start: u64) -> Tables {
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if config.hpet {
+        xsdt.add_entry(placement.place(hpet_table()));
+    }
     let xsdt = placement.place(bytes(&xsdt));
     let mut blobs = vec![(start, bytes(&Rsdp::new(OEM_ID, xsdt)))];
     blobs.append(&mut placement.blobs);
@@ -139,6 +144,18 @@ fn fadt(config: &Config, facs: u64, dsdt: u64) -> Vec<u8> {
     fadt.x_pm_tmr_blk = port(8, 32, AccessSize::DwordAccess);
     fadt.x_gpe0_blk = port(0x0c, 32, AccessSize::ByteAccess);
     bytes(&fadt.finalize())
+}
+
+/// HPET (IA-PC HPET specification 1.0a, section 3.2.4).
+fn hpet_table() -> Vec<u8> {
+    let mut table = Sdt::new(*b"HPET", 36, 1, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    // Low half of the capabilities, then where the registers are: memory, 64 bits.
+    table.append_slice(&(hpet::CAPABILITIES as u32).to_le_bytes());
+    table.append_slice(&[0, 64, 0, 0]);
+    table.append_slice(&hpet::BASE.to_le_bytes());
+    // Number of the block, least period, no page protection.
+    table.append_slice(&[0; 4]);
+    table.as_slice().to_vec()
 }
 
 /// MADT (ACPI 6.5, section 5.2.12).

@@ -11,6 +11,7 @@ use chardev::CharBackend;
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
 use devices::fpu_error::FpuError;
 use devices::fw_cfg::FwCfg;
+use devices::hpet::{self, Hpet};
 use devices::i440fx::I440fx;
 use devices::i8042::{A20Gate, I8042, I8042Lines, Port92};
 use devices::i8254::I8254;
@@ -18,7 +19,7 @@ use devices::i8259::I8259;
 use devices::ioapic::{self, IoApic};
 use devices::irq::{IrqRouter, line};
 use devices::lapic::{self, ApicBus, LocalApic};
-use devices::mc146818::{Mc146818, RtcConfig};
+use devices::mc146818::Mc146818;
 use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
@@ -29,7 +30,7 @@ use memory::{Change, GuestMemory};
 
 use super::bios::{self, BootOrder, RomFiles};
 use super::boot::{self, BootImages, Entry};
-use super::cpu::{BoardClock, CpuView};
+use super::cpu::{BoardClock, CpuView, SmiInput};
 use super::devices::{Bus, Buses};
 use super::door::Door;
 use super::firmware;
@@ -88,6 +89,7 @@ pub struct Pc {
     pub(super) rom_files: RomFiles,
     pub(super) fw_cfg: Arc<FwCfg>,
     pub(super) rtc: Arc<Mc146818>,
+    pub(super) hpet: Option<Arc<Hpet>>,
     pub(super) boot_order: BootOrder,
     /// Whether the machine was started before.
     was_started: AtomicBool,
@@ -126,15 +128,18 @@ impl Pc {
         let mut chardevs = Chardevs::open(&spec.chardevs, &control)?;
         let qtest = spec.qtest.as_ref().map(|qtest| chardevs.claim(&qtest.chardev)).transpose()?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
-        let input = InputHub::new(&timers);
-        let rtc_config = RtcConfig {
-            low_memory: layout.low_end,
-            high_memory: layout.high_size,
-            cpus: spec.smp.cpus,
-            ..RtcConfig::default()
+        let hpet = (!spec.no_hpet).then(|| {
+            let router = Arc::clone(&chipset.router);
+            let lines = Box::new(move |line| router.isa_line(line));
+            Hpet::new(&timers, lines, chipset.apics.clone())
+        });
+        let rtc_line = match &hpet {
+            Some(hpet) => IrqLine::new(hpet.clone(), hpet::RTC_INPUT),
+            None => chipset.router.isa_line(line::RTC),
         };
-        let rtc = Mc146818::new(rtc_config, &timers, chipset.router.isa_line(line::RTC));
+        let rtc = Mc146818::new(spec.rtc.clone(), &timers, rtc_line, control.clone());
         let fw_cfg = FwCfg::new(Arc::clone(&memory));
+        let input = InputHub::new(&timers);
         let mut pc = Self {
             spec: Arc::new(spec.clone()),
             layout,
@@ -163,6 +168,7 @@ impl Pc {
             rom_files: RomFiles::new(&spec.firmware.search),
             fw_cfg,
             rtc,
+            hpet,
             boot_order: BootOrder::default(),
             was_started: AtomicBool::new(false),
         };
@@ -172,9 +178,12 @@ impl Pc {
         pc.add_fw_cfg()?;
         pc.add_usb()?;
         pc.add_serial_ports()?;
+        pc.add_parallel_ports()?;
         pc.open_drives()?;
+        let fdc = pc.add_floppy_controller()?;
         pc.add_ide()?;
         pc.add_devices()?;
+        pc.fill_cmos(&fdc);
         pc.fill_fw_cfg()?;
         if !bios::has_firmware(spec) {
             // Kernels that can't be booted are refused now, not when the machine starts.
@@ -277,6 +286,16 @@ impl Pc {
         self.balloon.as_ref()
     }
 
+    /// Whether the guest can sleep with its memory kept: firmware wakes it up.
+    pub fn can_suspend(&self) -> bool {
+        bios::has_firmware(&self.spec)
+    }
+
+    /// Forgets the ticks of the real-time clock that the guest had no time for.
+    pub fn forget_missed_rtc_ticks(&self) {
+        self.rtc.forget_missed_ticks();
+    }
+
     fn add_chipset(&mut self) -> Result<(), BuildError> {
         let bios = self.load_bios()?;
         let chipset = &self.chipset;
@@ -286,9 +305,20 @@ impl Pc {
         let isa_bridge = Piix3::new(chipset.router.clone(), self.control.clone());
         isa_bridge.attach(&self.pci, &self.ports)?;
         chipset.pm.attach(&self.pci, &self.ports)?;
+        // As on other boards of this kind, one CPU takes them for all.
+        let boot_cpu = Arc::new(SmiInput(Arc::clone(&self.signals[0])));
+        chipset.pm.connect_smi(IrqLine::new(boot_cpu, 0));
         let ioapic = chipset.ioapic.clone();
         self.mmio.map(ioapic::BASE, ioapic::MMIO_SIZE, ioapic.clone())?;
-        let pit = I8254::new(&self.timers, chipset.router.isa_line(line::TIMER));
+        let pit_line = match &self.hpet {
+            Some(hpet) => {
+                self.mmio.map(hpet::BASE, hpet::MMIO_SIZE, hpet.clone())?;
+                self.devices.push(hpet.clone());
+                IrqLine::new(hpet.clone(), hpet::PIT_INPUT)
+            }
+            None => chipset.router.isa_line(line::TIMER),
+        };
+        let pit = I8254::new(&self.timers, pit_line);
         pit.attach(&self.ports)?;
         let rtc = self.rtc.clone();
         rtc.attach(&self.ports)?;
@@ -379,6 +409,7 @@ impl Pc {
             cpus: self.spec.smp.cpus,
             pci_hole: self.layout.pci_hole(),
             pm_base: firmware::PM_BASE,
+            hpet: self.hpet.is_some(),
             serial_ports: self.serial_ports.clone(),
         };
         let tables = acpi::build(&config, layout::FIRMWARE_TABLES);
@@ -451,6 +482,17 @@ impl Board for Pc {
 
     fn press_power_button(&self) {
         self.chipset.pm.press_power_button();
+    }
+
+    fn wake_up(&self) {
+        self.chipset.pm.wake_up();
+    }
+
+    fn inject_nmi(&self) {
+        for apic in self.chipset.apics.apics() {
+            apic.set_level(lapic::LINT1, true);
+            apic.set_level(lapic::LINT1, false);
+        }
     }
 
     fn pause_io(&self) {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use accel::log::{Log, Topic};
-use accel::{AccessSize, CpuBus, GuestClock};
-use bus::{AddressSpace, BusDevice, Clock};
+use accel::{AccessSize, CpuBus, GuestClock, Signal, Signals};
+use bus::{AddressSpace, BusDevice, Clock, IrqSink};
 use devices::fpu_error::FpuError;
 use devices::lapic::LocalApic;
 
@@ -77,5 +77,16 @@ impl CpuBus for CpuView {
 
     fn floating_point_error(&self, pending: bool) -> bool {
         self.fpu_error.set(pending)
+    }
+}
+
+/// A CPU's input for system management interrupts, which takes rising edges.
+pub struct SmiInput(pub Arc<Signals>);
+
+impl IrqSink for SmiInput {
+    fn set_level(&self, _pin: u32, level: bool) {
+        if level {
+            self.0.raise(Signal::Smi);
+        }
     }
 }

@@ -10,6 +10,7 @@ use bus::AddressSpace;
 use cpu_x86::CpuState;
 use devices::i440fx;
 use devices::i8042;
+use devices::ide::{self, PiixIde};
 use devices::pci::{Devfn, PciBus, reg};
 use devices::piix::{self, Piix3, Piix4Pm};
 
@@ -105,6 +106,9 @@ pub fn configure(bus: &PciBus, ports: &AddressSpace) {
     bus.write_config(pm, piix::reg::PM_ENABLE, 1, 1);
     bus.write_config(pm, piix::reg::SMBUS_BASE, 4, u32::from(SMBUS_BASE) | 1);
     bus.write_config(pm, piix::reg::SMBUS_ENABLE, 1, 9);
+    for channel in 0..2 {
+        bus.write_config(PiixIde::DEVFN, ide::TIMING + 2 * channel, 2, ide::TIMING_ENABLE.into());
+    }
 }
 
 /// Command byte of the keyboard controller: the keyboard interrupts and is translated, the mouse is off.

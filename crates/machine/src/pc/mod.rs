@@ -3,6 +3,7 @@
 mod bios;
 pub mod board;
 pub mod boot;
+mod cmos;
 pub mod cpu;
 pub mod devices;
 pub mod door;

@@ -19,12 +19,12 @@ use std::sync::{Arc, Mutex};
 use accel::Vcpu;
 use block::DriveEvent;
 use bus::Clock;
-use bus::{MachineControl, ShutdownCause};
+use bus::{MachineControl, Notice, ShutdownCause};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::state::RunState;
 use super::vcpu::{Gate, VcpuEvents, VcpuThread};
-use crate::spec::{PanicAction, RebootAction, RunActions, ShutdownAction};
+use crate::spec::{PanicAction, RebootAction, RunActions, ShutdownAction, WatchdogAction};
 
 /// Something that happened to the machine, for whoever watches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,20 @@ pub enum MachineEvent {
     BalloonChange(u64),
     /// Something about a drive.
     Drive(DriveEvent),
+    /// The guest panicked, and this is done about it.
+    GuestPanicked(PanicAction),
+    /// The guest panicked and deals with it itself.
+    GuestCrashLoaded,
+    /// The guest sleeps.
+    Suspend,
+    /// The guest hibernates.
+    SuspendDisk,
+    /// The guest has been woken up.
+    Wakeup,
+    /// A watchdog expired, and this is done about it.
+    Watchdog(WatchdogAction),
+    /// The guest set its clock this many seconds ahead of where it was set up.
+    RtcChange(i64),
 }
 
 /// Takes events to their watchers. Called on any thread; must not block.
@@ -59,6 +73,10 @@ pub trait Board: Send + Sync + 'static {
     fn reset_cpu(&self, index: usize, cpu: &mut Self::Cpu);
     /// Presses the power button.
     fn press_power_button(&self);
+    /// Tells the guest, after the reset that ends its sleep, that it was woken up.
+    fn wake_up(&self);
+    /// Interrupts all CPUs with an NMI.
+    fn inject_nmi(&self);
     /// Finishes what I/O is under way and starts no more. All CPUs are parked.
     fn pause_io(&self);
     /// Lets I/O go on.
@@ -78,6 +96,12 @@ pub enum Request {
     Reset(ShutdownCause),
     /// Press the power button.
     Powerdown,
+    /// Wake the guest up.
+    Wakeup,
+    /// Interrupt all CPUs with an NMI.
+    InjectNmi,
+    /// Say what an expired watchdog does.
+    SetWatchdogAction(WatchdogAction),
     /// End the machine.
     Quit(ShutdownCause),
 }
@@ -88,6 +112,9 @@ pub enum Refusal {
     /// The guest can't go on from where it is.
     #[error("Resetting the Virtual Machine is required")]
     ResetRequired,
+    /// The guest does not sleep.
+    #[error("Unable to wake up: guest is not in suspended state")]
+    NotSuspended,
     /// The machine is ending.
     #[error("The machine is shutting down")]
     Ending,
@@ -148,6 +175,12 @@ struct Wishes {
     failed: Option<String>,
     debug: bool,
     disk_failed: bool,
+    panicked: bool,
+    crash_loaded: bool,
+    suspend: bool,
+    hibernate: bool,
+    watchdog: bool,
+    rtc_offset: Option<i64>,
 }
 
 /// Takes wishes from devices and vCPU threads to the owner.
@@ -198,6 +231,17 @@ impl MachineControl for GuestRequests {
 
     fn request_exit(&self, code: i32) {
         self.wish(|w| w.exit = Some(code));
+    }
+
+    fn notify(&self, notice: Notice) {
+        self.wish(|w| match notice {
+            Notice::Panicked => w.panicked = true,
+            Notice::CrashLoaded => w.crash_loaded = true,
+            Notice::Suspend => w.suspend = true,
+            Notice::Hibernate => w.hibernate = true,
+            Notice::WatchdogExpired => w.watchdog = true,
+            Notice::RtcChanged { offset } => w.rtc_offset = Some(offset),
+        });
     }
 }
 
@@ -302,6 +346,15 @@ impl<B: Board> Owner<B> {
                 self.board.press_power_button();
                 (Ok(()), Next::Continue)
             }
+            Request::Wakeup => (self.wake_up().await, Next::Continue),
+            Request::InjectNmi => {
+                self.board.inject_nmi();
+                (Ok(()), Next::Continue)
+            }
+            Request::SetWatchdogAction(action) => {
+                self.actions.watchdog = action;
+                (Ok(()), Next::Continue)
+            }
             Request::Quit(cause) => {
                 self.emit(MachineEvent::Shutdown(cause));
                 (Ok(()), Next::End(0))
@@ -326,7 +379,26 @@ impl<B: Board> Owner<B> {
             self.stop(RunState::InternalError).await;
             return Next::Continue;
         }
-        if let Some(cause) = wishes.shutdown {
+        if wishes.crash_loaded {
+            self.emit(MachineEvent::GuestCrashLoaded);
+        }
+        if let Some(offset) = wishes.rtc_offset {
+            self.emit(MachineEvent::RtcChange(offset));
+        }
+        if wishes.hibernate {
+            self.emit(MachineEvent::SuspendDisk);
+        }
+        if wishes.panicked {
+            if let Next::End(code) = self.guest_panicked().await {
+                return Next::End(code);
+            }
+        } else if wishes.watchdog
+            && let Next::End(code) = self.watchdog_expired().await
+        {
+            return Next::End(code);
+        }
+        let hibernated = wishes.hibernate.then_some(ShutdownCause::GuestShutdown);
+        if let Some(cause) = wishes.shutdown.or(hibernated) {
             if let Next::End(code) = self.shut_down(cause).await {
                 return Next::End(code);
             }
@@ -334,6 +406,8 @@ impl<B: Board> Owner<B> {
             if let Next::End(code) = self.reset(cause).await {
                 return Next::End(code);
             }
+        } else if wishes.suspend {
+            self.suspend().await;
         } else if wishes.debug {
             self.stop(RunState::Debug).await;
         } else if wishes.disk_failed {
@@ -422,20 +496,72 @@ impl<B: Board> Owner<B> {
     async fn shut_down(&mut self, cause: ShutdownCause) -> Next {
         self.emit(MachineEvent::Shutdown(cause));
         let panicked = cause == ShutdownCause::GuestPanic;
-        let stay = match (panicked, self.actions.panic) {
-            (true, PanicAction::Pause) => Some(RunState::GuestPanicked),
-            (true, PanicAction::Shutdown | PanicAction::ExitFailure | PanicAction::None)
-            | (false, _) => {
-                (self.actions.shutdown == ShutdownAction::Pause).then_some(RunState::Shutdown)
-            }
+        if self.actions.shutdown == ShutdownAction::Pause {
+            self.stop(RunState::Shutdown).await;
+            return Next::Continue;
+        }
+        Next::End(i32::from(panicked && self.actions.panic == PanicAction::ExitFailure))
+    }
+
+    /// Does what the actions say about a panic.
+    async fn guest_panicked(&mut self) -> Next {
+        let stays = self.actions.shutdown == ShutdownAction::Pause;
+        let action = match self.actions.panic {
+            PanicAction::Shutdown if stays => PanicAction::Pause,
+            action => action,
         };
-        match stay {
-            Some(state) => {
-                self.stop(state).await;
+        self.emit(MachineEvent::GuestPanicked(action));
+        match action {
+            PanicAction::None => Next::Continue,
+            PanicAction::Pause => {
+                self.stop(RunState::GuestPanicked).await;
                 Next::Continue
             }
-            None if panicked && self.actions.panic == PanicAction::ExitFailure => Next::End(1),
-            None => Next::End(0),
+            PanicAction::Shutdown | PanicAction::ExitFailure => {
+                self.stop(RunState::GuestPanicked).await;
+                self.shut_down(ShutdownCause::GuestPanic).await
+            }
         }
+    }
+
+    /// Does what the actions say about a watchdog.
+    async fn watchdog_expired(&mut self) -> Next {
+        let action = self.actions.watchdog;
+        self.emit(MachineEvent::Watchdog(action));
+        match action {
+            WatchdogAction::Reset => return self.reset(ShutdownCause::GuestReset).await,
+            WatchdogAction::Shutdown => {
+                self.emit(MachineEvent::Powerdown);
+                self.board.press_power_button();
+            }
+            WatchdogAction::Poweroff => return Next::End(0),
+            WatchdogAction::Pause => self.stop(RunState::Watchdog).await,
+            WatchdogAction::Debug => eprintln!("watchdog: timer fired"),
+            WatchdogAction::None => {}
+            WatchdogAction::InjectNmi => self.board.inject_nmi(),
+        }
+        Next::Continue
+    }
+
+    /// The guest goes to sleep.
+    async fn suspend(&mut self) {
+        if self.state() == RunState::Running {
+            self.freeze().await;
+            self.enter(RunState::Suspended);
+            self.emit(MachineEvent::Suspend);
+        }
+    }
+
+    /// Ends the guest's sleep: its memory is as it was, everything else as after a reset.
+    async fn wake_up(&mut self) -> Result<(), Refusal> {
+        if self.state() != RunState::Suspended {
+            return Err(Refusal::NotSuspended);
+        }
+        self.reset_hardware().await;
+        self.board.wake_up();
+        self.enter(RunState::Running);
+        self.emit(MachineEvent::Wakeup);
+        self.thaw();
+        Ok(())
     }
 }

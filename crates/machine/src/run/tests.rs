@@ -56,6 +56,8 @@ impl Board for TestBoard {
         cpu.reset();
     }
     fn press_power_button(&self) {}
+    fn wake_up(&self) {}
+    fn inject_nmi(&self) {}
     fn pause_io(&self) {
         self.pauses.fetch_add(1, Ordering::Relaxed);
     }

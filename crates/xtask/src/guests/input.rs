@@ -1,5 +1,5 @@
-//! A guest with drivers for keyboards and pointers of every kind: Debian's kernel for all machines, and
-//! the initramfs of `cargo xtask guest` with other modules.
+//! The initramfs of `cargo xtask guest` with other modules, for Debian's kernel for all machines: drivers
+//! for keyboards and pointers of every kind.
 
 use super::Kitchen;
 use super::packages::only_file;
@@ -19,17 +19,10 @@ const MODULES: &[&str] = &[
     "button",
 ];
 
-pub(super) fn kernel(kitchen: &Kitchen, image: &Path) -> Result<()> {
-    let package = kitchen.packages.kernel_of("linux-image-amd64")?;
-    let tree = kitchen.packages.unpacked(&package)?;
-    fs::copy(only_file(&tree.join("boot"), "vmlinuz-")?, image)?;
-    Ok(())
-}
-
 pub(super) fn initramfs(kitchen: &Kitchen, image: &Path) -> Result<()> {
     let package = kitchen.packages.kernel_of("linux-image-amd64")?;
     let modules = only_file(&kitchen.packages.unpacked(&package)?.join("lib/modules"), "")?;
     let busybox = kitchen.packages.unpacked("busybox-static")?;
-    fs::write(image, guest::initramfs(&busybox, &modules, MODULES)?)?;
+    fs::write(image, guest::archive(&busybox, &modules, MODULES)?.finish())?;
     Ok(())
 }

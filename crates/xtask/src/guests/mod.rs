@@ -8,13 +8,15 @@
 //! |---|---|
 //! | `packages` | the packages, unpacked |
 //! | `boot_media` | CDs and a floppy disk |
-//! | `input` | a kernel with drivers of input devices, which the cloud kernel has not |
+//! | `input` | an initramfs with drivers of input devices |
+//! | `storage` | Linux with drivers for all disks, and tools |
 //! | `debian` | a disk with GRUB for BIOS and UEFI and a Debian system |
 
 mod boot_media;
 mod debian;
 mod input;
 mod packages;
+mod storage;
 
 use crate::workspace;
 use anyhow::{Context as _, Result, bail};
@@ -40,9 +42,10 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "installer-initrd", version: 1, make: boot_media::installer_initrd },
     Recipe { file: "linux-686", version: 1, make: boot_media::kernel_686 },
     Recipe { file: "initramfs-686", version: 1, make: boot_media::initramfs_686 },
+    Recipe { file: "storage-linux", version: 1, make: storage::kernel },
+    Recipe { file: "storage-initramfs", version: 1, make: storage::initramfs },
     Recipe { file: "xen", version: 1, make: boot_media::xen },
-    Recipe { file: "linux-input", version: 1, make: input::kernel },
-    Recipe { file: "initramfs-input", version: 1, make: input::initramfs },
+    Recipe { file: "input-initramfs", version: 1, make: input::initramfs },
     Recipe { file: "debian.img", version: 2, make: debian::disk },
 ];
 

@@ -15,8 +15,6 @@ const ITEM_MAX: u64 = 64 << 20;
 /// CMOS registers of the boot order: the first two devices, and the third.
 const CMOS_BOOT_FIRST: u8 = 0x3d;
 const CMOS_BOOT_THIRD: u8 = 0x38;
-/// In the register of the third: floppies without a signature are not booted from.
-const FLOPPY_CHECK_OFF: u8 = 1;
 /// The order of those who say nothing.
 const DEFAULT_ORDER: &str = "cad";
 /// Never.
@@ -91,7 +89,11 @@ impl Pc {
         Ok(())
     }
 
-    fn add_item(&self, name: &str, content: impl Into<Content>) -> Result<(), BuildError> {
+    pub(in crate::pc) fn add_item(
+        &self,
+        name: &str,
+        content: impl Into<Content>,
+    ) -> Result<(), BuildError> {
         self.fw_cfg.add_file(name, content.into()).map_err(|e| BuildError::Device(e.to_string()))
     }
 
@@ -134,7 +136,7 @@ impl Pc {
         let mut next = || numbers.next().unwrap_or(0);
         let (first, second, third) = (next(), next(), next());
         self.rtc.set_memory(CMOS_BOOT_FIRST, second << 4 | first);
-        self.rtc.set_memory(CMOS_BOOT_THIRD, third << 4 | FLOPPY_CHECK_OFF);
+        self.rtc.set_memory(CMOS_BOOT_THIRD, third << 4);
     }
 }
 

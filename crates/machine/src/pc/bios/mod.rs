@@ -7,7 +7,7 @@ mod boot_order;
 mod contents;
 mod files;
 
-pub use boot_order::BootOrder;
+pub use boot_order::{BootOrder, pci_path};
 pub use files::RomFiles;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use devices::ata::Connector;
+use devices::fdc::Fdc;
 use devices::virtio::scsi::VirtioScsi;
 use options::{OptionError, Properties};
 
@@ -15,10 +16,12 @@ pub enum Bus {
     Pci,
     /// The ISA bus.
     Isa,
-    /// The bus of a SCSI adapter.
-    Scsi(Arc<VirtioScsi>),
-    /// An IDE channel or a port of an AHCI controller.
-    Ata(Arc<dyn Connector>),
+    /// The floppy controller's.
+    Floppy(Arc<Fdc>),
+    /// The bus of a SCSI adapter, and what firmware calls the adapter.
+    Scsi(Arc<VirtioScsi>, String),
+    /// An IDE channel or a port of an AHCI controller, and what firmware calls it.
+    Ata(Arc<dyn Connector>, String),
     /// The ports of a USB host controller.
     Usb(Arc<UsbHost>),
 }

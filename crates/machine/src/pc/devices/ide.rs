@@ -11,6 +11,7 @@ use options::{OptionError, Properties};
 use super::storage::query_name;
 use super::{Bus, Driver, ON_OFF_AUTO};
 use crate::BuildError;
+use crate::pc::bios::pci_path;
 use crate::pc::board::Pc;
 use crate::spec::DriveInterface;
 
@@ -50,7 +51,9 @@ impl Pc {
             .map_err(BuildError::Thread)?;
         ide.attach(&self.pci, &self.ports)?;
         for channel in 0..2 {
-            self.buses.add(format!("ide.{channel}"), Bus::Ata(ide.connector(channel)));
+            let firmware = format!("{}/drive@{channel}", pci_path("ide", PiixIde::DEVFN));
+            let bus = Bus::Ata(ide.connector(channel), firmware);
+            self.buses.add(format!("ide.{channel}"), bus);
         }
         self.devices.push(ide);
         Ok(())
@@ -85,7 +88,7 @@ fn place(
     let failed = |properties: &Properties, e: String| {
         BuildError::Device(format!("{}: {e}", properties.option()))
     };
-    let named = |bus: &Bus| if let Bus::Ata(bus) = bus { Some(bus.clone()) } else { None };
+    let named = |bus: &Bus| if let Bus::Ata(bus, _) = bus { Some(bus.clone()) } else { None };
     let all = pc.buses.all(named);
     let bus_name = properties.clone().take("bus");
     let buses = pc.buses.take(properties, named)?;
@@ -145,8 +148,7 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
     let on_read_error = properties.take_choice("rerror", OnError::READ)?;
     let on_write_error = properties.take_choice("werror", OnError::WRITE)?;
     let write_cache = properties.take_choice("write-cache", ON_OFF_AUTO)?.flatten();
-    // The order in which firmware tries disks.
-    properties.take_number::<u32>("bootindex")?;
+    let bootindex = pc.boot_order.take(&mut properties)?;
     properties.finish()?;
     let drive = match drive_id {
         Some(id) => pc.find_drive(&option, &format!("{name}.drive"), &id)?,
@@ -181,6 +183,12 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
             AtaDevice::cdrom(lun, options)
         }
     };
+    let firmware = pc.buses.all(|bus| match bus {
+        Bus::Ata(other, firmware) if Arc::ptr_eq(other, &connector) => Some(firmware.clone()),
+        _ => None,
+    });
+    let firmware = firmware.into_iter().next().unwrap_or_default();
+    pc.boot_order.add(bootindex, format!("{firmware}/disk@{unit}"));
     connector.plug(unit, device);
     Ok(())
 }

@@ -1,20 +1,166 @@
-//! Devices on the ISA bus.
+//! Devices on the ISA bus, and what the board has there by itself.
 
+use std::sync::Arc;
+
+use block::{Drive, DriveOptions};
+use devices::fdc::{DriveType, Fdc, FloppyUnit};
+use devices::i8237::I8237;
+use devices::irq::line;
+use devices::parallel::{self, LPT_PORTS, Parallel};
+use devices::pvpanic::{self, PvPanic, PvPanicPci};
 use devices::uart16550::COM_PORTS;
-use options::Properties;
+use options::{OptionError, Properties};
 
-use super::Driver;
+use super::storage::query_name;
+use super::{Bus, Driver, PciPlace};
 use crate::BuildError;
 use crate::pc::board::Pc;
+use crate::spec::{DriveInterface, SerialSpec};
+
+/// The path of the first floppy drive that no `-device` made.
+const FLOPPY_PATH: &str = "/machine/unattached/device[16]";
+/// The path of the real-time clock.
+pub const RTC_PATH: &str = "/machine/unattached/device[9]";
+
+/// Types of floppy drives; by the medium, if nobody says.
+const DRIVE_TYPES: &[(&str, Option<DriveType>)] = &[
+    ("144", Some(DriveType::D144)),
+    ("288", Some(DriveType::D288)),
+    ("120", Some(DriveType::D120)),
+    ("auto", None),
+];
 
 /// The kinds of this topic.
-pub(super) const DRIVERS: &[Driver] = &[Driver {
-    name: "isa-serial",
-    aliases: &[],
-    bus: "ISA",
-    description: "16550 serial port",
-    make: isa_serial,
-}];
+pub(super) const DRIVERS: &[Driver] = &[
+    Driver {
+        name: "floppy",
+        aliases: &[],
+        bus: "floppy-bus",
+        description: "virtual floppy drive",
+        make: floppy,
+    },
+    Driver {
+        name: "isa-parallel",
+        aliases: &[],
+        bus: "ISA",
+        description: "parallel port with a printer that prints on a character device",
+        make: isa_parallel,
+    },
+    Driver {
+        name: "isa-serial",
+        aliases: &[],
+        bus: "ISA",
+        description: "16550 serial port",
+        make: isa_serial,
+    },
+    Driver {
+        name: "pvpanic",
+        aliases: &[],
+        bus: "ISA",
+        description: "port by which a guest says that it panicked",
+        make: isa_pvpanic,
+    },
+    Driver {
+        name: "pvpanic-pci",
+        aliases: &[],
+        bus: "PCI",
+        description: "function by which a guest says that it panicked",
+        make: pci_pvpanic,
+    },
+];
+
+impl Pc {
+    /// Adds the DMA controllers and the floppy controller, with the drives of `if=floppy`.
+    pub(in crate::pc) fn add_floppy_controller(&mut self) -> Result<Arc<Fdc>, BuildError> {
+        let dma = I8237::new(self.memory.clone());
+        dma.attach(&self.ports)?;
+        let fdc = Fdc::new(&dma, self.isa_line(line::FLOPPY));
+        fdc.attach(&self.ports)?;
+        self.devices.push(dma);
+        self.devices.push(fdc.clone());
+        self.buses.add("floppy-bus.0", Bus::Floppy(fdc.clone()));
+        for (spec, drive) in self.spec.drives.iter().zip(&self.drives) {
+            if spec.interface != DriveInterface::Floppy {
+                continue;
+            }
+            let fallback = DriveType::D288;
+            let unit = FloppyUnit { drive: drive.clone(), drive_type: None, fallback };
+            fdc.connect(Some(spec.unit as usize), unit, FLOPPY_PATH)
+                .map_err(|e| BuildError::Device(format!("{}: {e}", spec.origin)))?;
+        }
+        Ok(fdc)
+    }
+
+    /// Adds the ports of `-parallel`.
+    pub(in crate::pc) fn add_parallel_ports(&mut self) -> Result<(), BuildError> {
+        let spec = Arc::clone(&self.spec);
+        for (index, port) in spec.parallels.iter().enumerate() {
+            let SerialSpec::Chardev(id) = port else { continue };
+            let Some(&port) = LPT_PORTS.get(index) else {
+                return Err(BuildError::Device(format!(
+                    "-parallel: a machine has at most {} parallel ports",
+                    LPT_PORTS.len()
+                )));
+            };
+            self.add_parallel_port(&format!("parallel{index}"), port, parallel::IRQ, id)?;
+        }
+        Ok(())
+    }
+
+    fn add_parallel_port(
+        &mut self,
+        id: &str,
+        port: u16,
+        irq: u32,
+        chardev: &str,
+    ) -> Result<(), BuildError> {
+        let backend = self.chardevs.claim(chardev)?;
+        let device = Parallel::new(id, port, self.isa_line(irq), backend);
+        device.attach(&self.ports)?;
+        self.devices.push(device);
+        Ok(())
+    }
+}
+
+fn floppy(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let drive_id = properties.take("drive");
+    let unit: Option<usize> = properties.take_number("unit")?;
+    let drive_type = properties.take_choice("drive-type", DRIVE_TYPES)?.flatten();
+    let option = properties.option().to_owned();
+    let named = |bus: &Bus| if let Bus::Floppy(fdc) = bus { Some(fdc.clone()) } else { None };
+    let buses = pc.buses.take(&mut properties, named)?;
+    properties.finish()?;
+    let failed = |e: String| BuildError::Device(format!("{option}: {e}"));
+    let fdc = buses.first().ok_or_else(|| failed("No 'floppy-bus' bus found".to_owned()))?;
+    let drive = match drive_id {
+        Some(id) => pc.find_drive(&option, "floppy.drive", &id)?,
+        None => {
+            let drive = Arc::new(Drive::empty("", &DriveOptions::default()));
+            pc.drives.push(drive.clone());
+            drive
+        }
+    };
+    let fallback = DriveType::D288;
+    let connected = FloppyUnit { drive, drive_type, fallback };
+    fdc.connect(unit, connected, query_name(path)).map_err(|e| failed(e.to_string()))?;
+    Ok(())
+}
+
+fn isa_parallel(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let chardev = properties.require("chardev")?;
+    let index: Option<usize> = properties.take_number("index")?;
+    let iobase: Option<u16> = properties.take_number("iobase")?;
+    let irq = properties.take_number("irq")?.unwrap_or(parallel::IRQ);
+    let option = properties.option().to_owned();
+    properties.finish()?;
+    let used = pc.spec.parallels.len();
+    let port =
+        iobase.or_else(|| LPT_PORTS.get(index.unwrap_or(used)).copied()).ok_or_else(|| {
+            let last = LPT_PORTS.len() - 1;
+            BuildError::Device(format!("{option}: index must be from 0 to {last}"))
+        })?;
+    pc.add_parallel_port(path, port, irq, &chardev)
+}
 
 fn isa_serial(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
     let chardev = properties.require("chardev")?;
@@ -29,4 +175,32 @@ fn isa_serial(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(),
             BuildError::Device(format!("{option}: index must be from 0 to {last}"))
         })?;
     pc.add_serial_port(path, port, &chardev)
+}
+
+/// The bits that a pvpanic device knows.
+fn take_events(properties: &mut Properties) -> Result<u8, OptionError> {
+    Ok(properties.take_number("events")?.unwrap_or(pvpanic::EVENTS))
+}
+
+fn isa_pvpanic(pc: &mut Pc, _: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let port = properties.take_number("ioport")?.unwrap_or(pvpanic::PORT);
+    let events = take_events(&mut properties)?;
+    properties.finish()?;
+    let device = PvPanic::new(events, pc.control.clone());
+    device.attach(&pc.ports, port)?;
+    // Guests find it by this item.
+    pc.add_item("etc/pvpanic-port", port.to_le_bytes().to_vec())?;
+    pc.devices.push(device);
+    Ok(())
+}
+
+fn pci_pvpanic(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let place = PciPlace::take(pc, &mut properties)?;
+    let events = take_events(&mut properties)?;
+    properties.finish()?;
+    let control = pc.control.clone();
+    let make = |wiring| Ok(PvPanicPci::new(path, events, wiring, control));
+    let function = pc.make_function(path, &place, "pvpanic-pci", make)?;
+    pc.devices.push(function);
+    Ok(())
 }

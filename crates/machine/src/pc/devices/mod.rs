@@ -1,6 +1,7 @@
 //! `-device` and `-drive`: the list of devices that users can add, one file a topic, and what making
 //! them from their properties has in common.
 
+mod ahci;
 mod bus;
 mod display;
 mod ide;
@@ -18,6 +19,7 @@ use devices::pci::{Devfn, PciFunction, PciWiring};
 use options::{OptionError, Properties};
 
 pub use bus::{Bus, Buses};
+pub use isa::RTC_PATH;
 pub use usb::UsbHost;
 
 use super::board::Pc;
@@ -46,6 +48,7 @@ impl Driver {
 /// Every kind, in the order of `-device help`.
 pub fn drivers() -> Vec<&'static Driver> {
     let topics = [
+        ahci::DRIVERS,
         display::DRIVERS,
         input::DRIVERS,
         ide::DRIVERS,

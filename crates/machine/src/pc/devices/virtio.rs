@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use devices::pci::Devfn;
 use devices::virtio::balloon::VirtioBalloon;
 use devices::virtio::rng::{RngLimit, VirtioRng};
 use devices::virtio::{VirtioDevice, VirtioPci, VirtioPciOptions};
@@ -67,13 +68,13 @@ pub(super) enum Generation {
 }
 
 impl Pc {
-    /// Puts a virtio device on the PCI bus.
+    /// Puts a virtio device on the PCI bus; returns where.
     pub(super) fn add_virtio(
         &mut self,
         path: &str,
         device: Arc<dyn VirtioDevice>,
         transport: VirtioTransport,
-    ) -> Result<(), BuildError> {
+    ) -> Result<Devfn, BuildError> {
         let failed = |e: String| BuildError::Device(format!("device {path}: {e}"));
         let devfn = self
             .pci
@@ -84,7 +85,7 @@ impl Pc {
             .map_err(|e| failed(e.to_string()))?;
         self.pci.attach(devfn, pci.clone());
         self.devices.push(pci);
-        Ok(())
+        Ok(devfn)
     }
 }
 
@@ -138,7 +139,7 @@ fn virtio_balloon(
     }
     let device = VirtioBalloon::new(pc.memory.clone(), pc.spec.memory, deflate_on_oom, &pc.timers);
     pc.balloon = Some(device.clone());
-    pc.add_virtio(path, device, transport)
+    pc.add_virtio(path, device, transport).map(|_| ())
 }
 
 fn virtio_rng(
@@ -158,5 +159,5 @@ fn virtio_rng(
     }
     let limit = max_bytes.map(|max_bytes| RngLimit { max_bytes, period });
     let device = VirtioRng::new(limit, &pc.timers);
-    pc.add_virtio(path, device, transport)
+    pc.add_virtio(path, device, transport).map(|_| ())
 }
