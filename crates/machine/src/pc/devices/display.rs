@@ -5,6 +5,7 @@ use std::sync::Arc;
 use devices::pci::OptionRom;
 use devices::vga::{VgaKind, VgaOptions, VgaPci};
 use display::{Console, Source};
+use input::Target;
 use options::Properties;
 use serde_json::Map;
 
@@ -50,6 +51,7 @@ impl Pc {
         for head in 0..heads {
             let index = self.consoles.len();
             self.consoles.push(Console::new(index, path, head, Arc::clone(source)));
+            self.input.add_console(Target { device: path.to_owned(), head });
         }
     }
 }
