@@ -224,17 +224,17 @@ fn syslinux_boots_from_a_floppy_disk() {
     });
 }
 
-/// Xen is a multiboot kernel that says what it was given.
+/// Xen is a multiboot kernel that says what it was given. There is no BIOS for it to call.
 #[test]
 fn a_multiboot_kernel_finds_its_memory_and_its_command_line() {
     let name = "a_multiboot_kernel_finds_its_memory_and_its_command_line";
     with_images(name, ["xen"], |builder, [kernel]| {
-        let append = "console=com1,vga com1=115200,8n1 noreboot hello=there";
+        let append = "console=com1,vga com1=115200,8n1 noreboot no-real-mode hello=there";
         let mut vm = builder.args(["-m", "256", "-kernel", &kernel, "-append", append]).spawn()?;
         vm.serial.wait_for("Xen version 4.17")?;
         vm.serial.wait_for("hello=there")?;
         // It was given no kernel for its first guest.
-        vm.serial.wait_for("Dom0")?;
+        vm.serial.wait_for("dom0 kernel not specified")?;
         photograph(&mut vm, "multiboot")?;
         quit(vm)
     });
