@@ -33,7 +33,7 @@ use memory::{Change, GuestMemory};
 use super::bios::{self, BootOrder, RomFiles};
 use super::boot::{self, BootImages, Entry};
 use super::cpu::{BoardClock, CpuView, SmiInput};
-use super::devices::{Bus, Buses};
+use super::devices::{Bus, Buses, LoadedImage};
 use super::door::Door;
 use super::firmware;
 use super::layout::{self, Layout};
@@ -83,6 +83,8 @@ pub struct Pc {
     pub(super) chardevs: Chardevs,
     /// First port and interrupt line of each serial port.
     serial_ports: Vec<(u16, u32)>,
+    /// What `-device loader` puts into memory.
+    pub(super) images: Vec<LoadedImage>,
     /// Where the commands of a test program come from.
     qtest: Option<Arc<dyn CharBackend>>,
     boot: Option<BootImages>,
@@ -167,6 +169,7 @@ impl Pc {
             consoles: Vec::new(),
             chardevs,
             serial_ports: Vec::new(),
+            images: Vec::new(),
             qtest,
             boot,
             entry: std::sync::Mutex::default(),
@@ -415,6 +418,20 @@ impl Pc {
         Ok(())
     }
 
+    /// Does for a CPU what firmware would do, and lets CPU 0 enter the kernel, if there is no firmware.
+    fn prepare_cpu(&self, index: usize, cpu: &mut Cpu) {
+        if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
+            return;
+        }
+        if let Err(reason) = cpu.set_state(&firmware::cpu_state(cpu.state())) {
+            eprintln!("rhea: cannot set CPU {index} up: {reason}");
+        }
+        let entry = *self.entry.lock().unwrap_or_else(|e| e.into_inner());
+        if let (0, Some(entry)) = (index, entry) {
+            boot::enter(cpu, &entry);
+        }
+    }
+
     /// Writes the ACPI tables; returns where the root pointer is.
     fn write_tables(&self) -> Result<u64, BuildError> {
         let config = acpi::Config {
@@ -472,6 +489,7 @@ impl Board for Pc {
         }
         self.describe_disks();
         self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
+        self.load_images();
         if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
             return;
         }
@@ -483,15 +501,11 @@ impl Board for Pc {
 
     fn reset_cpu(&self, index: usize, cpu: &mut Cpu) {
         cpu.reset();
-        if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
-            return;
-        }
-        if let Err(reason) = cpu.set_state(&firmware::cpu_state(cpu.state())) {
-            eprintln!("rhea: cannot set CPU {index} up: {reason}");
-        }
-        let entry = *self.entry.lock().unwrap_or_else(|e| e.into_inner());
-        if let (0, Some(entry)) = (index, entry) {
-            boot::enter(cpu, &entry);
+        self.prepare_cpu(index, cpu);
+        let Some(start) = self.start_of(index) else { return };
+        let state = cpu_x86::CpuState { rip: start, ..cpu.state() };
+        if let Err(reason) = cpu.set_state(&state) {
+            eprintln!("rhea: CPU {index} cannot start at {start:#x}: {reason}");
         }
     }
 

@@ -5,7 +5,7 @@
 //!   the zero page.
 //! - ELF kernels with a PVH note by the x86/HVM direct boot ABI (Xen documentation, `misc/pvh.html`):
 //!   the same mode, EBX at the start-info page.
-//! - Multiboot kernels: see [`super::multiboot`].
+//! - Multiboot kernels of both versions: see [`super::multiboot`] and [`super::multiboot2`].
 //!
 //! [`BootImages`] keeps the files open and puts the guest's memory into its start state again at each
 //! reset.
@@ -26,7 +26,7 @@ use memory::{GuestMemory, PAGE_SIZE};
 use vm_memory::{ByteValued, GuestAddress, ReadVolatile};
 
 use super::layout::{HIGH_MEMORY, Layout};
-use super::multiboot;
+use super::{multiboot, multiboot2};
 use crate::spec::{BootImage, DirectBoot};
 
 /// Guest physical addresses of what we hand over.
@@ -200,7 +200,7 @@ impl BootImages {
         let head = kernel
             .head()
             .map_err(|e| BootError::Format { file: kernel_name.clone(), reason: e.to_string() })?;
-        let is_multiboot = Kind::of(&head) == Kind::Multiboot;
+        let is_multiboot = matches!(Kind::of(&head), Kind::Multiboot | Kind::Multiboot2);
         let mut initrd = None;
         let mut modules = Vec::new();
         match &spec.initrd {
@@ -230,7 +230,9 @@ impl BootImages {
         let head = source.head().map_err(|e| self.format_error(&e.to_string()))?;
         self.write(memory, GDT, gdt().as_slice())?;
         let entry = match Kind::of(&head) {
-            Kind::Multiboot => self.load_multiboot(&mut source, memory, layout)?,
+            kind @ (Kind::Multiboot | Kind::Multiboot2) => {
+                self.load_multiboot(&mut source, memory, layout, kind, rsdp)?
+            }
             Kind::Elf => {
                 self.write_command_line(memory)?;
                 let segments = source.segments().map_err(|e| self.format_error(&e.to_string()))?;
@@ -264,14 +266,14 @@ impl BootImages {
         source: &mut Source,
         memory: &GuestMemory,
         layout: &Layout,
+        kind: Kind,
+        rsdp: u64,
     ) -> Result<Entry, BootError> {
         let no_room = |file: &str| BootError::NoRoom { file: file.to_owned() };
         let image = source
             .read_all(layout.low_end)
             .map_err(|e| self.format_error(&e.to_string()))?
             .ok_or_else(|| no_room(&self.kernel_name))?;
-        let header = multiboot::find_header(&image).map_err(|e| self.format_error(&e))?;
-        let header = header.ok_or_else(|| self.format_error("its multiboot header is gone"))?;
         let mut modules = Vec::new();
         for (text, file) in &self.modules {
             let mut file = file.lock().unwrap_or_else(|e| e.into_inner());
@@ -286,7 +288,14 @@ impl BootImages {
             command_line: &self.command_line,
             modules: &modules,
         };
-        multiboot::load(&boot, &header, memory, layout)
+        let gone = || self.format_error("its multiboot header is gone");
+        if kind == Kind::Multiboot2 {
+            let header = multiboot2::find_header(&image).map_err(|e| self.format_error(&e))?;
+            multiboot2::load(&boot, &header.ok_or_else(gone)?, memory, layout, rsdp)
+        } else {
+            let header = multiboot::find_header(&image).map_err(|e| self.format_error(&e))?;
+            multiboot::load(&boot, &header.ok_or_else(gone)?, memory, layout)
+        }
     }
 
     fn prepare_linux(
@@ -416,6 +425,7 @@ enum Kind {
     BzImage,
     Elf,
     Multiboot,
+    Multiboot2,
 }
 
 impl Kind {
@@ -430,6 +440,8 @@ impl Kind {
             Self::BzImage
         } else if !matches!(multiboot::find_header(head), Ok(None)) {
             Self::Multiboot
+        } else if !matches!(multiboot2::find_header(head), Ok(None)) {
+            Self::Multiboot2
         } else if head.starts_with(b"\x7fELF") {
             Self::Elf
         } else {
@@ -468,7 +480,7 @@ impl Source {
         fn head(image: &mut (impl Read + Seek)) -> std::io::Result<Vec<u8>> {
             image.rewind()?;
             let mut bytes = Vec::new();
-            image.take(multiboot::SEARCH).read_to_end(&mut bytes)?;
+            image.take(multiboot::SEARCH.max(multiboot2::SEARCH)).read_to_end(&mut bytes)?;
             Ok(bytes)
         }
         match self {

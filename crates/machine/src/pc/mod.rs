@@ -10,5 +10,6 @@ pub mod door;
 pub mod firmware;
 pub mod layout;
 mod multiboot;
+mod multiboot2;
 
 pub use bios::RomFiles;

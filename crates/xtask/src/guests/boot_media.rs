@@ -6,9 +6,7 @@ use crate::cpio::Archive;
 use anyhow::{Context as _, Result};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::copy;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 /// What ISOLINUX and SYSLINUX are told: they show a prompt, on the serial port too, and boot memtest86+.
 const CONFIGURATION: &str = "\
@@ -130,21 +128,5 @@ done
     archive.file("init", 0o755, INIT.as_bytes());
     archive.file("bin/busybox", 0o755, &fs::read(busybox)?);
     fs::write(image, archive.finish())?;
-    Ok(())
-}
-
-/// The hypervisor, which is a multiboot kernel of both versions, unpacked.
-pub(super) fn xen(kitchen: &Kitchen, image: &Path) -> Result<()> {
-    let tree = kitchen.packages.unpacked("xen-hypervisor-4.17-amd64")?;
-    let packed = tree.join("boot/xen-4.17-amd64.gz");
-    let mut child = Command::new("gzip")
-        .arg("-dc")
-        .stdin(File::open(packed)?)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run gzip")?;
-    let mut unpacked = child.stdout.take().context("a pipe")?;
-    copy(&mut unpacked, &mut File::create(image)?)?;
-    anyhow::ensure!(child.wait()?.success(), "gzip failed");
     Ok(())
 }

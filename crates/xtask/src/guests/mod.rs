@@ -44,7 +44,6 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "initramfs-686", version: 1, make: boot_media::initramfs_686 },
     Recipe { file: "storage-linux", version: 1, make: storage::kernel },
     Recipe { file: "storage-initramfs", version: 1, make: storage::initramfs },
-    Recipe { file: "xen", version: 1, make: boot_media::xen },
     Recipe { file: "input-initramfs", version: 1, make: input::initramfs },
     Recipe { file: "debian.img", version: 2, make: debian::disk },
 ];

@@ -7,6 +7,7 @@ mod display;
 mod ide;
 mod input;
 mod isa;
+mod loader;
 mod scsi;
 mod storage;
 mod test;
@@ -20,6 +21,7 @@ use options::{OptionError, Properties};
 
 pub use bus::{Bus, Buses};
 pub use isa::RTC_PATH;
+pub use loader::LoadedImage;
 pub use usb::UsbHost;
 
 use super::board::Pc;
@@ -53,6 +55,7 @@ pub fn drivers() -> Vec<&'static Driver> {
         ide::DRIVERS,
         input::DRIVERS,
         isa::DRIVERS,
+        loader::DRIVERS,
         scsi::DRIVERS,
         storage::DRIVERS,
         test::DRIVERS,
