@@ -11,7 +11,6 @@ use memory::GuestMemory;
 use super::{Bench, Rig, Space};
 use crate::ahci::Ahci;
 use crate::ata::{AtaDevice, CdOptions, DiskOptions};
-use crate::ata::{AtaDevice, DiskOptions};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
 use crate::fdc::{self, Fdc};
 use crate::fpu_error::FpuError;
@@ -32,7 +31,6 @@ use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message,
 use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
 use crate::parallel::{LPT_PORTS, Parallel};
 use crate::pci::{Devfn, PciBus, PciFunction, PciWiring};
-use crate::pci::{PciBus, PciFunction, PciWiring};
 use crate::piix::{Piix3, Piix4Pm, reg};
 use crate::pvpanic::{self, PvPanic, PvPanicPci};
 use crate::rom::SystemRom;
@@ -825,7 +823,7 @@ fn piix_ide() -> Rig {
         };
         let memory = memory.insert(Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap()));
         let irqs = ide::IRQS.map(|irq| bench.line(irq));
-        let controller = PiixIde::new(wiring, irqs, memory, ide::Workers::None).unwrap();
+        let controller = PiixIde::new(wiring, irqs, memory, Workers::None).unwrap();
         let drive = || {
             let options = block::DriveOptions::default();
             Arc::new(block::Drive::with_node("d", Arc::new(Blank::default()), &options))

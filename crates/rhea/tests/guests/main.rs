@@ -3,7 +3,6 @@
 //! The images come from `cargo xtask guests`; a test without its image is skipped, loudly. With
 //! `RHEA_SCREENSHOTS=docs/src/guests` each test leaves a picture of what it saw there.
 
-
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -88,8 +87,7 @@ fn memtest_passes_its_first_test() {
 fn the_installer_asks_for_a_language() {
     let images = ["installer-linux", "installer-initrd"];
     with_images("the_installer_asks_for_a_language", images, |builder, [kernel, initrd]| {
-        let mut vm =
-            builder.args(["-m", "1G", "-kernel", &kernel, "-initrd", &initrd]).spawn()?;
+        let mut vm = builder.args(["-m", "1G", "-kernel", &kernel, "-initrd", &initrd]).spawn()?;
         vm.wait_screen("Select a language")?;
         vm.wait_screen("English")?;
         photograph(&mut vm, "installer")?;
@@ -232,8 +230,7 @@ fn a_multiboot_kernel_finds_its_memory_and_its_command_line() {
     let name = "a_multiboot_kernel_finds_its_memory_and_its_command_line";
     with_images(name, ["xen"], |builder, [kernel]| {
         let append = "console=com1,vga com1=115200,8n1 noreboot hello=there";
-        let mut vm =
-            builder.args(["-m", "256", "-kernel", &kernel, "-append", append]).spawn()?;
+        let mut vm = builder.args(["-m", "256", "-kernel", &kernel, "-append", append]).spawn()?;
         vm.serial.wait_for("Xen version 4.17")?;
         vm.serial.wait_for("hello=there")?;
         // It was given no kernel for its first guest.

@@ -53,5 +53,6 @@ fn make(
     };
     properties.finish()?;
     let device = VirtioInput::new(kind, serial, wheel, console, &pc.input);
-    pc.add_virtio(path, device, transport).map(drop)
+    pc.add_virtio(path, device, transport)?;
+    Ok(())
 }

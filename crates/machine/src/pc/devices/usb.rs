@@ -107,7 +107,10 @@ impl Pc {
         self.pci.attach(devfn, uhci.clone() as Arc<dyn PciFunction>);
         let name = match id {
             Some(id) => format!("{id}.0"),
-            None => format!("usb-bus.{}", self.buses.count(|bus| matches!(bus, Bus::Usb(_)))),
+            None => format!(
+                "usb-bus.{}",
+                self.buses.all(|bus| matches!(bus, Bus::Usb(_)).then_some(())).len()
+            ),
         };
         let host = UsbHost {
             name: name.clone(),
@@ -187,7 +190,8 @@ fn usb_hub(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), Bu
 /// The console that an input device is bound to (`display=`, `head=`).
 pub(super) fn take_console(properties: &mut Properties) -> Result<Option<Target>, OptionError> {
     let head = properties.take_number("head")?.unwrap_or(0);
-    Ok(properties.take("display").map(|device| Target { device, head }))
+    let console = |id| Target { device: format!("/machine/peripheral/{id}"), head };
+    Ok(properties.take("display").map(console))
 }
 
 fn hid(
