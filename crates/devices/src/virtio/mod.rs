@@ -23,6 +23,7 @@ mod backlog;
 pub mod balloon;
 pub mod blk;
 mod core;
+pub mod gpu;
 mod legacy;
 mod modern;
 mod pci;

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use devices::pci::OptionRom;
 use devices::vga::{VgaKind, VgaOptions, VgaPci};
-use display::{Console, Source};
+use devices::virtio::gpu::{GpuOptions, MAX_OUTPUTS, VirtioGpu, VirtioVga};
+use display::{Console, Size, Source};
+use input::Target;
 use options::Properties;
 use serde_json::Map;
 
+use super::virtio::{Generation, VirtioTransport};
 use super::{Driver, PciPlace};
 use crate::BuildError;
 use crate::pc::bios;
@@ -33,6 +36,20 @@ pub(super) const DRIVERS: &[Driver] = &[
         description: "one more such display, without the legacy ports",
         make: |pc, id, properties| vga(pc, id, properties, VgaKind::Secondary),
     },
+    Driver {
+        name: "virtio-gpu-pci",
+        aliases: &["virtio-gpu"],
+        bus: "PCI",
+        description: "graphics adapter without acceleration",
+        make: virtio_gpu,
+    },
+    Driver {
+        name: "virtio-vga",
+        aliases: &[],
+        bus: "PCI",
+        description: "the same with a VGA",
+        make: virtio_vga,
+    },
 ];
 
 /// The device that `-vga` stands for.
@@ -40,6 +57,7 @@ pub(super) fn implied(spec: &MachineSpec) -> Option<DeviceSpec> {
     let driver = match spec.graphics {
         Graphics::None => return None,
         Graphics::Std => "VGA",
+        Graphics::Virtio => "virtio-vga",
     };
     Some(DeviceSpec { driver: driver.to_owned(), id: None, properties: Map::new() })
 }
@@ -49,6 +67,9 @@ impl Pc {
     fn add_consoles(&mut self, path: &str, source: &Arc<dyn Source>, heads: u32) {
         for head in 0..heads {
             let index = self.consoles.len();
+            if let Some(id) = path.strip_prefix("/machine/peripheral/") {
+                self.input.add_console(Target { device: id.to_owned(), head });
+            }
             self.consoles.push(Console::new(index, path, head, Arc::clone(source)));
         }
     }
@@ -73,7 +94,9 @@ fn take_rom(
     match loaded {
         Ok(rom) => Ok(Some(rom)),
         Err(_) if wanted.is_none() && !bios::has_firmware(&pc.spec) => Ok(None),
-        Err(e) => Err(BuildError::Device(format!("{option}: failed to find romfile \"{name}\": {e}"))),
+        Err(e) => {
+            Err(BuildError::Device(format!("{option}: failed to find romfile \"{name}\": {e}")))
+        }
     }
 }
 
@@ -109,5 +132,62 @@ fn vga(
     let source: Arc<dyn Source> = device.vga().clone();
     pc.devices.push(device);
     pc.add_consoles(path, &source, 1);
+    Ok(())
+}
+
+/// What `virtio-gpu-pci` and `virtio-vga` have in common.
+fn take_gpu(properties: &mut Properties) -> Result<Arc<VirtioGpu>, BuildError> {
+    let defaults = GpuOptions::default();
+    let width = properties.take_number("xres")?.unwrap_or(defaults.size.width);
+    let height = properties.take_number("yres")?.unwrap_or(defaults.size.height);
+    let options = GpuOptions {
+        outputs: properties.take_number("max_outputs")?.unwrap_or(defaults.outputs),
+        size: Size::new(width, height),
+        edid: properties.take_bool("edid")?.unwrap_or(defaults.edid),
+        max_host_memory: properties
+            .take_size("max_hostmem", 1)?
+            .unwrap_or(defaults.max_host_memory),
+    };
+    if !(1..=MAX_OUTPUTS).contains(&options.outputs) {
+        return Err(BuildError::Device(format!(
+            "{}: invalid max_outputs > {MAX_OUTPUTS}, or 0",
+            properties.option()
+        )));
+    }
+    Ok(VirtioGpu::new(options))
+}
+
+fn virtio_gpu(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let transport = VirtioTransport::take(pc, path, &mut properties, Generation::Modern)?;
+    let gpu = take_gpu(&mut properties)?;
+    properties.finish()?;
+    pc.add_virtio(path, gpu.clone(), transport)?;
+    let heads = gpu.outputs();
+    let source: Arc<dyn Source> = gpu;
+    pc.add_consoles(path, &source, heads);
+    Ok(())
+}
+
+fn virtio_vga(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let transport = VirtioTransport::take(pc, path, &mut properties, Generation::Modern)?;
+    let memory_mib = properties.take_number("vgamem_mb")?.unwrap_or(8);
+    let rom = take_rom(pc, &mut properties, Some("vgabios-virtio.bin"))?;
+    let gpu = take_gpu(&mut properties)?;
+    let option = properties.option().to_owned();
+    properties.finish()?;
+    let failed = |e: String| BuildError::Device(format!("{option}: {e}"));
+    let devfn =
+        pc.pci.reserve(transport.place.0, "virtio-vga").map_err(|e| failed(e.to_string()))?;
+    let wiring = pc.pci.wiring(devfn, 1);
+    let vga = VgaOptions { memory_mib, edid: false, ..VgaOptions::default() };
+    let clock = pc.timers.clock().clone();
+    let heads = gpu.outputs();
+    let device = VirtioVga::new(gpu, &vga, rom, transport.options, clock, wiring, &pc.memory)
+        .map_err(|e| failed(e.to_string()))?;
+    device.vga().attach(&pc.ports, &pc.mmio)?;
+    pc.pci.attach(devfn, device.clone());
+    pc.devices.push(device.clone());
+    let source: Arc<dyn Source> = device;
+    pc.add_consoles(path, &source, heads);
     Ok(())
 }
