@@ -23,11 +23,23 @@ pub struct LogSpec {
     pub file: Option<PathBuf>,
 }
 
+/// How the machine's screen is shown (`-display`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DisplaySpec {
+    /// Not at all.
+    #[default]
+    None,
+    /// On the terminal.
+    Curses,
+}
+
 /// Everything that a command line asks for.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     /// The machine.
     pub machine: MachineSpec,
+    /// Where the screen is shown.
+    pub display: DisplaySpec,
     /// QMP monitors.
     pub monitors: Vec<MonitorSpec>,
     /// Where to write the process id.

@@ -8,7 +8,7 @@ pub mod config;
 pub mod options;
 mod readconfig;
 
-pub use config::{Action, Config, LogSpec, MonitorSpec};
+pub use config::{Action, Config, DisplaySpec, LogSpec, MonitorSpec};
 
 use ::options::OptionError;
 use options::{Builder, OPTIONS, OptionItem, Takes};

@@ -313,6 +313,8 @@ pub enum Graphics {
     None,
     /// VGA with the Bochs VBE extensions.
     Std,
+    /// A virtio adapter with a VGA.
+    Virtio,
 }
 
 /// A device with its properties (`-device`).

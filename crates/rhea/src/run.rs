@@ -7,12 +7,14 @@ use std::sync::Arc;
 use accel::log::Log;
 use anyhow::{Context, Result};
 use bus::ShutdownCause;
-use cli::{Config, LogSpec};
+use cli::{Config, DisplaySpec, LogSpec};
 use machine::Machine;
 use machine::run::{Request, RunHandle};
 
 use qmp::events::EventBus;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tui::Terminal;
 
 use crate::daemon;
 use crate::demo::Demo;
@@ -43,6 +45,9 @@ pub(crate) fn run(mut config: Config) -> Result<u8> {
     if config.daemonize {
         daemon::ready()?;
     }
+    let terminal = (config.display == DisplaySpec::Curses)
+        .then(|| show(&machine, runtime.handle().clone()))
+        .transpose()?;
     if let Some(demo) = &demo {
         demo.start_tour()?;
     }
@@ -53,8 +58,22 @@ pub(crate) fn run(mut config: Config) -> Result<u8> {
         signals.abort();
         code
     });
+    drop(terminal);
     server.end();
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
+}
+
+/// Shows the machine on the terminal; its user can end it there.
+fn show(machine: &Machine, runtime: Handle) -> Result<Terminal> {
+    let run = machine.run().clone();
+    let quit = move || {
+        let run = run.clone();
+        runtime.spawn(async move {
+            // A machine that is ending already refuses; that is as well.
+            let _ = run.ask(Request::Quit(ShutdownCause::HostUi)).await;
+        });
+    };
+    Ok(Terminal::start(machine.consoles(), Arc::clone(machine.input()), quit)?)
 }
 
 fn open_log(spec: &LogSpec) -> Result<Log> {

@@ -10,6 +10,7 @@ use machine::spec::{
 use uuid::Uuid;
 
 use super::Builder;
+use crate::config::DisplaySpec;
 use ::options::OptionError;
 use ::options::{Properties, parse_choice};
 
@@ -306,8 +307,43 @@ pub(super) fn nographic(builder: &mut Builder, _: &str) -> Result<(), OptionErro
     Ok(())
 }
 
-pub(super) fn display(_: &mut Builder, value: &str) -> Result<(), OptionError> {
-    only_none("-display", value)
+/// Displays by name; those without a kind are not in this build.
+const DISPLAYS: &[(&str, Option<DisplaySpec>)] = &[
+    ("none", Some(DisplaySpec::None)),
+    ("curses", Some(DisplaySpec::Curses)),
+    ("gtk", None),
+    ("sdl", None),
+    ("egl-headless", None),
+    ("spice-app", None),
+    ("dbus", None),
+    ("vnc", None),
+];
+
+pub(super) fn display(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let known = DISPLAYS.iter().filter(|(_, kind)| kind.is_some()).map(|(name, _)| *name);
+    if matches!(value, "help" | "?") {
+        let names: String = known.map(|name| format!("{name}\n")).collect();
+        builder.print = Some(format!("Available display backend types:\n{names}"));
+        return Ok(());
+    }
+    let mut options = Properties::parse("-display", value, Some("type"))?;
+    let name = options.require("type")?;
+    // The character set of the guest, which is always that of its font.
+    if name == "curses" {
+        options.take("charset");
+    }
+    builder.config.display =
+        parse_choice("-display", "type", &name, DISPLAYS)?.ok_or_else(|| {
+            OptionError::new(format!(
+                "-display {name}: not available in this build; use one of {}",
+                known.collect::<Vec<_>>().join(", ")
+            ))
+        })?;
+    options.finish()
+}
+
+pub(super) fn curses(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    display(builder, "curses")
 }
 
 /// Graphics adapters by name, with what they are; those without a kind are not in this build.
@@ -317,7 +353,7 @@ const GRAPHICS: &[(&str, &str, Option<Graphics>)] = &[
     ("cirrus", "Cirrus VGA", None),
     ("vmware", "VMWare SVGA", None),
     ("qxl", "QXL VGA", None),
-    ("virtio", "Virtio VGA", None),
+    ("virtio", "Virtio VGA", Some(Graphics::Virtio)),
 ];
 /// Devices that are graphics adapters, in place of the default one.
 const GRAPHICS_DEVICES: &[&str] = &["VGA", "virtio-vga"];

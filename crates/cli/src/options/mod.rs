@@ -10,7 +10,7 @@ mod rtc;
 use ::machine::spec::{Graphics, MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
 use chardev::ChardevSpec;
 
-use crate::config::{Config, MonitorSpec};
+use crate::config::{Config, DisplaySpec, MonitorSpec};
 use ::options::OptionError;
 
 /// RAM of a machine whose command line does not say: 128 MiB, in bytes.
@@ -218,11 +218,18 @@ pub const OPTIONS: &[OptionItem] = &[
         "serial port on stdio, no display",
         machine::nographic,
     ),
-    option("display", &[], Takes::Value("none"), "the display: none", machine::display),
+    option(
+        "display",
+        &[],
+        Takes::Value("none|curses"),
+        "where the screen is shown: nowhere (the default), or on the terminal",
+        machine::display,
+    ),
+    option("curses", &[], Takes::Nothing, "the same as -display curses", machine::curses),
     option(
         "vga",
         &[],
-        Takes::Value("std|none"),
+        Takes::Value("std|virtio|none"),
         "the graphics adapter; 'help' lists them",
         machine::vga,
     ),
@@ -332,6 +339,15 @@ impl Builder {
             return Err(OptionError::new(
                 "-daemonize: cannot use stdio with -daemonize; use a socket, a file or a pty",
             ));
+        }
+        if self.config.display == DisplaySpec::Curses {
+            let user = if self.config.daemonize { Some("-daemonize") } else { None };
+            let stdio = self.config.machine.chardevs.iter().any(is_stdio).then_some("stdio");
+            if let Some(user) = user.or(stdio) {
+                return Err(OptionError::new(format!(
+                    "-display curses: cannot use the terminal together with {user}"
+                )));
+            }
         }
         Ok(self.config)
     }

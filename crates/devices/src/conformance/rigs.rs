@@ -43,6 +43,7 @@ use crate::usb::hub::UsbHub;
 use crate::usb::uhci::{Uhci, UhciModel};
 use crate::usb::{Handshake, Peripheral, Token, Transaction, UsbBus};
 use crate::vga::{VgaKind, VgaOptions, VgaPci};
+use crate::virtio::gpu::{GpuOptions, VirtioGpu, VirtioVga};
 use crate::virtio::rng::VirtioRng;
 use crate::virtio::{VirtioPci, VirtioPciOptions};
 use crate::vmgenid::VmGenId;
@@ -95,6 +96,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("Uhci", uhci),
         entry("VirtioPci", virtio_pci),
         entry("VmGenId", vmgenid),
+        entry("VirtioVga", virtio_vga),
     ]
 }
 
@@ -779,6 +781,36 @@ fn uhci() -> Rig {
         0
     };
     rig.target(Space::Ports, 0xc000, 0x20).config(uhci).other(other).keep(keep)
+fn virtio_vga() -> Rig {
+    const MMIO: u32 = 0xfe00_0000;
+    let (rig, function) = Rig::new(|bench| {
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let gpu = VirtioGpu::new(GpuOptions::default());
+        let vga = VgaOptions { memory_mib: 1, ..Default::default() };
+        let options = VirtioPciOptions { id: "virtio-vga0".into(), ..Default::default() };
+        let (clock, wiring) = (bench.clock.clone(), pci_wiring(bench));
+        let function = VirtioVga::new(gpu, &vga, None, options, clock, wiring, &memory).unwrap();
+        function.vga().attach(&bench.ports, &AddressSpace::new()).unwrap();
+        // Workers would make two runs differ.
+        bus::Device::pause(&*function);
+        function
+    });
+    let (open, mmio) = (function.clone(), rig.mmio.clone());
+    let other = move |kind: u32, value| {
+        open.write_config(0x18, 4, MMIO);
+        open.write_config(0x1c, 4, 0);
+        open.write_config(4, 2, 2);
+        let address = u64::from(MMIO + (kind >> 1 & 0x3fff));
+        let size = 1 << (kind >> 16 & 1);
+        if kind & 1 == 0 {
+            return mmio.read(address, size).unwrap_or(u64::MAX);
+        }
+        mmio.write(address, size, value).into()
+    };
+    rig.target(Space::Ports, 0x3c0, 0x10)
+        .target(Space::Ports, 0x1ce, 3)
+        .config(function)
+        .other(other)
 }
 
 fn virtio_pci() -> Rig {

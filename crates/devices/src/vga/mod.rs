@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use ::bus::{AddressSpace, BusDevice, Clock, MapError};
 use display::{Frame, Source, TextScreen};
-use memory::{Access, GuestMemory, MapId, Mapping, Visible};
+use memory::{Access, GuestMemory, MapId, Mapping, MemoryBlock, MemoryError, Visible};
 use serde::{Deserialize, Serialize};
 use vmstate::State;
 
@@ -88,6 +88,33 @@ impl Vga {
             direct: Mutex::default(),
             memory,
         })
+    }
+
+    /// An adapter as `options` say, with video memory allocated from `memory` under the name `id`.
+    ///
+    /// # Errors
+    /// If the host has no room for the video memory.
+    pub fn with_options(
+        id: &str,
+        options: &VgaOptions,
+        clock: Clock,
+        memory: &Arc<GuestMemory>,
+    ) -> Result<Arc<Self>, MemoryError> {
+        let vram = Vram::new(memory, &format!("{id}/vga.vram"), options.memory_size())?;
+        let or = |value: u32, default: u32| if value == 0 { default } else { value };
+        let monitor =
+            options.edid.then(|| edid::monitor(or(options.x_res, 1280), or(options.y_res, 800)));
+        Ok(Self::new(Arc::clone(memory), vram, clock, monitor))
+    }
+
+    /// The video memory.
+    pub fn memory_block(&self) -> &Arc<MemoryBlock> {
+        self.vram.block()
+    }
+
+    /// All registers in one page of memory.
+    pub fn register_page(self: &Arc<Self>) -> Arc<dyn BusDevice> {
+        Arc::new(Mmio(Arc::clone(self)))
     }
 
     fn registers(&self) -> MutexGuard<'_, Registers> {

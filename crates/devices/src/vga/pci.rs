@@ -7,8 +7,7 @@ use memory::{GuestMemory, MemoryError};
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
-use super::vram::Vram;
-use super::{MMIO_SIZE, Mmio, Vga, VgaState, edid};
+use super::{MMIO_SIZE, Vga, VgaState};
 use crate::lock;
 use crate::pci::{
     BarKind, EndpointState, Identity, OptionRom, PciEndpoint, PciFunction, PciWiring,
@@ -88,12 +87,7 @@ impl VgaPci {
         wiring: PciWiring,
         memory: &Arc<GuestMemory>,
     ) -> Result<Arc<Self>, MemoryError> {
-        let vram = Vram::new(memory, &format!("{id}/vga.vram"), options.memory_size())?;
-        let block = Arc::clone(vram.block());
-        let or = |value: u32, default: u32| if value == 0 { default } else { value };
-        let monitor =
-            options.edid.then(|| edid::monitor(or(options.x_res, 1280), or(options.y_res, 800)));
-        let vga = Vga::new(Arc::clone(memory), vram, clock, monitor);
+        let vga = Vga::with_options(id, &options, clock, memory)?;
         let identity = Identity {
             vendor: 0x1234,
             device: 0x1111,
@@ -104,10 +98,10 @@ impl VgaPci {
         };
         let mut endpoint = PciEndpoint::new(&identity, PciWiring { pin: 0, ..wiring });
         let kind_of_memory = BarKind::Memory32 { prefetchable: true };
-        endpoint.add_memory_bar(MEMORY_BAR, kind_of_memory, memory, block);
+        endpoint.add_memory_bar(MEMORY_BAR, kind_of_memory, memory, vga.memory_block().clone());
         if options.mmio || kind == VgaKind::Secondary {
             let registers = BarKind::Memory32 { prefetchable: false };
-            endpoint.add_bar(MMIO_BAR, registers, MMIO_SIZE, Arc::new(Mmio(Arc::clone(&vga))));
+            endpoint.add_bar(MMIO_BAR, registers, MMIO_SIZE, vga.register_page());
         }
         if let Some(rom) = rom {
             endpoint.add_rom(rom);

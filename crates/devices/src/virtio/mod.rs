@@ -24,6 +24,7 @@ mod backlog;
 pub mod balloon;
 pub mod blk;
 mod core;
+pub mod gpu;
 pub mod input;
 mod legacy;
 mod modern;

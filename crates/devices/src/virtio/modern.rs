@@ -6,15 +6,35 @@ use bus::BusDevice;
 
 use super::{SplitQueue, VirtioCore, feature};
 
-/// Offset of the common configuration in the BAR; each structure gets a page.
-pub(super) const COMMON: u64 = 0;
-/// Offset of the ISR register.
-pub(super) const ISR: u64 = 0x1000;
+/// What differs between functions about where the structures are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// Which BAR the structures are in.
+    pub(super) bar: usize,
+    /// Which BAR the MSI-X table is in.
+    pub(super) msix_bar: usize,
+    /// Offset of the common configuration in the BAR.
+    pub(super) common: u64,
+    /// Offset of the ISR register.
+    pub(super) isr: u64,
+    /// Bytes of these two.
+    pub(super) size: u64,
+}
+
+impl Layout {
+    /// Each structure gets a page.
+    pub(super) const PAGES: Self =
+        Self { bar: 4, msix_bar: 1, common: 0, isr: 0x1000, size: 0x1000 };
+    /// The first page is a VGA's, whose memory is in BAR 0.
+    pub(super) const VGA: Self =
+        Self { bar: 2, msix_bar: 4, common: 0x1000, isr: 0x1800, size: 0x800 };
+}
+
 /// Offset of the device's configuration.
 pub(super) const DEVICE: u64 = 0x2000;
 /// Offset of the notification registers.
 pub(super) const NOTIFY: u64 = 0x3000;
-/// Bytes of each structure.
+/// Bytes of each of these two.
 pub(super) const REGION: u64 = 0x1000;
 /// Bytes of the BAR.
 pub(super) const BAR_SIZE: u64 = 0x4000;
@@ -44,30 +64,62 @@ mod common {
 }
 
 /// The BAR of the modern interface.
-pub(super) struct ModernBar(pub(super) Arc<VirtioCore>);
+pub(super) struct ModernBar {
+    pub(super) core: Arc<VirtioCore>,
+    pub(super) layout: Layout,
+    /// What answers below the structures.
+    pub(super) below: Option<Arc<dyn BusDevice>>,
+}
+
+/// What an access to the BAR reaches, with the offset in it.
+enum Target<'a> {
+    Below(&'a dyn BusDevice),
+    Common(u64),
+    Isr,
+    Device(u64),
+    Notify(u64),
+    Nothing,
+}
+
+impl ModernBar {
+    fn target(&self, offset: u64) -> Target<'_> {
+        let Layout { common, isr, size, .. } = self.layout;
+        match offset {
+            _ if offset < common => match &self.below {
+                Some(device) => Target::Below(&**device),
+                None => Target::Nothing,
+            },
+            _ if offset < common + size => Target::Common(offset - common),
+            _ if offset == isr => Target::Isr,
+            NOTIFY.. => Target::Notify(offset - NOTIFY),
+            DEVICE.. => Target::Device(offset - DEVICE),
+            _ => Target::Nothing,
+        }
+    }
+}
 
 impl BusDevice for ModernBar {
     fn read(&self, offset: u64, size: u8) -> u64 {
-        let at = offset % REGION;
-        match offset - at {
-            COMMON => self.read_common(at, size),
-            ISR if at == 0 => u64::from(self.0.take_isr()),
-            DEVICE => self.0.read_config(at, size),
-            _ => 0,
+        match self.target(offset) {
+            Target::Below(device) => device.read(offset, size),
+            Target::Common(at) => self.read_common(at, size),
+            Target::Isr => u64::from(self.core.take_isr()),
+            Target::Device(at) => self.core.read_config(at, size),
+            Target::Notify(_) | Target::Nothing => 0,
         }
     }
 
     fn write(&self, offset: u64, size: u8, value: u64) {
-        let at = offset % REGION;
-        match offset - at {
-            COMMON if size == 8 => {
+        match self.target(offset) {
+            Target::Below(device) => device.write(offset, size, value),
+            Target::Common(at) if size == 8 => {
                 self.write_common(at, 4, value & 0xffff_ffff);
                 self.write_common(at + 4, 4, value >> 32);
             }
-            COMMON => self.write_common(at, size, value),
-            DEVICE => self.0.write_config(at, size, value),
-            NOTIFY => self.0.kick((at / u64::from(NOTIFY_MULTIPLIER)) as u16),
-            _ => {}
+            Target::Common(at) => self.write_common(at, size, value),
+            Target::Device(at) => self.core.write_config(at, size, value),
+            Target::Notify(at) => self.core.kick((at / u64::from(NOTIFY_MULTIPLIER)) as u16),
+            Target::Isr | Target::Nothing => {}
         }
     }
 }
@@ -77,7 +129,7 @@ impl ModernBar {
     /// read as zero.
     fn read_common(&self, at: u64, size: u8) -> u64 {
         use common::*;
-        let core = &self.0;
+        let core = &self.core;
         let registers = core.registers().clone();
         let queue = |get: &dyn Fn(&SplitQueue) -> u64| {
             core.queue(registers.queue_select).map_or(0, |queue| get(&queue))
@@ -114,7 +166,7 @@ impl ModernBar {
 
     fn write_common(&self, at: u64, size: u8, value: u64) {
         use common::*;
-        let core = &self.0;
+        let core = &self.core;
         match (at, size) {
             (STATUS, 1) => return core.set_status(value as u8),
             (QUEUE_RESET, 2) => {
@@ -154,8 +206,8 @@ impl ModernBar {
 
     fn write_queue(&self, select: u16, at: u64, size: u8, value: u64) {
         use common::*;
-        let vector = self.0.valid_vector(value as u16);
-        let Some(mut queue) = self.0.queue(select) else { return };
+        let vector = self.core.valid_vector(value as u16);
+        let Some(mut queue) = self.core.queue(select) else { return };
         if (at, size) == (QUEUE_VECTOR, 2) {
             queue.state_mut().vector = vector;
             return;
@@ -169,7 +221,7 @@ impl ModernBar {
             (QUEUE_ENABLE, 2) if value == 1 => {
                 queue.state_mut().enabled = true;
                 drop(queue);
-                self.0.kick(select);
+                self.core.kick(select);
             }
             (QUEUE_DESC..QUEUE_NOTIFY_DATA, 4) if at.is_multiple_of(4) => {
                 let state = queue.state_mut();

@@ -4,16 +4,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use bus::{BusDevice, Device};
-use memory::GuestMemory;
+use memory::{GuestMemory, MemoryBlock};
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
 use super::core::CoreState;
 use super::legacy::{self, LegacyBar};
-use super::modern::{self, ModernBar};
+use super::modern::{self, Layout, ModernBar};
 use super::{VirtioCore, VirtioDevice};
 use crate::lock;
-use crate::pci::{BarKind, EndpointState, Identity, MsiX, PciEndpoint, PciFunction, PciWiring};
+use crate::pci::{
+    BarKind, EndpointState, Identity, MsiX, OptionRom, PciEndpoint, PciFunction, PciWiring,
+};
 
 const VENDOR: u16 = 0x1af4;
 /// Subsystem id of a device that is not transitional.
@@ -24,8 +26,8 @@ const MODERN_DEVICE: u16 = 0x1040;
 const VENDOR_CAPABILITY: u8 = 9;
 
 const LEGACY_BAR: usize = 0;
-const MSIX_BAR: usize = 1;
-const MODERN_BAR: usize = 4;
+/// BAR of a VGA's memory.
+const VGA_BAR: usize = 0;
 
 /// Types of the vendor capabilities.
 mod cfg_type {
@@ -79,6 +81,16 @@ pub enum TransportError {
     },
 }
 
+/// The VGA that a virtio device has in front, for software that knows no virtio.
+pub struct VgaFront {
+    /// Its registers, one page of them, below the device's own.
+    pub registers: Arc<dyn BusDevice>,
+    /// Its memory, in a BAR of its own.
+    pub video_memory: Arc<MemoryBlock>,
+    /// The function's expansion ROM.
+    pub rom: Option<OptionRom>,
+}
+
 /// A virtio device on PCI.
 pub struct VirtioPci {
     id: String,
@@ -111,6 +123,33 @@ impl VirtioPci {
         wiring: PciWiring,
         memory: Arc<GuestMemory>,
     ) -> Result<Arc<Self>, TransportError> {
+        let class = device.kind().class;
+        Self::build(device, options, wiring, memory, (class, None))
+    }
+
+    /// The same for a display with a VGA `front`, which makes the function one of class VGA.
+    ///
+    /// # Errors
+    /// As for [`VirtioPci::new`].
+    pub fn with_vga(
+        device: Arc<dyn VirtioDevice>,
+        options: VirtioPciOptions,
+        wiring: PciWiring,
+        memory: Arc<GuestMemory>,
+        front: VgaFront,
+    ) -> Result<Arc<Self>, TransportError> {
+        const CLASS_VGA: u32 = 0x03_0000;
+        let options = VirtioPciOptions { disable_legacy: true, ..options };
+        Self::build(device, options, wiring, memory, (CLASS_VGA, Some(front)))
+    }
+
+    fn build(
+        device: Arc<dyn VirtioDevice>,
+        options: VirtioPciOptions,
+        wiring: PciWiring,
+        memory: Arc<GuestMemory>,
+        (class, front): (u32, Option<VgaFront>),
+    ) -> Result<Arc<Self>, TransportError> {
         let VirtioPciOptions { id, disable_legacy, disable_modern, vectors } = options;
         if disable_legacy && disable_modern {
             return Err(TransportError::NoMode);
@@ -130,7 +169,7 @@ impl VirtioPci {
             vendor: VENDOR,
             device: device_id,
             revision,
-            class: kind.class,
+            class,
             subsystem_vendor: VENDOR,
             subsystem,
         };
@@ -138,21 +177,31 @@ impl VirtioPci {
         let msix = (vectors > 0).then(|| Arc::new(MsiX::new(vectors, msi)));
         let config_len = device.config().len();
         let workers = device.workers();
-        let core = VirtioCore::new(device, memory, !disable_modern, !disable_legacy, msix.clone());
+        let layout = if front.is_some() { Layout::VGA } else { Layout::PAGES };
+        let (modern, legacy) = (!disable_modern, !disable_legacy);
+        let core = VirtioCore::new(device, memory.clone(), modern, legacy, msix.clone());
         let mut endpoint = PciEndpoint::new(&identity, wiring);
-        if !disable_legacy {
+        if legacy {
             let size = legacy::bar_size(config_len, msix.is_some());
             let handler = Arc::new(LegacyBar(Arc::clone(&core)));
             endpoint.add_bar(LEGACY_BAR, BarKind::Io, size, handler);
         }
-        let window = (!disable_modern).then(|| {
-            let bar = Arc::new(ModernBar(Arc::clone(&core)));
+        let below = front.map(|front| {
+            let kind = BarKind::Memory32 { prefetchable: true };
+            endpoint.add_memory_bar(VGA_BAR, kind, &memory, front.video_memory);
+            if let Some(rom) = front.rom {
+                endpoint.add_rom(rom);
+            }
+            front.registers
+        });
+        let window = modern.then(|| {
+            let bar = Arc::new(ModernBar { core: Arc::clone(&core), layout, below });
             let kind = BarKind::Memory64 { prefetchable: true };
-            endpoint.add_bar(MODERN_BAR, kind, modern::BAR_SIZE, bar.clone());
-            (add_capabilities(&mut endpoint), bar)
+            endpoint.add_bar(layout.bar, kind, modern::BAR_SIZE, bar.clone());
+            (add_capabilities(&mut endpoint, layout), bar)
         });
         if let Some(msix) = msix {
-            endpoint.add_msix(MSIX_BAR, msix);
+            endpoint.add_msix(layout.msix_bar, msix);
         }
         let endpoint = Arc::new(Mutex::new(endpoint));
         core.set_endpoint(Arc::downgrade(&endpoint));
@@ -197,7 +246,7 @@ impl VirtioPci {
         let at = u64::from(endpoint.read(capability + window::OFFSET, 4));
         let length = endpoint.read(capability + window::LENGTH, 4);
         drop(endpoint);
-        let valid = index == MODERN_BAR
+        let valid = index == bar.layout.bar
             && matches!(length, 1 | 2 | 4)
             && at % u64::from(length) == 0
             && at < modern::BAR_SIZE;
@@ -207,21 +256,22 @@ impl VirtioPci {
 
 /// Adds the capabilities that tell where the structures are; returns the offset of the last one,
 /// through which they can be reached without a BAR.
-fn add_capabilities(endpoint: &mut PciEndpoint) -> u16 {
-    let body = |kind: u8, offset: u64, extra: &[u8]| {
-        let mut body = vec![16 + extra.len() as u8, kind, MODERN_BAR as u8, 0, 0, 0];
+fn add_capabilities(endpoint: &mut PciEndpoint, layout: Layout) -> u16 {
+    let body = |kind: u8, (offset, size): (u64, u64), extra: &[u8]| {
+        let mut body = vec![16 + extra.len() as u8, kind, layout.bar as u8, 0, 0, 0];
         body.extend((offset as u32).to_le_bytes());
-        body.extend((modern::REGION as u32).to_le_bytes());
+        body.extend((size as u32).to_le_bytes());
         body.extend(extra);
         body
     };
     let config = endpoint.config_mut();
     let id = VENDOR_CAPABILITY;
-    config.add_capability(id, &body(cfg_type::COMMON, modern::COMMON, &[]));
-    config.add_capability(id, &body(cfg_type::ISR, modern::ISR, &[]));
-    config.add_capability(id, &body(cfg_type::DEVICE, modern::DEVICE, &[]));
+    config.add_capability(id, &body(cfg_type::COMMON, (layout.common, layout.size), &[]));
+    config.add_capability(id, &body(cfg_type::ISR, (layout.isr, layout.size), &[]));
+    config.add_capability(id, &body(cfg_type::DEVICE, (modern::DEVICE, modern::REGION), &[]));
     let multiplier = modern::NOTIFY_MULTIPLIER.to_le_bytes();
-    config.add_capability(id, &body(cfg_type::NOTIFY, modern::NOTIFY, &multiplier));
+    config
+        .add_capability(id, &body(cfg_type::NOTIFY, (modern::NOTIFY, modern::REGION), &multiplier));
     let mut window = vec![0; 18];
     (window[0], window[1]) = (20, cfg_type::PCI);
     let offset = config.add_capability(id, &window);

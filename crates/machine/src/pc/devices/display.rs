@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use devices::vga::{VgaKind, VgaOptions, VgaPci};
-use display::{Console, Source};
+use devices::virtio::gpu::{GpuOptions, MAX_OUTPUTS, VirtioGpu, VirtioVga};
+use display::{Console, Size, Source};
 use input::Target;
 use options::Properties;
 use serde_json::Map;
 
+use super::virtio::{Generation, VirtioTransport};
 use super::{Driver, PciPlace};
 use crate::BuildError;
 use crate::pc::board::Pc;
@@ -29,6 +31,20 @@ pub(super) const DRIVERS: &[Driver] = &[
         description: "one more such display, without the legacy ports",
         make: |pc, id, properties| vga(pc, id, properties, VgaKind::Secondary),
     },
+    Driver {
+        name: "virtio-gpu-pci",
+        aliases: &["virtio-gpu"],
+        bus: "PCI",
+        description: "graphics adapter without acceleration",
+        make: virtio_gpu,
+    },
+    Driver {
+        name: "virtio-vga",
+        aliases: &[],
+        bus: "PCI",
+        description: "the same with a VGA",
+        make: virtio_vga,
+    },
 ];
 
 /// The device that `-vga` stands for.
@@ -36,6 +52,7 @@ pub(super) fn implied(spec: &MachineSpec) -> Option<DeviceSpec> {
     let driver = match spec.graphics {
         Graphics::None => return None,
         Graphics::Std => "VGA",
+        Graphics::Virtio => "virtio-vga",
     };
     Some(DeviceSpec { driver: driver.to_owned(), id: None, properties: Map::new() })
 }
@@ -83,5 +100,62 @@ fn vga(
     let source: Arc<dyn Source> = device.vga().clone();
     pc.devices.push(device);
     pc.add_consoles(path, &source, 1);
+    Ok(())
+}
+
+/// What `virtio-gpu-pci` and `virtio-vga` have in common.
+fn take_gpu(properties: &mut Properties) -> Result<Arc<VirtioGpu>, BuildError> {
+    let defaults = GpuOptions::default();
+    let width = properties.take_number("xres")?.unwrap_or(defaults.size.width);
+    let height = properties.take_number("yres")?.unwrap_or(defaults.size.height);
+    let options = GpuOptions {
+        outputs: properties.take_number("max_outputs")?.unwrap_or(defaults.outputs),
+        size: Size::new(width, height),
+        edid: properties.take_bool("edid")?.unwrap_or(defaults.edid),
+        max_host_memory: properties
+            .take_size("max_hostmem", 1)?
+            .unwrap_or(defaults.max_host_memory),
+    };
+    if !(1..=MAX_OUTPUTS).contains(&options.outputs) {
+        return Err(BuildError::Device(format!(
+            "{}: invalid max_outputs > {MAX_OUTPUTS}, or 0",
+            properties.option()
+        )));
+    }
+    Ok(VirtioGpu::new(options))
+}
+
+fn virtio_gpu(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let transport = VirtioTransport::take(pc, path, &mut properties, Generation::Modern)?;
+    let gpu = take_gpu(&mut properties)?;
+    properties.finish()?;
+    pc.add_virtio(path, gpu.clone(), transport)?;
+    let heads = gpu.outputs();
+    let source: Arc<dyn Source> = gpu;
+    pc.add_consoles(path, &source, heads);
+    Ok(())
+}
+
+fn virtio_vga(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let transport = VirtioTransport::take(pc, path, &mut properties, Generation::Modern)?;
+    let memory_mib = properties.take_number("vgamem_mb")?.unwrap_or(8);
+    let rom = pc.take_rom(&mut properties, Some("vgabios-virtio.bin"))?;
+    let gpu = take_gpu(&mut properties)?;
+    let option = properties.option().to_owned();
+    properties.finish()?;
+    let failed = |e: String| BuildError::Device(format!("{option}: {e}"));
+    let devfn =
+        pc.pci.reserve(transport.place.0, "virtio-vga").map_err(|e| failed(e.to_string()))?;
+    let wiring = pc.pci.wiring(devfn, 1);
+    let vga = VgaOptions { memory_mib, edid: false, ..VgaOptions::default() };
+    let clock = pc.timers.clock().clone();
+    let heads = gpu.outputs();
+    let device = VirtioVga::new(gpu, &vga, rom, transport.options, clock, wiring, &pc.memory)
+        .map_err(|e| failed(e.to_string()))?;
+    device.vga().attach(&pc.ports, &pc.mmio)?;
+    pc.pci.attach(devfn, device.clone());
+    pc.devices.push(device.clone());
+    let source: Arc<dyn Source> = device;
+    pc.add_consoles(path, &source, heads);
     Ok(())
 }

@@ -91,8 +91,8 @@ impl Pc {
 
 /// What all virtio devices on PCI have in common.
 pub(super) struct VirtioTransport {
-    place: PciPlace,
-    options: VirtioPciOptions,
+    pub(super) place: PciPlace,
+    pub(super) options: VirtioPciOptions,
 }
 
 impl VirtioTransport {
