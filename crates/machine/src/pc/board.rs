@@ -9,6 +9,7 @@ use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue};
 use chardev::CharBackend;
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
+use devices::ata::{Geometry, Translation};
 use devices::fpu_error::FpuError;
 use devices::fw_cfg::FwCfg;
 use devices::hpet::{self, Hpet};
@@ -93,6 +94,8 @@ pub struct Pc {
     pub(super) hpet: Option<Arc<Hpet>>,
     pub(super) vmgenid: Option<Arc<VmGenId>>,
     pub(super) boot_order: BootOrder,
+    /// The disks of the IDE interface.
+    pub(super) disk_geometry: [Option<(Geometry, Translation)>; 4],
     /// Whether the machine was started before.
     was_started: AtomicBool,
 }
@@ -173,12 +176,14 @@ impl Pc {
             hpet,
             vmgenid: None,
             boot_order: BootOrder::default(),
+            disk_geometry: [None; 4],
             was_started: AtomicBool::new(false),
         };
         pc.buses.add("pci.0", Bus::Pci);
         pc.buses.add("isa.0", Bus::Isa);
         pc.add_chipset()?;
         pc.add_fw_cfg()?;
+        pc.add_usb()?;
         pc.add_serial_ports()?;
         pc.add_parallel_ports()?;
         pc.open_drives()?;
@@ -465,6 +470,7 @@ impl Board for Pc {
         for device in &self.devices {
             device.reset();
         }
+        self.describe_disks();
         self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
         if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
             return;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use block::{Drive, DriveOptions, OnError};
-use devices::ata::{AtaDevice, CdOptions, Connector, DiskOptions, Geometry};
+use devices::ata::{AtaDevice, CdOptions, Connector, DiskOptions, Geometry, Translation};
 use devices::ide::{IRQS, PiixIde, Workers};
 use devices::scsi::{Lun, LunOptions, Transport};
 use options::{OptionError, Properties};
@@ -35,6 +35,14 @@ pub(super) const DRIVERS: &[Driver] = &[
 
 /// Number of the first drive among the devices that a machine has of its own, in their paths.
 const FIRST_DRIVE: usize = 23;
+
+/// Values of `bios-chs-trans=`.
+const TRANSLATIONS: &[(&str, Option<Translation>)] = &[
+    ("auto", None),
+    ("none", Some(Translation::None)),
+    ("lba", Some(Translation::Lba)),
+    ("large", Some(Translation::Large)),
+];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -75,6 +83,41 @@ impl Pc {
             unit(self, &path, Properties::from_map(&drive.origin, properties), kind)?;
         }
         Ok(())
+    }
+}
+
+impl Pc {
+    /// Writes into CMOS memory what old firmware and boot loaders want to know of the first four disks:
+    /// type and geometry of the first two, and how to translate addresses of each.
+    pub(in crate::pc) fn describe_disks(&self) {
+        /// The types of both disks, the second in the low half; the number that stands for "see below".
+        const CMOS_TYPES: u8 = 0x12;
+        const EXTENDED_TYPE: u8 = 47;
+        /// Extended type and geometry of each.
+        const CMOS_DISKS: [(u8, u8); 2] = [(0x19, 0x1b), (0x1a, 0x24)];
+        /// Translation, two bits a disk.
+        const CMOS_TRANSLATION: u8 = 0x39;
+        let (mut types, mut translations) = (0, 0);
+        for (index, disk) in self.disk_geometry.iter().enumerate() {
+            let Some((geometry, translation)) = disk else { continue };
+            translations |= match translation {
+                Translation::None => 0,
+                Translation::Lba => 1,
+                Translation::Large => 2,
+            } << (2 * index);
+            let Some(&(kind, place)) = CMOS_DISKS.get(index) else { continue };
+            types |= 0xf0 >> (4 * index);
+            self.rtc.set_memory(kind, EXTENDED_TYPE);
+            let [low, high] = (geometry.cylinders as u16).to_le_bytes();
+            let control = 0xc0 | if geometry.heads > 8 { 8 } else { 0 };
+            let (heads, sectors) = (geometry.heads as u8, geometry.sectors as u8);
+            let bytes = [low, high, heads, 0xff, 0xff, control, low, high, sectors];
+            for (at, byte) in (place..).zip(bytes) {
+                self.rtc.set_memory(at, byte);
+            }
+        }
+        self.rtc.set_memory(CMOS_TYPES, types);
+        self.rtc.set_memory(CMOS_TRANSLATION, translations);
     }
 }
 
@@ -142,8 +185,10 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
     let mut disk = DiskOptions { serial, wwn, ..DiskOptions::default() };
     disk.queued = connector.takes_queued();
     disk.version = version.unwrap_or(disk.version);
+    let mut translation = None;
     if kind == Kind::Disk {
         take_disk(&mut properties, &mut disk)?;
+        translation = properties.take_choice("bios-chs-trans", TRANSLATIONS)?.flatten();
     }
     let on_read_error = properties.take_choice("rerror", OnError::READ)?;
     let on_write_error = properties.take_choice("werror", OnError::WRITE)?;
@@ -189,6 +234,10 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
     });
     let firmware = firmware.into_iter().next().unwrap_or_default();
     pc.boot_order.add(bootindex, format!("{firmware}/disk@{unit}"));
+    // Of the disks of the south bridge old firmware wants to know more.
+    if let (Some(disk), Some(known)) = (device.as_disk(), pc.disk_geometry.get_mut(number - 1)) {
+        *known = Some((disk.geometry(), translation.unwrap_or(disk.translation())));
+    }
     connector.plug(unit, device);
     Ok(())
 }
