@@ -184,6 +184,11 @@ impl FdcState {
         self.interrupt = true;
     }
 
+    /// Whether the end of a seek waits to be asked for.
+    fn tells_seek(&self) -> bool {
+        self.pending.iter().any(|st0| st0 & ST0_POLLING != ST0_POLLING)
+    }
+
     /// Interrupts for something else than a reset, whose interrupt statuses nobody wants any more.
     fn raise(&mut self) {
         self.pending.retain(|st0| st0 & ST0_POLLING != ST0_POLLING);
@@ -324,9 +329,10 @@ impl Fdc {
     fn read_data(&self, state: &mut FdcState) -> u8 {
         match state.phase {
             Phase::Result => {
-                state.interrupt = false;
                 let byte = state.result.remove(0);
                 if state.result.is_empty() {
+                    // An interrupt status that waits besides is told by its own interrupt.
+                    state.interrupt &= state.tells_seek();
                     state.show(&[]);
                 }
                 byte
@@ -394,8 +400,7 @@ impl Fdc {
             Command::SenseInterrupt => {
                 let st0 = state.pending.remove(0);
                 // One interrupt tells of all drives after a reset, and one of each seek.
-                let polled = st0 & ST0_POLLING == ST0_POLLING;
-                state.interrupt = !polled && !state.pending.is_empty();
+                state.interrupt = state.tells_seek();
                 state.show(&[st0, state.cylinder(st0 & SELECT)]);
             }
             Command::SenseDrive => {

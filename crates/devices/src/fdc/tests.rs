@@ -235,7 +235,7 @@ fn reads_go_over_both_heads_up_to_terminal_count() {
     assert_eq!(bench.read(8), 0x04);
     // A whole cylinder, by implied seek.
     bench.dma(0x44, 0x1000, 36 * ONE_SECTOR);
-    assert_eq!(bench.command(&[0xe6, 0, 3, 0, 1, 2, 18, 0x1b, 0xff]), [0x24, 0, 0, 4, 0, 1, 2]);
+    assert_eq!(bench.command(&[0xe6, 0, 3, 0, 1, 2, 18, 0x1b, 0xff]), [0x20, 0, 0, 4, 0, 1, 2]);
     assert_eq!(bench.word(0x1000 + 35 * 512), 3 * 36 + 35);
     // Without multi-track the end of the track comes before terminal count.
     bench.dma(0x44, 0x1000, 36 * ONE_SECTOR);

@@ -33,8 +33,6 @@ pub(super) struct Transfer {
     extra: u8,
     /// Sectors done.
     done: u8,
-    /// The head at the last of them.
-    last_head: u8,
     seeked: bool,
     /// No sector of the track had the number that was asked for.
     missed: bool,
@@ -72,7 +70,6 @@ impl Transfer {
             last: if formats { byte(3) } else { byte(6) },
             extra: if formats { byte(5) } else { byte(8) },
             done: 0,
-            last_head: if formats { head } else { byte(3) & 1 },
             seeked: false,
             missed: true,
             buffer: Vec::new(),
@@ -119,7 +116,6 @@ impl Transfer {
     /// Goes on to the next sector; tells whether there is none.
     fn advance(&mut self, heads: u8) -> bool {
         self.done = self.done.saturating_add(1);
-        self.last_head = self.head & 1;
         let counted_out = self.count.is_some_and(|count| self.done >= count);
         if matches!(self.command, Command::Format | Command::ReadTrack) {
             self.sector = self.sector.wrapping_add(1);
@@ -342,7 +338,6 @@ impl Fdc {
         let heads = self.unit(transfer.drive).and_then(FloppyUnit::geometry).map_or(2, |g| g.heads);
         let last = whole && transfer.advance(heads);
         transfer.loaded = false;
-        transfer.last_head = if whole { transfer.last_head } else { transfer.head & 1 };
         let st2 = match transfer.command {
             Command::ReadDeleted => ST2_CONTROL_MARK,
             _ if transfer.is_scan() && met => u8::from(equal) * ST2_SCAN_HIT,
@@ -368,7 +363,6 @@ impl Fdc {
     }
 
     fn fail(&self, state: &mut FdcState, transfer: &Transfer, failure: Failure) {
-        let transfer = &Transfer { last_head: transfer.head & 1, ..transfer.clone() };
         self.finish(state, transfer, ST0_ABNORMAL, failure.0, failure.1);
     }
 
@@ -376,7 +370,7 @@ impl Fdc {
     fn finish(&self, state: &mut FdcState, transfer: &Transfer, st0: u8, st1: u8, st2: u8) {
         self.channel.request(false);
         let seek_end = if transfer.seeked { ST0_SEEK_END } else { 0 };
-        let head = if transfer.last_head != 0 { ST0_HEAD } else { 0 };
+        let head = if transfer.head & 1 != 0 { ST0_HEAD } else { 0 };
         let Transfer { drive, cylinder, head: id_head, sector, size, .. } = *transfer;
         let st0 = st0 | seek_end | head | drive;
         state.show(&[st0, st1, st2, cylinder, id_head, sector, size]);
