@@ -781,6 +781,8 @@ fn uhci() -> Rig {
         0
     };
     rig.target(Space::Ports, 0xc000, 0x20).config(uhci).other(other).keep(keep)
+}
+
 fn virtio_vga() -> Rig {
     const MMIO: u32 = 0xfe00_0000;
     let (rig, function) = Rig::new(|bench| {
