@@ -459,7 +459,6 @@ impl Board for Pc {
         for device in &self.devices {
             device.reset();
         }
-        self.describe_disks();
         self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
         if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
             return;

@@ -7,7 +7,6 @@ use devices::ata::{Geometry, Translation};
 use devices::fdc::Fdc;
 
 use super::board::Pc;
-use crate::spec::DriveInterface;
 
 const FLOPPIES: u8 = 0x10;
 /// Types of the first two disks, a nibble each, and what stands there for "see the extended one".
@@ -71,17 +70,12 @@ impl Pc {
     fn describe_disks(&self) {
         let mut types = 0;
         let mut translations = 0;
-        for (spec, drive) in self.spec.drives.iter().zip(&self.drives) {
-            let is_disk = spec.interface == DriveInterface::Ide && !spec.is_cdrom;
-            if !is_disk || spec.bus > 1 || spec.unit > 1 || !drive.is_inserted() {
-                continue;
-            }
-            let (geometry, translation) = Geometry::guess(drive);
-            let index = spec.bus * 2 + spec.unit;
-            translations |= translation_code(translation) << (2 * index);
-            if spec.bus == 0 {
-                types |= DISK_EXTENDED << (4 * (1 - spec.unit));
-                self.describe_geometry(spec.unit as u8, &geometry);
+        for (index, disk) in (0..).zip(&self.disk_geometry) {
+            let Some((geometry, translation)) = disk else { continue };
+            translations |= translation_code(*translation) << (2 * index);
+            if index < 2 {
+                types |= DISK_EXTENDED << (4 * (1 - index));
+                self.describe_geometry(index, geometry);
             }
         }
         self.rtc.set_memory(DISKS, types);

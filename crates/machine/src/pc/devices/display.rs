@@ -73,7 +73,9 @@ fn take_rom(
     match loaded {
         Ok(rom) => Ok(Some(rom)),
         Err(_) if wanted.is_none() && !bios::has_firmware(&pc.spec) => Ok(None),
-        Err(e) => Err(BuildError::Device(format!("{option}: failed to find romfile \"{name}\": {e}"))),
+        Err(e) => {
+            Err(BuildError::Device(format!("{option}: failed to find romfile \"{name}\": {e}")))
+        }
     }
 }
 
