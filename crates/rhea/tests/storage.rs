@@ -42,7 +42,7 @@ fn with_images(name: &str, body: impl FnOnce(&Images) -> Result<()>) {
 
 /// A disk whose blocks all differ.
 fn make_disk(path: &Path) -> Result<()> {
-    let words = (0..DISK as u64 / 8).map(|i| (i * 0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    let words = (0..DISK as u64 / 8).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
     fs::write(path, words.flatten().collect::<Vec<u8>>()).context("the disk")
 }
 
