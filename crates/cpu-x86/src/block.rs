@@ -213,7 +213,13 @@ pub(crate) fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize) -> Result
     let mut len = 0;
     while ops.len() < max_ops {
         let rip = cpu.rip.wrapping_add(len as u64);
-        let Some(op) = decode(&cpu.limits.instructions, bits, rip, &buffer[len..in_page]) else {
+        let Some(op) = decode(
+            &cpu.limits.instructions,
+            cpu.mode.is_protected(),
+            bits,
+            rip,
+            &buffer[len..in_page],
+        ) else {
             break;
         };
         len += usize::from(op.len);
@@ -229,7 +235,13 @@ pub(crate) fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize) -> Result
         let next_page = cpu.code_page(next)?;
         second = source(cpu, next_page.phys, next_page.host, &mut epoch);
         cpu.fetch(next, &mut buffer[in_page..MAX_LEN])?;
-        let Some(op) = decode(&cpu.limits.instructions, bits, cpu.rip, &buffer[..MAX_LEN]) else {
+        let Some(op) = decode(
+            &cpu.limits.instructions,
+            cpu.mode.is_protected(),
+            bits,
+            cpu.rip,
+            &buffer[..MAX_LEN],
+        ) else {
             unreachable!("{MAX_LEN} bytes are enough for any instruction")
         };
         len = usize::from(op.len);

@@ -359,6 +359,7 @@ impl Cpu {
         let active = self.cpl == 3 && self.cr0 & CR0_AM != 0 && self.system_flags & bits::AC != 0;
         let alignment: u64 = match len {
             2 | 4 | 8 | 16 => len as u64,
+            32 => 16,
             // Extended-precision and packed decimal numbers.
             10 => 8,
             // The environments of x87, and its whole state, in 16- and in 32-bit format.
@@ -370,6 +371,15 @@ impl Cpu {
             return Err(Exception::with_code(vector::AC, 0));
         }
         Ok(())
+    }
+
+    /// Runs `f` without alignment checks, which some instructions are free of.
+    pub(crate) fn unaligned<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
+        let checked = if self.cpl == 3 { self.system_flags & bits::AC } else { 0 };
+        self.system_flags &= !checked;
+        let result = f(self);
+        self.system_flags |= checked;
+        result
     }
 
     #[cold]

@@ -32,6 +32,8 @@ bitflags::bitflags! {
         const ENDS_BLOCK = 1 << 4;
         /// The memory operand is the destination (its first operand).
         const MEM_DST = 1 << 5;
+        /// A vector instruction of 256 bits.
+        const WIDE = 1 << 6;
     }
 }
 
@@ -48,7 +50,8 @@ pub(crate) struct Op {
     pub(crate) disp: u64,
     /// Immediate operand, extended to 64 bits as the instruction does; for near branches the target.
     /// For instructions with two immediates (ENTER, far pointers) the second is in bits 32 and up. For
-    /// x87 instructions their opcode as the unit's opcode register has it.
+    /// x87 instructions their opcode as the unit's opcode register has it; a fourth register operand's
+    /// number.
     pub(crate) imm: u64,
     /// Length of the instruction in bytes, 1 to 15.
     pub(crate) len: u8,
@@ -57,7 +60,8 @@ pub(crate) struct Op {
     pub(crate) dst: u8,
     /// Second register operand.
     pub(crate) src: u8,
-    /// Third register operand.
+    /// Third register operand; of VEX-encoded instructions with two, the second again. The index
+    /// register of a gather.
     pub(crate) src2: u8,
     /// Base register of the memory operand, or [`ZERO_REG`].
     pub(crate) base: u8,

@@ -36,6 +36,7 @@ pub mod uart16550;
 pub mod usb;
 pub mod vga;
 pub mod virtio;
+pub mod vmgenid;
 
 #[cfg(test)]
 mod conformance;

@@ -26,7 +26,7 @@ pub trait InputSink: Send + Sync {
 /// A console: a graphics device and the number of the screen on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The graphics device's id.
+    /// The graphics device's path in the tree of the machine's objects.
     pub device: String,
     /// The screen's number.
     pub head: u32,
@@ -148,11 +148,6 @@ impl InputHub {
     /// Makes a console known, so that sinks bound to it get its events.
     pub fn add_console(&self, console: Target) {
         lock(&self.sinks).consoles.push(console);
-    }
-
-    /// Whether there is such a console.
-    pub fn has_console(&self, console: &Target) -> bool {
-        lock(&self.sinks).consoles.contains(console)
     }
 
     /// Whether some device takes events of `kind` for `target`.

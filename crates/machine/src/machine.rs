@@ -152,6 +152,11 @@ impl Machine {
         self.board.can_suspend()
     }
 
+    /// The number by which the guest sees whether it is a copy, if there is one.
+    pub fn generation_id(&self) -> Option<Uuid> {
+        self.board.vmgenid().map(|device| Uuid::from_bytes_le(device.id()))
+    }
+
     /// Forgets the ticks of the real-time clock that the guest had no time for.
     pub fn forget_missed_rtc_ticks(&self) {
         self.board.forget_missed_rtc_ticks();

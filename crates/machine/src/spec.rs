@@ -359,6 +359,8 @@ pub struct MachineSpec {
     pub rtc: RtcConfig,
     /// Leave out the HPET (`-machine hpet=off`, `-no-hpet`).
     pub no_hpet: bool,
+    /// The chipset's USB host controller is there (`-usb`, `-machine usb=on`).
+    pub usb: bool,
     /// Disk images.
     pub drives: Vec<DriveSpec>,
     /// The graphics adapter.

@@ -97,6 +97,9 @@ impl Commands for Monitor {
     async fn query_current_machine(&self) -> Result<schema::CurrentMachineParams, QmpError> {
         Ok(self.current_machine())
     }
+    async fn query_vm_generation_id(&self) -> Result<schema::GuidInfo, QmpError> {
+        self.generation_id()
+    }
     async fn rtc_reset_reinjection(&self) -> Result<(), QmpError> {
         self.reset_rtc_backlog();
         Ok(())

@@ -1,8 +1,8 @@
 //! Commands about processors and memory (`schema/machine.json`).
 
 use schema::{
-    BalloonInfo, CpuInfo, CpuInfoFast, CpuInstanceProperties, CurrentMachineParams, KvmInfo,
-    QmpError, SysEmuTarget, TargetInfo, UuidInfo, commands,
+    BalloonInfo, CpuInfo, CpuInfoFast, CpuInstanceProperties, CurrentMachineParams, GuidInfo,
+    KvmInfo, QmpError, SysEmuTarget, TargetInfo, UuidInfo, commands,
 };
 
 use crate::{Monitor, int};
@@ -29,6 +29,13 @@ impl Monitor {
     /// Every guest with firmware can be woken up: the board has the registers for it.
     pub(crate) fn current_machine(&self) -> CurrentMachineParams {
         CurrentMachineParams { wakeup_suspend_support: self.machine.can_suspend() }
+    }
+
+    pub(crate) fn generation_id(&self) -> Result<GuidInfo, QmpError> {
+        match self.machine.generation_id() {
+            Some(guid) => Ok(GuidInfo { guid: guid.to_string() }),
+            None => Err(QmpError::generic("VM Generation ID device not found")),
+        }
     }
 
     pub(crate) fn reset_rtc_backlog(&self) {

@@ -126,12 +126,8 @@ impl Monitor {
         let target = match &arg.device {
             None => None,
             Some(device) => {
-                let head = u32::try_from(arg.head.unwrap_or(0)).unwrap_or(u32::MAX);
-                let target = Target { device: device.clone(), head };
-                if !hub.has_console(&target) {
-                    return Err(no_console(device, arg.head));
-                }
-                Some(target)
+                let console = self.console(Some(device), arg.head)?;
+                Some(Target { device: console.device().to_owned(), head: console.head() })
             }
         };
         if !self.is_running() {
@@ -158,14 +154,6 @@ impl Monitor {
     fn is_running(&self) -> bool {
         self.machine.run().published().run_state() == RunState::Running
     }
-}
-
-fn no_console(device: &str, head: Option<i64>) -> QmpError {
-    let desc = match head {
-        None | Some(0) => format!("Device '{device}' not found"),
-        Some(head) => format!("Device {device} (head {head}) is not bound to a QemuConsole"),
-    };
-    QmpError::new(ErrorClass::DeviceNotFound, desc)
 }
 
 /// The event without its wrapping; `None` for a key that is none.

@@ -1,7 +1,7 @@
 //! Devices driven from outside by qtest, and compared with the peer's.
 
 use anyhow::{Result, ensure};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use testkit::qtest::{self, Qtest};
 
 fn binary() -> PathBuf {
@@ -114,6 +114,34 @@ fn the_chipset_answers_as_qemus() {
         let mut ours = Qtest::start(&binary(), &NO_ARGUMENTS)?;
         let mut theirs = Qtest::start(&peer, &NO_ARGUMENTS)?;
         let differences = qtest::compare(&mut ours, &mut theirs, include_str!("qtest/chipset"))?;
+        ensure!(differences.is_empty(), "{differences:#?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn devices_of_the_isa_bus_answer_as_qemus() {
+    testkit::run("devices_of_the_isa_bus_answer_as_qemus", || {
+        let Some(peer) = testkit::peer() else {
+            let reason = "there is no qemu-system-x86_64";
+            testkit::skip("devices_of_the_isa_bus_answer_as_qemus", reason);
+            return Ok(());
+        };
+        let directory = tempfile::tempdir()?;
+        // Each sector begins with its number.
+        let diskette: Vec<u8> =
+            (0..2880u16).flat_map(|i| [i.to_le_bytes(); 256].into_iter().flatten()).collect();
+        let start = |binary: &Path, name: &str| -> Result<Qtest> {
+            let image = directory.path().join(name);
+            std::fs::write(&image, &diskette)?;
+            let drive = format!("if=floppy,format=raw,file={}", image.display());
+            let devices = ["pc-testdev", "pci-testdev", "edu", "pvpanic"];
+            let mut arguments = vec!["-drive", &drive, "-parallel", "null"];
+            arguments.extend(devices.into_iter().flat_map(|device| ["-device", device]));
+            Qtest::start(binary, &arguments)
+        };
+        let (mut ours, mut theirs) = (start(&binary(), "ours")?, start(&peer, "theirs")?);
+        let differences = qtest::compare(&mut ours, &mut theirs, include_str!("qtest/isa"))?;
         ensure!(differences.is_empty(), "{differences:#?}");
         Ok(())
     });

@@ -36,6 +36,13 @@ impl Guest {
     }
 }
 
+/// The image called `name` that `cargo xtask guests` makes, if it was made.
+pub fn guest_image(name: &str) -> Option<PathBuf> {
+    let directory =
+        std::env::var_os("RHEA_GUEST").map_or_else(|| workspace().join("guest"), PathBuf::from);
+    Some(directory.join("images").join(name)).filter(|path| path.is_file())
+}
+
 /// Says loudly that a test did not run, here and in the summary of `cargo xtask test`, which reads
 /// the file that `RHEA_SKIPPED` names.
 pub fn skip(test: &str, reason: &str) {

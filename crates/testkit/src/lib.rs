@@ -15,7 +15,7 @@ pub mod screen;
 mod serial;
 mod vm;
 
-pub use guest::{Guest, disk_image, skip};
+pub use guest::{Guest, disk_image, guest_image, skip};
 pub use qmp::{Qmp, QmpError};
 pub use serial::Serial;
 pub use vm::{Vm, VmBuilder, run};

@@ -3,7 +3,7 @@
 //! Documentation tests come first, then all others, so that the runner's own summary is the last
 //! thing to read. What was skipped is said loudly just before it.
 
-use crate::{guest, workspace};
+use crate::{guest, guests, workspace};
 use anyhow::{Context as _, Result, bail};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
@@ -18,6 +18,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     let _ = fs::remove_file(&skipped);
     if let Err(error) = guest::make(false) {
         println!("SKIPPING tests with real guests: {error:#}");
+    }
+    if let Err(error) = guests::make(&[]) {
+        println!("SKIPPING tests with images: {error:#}");
     }
     if let Err(error) = python_environment(&target) {
         println!("SKIPPING tests with qemu.qmp: {error:#}");

@@ -14,6 +14,26 @@ use super::Builder;
 /// Bytes that a ring buffer keeps unless told otherwise.
 const RINGBUF_SIZE: usize = 65536;
 
+pub(super) fn usb_device(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let driver = match value {
+        "keyboard" => "usb-kbd",
+        "mouse" => "usb-mouse",
+        "tablet" => "usb-tablet",
+        _ => {
+            let known = ["keyboard", "mouse", "tablet"];
+            return Err(OptionError::unknown(
+                "-usbdevice: could not add USB device",
+                value,
+                &known,
+            ));
+        }
+    };
+    builder.machine().usb = true;
+    let device = DeviceSpec { driver: driver.to_owned(), id: None, properties: Default::default() };
+    builder.machine().devices.push(device);
+    Ok(())
+}
+
 pub(super) fn device(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     if matches!(value, "help" | "?") {
         let mut text = String::new();

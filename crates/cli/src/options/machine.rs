@@ -57,6 +57,9 @@ pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionEr
     if let Some(hpet) = options.take_bool("hpet")? {
         builder.machine().no_hpet = !hpet;
     }
+    if let Some(usb) = options.take_bool("usb")? {
+        builder.machine().usb = usb;
+    }
     options.finish()
 }
 
@@ -286,6 +289,11 @@ pub(super) fn action(builder: &mut Builder, value: &str) -> Result<(), OptionErr
         actions.watchdog = watchdog;
     }
     options.finish()
+}
+
+pub(super) fn usb(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    builder.machine().usb = true;
+    Ok(())
 }
 
 pub(super) fn nodefaults(builder: &mut Builder, _: &str) -> Result<(), OptionError> {

@@ -47,7 +47,7 @@ pub const OPTIONS: &[OptionItem] = &[
     option(
         "machine",
         &["M"],
-        Takes::Value("[type=]name[,accel=soft|tcg]"),
+        Takes::Value("[type=]name[,accel=soft|tcg][,usb=on|off]"),
         "machine type (pc) and its properties; 'help' lists them",
         machine::machine,
     ),
@@ -201,6 +201,14 @@ pub const OPTIONS: &[OptionItem] = &[
     ),
     option("audio", &[], Takes::Value("none"), "the sound card: none", machine::audio),
     option("audiodev", &[], Takes::Value("none,id=id"), "a sound backend", machine::audiodev),
+    option("usb", &[], Takes::Nothing, "a USB host controller", machine::usb),
+    option(
+        "usbdevice",
+        &[],
+        Takes::Value("keyboard|mouse|tablet"),
+        "a USB host controller with this device",
+        backend::usb_device,
+    ),
     option("nodefaults", &[], Takes::Nothing, "no default devices", machine::nodefaults),
     option("no-user-config", &[], Takes::Nothing, "no configuration files", process::nothing),
     option(

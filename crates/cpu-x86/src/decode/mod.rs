@@ -7,8 +7,8 @@
 mod operands;
 
 use iced_x86::{
-    Code, CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic,
-    Register,
+    Code, CpuidFeature, Decoder, DecoderError, DecoderOptions, EncodingKind, FlowControl,
+    Instruction, Mnemonic, Register,
 };
 
 use crate::cpu::Cpu;
@@ -36,9 +36,16 @@ fn options(known: &Instructions) -> u32 {
 }
 
 /// Decodes the instruction that `bytes` begin with, for RIP `rip` in a code segment of 16, 32 or 64
-/// `bits`, for a CPU with `known` instructions. `None` if the bytes end before the instruction does; with
+/// `bits`, for a CPU with `known` instructions; VEX is for
+/// `protected` mode. `None` if the bytes end before the instruction does; with
 /// [`MAX_LEN`] bytes that never happens.
-pub(crate) fn decode(known: &Instructions, bits: u32, rip: u64, bytes: &[u8]) -> Option<Op> {
+pub(crate) fn decode(
+    known: &Instructions,
+    protected: bool,
+    bits: u32,
+    rip: u64,
+    bytes: &[u8],
+) -> Option<Op> {
     let options = options(known);
     let mut decoder = Decoder::with_ip(bits, bytes, rip, options);
     let mut insn = decoder.decode();
@@ -73,7 +80,7 @@ pub(crate) fn decode(known: &Instructions, bits: u32, rip: u64, bytes: &[u8]) ->
         op.imm = u64::from(opcode);
     }
     match select(&insn) {
-        Some(handler) if known.have_all(insn.cpuid_features()) => op.run = handler,
+        Some(handler) if is_there(&insn, known, protected) => op.run = handler,
         _ => op.flags |= OpFlags::ENDS_BLOCK,
     }
     if ends_block(&insn) {
@@ -85,6 +92,12 @@ pub(crate) fn decode(known: &Instructions, bits: u32, rip: u64, bytes: &[u8]) ->
 /// The handler of an instruction, if any group knows it.
 fn select(insn: &Instruction) -> Option<Handler> {
     exec::select(insn).or_else(|| fpu::select(insn)).or_else(|| system::select(insn))
+}
+
+/// Whether a CPU with `known` instructions has `insn` now. Hints are no-ops to those that don't know them.
+fn is_there(insn: &Instruction, known: &Instructions, protected: bool) -> bool {
+    let mode = protected || insn.op_code().encoding() == EncodingKind::Legacy;
+    mode && (known.have_all(insn.cpuid_features()) || exec::is_hint(insn))
 }
 
 fn undefined(_: &mut Cpu, _: &Op) -> Result {

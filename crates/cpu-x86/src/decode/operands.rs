@@ -1,6 +1,6 @@
 //! Unpacks an instruction's operands into the fields of an [`Op`], the same way for every instruction.
 
-use iced_x86::{CodeSize, Instruction, OpKind, Register};
+use iced_x86::{CodeSize, EncodingKind, Instruction, OpKind, Register};
 
 use crate::op::{Op, OpFlags, ZERO_REG};
 
@@ -41,7 +41,8 @@ pub(super) fn unpack(insn: &Instruction, op: &mut Op) {
                 match registers {
                     0 => op.dst = n,
                     1 => op.src = n,
-                    _ => op.src2 = n,
+                    2 => op.src2 = n,
+                    _ => op.imm = u64::from(n),
                 }
                 registers += 1;
             }
@@ -80,10 +81,27 @@ pub(super) fn unpack(insn: &Instruction, op: &mut Op) {
             }
         }
     }
+    if insn.op_code().encoding() == EncodingKind::VEX {
+        // The last source is in the same place however many there are, and so is its index register.
+        if registers == 2 {
+            op.src2 = op.src;
+        }
+        if insn.is_vsib() {
+            op.src2 = number(insn.memory_index());
+        }
+        op.flags.set(OpFlags::WIDE, is_wide(insn));
+    }
     op.size = size(insn);
     op.flags.set(OpFlags::LOCK, insn.has_lock_prefix());
     op.flags.set(OpFlags::REP, insn.has_rep_prefix());
     op.flags.set(OpFlags::REPNE, insn.has_repne_prefix());
+}
+
+/// Whether a VEX-encoded instruction works on 256 bits: a register of that size, or memory, tells.
+fn is_wide(insn: &Instruction) -> bool {
+    let ymm = (0..insn.op_count())
+        .any(|n| insn.op_kind(n) == OpKind::Register && insn.op_register(n).is_ymm());
+    ymm || insn.memory_index().is_ymm() || insn.memory_size().size() == 32
 }
 
 /// An explicit memory operand.
@@ -94,6 +112,10 @@ fn memory(insn: &Instruction, op: &mut Op) {
     op.disp = insn.memory_displacement64();
     op.scale = insn.memory_index_scale().trailing_zeros() as u8;
     op.addr_size = match (base, index) {
+        (Register::None, _) if index.is_vector_register() => match insn.memory_displ_size() {
+            8 => 8,
+            _ => 4,
+        },
         (Register::None, Register::None) => insn.memory_displ_size() as u8,
         (Register::None, _) => index.size() as u8,
         _ => base.size() as u8,
@@ -104,7 +126,8 @@ fn memory(insn: &Instruction, op: &mut Op) {
         _ => number(base),
     };
     op.index = match index {
-        Register::None => ZERO_REG,
+        // A vector of indices is not added here.
+        _ if index == Register::None || index.is_vector_register() => ZERO_REG,
         _ => number(index),
     };
 }

@@ -67,6 +67,22 @@ fn bound<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     Ok(())
 }
 
+/// Whether `insn` is a hint, encoded such that CPUs that do not know it do nothing.
+pub(crate) fn is_hint(insn: &Instruction) -> bool {
+    matches!(
+        insn.mnemonic(),
+        Mnemonic::Reservednop
+            | Mnemonic::Endbr32
+            | Mnemonic::Endbr64
+            | Mnemonic::Rdsspd
+            | Mnemonic::Rdsspq
+            | Mnemonic::Cldemote
+            | Mnemonic::Prefetch
+            | Mnemonic::Prefetchw
+            | Mnemonic::Prefetchwt1
+    )
+}
+
 /// The handler of `insn`, if it belongs to this group.
 pub(super) fn select(insn: &Instruction) -> Option<Handler> {
     match insn.mnemonic() {
@@ -100,7 +116,7 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         | Mnemonic::Lfence => Some(nop),
         Mnemonic::Pause => Some(pause),
         Mnemonic::Mfence | Mnemonic::Sfence => Some(full_fence),
-        Mnemonic::Clflush => Some(clflush),
+        Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => Some(clflush),
         Mnemonic::Lahf => Some(lahf),
         Mnemonic::Sahf => Some(sahf),
         Mnemonic::Salc => Some(salc),

@@ -6,6 +6,7 @@
 mod alu;
 mod bcd;
 mod bits;
+mod bmi;
 mod cmpxchg;
 mod control;
 mod misc;
@@ -16,6 +17,7 @@ mod stack;
 mod string;
 
 use iced_x86::{Instruction, OpKind};
+pub(crate) use misc::is_hint;
 
 use crate::op::Handler;
 
@@ -110,5 +112,6 @@ pub(crate) fn select(insn: &Instruction) -> Option<Handler> {
         .or_else(|| bits::select(insn))
         .or_else(|| cmpxchg::select(insn))
         .or_else(|| bcd::select(insn))
+        .or_else(|| bmi::select(insn))
         .or_else(|| misc::select(insn))
 }

@@ -22,7 +22,7 @@ fn execute(cpu: &mut Cpu, assemble: impl FnOnce(&mut CodeAssembler)) -> Result<(
     let mut assembler = CodeAssembler::new(64).unwrap();
     assemble(&mut assembler);
     let code = assembler.assemble(testing::CODE).unwrap();
-    let op = decode(&cpu.limits.instructions, 64, testing::CODE, &code).unwrap();
+    let op = decode(&cpu.limits.instructions, true, 64, testing::CODE, &code).unwrap();
     (op.run)(cpu, &op)
 }
 

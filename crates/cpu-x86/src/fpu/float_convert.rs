@@ -2,6 +2,7 @@
 
 use iced_x86::{Code, Instruction};
 
+use super::encoding::{Encoding, Legacy};
 use super::float::FloatLane;
 use super::lanes::{self, Lane};
 use super::moves::mixed_check;
@@ -20,7 +21,11 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
 
 /// Lanes of `v` from `S` to `D`, as many as fit; the rest is zero.
 #[inline(always)]
-fn lanes_to<S: Lane, D: Lane>(env: &mut Env, v: u128, f: impl Fn(&mut Env, S) -> D) -> u128 {
+pub(super) fn lanes_to<S: Lane, D: Lane>(
+    env: &mut Env,
+    v: u128,
+    f: impl Fn(&mut Env, S) -> D,
+) -> u128 {
     let count = 128 / S::BITS.max(D::BITS);
     (0..count).fold(0, |r, i| r | f(env, lanes::get(v, i)).to_bits() << (i * D::BITS))
 }
@@ -57,13 +62,13 @@ fn finish_vector(
 
 /// To an integer in MXCSR's rounding mode.
 #[inline(always)]
-fn to_int<F: Format, I: Integer>(env: &mut Env, value: F) -> I {
+pub(super) fn to_int<F: Format, I: Integer>(env: &mut Env, value: F) -> I {
     soft::to_int(env, value)
 }
 
 /// To an integer by truncation.
 #[inline(always)]
-fn truncate<F: Format, I: Integer>(env: &mut Env, value: F) -> I {
+pub(super) fn truncate<F: Format, I: Integer>(env: &mut Env, value: F) -> I {
     let mut local = env.rounding(Round::Zero);
     let result = soft::to_int(&mut local, value);
     env.raise(local.flags);
@@ -71,7 +76,7 @@ fn truncate<F: Format, I: Integer>(env: &mut Env, value: F) -> I {
 }
 
 #[inline(always)]
-fn from_i32<F: Format>(env: &mut Env, value: i32) -> F {
+pub(super) fn from_i32<F: Format>(env: &mut Env, value: i32) -> F {
     soft::from_int(env, i64::from(value))
 }
 
@@ -108,14 +113,14 @@ fn select_scalar(code: Code) -> Option<Handler> {
         Cvtsi2ss_xmm_rm64 => |cpu, op| from_general::<u64, u32>(cpu, op),
         Cvtsi2sd_xmm_rm32 => |cpu, op| from_general::<u32, u64>(cpu, op),
         Cvtsi2sd_xmm_rm64 => |cpu, op| from_general::<u64, u64>(cpu, op),
-        Cvtss2si_r32_xmmm32 => |cpu, op| to_general(cpu, op, to_int::<u32, i32>),
-        Cvtss2si_r64_xmmm32 => |cpu, op| to_general(cpu, op, to_int::<u32, i64>),
-        Cvtsd2si_r32_xmmm64 => |cpu, op| to_general(cpu, op, to_int::<u64, i32>),
-        Cvtsd2si_r64_xmmm64 => |cpu, op| to_general(cpu, op, to_int::<u64, i64>),
-        Cvttss2si_r32_xmmm32 => |cpu, op| to_general(cpu, op, truncate::<u32, i32>),
-        Cvttss2si_r64_xmmm32 => |cpu, op| to_general(cpu, op, truncate::<u32, i64>),
-        Cvttsd2si_r32_xmmm64 => |cpu, op| to_general(cpu, op, truncate::<u64, i32>),
-        Cvttsd2si_r64_xmmm64 => |cpu, op| to_general(cpu, op, truncate::<u64, i64>),
+        Cvtss2si_r32_xmmm32 => |cpu, op| to_general::<Legacy, _, _>(cpu, op, to_int::<u32, i32>),
+        Cvtss2si_r64_xmmm32 => |cpu, op| to_general::<Legacy, _, _>(cpu, op, to_int::<u32, i64>),
+        Cvtsd2si_r32_xmmm64 => |cpu, op| to_general::<Legacy, _, _>(cpu, op, to_int::<u64, i32>),
+        Cvtsd2si_r64_xmmm64 => |cpu, op| to_general::<Legacy, _, _>(cpu, op, to_int::<u64, i64>),
+        Cvttss2si_r32_xmmm32 => |cpu, op| to_general::<Legacy, _, _>(cpu, op, truncate::<u32, i32>),
+        Cvttss2si_r64_xmmm32 => |cpu, op| to_general::<Legacy, _, _>(cpu, op, truncate::<u32, i64>),
+        Cvttsd2si_r32_xmmm64 => |cpu, op| to_general::<Legacy, _, _>(cpu, op, truncate::<u64, i32>),
+        Cvttsd2si_r64_xmmm64 => |cpu, op| to_general::<Legacy, _, _>(cpu, op, truncate::<u64, i64>),
         _ => return None,
     };
     Some(handler)
@@ -147,12 +152,12 @@ fn from_general<I: Int, D: FloatLane>(cpu: &mut Cpu, op: &Op) -> Result {
 
 /// To a general register.
 #[inline(always)]
-fn to_general<S: FloatLane, I: Lane>(
+pub(super) fn to_general<E: Encoding, S: FloatLane, I: Lane>(
     cpu: &mut Cpu,
     op: &Op,
     f: impl Fn(&mut Env, S) -> I,
 ) -> Result {
-    cpu.sse_check()?;
+    E::check(cpu)?;
     let source = cpu.xmm_source_low::<S>(op)?;
     let mut env = cpu.sse_env();
     let result = f(&mut env, source);

@@ -1,16 +1,21 @@
-//! The floating-point and vector unit: x87, MMX, and SSE to SSE4.2 (APM volume 1, chapters 4 to 6;
+//! The floating-point and vector unit: x87, MMX, SSE to SSE4.2, AVX and AVX2 (APM volume 1, chapters 4 to 6;
 //! volume 4 and volume 5 for the instructions).
 //!
 //! - `softfloat`: IEEE arithmetic on bit patterns; knows nothing of CPUs.
 //! - `host`: the transcendental functions.
-//! - `lanes`: packed integers as pure functions.
+//! - `lanes`, `crypto`: packed integers, and AES, SHA and their like, as pure functions.
+//! - `encoding`: legacy SSE and VEX, for instructions that exist in both.
 //! - `operand`: availability checks, vector operands, delivery of exceptions.
 //! - `packed`, `moves`, `float`, `float_convert`, `strings`: MMX and SSE instructions by kind.
+//! - `avx`: what only VEX encodings have.
 //! - `x87`: its instructions.
 //! - `xsave`: the images of the whole unit in memory.
 //!
 //! Handlers are found by [`select`].
 
+mod avx;
+mod crypto;
+mod encoding;
 #[cfg(test)]
 mod fault_tests;
 mod float;
@@ -27,7 +32,8 @@ mod tests;
 mod x87;
 pub(crate) mod xsave;
 
-use iced_x86::Instruction;
+use encoding::Legacy;
+use iced_x86::{EncodingKind, Instruction};
 
 use crate::op::Handler;
 use crate::state::{CpuState, X87State};
@@ -44,7 +50,7 @@ pub(crate) const MXCSR_RESET: u32 = 0x1f80;
 pub(crate) struct Fpu {
     /// XMM0 to XMM15.
     pub(crate) xmm: [u128; 16],
-    /// Upper halves of YMM0 to YMM15: no instruction reaches them yet, XSAVE does.
+    /// Upper halves of YMM0 to YMM15.
     pub(crate) ymm_high: [u128; 16],
     /// x87's physical registers; MM0 to MM7 are their significands.
     pub(crate) regs: [F80; 8],
@@ -194,10 +200,15 @@ impl Fpu {
 
 /// The handler of an instruction that belongs to this unit.
 pub(crate) fn select(insn: &Instruction) -> Option<Handler> {
+    let mnemonic = insn.mnemonic();
+    if insn.op_code().encoding() == EncodingKind::VEX {
+        return avx::select(insn);
+    }
     x87::select(insn)
-        .or_else(|| packed::select(insn))
+        .or_else(|| packed::select::<Legacy>(insn, mnemonic))
+        .or_else(|| packed::select_legacy(mnemonic))
         .or_else(|| moves::select(insn))
-        .or_else(|| float::select(insn))
+        .or_else(|| float::select::<Legacy>(mnemonic))
         .or_else(|| float_convert::select(insn))
         .or_else(|| strings::select(insn))
         .or_else(|| xsave::select(insn))

@@ -3,6 +3,7 @@
 
 use iced_x86::{Code, Instruction, Mnemonic};
 
+use super::encoding::Legacy;
 use super::packed::{select_masks, uses_mmx};
 use super::{MXCSR_MASK, lanes};
 use crate::cpu::Cpu;
@@ -18,7 +19,7 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         .or_else(|| select_scalar(insn))
         .or_else(|| select_general(insn.code()))
         .or_else(|| select_mmx_move(insn.code()))
-        .or_else(|| select_masks(insn))
+        .or_else(|| select_masks::<Legacy>(insn, insn.mnemonic()))
         .or_else(|| select_control(insn))
 }
 
@@ -327,11 +328,7 @@ fn select_control(insn: &Instruction) -> Option<Handler> {
         },
         Ldmxcsr => |cpu, op| {
             cpu.sse_check()?;
-            let value = cpu.load_op::<u32>(op)?;
-            if value & !MXCSR_MASK != 0 {
-                return Err(Exception::GP0);
-            }
-            cpu.fpu.mxcsr = value;
+            cpu.fpu.mxcsr = stored_mxcsr(cpu, op)?;
             Ok(())
         },
         Stmxcsr => |cpu, op| {
@@ -349,9 +346,15 @@ fn select_control(insn: &Instruction) -> Option<Handler> {
     Some(handler)
 }
 
+/// MXCSR's new value in memory; #GP(0) if it has bits that do not exist.
+pub(super) fn stored_mxcsr(cpu: &mut Cpu, op: &Op) -> Result<u32> {
+    let value = cpu.load_op::<u32>(op)?;
+    if value & !MXCSR_MASK != 0 { Err(Exception::GP0) } else { Ok(value) }
+}
+
 /// Stores the bytes of `data` whose mask byte has its top bit set to `seg:[rDI]`. All of them are
 /// known to be writable before the first is written.
-fn masked_store(cpu: &mut Cpu, op: &Op, data: u128, mask: u128, width: u32) -> Result {
+pub(super) fn masked_store(cpu: &mut Cpu, op: &Op, data: u128, mask: u128, width: u32) -> Result {
     let base = cpu.gpr(RDI);
     let selected = lanes::byte_signs(mask);
     let offset = |i: u32| base.wrapping_add(u64::from(i)) & addr_mask(op.addr_size);

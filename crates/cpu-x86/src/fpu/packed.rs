@@ -2,6 +2,8 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
+use super::crypto;
+use super::encoding::{Encoding, Legacy, is_wide};
 use super::lanes::{self, Lane};
 use crate::cpu::Cpu;
 use crate::exception::Result;
@@ -11,15 +13,6 @@ use crate::op::{Handler, Op, OpFlags};
 /// Whether the instruction is the MMX form: one of its registers is an MMX register.
 pub(super) fn uses_mmx(insn: &Instruction) -> bool {
     (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Register && insn.op_register(i).is_mm())
-}
-
-/// `dst = f(dst, src)` on XMM registers.
-#[inline(always)]
-fn on_xmm(cpu: &mut Cpu, op: &Op, f: impl Fn(u128, u128) -> u128) -> Result {
-    cpu.sse_check()?;
-    let b = cpu.xmm_source(op)?;
-    cpu.set_xmm(op.dst, f(cpu.xmm(op.dst), b));
-    Ok(())
 }
 
 /// `dst = f(dst, src)` on MMX registers.
@@ -45,23 +38,26 @@ fn on_mmx_low(cpu: &mut Cpu, op: &Op, f: impl Fn(u128, u128) -> u128) -> Result 
 }
 
 /// Instructions with a function of both operands and, where it matters, the width in bytes.
-pub(super) fn select(insn: &Instruction) -> Option<Handler> {
+/// `mnemonic` is the legacy form's.
+pub(super) fn select<E: Encoding>(insn: &Instruction, mnemonic: Mnemonic) -> Option<Handler> {
     let mmx = uses_mmx(insn);
-    select_arithmetic(insn.mnemonic(), mmx)
-        .or_else(|| select_compare(insn.mnemonic(), mmx))
-        .or_else(|| select_rearranging(insn.mnemonic(), mmx))
-        .or_else(|| select_shift(insn, mmx))
-        .or_else(|| select_sse4(insn.mnemonic()))
+    select_arithmetic::<E>(mnemonic, mmx)
+        .or_else(|| select_compare::<E>(mnemonic, mmx))
+        .or_else(|| select_rearranging::<E>(mnemonic, mmx))
+        .or_else(|| select_shift::<E>(insn, mnemonic, mmx))
+        .or_else(|| select_sse4::<E>(mnemonic))
+        .or_else(|| select_crypto::<E>(mnemonic))
+        .or_else(|| select_test::<E>(mnemonic))
 }
 
 /// A handler for both forms of an instruction.
 macro_rules! both {
     ($mmx:expr, $f:expr) => {
-        if $mmx { |cpu, op| on_mmx(cpu, op, $f) } else { |cpu, op| on_xmm(cpu, op, $f) }
+        if $mmx { |cpu, op| on_mmx(cpu, op, $f) } else { |cpu, op| E::binary(cpu, op, $f) }
     };
 }
 
-fn select_arithmetic(mnemonic: Mnemonic, mmx: bool) -> Option<Handler> {
+fn select_arithmetic<E: Encoding>(mnemonic: Mnemonic, mmx: bool) -> Option<Handler> {
     use Mnemonic::*;
     let handler: Handler = match mnemonic {
         Paddb => both!(mmx, |a, b| u8::zip(a, b, u8::wrapping_add)),
@@ -105,7 +101,7 @@ fn select_arithmetic(mnemonic: Mnemonic, mmx: bool) -> Option<Handler> {
     Some(handler)
 }
 
-fn select_compare(mnemonic: Mnemonic, mmx: bool) -> Option<Handler> {
+fn select_compare<E: Encoding>(mnemonic: Mnemonic, mmx: bool) -> Option<Handler> {
     use Mnemonic::*;
     let handler: Handler = match mnemonic {
         Pcmpeqb => both!(mmx, |a, b| lanes::compare::<u8>(a, b, |x, y| x == y)),
@@ -118,10 +114,10 @@ fn select_compare(mnemonic: Mnemonic, mmx: bool) -> Option<Handler> {
         Pandn => both!(mmx, |a, b| !a & b),
         Por => both!(mmx, |a, b| a | b),
         Pxor => both!(mmx, |a, b| a ^ b),
-        Andps | Andpd => |cpu, op| on_xmm(cpu, op, |a, b| a & b),
-        Andnps | Andnpd => |cpu, op| on_xmm(cpu, op, |a, b| !a & b),
-        Orps | Orpd => |cpu, op| on_xmm(cpu, op, |a, b| a | b),
-        Xorps | Xorpd => |cpu, op| on_xmm(cpu, op, |a, b| a ^ b),
+        Andps | Andpd => |cpu, op| E::binary(cpu, op, |a, b| a & b),
+        Andnps | Andnpd => |cpu, op| E::binary(cpu, op, |a, b| !a & b),
+        Orps | Orpd => |cpu, op| E::binary(cpu, op, |a, b| a | b),
+        Xorps | Xorpd => |cpu, op| E::binary(cpu, op, |a, b| a ^ b),
         _ => return None,
     };
     Some(handler)
@@ -139,7 +135,7 @@ macro_rules! sized {
             }
         } else {
             |cpu, op| {
-                on_xmm(cpu, op, |$a, $b| {
+                E::binary(cpu, op, |$a, $b| {
                     let $width = 16;
                     $f
                 })
@@ -148,24 +144,24 @@ macro_rules! sized {
     };
 }
 
-fn select_rearranging(mnemonic: Mnemonic, mmx: bool) -> Option<Handler> {
+fn select_rearranging<E: Encoding>(mnemonic: Mnemonic, mmx: bool) -> Option<Handler> {
     use Mnemonic::*;
     use lanes::{horizontal, interleave, pack};
     let handler: Handler = match mnemonic {
         Packsswb => sized!(mmx, on_mmx, |a, b, w| pack::<i16, i8>(a, b, w)),
         Packssdw => sized!(mmx, on_mmx, |a, b, w| pack::<i32, i16>(a, b, w)),
         Packuswb => sized!(mmx, on_mmx, |a, b, w| pack::<i16, u8>(a, b, w)),
-        Packusdw => |cpu, op| on_xmm(cpu, op, |a, b| pack::<i32, u16>(a, b, 16)),
+        Packusdw => |cpu, op| E::binary(cpu, op, |a, b| pack::<i32, u16>(a, b, 16)),
         Punpcklbw => sized!(mmx, on_mmx_low, |a, b, w| interleave::<u8>(a, b, w, false)),
         Punpcklwd => sized!(mmx, on_mmx_low, |a, b, w| interleave::<u16>(a, b, w, false)),
         Punpckldq => sized!(mmx, on_mmx_low, |a, b, w| interleave::<u32>(a, b, w, false)),
         Punpckhbw => sized!(mmx, on_mmx, |a, b, w| interleave::<u8>(a, b, w, true)),
         Punpckhwd => sized!(mmx, on_mmx, |a, b, w| interleave::<u16>(a, b, w, true)),
         Punpckhdq => sized!(mmx, on_mmx, |a, b, w| interleave::<u32>(a, b, w, true)),
-        Unpcklps => |cpu, op| on_xmm(cpu, op, |a, b| interleave::<u32>(a, b, 16, false)),
-        Unpckhps => |cpu, op| on_xmm(cpu, op, |a, b| interleave::<u32>(a, b, 16, true)),
-        Punpcklqdq | Unpcklpd => |cpu, op| on_xmm(cpu, op, |a, b| a & HALF | b << 64),
-        Punpckhqdq | Unpckhpd => |cpu, op| on_xmm(cpu, op, |a, b| a >> 64 | b & !HALF),
+        Unpcklps => |cpu, op| E::binary(cpu, op, |a, b| interleave::<u32>(a, b, 16, false)),
+        Unpckhps => |cpu, op| E::binary(cpu, op, |a, b| interleave::<u32>(a, b, 16, true)),
+        Punpcklqdq | Unpcklpd => |cpu, op| E::binary(cpu, op, |a, b| a & HALF | b << 64),
+        Punpckhqdq | Unpckhpd => |cpu, op| E::binary(cpu, op, |a, b| a >> 64 | b & !HALF),
         Phaddw => {
             sized!(mmx, on_mmx, |a, b, w| horizontal::<i16>(a, b, w, i16::wrapping_add))
         }
@@ -188,25 +184,27 @@ fn select_rearranging(mnemonic: Mnemonic, mmx: bool) -> Option<Handler> {
         Palignr if mmx => {
             |cpu, op| on_mmx(cpu, op, |a, b| lanes::align_right(a, b, 8, op.imm as u8))
         }
-        Palignr => |cpu, op| on_xmm(cpu, op, |a, b| lanes::align_right(a, b, 16, op.imm as u8)),
+        Palignr => |cpu, op| E::binary(cpu, op, |a, b| lanes::align_right(a, b, 16, op.imm as u8)),
         Pshufw => |cpu, op| on_mmx(cpu, op, |_, b| lanes::shuffle4::<u16>(b, op.imm as u8)),
-        Pshufd => |cpu, op| on_xmm(cpu, op, |_, b| lanes::shuffle4::<u32>(b, op.imm as u8)),
+        Pshufd => |cpu, op| E::binary(cpu, op, |_, b| lanes::shuffle4::<u32>(b, op.imm as u8)),
         Pshuflw => {
-            |cpu, op| on_xmm(cpu, op, |_, b| b & !HALF | lanes::shuffle4::<u16>(b, op.imm as u8))
+            |cpu, op| E::binary(cpu, op, |_, b| b & !HALF | lanes::shuffle4::<u16>(b, op.imm as u8))
         }
         Pshufhw => |cpu, op| {
-            on_xmm(cpu, op, |_, b| b & HALF | lanes::shuffle4::<u16>(b >> 64, op.imm as u8) << 64)
+            E::binary(cpu, op, |_, b| {
+                b & HALF | lanes::shuffle4::<u16>(b >> 64, op.imm as u8) << 64
+            })
         },
         Shufps => |cpu, op| {
-            on_xmm(cpu, op, |a, b| {
+            E::binary(cpu, op, |a, b| {
                 let low = lanes::shuffle4::<u32>(a, op.imm as u8);
                 let high = lanes::shuffle4::<u32>(b, op.imm as u8);
                 low & HALF | high & !HALF
             })
         },
         Shufpd => |cpu, op| {
-            on_xmm(cpu, op, |a, b| {
-                let (low, high) = (a >> (64 * (op.imm & 1)), b >> (64 * (op.imm >> 1 & 1)));
+            E::binary_imm(cpu, op, 2, |a, b, imm| {
+                let (low, high) = (a >> (64 * (imm & 1)), b >> (64 * (imm >> 1 & 1)));
                 low & HALF | high << 64
             })
         },
@@ -219,19 +217,20 @@ fn select_rearranging(mnemonic: Mnemonic, mmx: bool) -> Option<Handler> {
 const HALF: u128 = u64::MAX as u128;
 
 /// Shifts by an immediate have their operand in `dst`, and no source register.
-fn select_shift(insn: &Instruction, mmx: bool) -> Option<Handler> {
-    let immediate = insn.op1_kind() == OpKind::Immediate8;
+fn select_shift<E: Encoding>(insn: &Instruction, mnemonic: Mnemonic, mmx: bool) -> Option<Handler> {
+    let last = insn.op_count().saturating_sub(1);
+    let immediate = insn.op_kind(last) == OpKind::Immediate8;
     macro_rules! shift {
         ($f:expr) => {
             match (mmx, immediate) {
                 (true, true) => |cpu, op| shift_mmx(cpu, op, $f),
-                (false, true) => |cpu, op| shift_xmm(cpu, op, $f),
+                (false, true) => |cpu, op| E::shift_imm(cpu, op, $f),
                 (true, false) => |cpu, op| on_mmx(cpu, op, |a, b| $f(a, b as u64)),
-                (false, false) => |cpu, op| on_xmm(cpu, op, |a, b| $f(a, b as u64)),
+                (false, false) => |cpu, op| E::shift(cpu, op, $f),
             }
         };
     }
-    let handler: Handler = match insn.mnemonic() {
+    let handler: Handler = match mnemonic {
         Mnemonic::Psllw => shift!(lanes::shift_left::<u16>),
         Mnemonic::Pslld => shift!(lanes::shift_left::<u32>),
         Mnemonic::Psllq => shift!(lanes::shift_left::<u64>),
@@ -240,22 +239,15 @@ fn select_shift(insn: &Instruction, mmx: bool) -> Option<Handler> {
         Mnemonic::Psrlq => shift!(lanes::shift_right::<u64>),
         Mnemonic::Psraw => shift!(lanes::shift_right_sign::<i16>),
         Mnemonic::Psrad => shift!(lanes::shift_right_sign::<i32>),
-        Mnemonic::Pslldq => {
-            |cpu, op| shift_xmm(cpu, op, |a, bytes| if bytes > 15 { 0 } else { a << (bytes * 8) })
-        }
-        Mnemonic::Psrldq => {
-            |cpu, op| shift_xmm(cpu, op, |a, bytes| if bytes > 15 { 0 } else { a >> (bytes * 8) })
-        }
+        Mnemonic::Pslldq => |cpu, op| {
+            E::shift_imm(cpu, op, |a, bytes| if bytes > 15 { 0 } else { a << (bytes * 8) })
+        },
+        Mnemonic::Psrldq => |cpu, op| {
+            E::shift_imm(cpu, op, |a, bytes| if bytes > 15 { 0 } else { a >> (bytes * 8) })
+        },
         _ => return None,
     };
     Some(handler)
-}
-
-#[inline(always)]
-fn shift_xmm(cpu: &mut Cpu, op: &Op, f: impl Fn(u128, u64) -> u128) -> Result {
-    cpu.sse_check()?;
-    cpu.set_xmm(op.dst, f(cpu.xmm(op.dst), op.imm & 0xff));
-    Ok(())
 }
 
 #[inline(always)]
@@ -267,44 +259,85 @@ fn shift_mmx(cpu: &mut Cpu, op: &Op, f: impl Fn(u128, u64) -> u128) -> Result {
     Ok(())
 }
 
-fn select_sse4(mnemonic: Mnemonic) -> Option<Handler> {
+fn select_sse4<E: Encoding>(mnemonic: Mnemonic) -> Option<Handler> {
     use Mnemonic::*;
     let handler: Handler = match mnemonic {
-        Pcmpeqq => |cpu, op| on_xmm(cpu, op, |a, b| lanes::compare::<u64>(a, b, |x, y| x == y)),
-        Pcmpgtq => |cpu, op| on_xmm(cpu, op, |a, b| lanes::compare::<i64>(a, b, |x, y| x > y)),
-        Pminsb => |cpu, op| on_xmm(cpu, op, |a, b| i8::zip(a, b, Ord::min)),
-        Pminsd => |cpu, op| on_xmm(cpu, op, |a, b| i32::zip(a, b, Ord::min)),
-        Pminuw => |cpu, op| on_xmm(cpu, op, |a, b| u16::zip(a, b, Ord::min)),
-        Pminud => |cpu, op| on_xmm(cpu, op, |a, b| u32::zip(a, b, Ord::min)),
-        Pmaxsb => |cpu, op| on_xmm(cpu, op, |a, b| i8::zip(a, b, Ord::max)),
-        Pmaxsd => |cpu, op| on_xmm(cpu, op, |a, b| i32::zip(a, b, Ord::max)),
-        Pmaxuw => |cpu, op| on_xmm(cpu, op, |a, b| u16::zip(a, b, Ord::max)),
-        Pmaxud => |cpu, op| on_xmm(cpu, op, |a, b| u32::zip(a, b, Ord::max)),
-        Pmulld => |cpu, op| on_xmm(cpu, op, |a, b| u32::zip(a, b, u32::wrapping_mul)),
-        Pmuldq => |cpu, op| on_xmm(cpu, op, lanes::multiply_even::<i32>),
-        Phminposuw => |cpu, op| on_xmm(cpu, op, |_, b| lanes::min_position(b)),
-        Mpsadbw => {
-            |cpu, op| on_xmm(cpu, op, |a, b| lanes::multiple_sum_differences(a, b, op.imm as u8))
+        Pcmpeqq => |cpu, op| E::binary(cpu, op, |a, b| lanes::compare::<u64>(a, b, |x, y| x == y)),
+        Pcmpgtq => |cpu, op| E::binary(cpu, op, |a, b| lanes::compare::<i64>(a, b, |x, y| x > y)),
+        Pminsb => |cpu, op| E::binary(cpu, op, |a, b| i8::zip(a, b, Ord::min)),
+        Pminsd => |cpu, op| E::binary(cpu, op, |a, b| i32::zip(a, b, Ord::min)),
+        Pminuw => |cpu, op| E::binary(cpu, op, |a, b| u16::zip(a, b, Ord::min)),
+        Pminud => |cpu, op| E::binary(cpu, op, |a, b| u32::zip(a, b, Ord::min)),
+        Pmaxsb => |cpu, op| E::binary(cpu, op, |a, b| i8::zip(a, b, Ord::max)),
+        Pmaxsd => |cpu, op| E::binary(cpu, op, |a, b| i32::zip(a, b, Ord::max)),
+        Pmaxuw => |cpu, op| E::binary(cpu, op, |a, b| u16::zip(a, b, Ord::max)),
+        Pmaxud => |cpu, op| E::binary(cpu, op, |a, b| u32::zip(a, b, Ord::max)),
+        Pmulld => |cpu, op| E::binary(cpu, op, |a, b| u32::zip(a, b, u32::wrapping_mul)),
+        Pmuldq => |cpu, op| E::binary(cpu, op, lanes::multiply_even::<i32>),
+        Phminposuw => |cpu, op| E::binary(cpu, op, |_, b| lanes::min_position(b)),
+        Mpsadbw => |cpu, op| E::binary_imm(cpu, op, 3, lanes::multiple_sum_differences),
+        Pblendw => |cpu, op| E::binary(cpu, op, |a, b| lanes::blend::<u16>(a, b, op.imm as u8)),
+        Blendps => |cpu, op| E::binary_imm(cpu, op, 4, lanes::blend::<u32>),
+        Blendpd => |cpu, op| E::binary_imm(cpu, op, 2, lanes::blend::<u64>),
+        Pmovsxbw => |cpu, op| E::widen::<u64>(cpu, op, lanes::extend::<i8, i16>),
+        Pmovsxbd => |cpu, op| E::widen::<u32>(cpu, op, lanes::extend::<i8, i32>),
+        Pmovsxbq => |cpu, op| E::widen::<u16>(cpu, op, lanes::extend::<i8, i64>),
+        Pmovsxwd => |cpu, op| E::widen::<u64>(cpu, op, lanes::extend::<i16, i32>),
+        Pmovsxwq => |cpu, op| E::widen::<u32>(cpu, op, lanes::extend::<i16, i64>),
+        Pmovsxdq => |cpu, op| E::widen::<u64>(cpu, op, lanes::extend::<i32, i64>),
+        Pmovzxbw => |cpu, op| E::widen::<u64>(cpu, op, lanes::extend::<u8, i16>),
+        Pmovzxbd => |cpu, op| E::widen::<u32>(cpu, op, lanes::extend::<u8, i32>),
+        Pmovzxbq => |cpu, op| E::widen::<u16>(cpu, op, lanes::extend::<u8, i64>),
+        Pmovzxwd => |cpu, op| E::widen::<u64>(cpu, op, lanes::extend::<u16, i32>),
+        Pmovzxwq => |cpu, op| E::widen::<u32>(cpu, op, lanes::extend::<u16, i64>),
+        Pmovzxdq => |cpu, op| E::widen::<u64>(cpu, op, lanes::extend::<u32, i64>),
+        _ => return None,
+    };
+    Some(handler)
+}
+
+/// AES and carry-less multiplication.
+fn select_crypto<E: Encoding>(mnemonic: Mnemonic) -> Option<Handler> {
+    use Mnemonic::*;
+    let handler: Handler = match mnemonic {
+        Aesenc => |cpu, op| E::binary(cpu, op, |a, b| crypto::aes_encrypt(a, b, false)),
+        Aesenclast => |cpu, op| E::binary(cpu, op, |a, b| crypto::aes_encrypt(a, b, true)),
+        Aesdec => |cpu, op| E::binary(cpu, op, |a, b| crypto::aes_decrypt(a, b, false)),
+        Aesdeclast => |cpu, op| E::binary(cpu, op, |a, b| crypto::aes_decrypt(a, b, true)),
+        Aesimc => |cpu, op| E::binary(cpu, op, |_, b| crypto::aes_unmix(b)),
+        Aeskeygenassist => {
+            |cpu, op| E::binary_imm(cpu, op, 0, |_, b, imm| crypto::aes_key_assist(b, imm))
         }
-        Pblendw => |cpu, op| on_xmm(cpu, op, |a, b| lanes::blend::<u16>(a, b, op.imm as u8)),
-        Blendps => |cpu, op| on_xmm(cpu, op, |a, b| lanes::blend::<u32>(a, b, op.imm as u8)),
-        Blendpd => |cpu, op| on_xmm(cpu, op, |a, b| lanes::blend::<u64>(a, b, op.imm as u8)),
+        Pclmulqdq => |cpu, op| E::binary_imm(cpu, op, 0, crypto::carryless_multiply),
+        _ => return None,
+    };
+    Some(handler)
+}
+
+/// What only legacy encodings have: SHA, and blends by the sign bits in XMM0.
+pub(super) fn select_legacy(mnemonic: Mnemonic) -> Option<Handler> {
+    use Mnemonic::*;
+    // SHA does not care about alignment.
+    fn apply(cpu: &mut Cpu, op: &Op, f: impl FnOnce(u128, u128, u8) -> u128) -> Result {
+        cpu.sse_check()?;
+        let b = cpu.xmm_source_low::<u128>(op)?;
+        cpu.set_xmm(op.dst, f(cpu.xmm(op.dst), b, op.imm as u8));
+        Ok(())
+    }
+    let handler: Handler = match mnemonic {
         Pblendvb => blend_variable::<u8>,
         Blendvps => blend_variable::<u32>,
         Blendvpd => blend_variable::<u64>,
-        Pmovsxbw => |cpu, op| extend::<u64>(cpu, op, lanes::extend::<i8, i16>),
-        Pmovsxbd => |cpu, op| extend::<u32>(cpu, op, lanes::extend::<i8, i32>),
-        Pmovsxbq => |cpu, op| extend::<u16>(cpu, op, lanes::extend::<i8, i64>),
-        Pmovsxwd => |cpu, op| extend::<u64>(cpu, op, lanes::extend::<i16, i32>),
-        Pmovsxwq => |cpu, op| extend::<u32>(cpu, op, lanes::extend::<i16, i64>),
-        Pmovsxdq => |cpu, op| extend::<u64>(cpu, op, lanes::extend::<i32, i64>),
-        Pmovzxbw => |cpu, op| extend::<u64>(cpu, op, lanes::extend::<u8, i16>),
-        Pmovzxbd => |cpu, op| extend::<u32>(cpu, op, lanes::extend::<u8, i32>),
-        Pmovzxbq => |cpu, op| extend::<u16>(cpu, op, lanes::extend::<u8, i64>),
-        Pmovzxwd => |cpu, op| extend::<u64>(cpu, op, lanes::extend::<u16, i32>),
-        Pmovzxwq => |cpu, op| extend::<u32>(cpu, op, lanes::extend::<u16, i64>),
-        Pmovzxdq => |cpu, op| extend::<u64>(cpu, op, lanes::extend::<u32, i64>),
-        Ptest => test,
+        Sha1rnds4 => |cpu, op| apply(cpu, op, crypto::sha1_rounds),
+        Sha1nexte => |cpu, op| apply(cpu, op, |a, b, _| crypto::sha1_next(a, b)),
+        Sha1msg1 => |cpu, op| apply(cpu, op, |a, b, _| crypto::sha1_message1(a, b)),
+        Sha1msg2 => |cpu, op| apply(cpu, op, |a, b, _| crypto::sha1_message2(a, b)),
+        Sha256rnds2 => |cpu, op| {
+            let keys = cpu.xmm(0);
+            apply(cpu, op, |a, b, _| crypto::sha256_rounds(a, b, keys))
+        },
+        Sha256msg1 => |cpu, op| apply(cpu, op, |a, b, _| crypto::sha256_message1(a, b)),
+        Sha256msg2 => |cpu, op| apply(cpu, op, |a, b, _| crypto::sha256_message2(a, b)),
         _ => return None,
     };
     Some(handler)
@@ -313,32 +346,27 @@ fn select_sse4(mnemonic: Mnemonic) -> Option<Handler> {
 /// Blends by the sign bits in XMM0.
 fn blend_variable<T: Lane>(cpu: &mut Cpu, op: &Op) -> Result {
     let mask = cpu.xmm(0);
-    on_xmm(cpu, op, |a, b| lanes::blend_variable::<T>(a, b, mask))
+    Legacy::binary(cpu, op, |a, b| lanes::blend_variable::<T>(a, b, mask))
 }
 
-/// PMOVSX and PMOVZX, whose memory operand is as small as what it reads.
-#[inline(always)]
-fn extend<T: crate::int::Int>(cpu: &mut Cpu, op: &Op, f: impl Fn(u128) -> u128) -> Result {
-    cpu.sse_check()?;
-    let source = cpu.xmm_source_low::<T>(op)?;
-    cpu.set_xmm(op.dst, f(source.to_u128()));
-    Ok(())
+fn select_test<E: Encoding>(mnemonic: Mnemonic) -> Option<Handler> {
+    (mnemonic == Mnemonic::Ptest).then_some(|cpu, op| test::<E>(cpu, op, u128::MAX))
 }
 
-/// PTEST: ZF if the operands have no bit in common, CF if the source has none beyond the first.
-fn test(cpu: &mut Cpu, op: &Op) -> Result {
-    cpu.sse_check()?;
-    let b = cpu.xmm_source(op)?;
-    let a = cpu.xmm(op.dst);
-    let zf = if a & b == 0 { bits::ZF } else { 0 };
-    let cf = if !a & b == 0 { bits::CF } else { 0 };
+/// PTEST: ZF if the operands have no bit of `mask` in common, CF if the source has none beyond the first.
+pub(super) fn test<E: Encoding>(cpu: &mut Cpu, op: &Op, mask: u128) -> Result {
+    E::check(cpu)?;
+    let [a, b] = E::compared(cpu, op)?;
+    let none = |f: fn(u128, u128) -> u128| a.iter().zip(b).all(|(&a, b)| f(a, b) & mask == 0);
+    let zf = if none(|a, b| a & b) { bits::ZF } else { 0 };
+    let cf = if none(|a, b| !a & b) { bits::CF } else { 0 };
     cpu.set_rflags_arith(zf | cf);
     Ok(())
 }
 
 /// PMOVMSKB, MOVMSKPS and MOVMSKPD.
-pub(super) fn select_masks(insn: &Instruction) -> Option<Handler> {
-    let handler: Handler = match insn.mnemonic() {
+pub(super) fn select_masks<E: Encoding>(insn: &Instruction, mnemonic: Mnemonic) -> Option<Handler> {
+    let handler: Handler = match mnemonic {
         Mnemonic::Pmovmskb if uses_mmx(insn) => |cpu, op| {
             cpu.mmx_check()?;
             cpu.enter_mmx();
@@ -346,18 +374,21 @@ pub(super) fn select_masks(insn: &Instruction) -> Option<Handler> {
             cpu.set_reg::<u64>(op.dst, mask);
             Ok(())
         },
-        Mnemonic::Pmovmskb => |cpu, op| mask(cpu, op, lanes::byte_signs),
-        Mnemonic::Movmskps => |cpu, op| mask(cpu, op, lanes::lane_signs::<u32>),
-        Mnemonic::Movmskpd => |cpu, op| mask(cpu, op, lanes::lane_signs::<u64>),
+        Mnemonic::Pmovmskb => |cpu, op| mask::<E>(cpu, op, 16, lanes::byte_signs),
+        Mnemonic::Movmskps => |cpu, op| mask::<E>(cpu, op, 4, lanes::lane_signs::<u32>),
+        Mnemonic::Movmskpd => |cpu, op| mask::<E>(cpu, op, 2, lanes::lane_signs::<u64>),
         _ => return None,
     };
     Some(handler)
 }
 
+/// The sign bits of all lanes, of which each half has `count`.
 #[inline(always)]
-fn mask(cpu: &mut Cpu, op: &Op, f: impl Fn(u128) -> u64) -> Result {
+fn mask<E: Encoding>(cpu: &mut Cpu, op: &Op, count: u32, f: impl Fn(u128) -> u64) -> Result {
     debug_assert!(!op.flags.contains(OpFlags::MEM));
-    cpu.sse_check()?;
-    cpu.set_reg::<u64>(op.dst, f(cpu.xmm(op.src)));
+    E::check(cpu)?;
+    let [low, high] = cpu.ymm(op.src);
+    let high = if is_wide(op) { f(high) << count } else { 0 };
+    cpu.set_reg::<u64>(op.dst, f(low) | high);
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use iced_x86::{Code, Instruction};
 
+use super::encoding::{Encoding, Legacy, Vex};
 use super::lanes::{self, Lane};
 use crate::cpu::Cpu;
 use crate::exception::Result;
@@ -14,12 +15,33 @@ use crate::reg::{RAX, RCX, RDX};
 pub(super) fn select(insn: &Instruction) -> Option<Handler> {
     use Code::*;
     let handler: Handler = match insn.code() {
-        Pcmpistri_xmm_xmmm128_imm8 => |cpu, op| string(cpu, op, implicit, index),
-        Pcmpistrm_xmm_xmmm128_imm8 => |cpu, op| string(cpu, op, implicit, mask),
-        Pcmpestri_xmm_xmmm128_imm8 => |cpu, op| string(cpu, op, explicit::<u32>, index),
-        Pcmpestri64_xmm_xmmm128_imm8 => |cpu, op| string(cpu, op, explicit::<u64>, index),
-        Pcmpestrm_xmm_xmmm128_imm8 => |cpu, op| string(cpu, op, explicit::<u32>, mask),
-        Pcmpestrm64_xmm_xmmm128_imm8 => |cpu, op| string(cpu, op, explicit::<u64>, mask),
+        Pcmpistri_xmm_xmmm128_imm8 => |cpu, op| string::<Legacy>(cpu, op, implicit, index),
+        Pcmpistrm_xmm_xmmm128_imm8 => |cpu, op| string::<Legacy>(cpu, op, implicit, mask),
+        Pcmpestri_xmm_xmmm128_imm8 => |cpu, op| string::<Legacy>(cpu, op, explicit::<u32>, index),
+        Pcmpestri64_xmm_xmmm128_imm8 => |cpu, op| string::<Legacy>(cpu, op, explicit::<u64>, index),
+        Pcmpestrm_xmm_xmmm128_imm8 => |cpu, op| string::<Legacy>(cpu, op, explicit::<u32>, mask),
+        Pcmpestrm64_xmm_xmmm128_imm8 => |cpu, op| string::<Legacy>(cpu, op, explicit::<u64>, mask),
+        _ => return None,
+    };
+    Some(handler)
+}
+
+/// Finds the handler of a VEX-encoded string comparison.
+pub(super) fn select_vex(code: Code) -> Option<Handler> {
+    use Code::*;
+    let handler: Handler = match code {
+        VEX_Vpcmpistri_xmm_xmmm128_imm8 => |cpu, op| string::<Vex>(cpu, op, implicit, index),
+        VEX_Vpcmpistrm_xmm_xmmm128_imm8 => |cpu, op| string::<Vex>(cpu, op, implicit, vex_mask),
+        VEX_Vpcmpestri_xmm_xmmm128_imm8 => |cpu, op| string::<Vex>(cpu, op, explicit::<u32>, index),
+        VEX_Vpcmpestri64_xmm_xmmm128_imm8 => {
+            |cpu, op| string::<Vex>(cpu, op, explicit::<u64>, index)
+        }
+        VEX_Vpcmpestrm_xmm_xmmm128_imm8 => {
+            |cpu, op| string::<Vex>(cpu, op, explicit::<u32>, vex_mask)
+        }
+        VEX_Vpcmpestrm64_xmm_xmmm128_imm8 => {
+            |cpu, op| string::<Vex>(cpu, op, explicit::<u64>, vex_mask)
+        }
         _ => return None,
     };
     Some(handler)
@@ -91,13 +113,13 @@ fn explicit<T: Int>(cpu: &Cpu, control: Control, _: u128, _: u128) -> (u32, u32)
 
 /// PCMPESTRI and its like: `lengths` finds the valid lanes, `output` takes the second result.
 #[inline(always)]
-fn string(
+fn string<E: Encoding>(
     cpu: &mut Cpu,
     op: &Op,
     lengths: impl Fn(&Cpu, Control, u128, u128) -> (u32, u32),
     output: impl Fn(&mut Cpu, Control, u32),
 ) -> Result {
-    cpu.sse_check()?;
+    E::check(cpu)?;
     // The memory operand may be unaligned.
     let b = cpu.xmm_source_low::<u128>(op)?;
     let a = cpu.xmm(op.dst);
@@ -134,4 +156,10 @@ fn mask(cpu: &mut Cpu, control: Control, result: u32) {
         (true, _) => lanes::build::<u16>(16, |i| if set(i) { 0xffff } else { 0 }),
     };
     cpu.set_xmm(0, value);
+}
+
+/// [`mask`], with the rest of YMM0 cleared.
+fn vex_mask(cpu: &mut Cpu, control: Control, result: u32) {
+    mask(cpu, control, result);
+    cpu.set_ymm(0, [cpu.xmm(0), 0]);
 }

@@ -220,7 +220,7 @@ fn run_ours(
     cpu.gpr[7] = GUEST_BUFFER;
     context.buffer_address = GUEST_BUFFER;
     cpu.set_rflags_arith(context.rflags);
-    let op = decode(&cpu.limits.instructions, 64, rip, instruction).expect("complete");
+    let op = decode(&cpu.limits.instructions, true, 64, rip, instruction).expect("complete");
     let raised = (op.run)(cpu, &op).err();
     for (&n, value) in GPRS.iter().zip(&mut context.gprs) {
         *value = cpu.gpr[usize::from(n)];
@@ -466,7 +466,9 @@ fn unmasked_sse_exceptions_agree_with_the_host() {
     let plan = Plan {
         rounds: 40,
         wanted: |insn| {
-            super::float::select(insn).or_else(|| super::float_convert::select(insn)).is_some()
+            super::float::select::<super::Legacy>(insn.mnemonic())
+                .or_else(|| super::float_convert::select(insn))
+                .is_some()
         },
         prepare: |rng, _, context| {
             let mxcsr = rng.next() as u16;

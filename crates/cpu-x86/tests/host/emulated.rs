@@ -98,6 +98,7 @@ impl Emulated {
         self.base.rip = state.rip;
         self.base.rflags = state.rflags | TF;
         image_to_state(&state.image, &mut self.base);
+        self.base.ymm_high = state.ymm_high;
         self.cpu.set_state(&self.base).expect("a valid state");
         let exit = self.cpu.run();
         assert!(matches!(exit, Exit::Halt { .. }), "the handler halts, instead of {exit:?}");
@@ -118,6 +119,7 @@ impl Emulated {
         state.rflags = frame[2];
         state.gpr[4] = frame[3];
         image_from_state(&after, &mut state.image);
+        state.ymm_high = after.ymm_high;
         Event { vector, error_code, address: if vector == 14 { after.cr2 } else { 0 } }
     }
 }
@@ -166,6 +168,7 @@ fn base_state(cpu: &Cpu) -> CpuState {
     state.cr0 = CR0;
     state.cr3 = PML4;
     state.cr4 = CR4;
+    state.xcr0 = 7;
     for (index, value) in &mut state.msrs {
         if *index == EFER {
             *value = EFER_SCE_LME_LMA_NXE;

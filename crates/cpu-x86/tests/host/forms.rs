@@ -28,6 +28,18 @@ fn host_has(feature: F) -> bool {
         F::SSSE3 => is_x86_feature_detected!("ssse3"),
         F::SSE4_1 => is_x86_feature_detected!("sse4.1"),
         F::SSE4_2 => is_x86_feature_detected!("sse4.2"),
+        F::ADX => is_x86_feature_detected!("adx"),
+        F::AES => is_x86_feature_detected!("aes"),
+        F::AVX => is_x86_feature_detected!("avx"),
+        F::AVX2 => is_x86_feature_detected!("avx2"),
+        F::BMI1 => is_x86_feature_detected!("bmi1"),
+        F::BMI2 => is_x86_feature_detected!("bmi2"),
+        F::F16C => is_x86_feature_detected!("f16c"),
+        F::FMA => is_x86_feature_detected!("fma"),
+        F::PCLMULQDQ => is_x86_feature_detected!("pclmulqdq"),
+        F::SHA => is_x86_feature_detected!("sha"),
+        F::VAES => is_x86_feature_detected!("vaes"),
+        F::VPCLMULQDQ => is_x86_feature_detected!("vpclmulqdq"),
         _ => true,
     }
 }
@@ -81,7 +93,8 @@ fn is_far(code: Code) -> bool {
 /// What becomes of `code`.
 pub(crate) fn classify(code: Code) -> Verdict {
     let form = code.op_code();
-    if !form.is_instruction() || form.encoding() != EncodingKind::Legacy || !form.mode64() {
+    let encoding = matches!(form.encoding(), EncodingKind::Legacy | EncodingKind::VEX);
+    if !form.is_instruction() || !encoding || !form.mode64() {
         return Verdict::Outside;
     }
     let features = code.cpuid_features();
@@ -122,7 +135,9 @@ pub(crate) fn undefined_flags(insn: &Instruction, rcx: u64) -> Option<u64> {
         Mul | Imul => SF | ZF | AF | PF,
         Div | Idiv => CF | PF | AF | ZF | SF | OF,
         Bsf | Bsr => CF | OF | SF | AF | PF,
-        Lzcnt => OF | SF | AF | PF,
+        Lzcnt | Tzcnt => OF | SF | AF | PF,
+        Andn | Bzhi | Blsi | Blsr | Blsmsk => AF | PF,
+        Bextr => SF | AF | PF,
         Bt | Bts | Btr | Btc => OF | SF | AF | PF,
         Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd => {
             return undefined_after_shift(insn, rcx);

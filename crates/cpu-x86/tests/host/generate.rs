@@ -125,9 +125,10 @@ fn register(rng: &mut Rng, kind: Kind) -> Option<Register> {
     let first = match kind {
         r8_reg | r8_opcode | r8_or_mem => Register::AL,
         r16_reg | r16_reg_mem | r16_rm | r16_opcode | r16_or_mem => Register::AX,
-        r32_reg | r32_reg_mem | r32_rm | r32_opcode | r32_or_mem => Register::EAX,
-        r64_reg | r64_reg_mem | r64_rm | r64_opcode | r64_or_mem => Register::RAX,
-        xmm_reg | xmm_rm | xmm_or_mem => Register::XMM0,
+        r32_reg | r32_reg_mem | r32_rm | r32_opcode | r32_or_mem | r32_vvvv => Register::EAX,
+        r64_reg | r64_reg_mem | r64_rm | r64_opcode | r64_or_mem | r64_vvvv => Register::RAX,
+        xmm_reg | xmm_rm | xmm_or_mem | xmm_vvvv | xmm_is4 => Register::XMM0,
+        ymm_reg | ymm_rm | ymm_or_mem | ymm_vvvv | ymm_is4 => Register::YMM0,
         mm_reg | mm_rm | mm_or_mem => return Some(Register::MM0 + rng.below(8) as u32),
         sti_opcode => return Some(Register::ST0 + rng.below(8) as u32),
         seg_reg => return Some(Register::ES + rng.below(6) as u32),
@@ -155,7 +156,10 @@ fn register(rng: &mut Rng, kind: Kind) -> Option<Register> {
 
 fn is_register_or_memory(kind: Kind) -> bool {
     use Kind::*;
-    matches!(kind, r8_or_mem | r16_or_mem | r32_or_mem | r64_or_mem | mm_or_mem | xmm_or_mem)
+    matches!(
+        kind,
+        r8_or_mem | r16_or_mem | r32_or_mem | r64_or_mem | mm_or_mem | xmm_or_mem | ymm_or_mem
+    )
 }
 
 /// Sets operand `n` of `insn` to something that `kind` allows; `None` if it is of a kind that no
@@ -175,6 +179,19 @@ fn set_operand(
         mem | mem_mib => {
             insn.set_op_kind(n, OpKind::Memory);
             set_memory(rng, insn, target);
+        }
+        mem_vsib32x | mem_vsib64x | mem_vsib32y | mem_vsib64y => {
+            insn.set_op_kind(n, OpKind::Memory);
+            let long = !rng.one_in(8);
+            insn.set_memory_base(base_register(rng, long));
+            let wide = matches!(kind, mem_vsib32y | mem_vsib64y);
+            let first = if wide { Register::YMM0 } else { Register::XMM0 };
+            insn.set_memory_index(first + rng.below(16) as u32);
+            insn.set_memory_index_scale(1 << rng.below(4));
+            if rng.one_in(2) {
+                insn.set_memory_displ_size(1);
+                insn.set_memory_displacement64(rng.next() as i8 as u64 & 0x7f);
+            }
         }
         mem_offs => {
             insn.set_op_kind(n, OpKind::Memory);
@@ -355,7 +372,8 @@ fn random_state(rng: &mut Rng, pool: &Pool, ip: u64) -> State {
     if rng.one_in(16) {
         rflags |= AC;
     }
-    State { gpr, rip: ip, rflags, image: random_image(rng), memory: pool.memory(rng) }
+    let ymm_high = std::array::from_fn(|_| rng.vector());
+    State { gpr, rip: ip, rflags, image: random_image(rng), ymm_high, memory: pool.memory(rng) }
 }
 
 /// x87, MXCSR and XMM registers.
@@ -435,7 +453,21 @@ fn place_memory(rng: &mut Rng, insn: &Instruction, state: &mut State, target: u6
     if base == Register::None || base.is_ip() {
         return;
     }
+    if index.is_vector_register() {
+        // Small indices, of either width.
+        let mut indices = || (0..4).fold(0, |v, _| v << 32 | u128::from(rng.below(40)));
+        let (low, high) = (indices(), indices());
+        let n = index.number();
+        let keep = if insn.is_vsib64() {
+            !(u128::from(u32::MAX) << 32 | u128::from(u32::MAX) << 96)
+        } else {
+            u128::MAX
+        };
+        state.image[160 + 16 * n..176 + 16 * n].copy_from_slice(&(low & keep).to_le_bytes());
+        state.ymm_high[n] = high & keep;
+    }
     let index = match index {
+        _ if index.is_vector_register() => 0,
         Register::None => 0,
         Register::AL => state.gpr[0] & 0xff,
         _ => state.gpr[number(index)],
@@ -452,6 +484,10 @@ pub(crate) fn memory_address(insn: &Instruction, state: &State) -> Option<u64> {
 }
 
 fn register_value(state: &State, register: Register) -> Option<u64> {
+    if register.is_vector_register() {
+        // A gather's indices are small.
+        return Some(0);
+    }
     if register.is_segment_register() {
         return (register != Register::FS).then_some(0);
     }
@@ -505,7 +541,7 @@ fn prepare(rng: &mut Rng, insn: &Instruction, state: &mut State) {
                 set_sized(state, number(register), register.size(), offset);
             }
         }
-        Mnemonic::Ldmxcsr => fill(state, address, &mxcsr(rng)),
+        Mnemonic::Ldmxcsr | Mnemonic::Vldmxcsr => fill(state, address, &mxcsr(rng)),
         Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => {
             let mxcsr = mxcsr(rng);
             fill(state, address.map(|a| a + 24), &mxcsr);

@@ -145,6 +145,16 @@ fn differences(
             let _ = writeln!(text, "  {name}: before {before}, host {host}, ours {ours}");
         }
     }
+    for n in 0..16 {
+        let (host, ours) = (host.ymm_high[n], ours.ymm_high[n]);
+        if host != ours {
+            let before = before.ymm_high[n];
+            let _ = writeln!(
+                text,
+                "  ymm{n} upper: before {before:032x}, host {host:032x}, ours {ours:032x}"
+            );
+        }
+    }
     memory_differences(before, host, ours, &mut text);
     (!text.is_empty()).then_some(text)
 }

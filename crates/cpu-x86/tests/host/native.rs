@@ -8,7 +8,7 @@
 //!
 //! What makes this sound is that the generator only lets through instructions whose memory accesses
 //! stay within [`state::RESERVED`](crate::state::RESERVED) or fault, and that change nothing of the
-//! process but general, x87, MMX and SSE registers.
+//! process but general, x87, MMX, SSE and AVX registers.
 #![allow(unsafe_code)]
 
 use std::arch::asm;
@@ -42,6 +42,9 @@ const ORDER: [i32; 16] = [
 /// says which registers are not in their initial state.
 const MAGIC1: usize = 464;
 const XSTATE_BV: usize = 512;
+/// Where the upper halves of the YMM registers are, and their bit in the header, if there are any.
+const YMM_HIGH: usize = 576;
+const XSTATE_YMM: u64 = 4;
 const FP_XSTATE_MAGIC1: u32 = 0x4650_5853;
 /// Registers that change from case to case: general ones, RIP and RFLAGS.
 const GREGS: usize = 18;
@@ -53,6 +56,8 @@ struct Exchange {
     rip: u64,
     rflags: u64,
     image: [u8; IMAGE],
+    ymm_high: [u128; 16],
+    has_avx: bool,
     event: Event,
     /// Whether the case runs now.
     running: bool,
@@ -60,6 +65,7 @@ struct Exchange {
     /// The caller's registers.
     saved_gregs: [i64; GREGS],
     saved_image: [u8; IMAGE],
+    saved_ymm_high: [u128; 16],
     saved_bv: u64,
 }
 
@@ -107,6 +113,22 @@ extern "C" fn handler(signal: i32, _: *mut libc::siginfo_t, context: *mut libc::
             unsafe { fp.add(XSTATE_BV).cast::<u64>().write_unaligned(value) };
         }
     };
+    let has_ymm = extended && exchange.has_avx;
+    let read_ymm = |registers: &mut [u128; 16]| {
+        if has_ymm && read_bv() & XSTATE_YMM != 0 {
+            // SAFETY: as above: the frame has the part if the processor has the registers.
+            let from = unsafe { fp.add(YMM_HIGH).cast::<[u128; 16]>().read_unaligned() };
+            *registers = from;
+        } else {
+            *registers = [0; 16];
+        }
+    };
+    let write_ymm = |registers: &[u128; 16]| {
+        if has_ymm {
+            // SAFETY: as above.
+            unsafe { fp.add(YMM_HIGH).cast::<[u128; 16]>().write_unaligned(*registers) };
+        }
+    };
     if !exchange.running {
         for (saved, &n) in exchange.saved_gregs.iter_mut().zip(&context.uc_mcontext.gregs) {
             *saved = n;
@@ -114,6 +136,7 @@ extern "C" fn handler(signal: i32, _: *mut libc::siginfo_t, context: *mut libc::
         // SAFETY: IMAGE is less than the frame's 512 bytes.
         unsafe { ptr::copy_nonoverlapping(fp, exchange.saved_image.as_mut_ptr(), IMAGE) };
         exchange.saved_bv = read_bv();
+        read_ymm(&mut exchange.saved_ymm_high);
         for (&n, &value) in ORDER.iter().zip(&exchange.gpr) {
             set_greg(context, n, value as i64);
         }
@@ -121,7 +144,8 @@ extern "C" fn handler(signal: i32, _: *mut libc::siginfo_t, context: *mut libc::
         set_greg(context, libc::REG_EFL, (exchange.rflags | TF) as i64);
         // SAFETY: as above, the other way; bytes 28 to 31 are MXCSR_MASK, which is not loaded.
         unsafe { ptr::copy_nonoverlapping(exchange.image.as_ptr(), fp, IMAGE) };
-        write_bv(exchange.saved_bv | 3);
+        write_ymm(&exchange.ymm_high);
+        write_bv(exchange.saved_bv | 3 | if has_ymm { XSTATE_YMM } else { 0 });
         exchange.running = true;
         exchange.steps = 0;
         return;
@@ -144,12 +168,15 @@ extern "C" fn handler(signal: i32, _: *mut libc::siginfo_t, context: *mut libc::
     exchange.rflags = greg(context, libc::REG_EFL) as u64;
     // SAFETY: as above.
     unsafe { ptr::copy_nonoverlapping(fp, exchange.image.as_mut_ptr(), IMAGE) };
+    read_ymm(&mut exchange.ymm_high);
     for (n, &saved) in context.uc_mcontext.gregs.iter_mut().zip(&exchange.saved_gregs) {
         *n = saved;
     }
     // SAFETY: as above.
     unsafe { ptr::copy_nonoverlapping(exchange.saved_image.as_ptr(), fp, IMAGE) };
-    write_bv(read_bv() & !3 | exchange.saved_bv & 3);
+    write_ymm(&exchange.saved_ymm_high);
+    let restored = 3 | XSTATE_YMM;
+    write_bv(read_bv() & !restored | exchange.saved_bv & restored);
     exchange.running = false;
 }
 
@@ -218,11 +245,14 @@ impl Native {
             rip: 0,
             rflags: 0,
             image: [0; IMAGE],
+            ymm_high: [0; 16],
+            has_avx: std::arch::is_x86_feature_detected!("avx"),
             event,
             running: false,
             steps: 0,
             saved_gregs: [0; GREGS],
             saved_image: [0; IMAGE],
+            saved_ymm_high: [0; 16],
             saved_bv: 0,
         };
         Self { exchange: Box::new(exchange), code }
@@ -252,6 +282,7 @@ impl Native {
         exchange.rip = state.rip;
         exchange.rflags = state.rflags;
         exchange.image = state.image;
+        exchange.ymm_high = state.ymm_high;
         EXCHANGE.store(exchange, Ordering::SeqCst);
         // SAFETY: the handler gives every register back as it was; memory that it or the case changes
         // is what the compiler has to expect of an asm block. What POPF may have left in NT and ID, the
@@ -263,6 +294,9 @@ impl Native {
         state.rip = exchange.rip;
         state.rflags = exchange.rflags;
         state.image = exchange.image;
+        if exchange.has_avx {
+            state.ymm_high = exchange.ymm_high;
+        }
         // SAFETY: as above.
         unsafe {
             ptr::copy_nonoverlapping(DATA as *const u8, state.memory.as_mut_ptr(), data);

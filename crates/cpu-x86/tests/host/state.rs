@@ -32,6 +32,8 @@ pub(crate) struct State {
     /// x87, MXCSR and XMM registers as FXSAVE64 stores them. The opcode, the pointers and MXCSR_MASK
     /// are zero.
     pub(crate) image: [u8; IMAGE],
+    /// Upper halves of the YMM registers.
+    pub(crate) ymm_high: [u128; 16],
     pub(crate) memory: Box<[u8; MEMORY]>,
 }
 

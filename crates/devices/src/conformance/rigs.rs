@@ -40,9 +40,14 @@ use crate::scsi::{Lun, LunOptions, Transport};
 use crate::testdev::{Edu, EduConfig, PcTestDev, PciTestDev};
 use crate::testing::Everything;
 use crate::uart16550::{COM_PORTS, Uart16550};
+use crate::usb::hid::{Hid, HidKind};
+use crate::usb::hub::UsbHub;
+use crate::usb::uhci::{Uhci, UhciModel};
+use crate::usb::{Handshake, Peripheral, Token, Transaction, UsbBus};
 use crate::vga::{VgaKind, VgaOptions, VgaPci};
 use crate::virtio::rng::VirtioRng;
 use crate::virtio::{VirtioPci, VirtioPciOptions};
+use crate::vmgenid::VmGenId;
 
 /// One kind of device.
 pub(super) struct Entry {
@@ -78,6 +83,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("Parallel", parallel),
         entry("PcTestDev", pc_testdev),
         entry("PciTestDev", pci_testdev),
+        entry("Peripheral", peripheral),
         entry("Piix3", piix3),
         entry("Piix4Pm", piix4_pm),
         entry("PiixIde", piix_ide),
@@ -88,7 +94,9 @@ pub(super) fn all() -> Vec<Entry> {
         entry("PvPanicPci", pvpanic_pci),
         entry("Uart16550", uart16550),
         entry("VgaPci", vga_pci),
+        entry("Uhci", uhci),
         entry("VirtioPci", virtio_pci),
+        entry("VmGenId", vmgenid),
     ]
 }
 
@@ -266,39 +274,6 @@ fn i8237() -> Rig {
         .keep(device)
 }
 
-fn system_rom() -> Rig {
-    let memory = GuestMemory::new(&[(0, 0x1000)]).unwrap();
-    let block = memory.allocate("pc.bios", 0x1000).unwrap();
-    block.write(0xff0, &[0xea]).unwrap();
-    Rig::new(|_| SystemRom::new(block)).0.keep(memory)
-}
-
-fn fw_cfg() -> Rig {
-    let memory = Arc::new(GuestMemory::new(&[(0, 0x1_0000)]).unwrap());
-    let dma = memory.clone();
-    let (rig, _) = Rig::new(|bench| {
-        let device = FwCfg::new(memory);
-        device.attach(&bench.ports).unwrap();
-        device.add_file("etc/fixed", vec![1, 2, 3].into()).unwrap();
-        device.add_file("etc/written", Content::Writable(8, Box::new(|_| {}))).unwrap();
-        device
-    });
-    let ports = rig.ports.clone();
-    // A DMA command: the second number has the first words of its structure.
-    let command = move |kind: u32, value: u64| {
-        let mut bytes = [0; 16];
-        let control = (value as u32 & 0x1f) | (kind % 0x24) << 16;
-        bytes[..4].copy_from_slice(&control.to_be_bytes());
-        bytes[4..8].copy_from_slice(&((value >> 32) as u32 & 0xff).to_be_bytes());
-        bytes[14] = kind as u8;
-        dma.write(0x100, &bytes).unwrap();
-        ports.write(0x518, 4, u64::from(0x100u32.swap_bytes()));
-        dma.read(0x100, &mut bytes).unwrap();
-        bytes[3].into()
-    };
-    rig.target(Space::Ports, 0x510, 2).target(Space::Ports, 0x514, 8).other(command)
-}
-
 fn hpet() -> Rig {
     let (rig, hpet) = Rig::new(|bench| {
         let lines = bench.lines.clone();
@@ -348,6 +323,11 @@ fn pvpanic_pci() -> Rig {
         PvPanicPci::new("pvpanic0", pvpanic::EVENTS, pci_wiring(bench), wishes)
     });
     rig.target(Space::Memory, 0xfe00_0000, 16).config(function.clone()).other(open_bars(function))
+}
+
+fn vmgenid() -> Rig {
+    let memory = GuestMemory::new(&[(0, 0x1000)]).unwrap();
+    Rig::new(|_| VmGenId::new(&memory, [0x5a; 16]).unwrap()).0.keep(memory)
 }
 
 fn i440fx() -> Rig {
@@ -740,6 +720,69 @@ fn vga_pci() -> Rig {
         .other(other)
 }
 
+fn peripheral() -> Rig {
+    let mut keep = None;
+    let (rig, device) = Rig::new(|bench| {
+        let hub = keep.insert(InputHub::new(&bench.timers));
+        let clock = bench.clock.clone();
+        Peripheral::new("usb0", Hid::new(HidKind::Mouse, "1".into(), None, hub, clock))
+    });
+    let hub = keep.clone().unwrap();
+    let other = move |kind: u32, value: u64| {
+        if kind % 4 == 0 {
+            hub.send(None, &[input_event(kind >> 2, value)]);
+            return 0;
+        }
+        let mut data = value.to_le_bytes();
+        // Few addresses and endpoints, so that many packets are for it; small requests.
+        data[2] &= 3;
+        let tokens = [Token::Setup, Token::In, Token::Out];
+        let handshake = device.transact(&mut Transaction {
+            address: (kind >> 4) as u8 & 3,
+            endpoint: u8::from(kind & 0x700 == 0),
+            token: tokens[(kind >> 12) as usize % 3],
+            data: &mut data[..if kind & 0x800 == 0 { 8 } else { 3 }],
+        });
+        match handshake {
+            None => 0,
+            Some(Handshake::Ack(len)) => u64::from_le_bytes(data) ^ len as u64,
+            Some(Handshake::Nak) => 2,
+            Some(Handshake::Stall) => 3,
+            Some(Handshake::Babble) => 4,
+        }
+    };
+    rig.other(other).keep(keep)
+}
+
+fn uhci() -> Rig {
+    let mut keep = None;
+    let (rig, uhci) = Rig::new(|bench| {
+        let wiring = PciWiring {
+            ports: Arc::downgrade(&bench.ports),
+            mmio: Arc::downgrade(&bench.mmio),
+            intx: bench.line(11),
+            pin: 4,
+            msi: Arc::new(NoMsi),
+        };
+        // All schedules are TDs that lead to themselves.
+        let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
+        let uhci = Uhci::new("uhci0", UhciModel::PIIX3, wiring, memory, &bench.timers);
+        let hub = UsbHub::new("1".into());
+        let bus = UsbBus::default();
+        bus.add_ports(None, &uhci);
+        bus.take(None).unwrap().plug(Peripheral::new("hub0", hub.clone()));
+        keep = Some((bus, hub));
+        uhci
+    });
+    let open = uhci.clone();
+    let other = move |_, _| {
+        open.write_config(0x20, 4, 0xc000);
+        open.write_config(4, 2, 7);
+        0
+    };
+    rig.target(Space::Ports, 0xc000, 0x20).config(uhci).other(other).keep(keep)
+}
+
 fn virtio_pci() -> Rig {
     const BARS: [(u16, u32); 4] =
         [(0x10, 0xc000), (0x14, 0xfebf_0000), (0x20, 0xfe00_0000), (0x24, 0)];
@@ -782,7 +825,7 @@ fn piix_ide() -> Rig {
         };
         let memory = memory.insert(Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap()));
         let irqs = ide::IRQS.map(|irq| bench.line(irq));
-        let controller = PiixIde::new(wiring, irqs, memory, ide::Workers::None).unwrap();
+        let controller = PiixIde::new(wiring, irqs, memory, Workers::None).unwrap();
         let drive = || {
             let options = block::DriveOptions::default();
             Arc::new(block::Drive::with_node("d", Arc::new(Blank::default()), &options))

@@ -16,8 +16,7 @@
 //! As on other machines of this kind, implied seek is on until a guest turns it off, the head is the one
 //! of the sector's id, and the ports' first, status register A, does not answer.
 //!
-//! Invariant: while the lock is free, the interrupt line is high exactly if a result, a byte or an
-//! interrupt status waits, and DREQ exactly if a DMA transfer is under way.
+//! Invariant: while the lock is free, DREQ is high exactly if a DMA transfer is under way.
 
 mod drive;
 mod geometry;
@@ -81,7 +80,7 @@ pub struct FdcState {
     command: Vec<u8>,
     /// What is left of the result.
     result: Vec<u8>,
-    /// A result or a byte waits.
+    /// The interrupt line: a result, a byte, or an interrupt status waits that nobody has asked for.
     interrupt: bool,
     /// Status register 0 of what SENSE INTERRUPT STATUS will tell.
     pending: Vec<u8>,
@@ -182,6 +181,13 @@ impl FdcState {
     /// The controller comes out of reset and polls its drives, which were not ready before.
     fn poll(&mut self) {
         self.pending = (0..POLLED).map(|drive| ST0_POLLING | drive).collect();
+        self.interrupt = true;
+    }
+
+    /// Interrupts for something else than a reset, whose interrupt statuses nobody wants any more.
+    fn raise(&mut self) {
+        self.pending.retain(|st0| st0 & ST0_POLLING != ST0_POLLING);
+        self.interrupt = true;
     }
 
     fn main_status(&self) -> u8 {
@@ -292,7 +298,7 @@ impl Fdc {
 
     /// Drives the interrupt line.
     fn drive(&self, state: &FdcState) {
-        self.irq.set(state.interrupt || !state.pending.is_empty());
+        self.irq.set(state.interrupt);
     }
 
     fn write_output(&self, state: &mut FdcState, value: u8) {
@@ -387,6 +393,9 @@ impl Fdc {
             Command::SenseInterrupt if state.pending.is_empty() => state.show(&[ST0_INVALID]),
             Command::SenseInterrupt => {
                 let st0 = state.pending.remove(0);
+                // One interrupt tells of all drives after a reset, and one of each seek.
+                let polled = st0 & ST0_POLLING == ST0_POLLING;
+                state.interrupt = !polled && !state.pending.is_empty();
                 state.show(&[st0, state.cylinder(st0 & SELECT)]);
             }
             Command::SenseDrive => {
@@ -492,6 +501,7 @@ impl Fdc {
         // Of a drive that has moved again, the last is told.
         state.pending.retain(|other| other & SELECT != drive);
         state.pending.push(st0);
+        state.raise();
     }
 
     fn drive_status(&self, state: &FdcState, select: u8) -> u8 {
@@ -523,7 +533,7 @@ impl Fdc {
         };
         let st0 = st0 | select & (SELECT | HEAD);
         state.show(&[st0, st1, 0, cylinder, head, sector, geometry::SIZE_CODE]);
-        state.interrupt = true;
+        state.raise();
     }
 }
 

@@ -167,11 +167,17 @@ fn a_reset_is_followed_by_four_interrupt_statuses() {
     assert!(bench.irq.level(6));
     for drive in 0..4 {
         assert_eq!(bench.command(&[8]), [0xc0 | drive, 0]);
+        assert!(!bench.irq.level(6));
     }
-    assert!(!bench.irq.level(6));
     assert_eq!(bench.command(&[8]), [0x80]);
     bench.write(0x3f4, 0x80);
     assert!(bench.irq.level(6));
+    assert_eq!(bench.command(&[8]), [0xc0, 0]);
+    // A driver that asks once only is not told of the rest later.
+    bench.command(&[7, 0]);
+    assert!(bench.irq.level(6));
+    assert_eq!(bench.command(&[8]), [0x20, 0]);
+    assert_eq!(bench.command(&[8]), [0x80]);
     assert_eq!(bench.read(0x3f1), 0xc1, "motor of drive A");
 }
 

@@ -380,6 +380,6 @@ impl Fdc {
         let Transfer { drive, cylinder, head: id_head, sector, size, .. } = *transfer;
         let st0 = st0 | seek_end | head | drive;
         state.show(&[st0, st1, st2, cylinder, id_head, sector, size]);
-        state.interrupt = true;
+        state.raise();
     }
 }

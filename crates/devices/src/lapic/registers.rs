@@ -39,7 +39,8 @@ const VERSION: u32 = 0x0005_0014;
 const BASE_BSP: u64 = 1 << 8;
 const BASE_X2APIC: u64 = 1 << 10;
 const BASE_ENABLE: u64 = 1 << 11;
-const BASE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// As far as the CPU's physical addresses go, which have 40 bits.
+const BASE_ADDRESS: u64 = 0x0000_00ff_ffff_f000;
 
 const SVR_ENABLE: u32 = 1 << 8;
 const SVR_WRITABLE: u32 = 0x1ff;

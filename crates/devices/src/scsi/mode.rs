@@ -30,21 +30,25 @@ const WCE: u8 = 4;
 const DESCRIPTOR_LEN: usize = 8;
 /// Transfer rate of an ancient drive in units of 1000 bytes a second: one times.
 const SINGLE_SPEED: u16 = 176;
-/// What drive speed is claimed, as a multiple of [`SINGLE_SPEED`].
-const SPEED: u16 = 50;
+/// What drive speeds are claimed, most and current, as multiples of [`SINGLE_SPEED`].
+const SCSI_SPEEDS: (u16, u16) = (50, 16);
+const ATAPI_SPEEDS: (u16, u16) = (4, 4);
 
 impl Lun {
     /// The pages that the unit has, in order.
     fn mode_pages(&self) -> &'static [u8] {
-        match self.options.kind {
-            Kind::Disk => &[
+        match (self.options.kind, self.options.transport) {
+            (Kind::Disk, _) => &[
                 page::ERROR_RECOVERY,
                 page::RIGID_GEOMETRY,
                 page::FLEXIBLE_GEOMETRY,
                 page::CACHING,
             ],
-            Kind::CdRom => {
+            (Kind::CdRom, Transport::Scsi) => {
                 &[page::ERROR_RECOVERY, page::CACHING, page::AUDIO_CONTROL, page::CAPABILITIES]
+            }
+            (Kind::CdRom, Transport::Atapi) => {
+                &[page::ERROR_RECOVERY, page::AUDIO_CONTROL, page::CAPABILITIES]
             }
         }
     }
@@ -52,6 +56,11 @@ impl Lun {
     /// A page with its two bytes of header.
     fn mode_page(&self, code: u8, values: Values) -> Vec<u8> {
         let body = match code {
+            page::ERROR_RECOVERY if self.options.transport == Transport::Atapi => {
+                // The first six bytes alone, with the number of retries.
+                let retries = if values == Values::Changeable { 0 } else { 5 };
+                vec![0, retries, 0, 0, 0, 0]
+            }
             page::ERROR_RECOVERY => self.error_recovery(values).to_vec(),
             page::RIGID_GEOMETRY => self.rigid_geometry(values).to_vec(),
             page::FLEXIBLE_GEOMETRY => self.flexible_geometry(values).to_vec(),
@@ -142,22 +151,28 @@ impl Lun {
         if values == Values::Changeable {
             return body;
         }
+        let is_scsi = self.options.transport == Transport::Scsi;
         // CD-R, CD-RW, method 2, DVD-ROM and DVD-R are read; nothing is written.
         body[0] = 0x3b;
-        // Audio, composite, digital outputs, mode 2 forms 1 and 2, several sessions.
-        body[2] = 0x7f;
-        // Audio sectors and sub-channels are read, ISRC and UPC too.
-        body[3] = 0xff;
+        // Mode 2 forms 1 and 2, several sessions; on SCSI also the outputs for audio.
+        body[2] = if is_scsi { 0x7f } else { 0x71 };
+        // ISRC and UPC are read; on SCSI audio sectors and sub-channels too.
+        body[3] = if is_scsi { 0xff } else { 0x60 };
         // A tray, which can be locked and is ejected by command.
         let locked = values == Values::Current && self.drive.is_locked();
-        body[4] = 0x2d | if locked { 2 } else { 0 };
-        body[6..8].copy_from_slice(&(SPEED * SINGLE_SPEED).to_be_bytes());
-        // Two levels of volume; a buffer of 2048 KiB.
+        body[4] = if is_scsi { 0x2d } else { 0x29 } | if locked { 2 } else { 0 };
+        let (most, current) = if is_scsi { SCSI_SPEEDS } else { ATAPI_SPEEDS };
+        let current = (current * SINGLE_SPEED).to_be_bytes();
+        body[6..8].copy_from_slice(&(most * SINGLE_SPEED).to_be_bytes());
+        // Two levels of volume; the buffer in KiB.
         body[8..10].copy_from_slice(&2_u16.to_be_bytes());
-        body[10..12].copy_from_slice(&2048_u16.to_be_bytes());
-        body[12..14].copy_from_slice(&(16 * SINGLE_SPEED).to_be_bytes());
-        body[16..18].copy_from_slice(&(16 * SINGLE_SPEED).to_be_bytes());
-        body[18..20].copy_from_slice(&(16 * SINGLE_SPEED).to_be_bytes());
+        let buffer: u16 = if is_scsi { 2048 } else { 512 };
+        body[10..12].copy_from_slice(&buffer.to_be_bytes());
+        body[12..14].copy_from_slice(&current);
+        if is_scsi {
+            body[16..18].copy_from_slice(&current);
+            body[18..20].copy_from_slice(&current);
+        }
         body
     }
 

@@ -25,7 +25,6 @@ pub mod uhci;
 
 use std::sync::{Arc, Mutex, Weak};
 
-use bus::Device;
 use vmstate::{RestoreError, Saved};
 
 use crate::lock;
@@ -226,9 +225,4 @@ impl UsbBus {
         let Place { path, owner, port, .. } = place;
         Some(FreePort { path: path.clone(), owner: owner.clone(), port: *port })
     }
-}
-
-/// Names a device's saved state: every [`Peripheral`] is a [`Device`].
-pub fn as_device(peripheral: &Arc<Peripheral>) -> Arc<dyn Device> {
-    peripheral.clone()
 }

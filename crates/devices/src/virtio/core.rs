@@ -204,6 +204,11 @@ impl VirtioCore {
         &self.memory
     }
 
+    /// Whether the driver is ready and its rings are sound.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+
     /// Whether the device is to leave its queues after the request at hand.
     pub fn is_pausing(&self) -> bool {
         self.work.is_pausing()
@@ -280,11 +285,6 @@ impl VirtioCore {
         if ready {
             self.interrupts.raise(ISR_CONFIG, vector);
         }
-    }
-
-    /// Whether the driver is ready and the rings are sound.
-    pub fn is_running(&self) -> bool {
-        self.running.load(Ordering::Acquire)
     }
 
     /// Features that the driver accepted.

@@ -11,7 +11,8 @@
 //! - [`VirtioPci`] is the function that the guest finds: modern, transitional or legacy.
 //! - [`VirtioCore`] runs one device: status, features, queues, interrupts and the worker threads.
 //! - [`SplitQueue`] reads and writes the rings in guest memory and believes nothing that it finds there.
-//! - [`VirtioDevice`] is what a kind of device adds: [`blk`], [`scsi`], [`balloon`], [`rng`].
+//! - [`VirtioDevice`] is what a kind of device adds: [`blk`], [`scsi`], [`balloon`], [`mod@input`],
+//!   [`rng`].
 //!
 //! Invariants:
 //! - A vCPU that notifies a queue never does the work: it wakes a worker and goes on.
@@ -23,6 +24,7 @@ mod backlog;
 pub mod balloon;
 pub mod blk;
 mod core;
+pub mod input;
 mod legacy;
 mod modern;
 mod pci;

@@ -5,6 +5,7 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 use devices::irq::line;
 use devices::piix::reg;
+use devices::vmgenid;
 
 use super::{Config, Interrupts, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PCI_LINES};
 
@@ -45,6 +46,14 @@ pub(super) fn build(config: &Config) -> Vec<u8> {
     body.add(&Scope::new("\\_SB_".into(), vec![&pci_root(config), &links(), &processors(config)]));
     // Soft off: sleep type 0 for both control registers.
     body.add(&Name::new("\\_S5_".into(), &Package::new(vec![&ZERO, &ZERO, &ZERO, &ZERO])));
+    if config.suspend {
+        // Memory kept, and hibernation.
+        body.add(&Name::new("\\_S3_".into(), &Package::new(vec![&ONE, &ONE, &ZERO, &ZERO])));
+        body.add(&Name::new("\\_S4_".into(), &Package::new(vec![&2u8, &2u8, &ZERO, &ZERO])));
+    }
+    if config.vmgenid {
+        body.add(&Scope::new("\\_SB_".into(), vec![&generation_id()]));
+    }
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&body.0);
     dsdt.as_slice().to_vec()
@@ -217,6 +226,22 @@ fn link(name: &str, route: &Path, uid: u8) -> Sequence {
         ],
     ));
     link
+}
+
+/// The generation ID ("Virtual Machine Generation ID", 2012).
+fn generation_id() -> Sequence {
+    let low = vmgenid::BASE as u32;
+    let mut device = Sequence::new();
+    device.add(&Device::new(
+        "VGEN".into(),
+        vec![
+            &Name::new("_HID".into(), &"QEMUVGID"),
+            &Name::new("_CID".into(), &"VM_Gen_Counter"),
+            &Name::new("_DDN".into(), &"VM_Gen_Counter"),
+            &Name::new("ADDR".into(), &Package::new(vec![&low, &ZERO])),
+        ],
+    ));
+    device
 }
 
 fn processors(config: &Config) -> Sequence {

@@ -48,6 +48,10 @@ pub struct Config {
     pub pm_base: u16,
     /// There is an HPET.
     pub hpet: bool,
+    /// There is a generation ID.
+    pub vmgenid: bool,
+    /// The guest may sleep, because firmware wakes it up.
+    pub suspend: bool,
     /// Serial ports: first port, interrupt line.
     pub serial_ports: Vec<(u16, u32)>,
 }

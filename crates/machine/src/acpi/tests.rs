@@ -10,6 +10,8 @@ fn config() -> Config {
         pci_hole: 0x8000_0000..0xfec0_0000,
         pm_base: 0x600,
         hpet: true,
+        vmgenid: true,
+        suspend: true,
         serial_ports: vec![(0x3f8, 4), (0x2f8, 3)],
     }
 }

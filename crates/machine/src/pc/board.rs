@@ -25,6 +25,7 @@ use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm};
 use devices::uart16550::{COM_PORTS, Uart16550};
 use devices::virtio::balloon::VirtioBalloon;
+use devices::vmgenid::VmGenId;
 use display::Console;
 use input::InputHub;
 use memory::{Change, GuestMemory};
@@ -91,6 +92,7 @@ pub struct Pc {
     pub(super) fw_cfg: Arc<FwCfg>,
     pub(super) rtc: Arc<Mc146818>,
     pub(super) hpet: Option<Arc<Hpet>>,
+    pub(super) vmgenid: Option<Arc<VmGenId>>,
     pub(super) boot_order: BootOrder,
     /// The disks of the IDE interface.
     pub(super) disk_geometry: [Option<(Geometry, Translation)>; 4],
@@ -172,6 +174,7 @@ impl Pc {
             fw_cfg,
             rtc,
             hpet,
+            vmgenid: None,
             boot_order: BootOrder::default(),
             disk_geometry: [None; 4],
             was_started: AtomicBool::new(false),
@@ -180,6 +183,7 @@ impl Pc {
         pc.buses.add("isa.0", Bus::Isa);
         pc.add_chipset()?;
         pc.add_fw_cfg()?;
+        pc.add_usb()?;
         pc.add_serial_ports()?;
         pc.add_parallel_ports()?;
         pc.open_drives()?;
@@ -292,6 +296,11 @@ impl Pc {
     /// Whether the guest can sleep with its memory kept: firmware wakes it up.
     pub fn can_suspend(&self) -> bool {
         bios::has_firmware(&self.spec)
+    }
+
+    /// The device that tells the guest whether it is a copy, if there is one.
+    pub fn vmgenid(&self) -> Option<&Arc<VmGenId>> {
+        self.vmgenid.as_ref()
     }
 
     /// Forgets the ticks of the real-time clock that the guest had no time for.
@@ -413,6 +422,8 @@ impl Pc {
             pci_hole: self.layout.pci_hole(),
             pm_base: firmware::PM_BASE,
             hpet: self.hpet.is_some(),
+            vmgenid: self.vmgenid.is_some(),
+            suspend: self.can_suspend(),
             serial_ports: self.serial_ports.clone(),
         };
         let tables = acpi::build(&config, layout::FIRMWARE_TABLES);
@@ -459,6 +470,7 @@ impl Board for Pc {
         for device in &self.devices {
             device.reset();
         }
+        self.describe_disks();
         self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
         if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
             return;
@@ -489,6 +501,10 @@ impl Board for Pc {
 
     fn wake_up(&self) {
         self.chipset.pm.wake_up();
+        // The reset code by which firmware knows what to go on with.
+        const RESET_CODE: u8 = 0x0f;
+        const RESUME: u8 = 0xfe;
+        self.rtc.set_memory(RESET_CODE, RESUME);
     }
 
     fn inject_nmi(&self) {

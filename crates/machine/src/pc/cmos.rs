@@ -1,23 +1,13 @@
-//! What the board writes into CMOS memory for firmware: memory, CPUs, floppy drives, disks.
+//! What the board writes into CMOS memory for firmware: memory, CPUs, floppy drives.
 //!
 //! The registers are those of the IBM PC/AT and, past them, of QEMU's PCs, which SeaBIOS reads. What to
-//! boot from is written elsewhere, at each reset.
+//! boot from, and which disks there are, is written elsewhere, at each reset.
 
-use devices::ata::{Geometry, Translation};
 use devices::fdc::Fdc;
 
 use super::board::Pc;
 
 const FLOPPIES: u8 = 0x10;
-/// Types of the first two disks, a nibble each, and what stands there for "see the extended one".
-const DISKS: u8 = 0x12;
-const DISK_EXTENDED: u8 = 0xf;
-const EXTENDED_DISK_TYPES: u8 = 0x19;
-const USER_DEFINED: u8 = 47;
-/// First byte of each of the first two disks' geometries.
-const DISK_GEOMETRIES: [u8; 2] = [0x1b, 0x24];
-/// How the BIOS is to translate each disk's addresses, two bits each.
-const TRANSLATIONS: u8 = 0x39;
 const EQUIPMENT: u8 = 0x14;
 const BASE_KIB: u8 = 0x15;
 const EXTENDED_KIB: [u8; 2] = [0x17, 0x30];
@@ -44,7 +34,6 @@ impl Pc {
             count => HAS_FLOPPY | (count - 1) << MORE_FLOPPIES_SHIFT,
         };
         self.rtc.set_memory(EQUIPMENT, HAS_FPU | HAS_MOUSE | floppy_bits);
-        self.describe_disks();
     }
 
     fn describe_memory(&self) {
@@ -64,54 +53,5 @@ impl Pc {
         put(ABOVE_16M, &words(low.saturating_sub(16 * MIB) / (64 * KIB)));
         put(ABOVE_4G, &(self.layout.high_size / (64 * KIB)).to_le_bytes()[..3]);
         put(MORE_CPUS, &[self.spec.smp.cpus.saturating_sub(1).min(0xff) as u8]);
-    }
-
-    /// The disks of the IDE controller: geometry of the two on its first channel, translation of all.
-    fn describe_disks(&self) {
-        let mut types = 0;
-        let mut translations = 0;
-        for (index, disk) in (0..).zip(&self.disk_geometry) {
-            let Some((geometry, translation)) = disk else { continue };
-            translations |= translation_code(*translation) << (2 * index);
-            if index < 2 {
-                types |= DISK_EXTENDED << (4 * (1 - index));
-                self.describe_geometry(index, geometry);
-            }
-        }
-        self.rtc.set_memory(DISKS, types);
-        self.rtc.set_memory(TRANSLATIONS, translations);
-    }
-
-    fn describe_geometry(&self, unit: u8, geometry: &Geometry) {
-        const NO_PRECOMPENSATION: [u8; 2] = [0xff; 2];
-        /// Control byte: retries are off, and there are more than 8 heads.
-        const NO_RETRIES: u8 = 0xc0;
-        const MANY_HEADS: u8 = 1 << 3;
-        let [low, high] = (geometry.cylinders.min(0xffff) as u16).to_le_bytes();
-        let many = if geometry.heads > 8 { MANY_HEADS } else { 0 };
-        let bytes = [
-            low,
-            high,
-            geometry.heads as u8,
-            NO_PRECOMPENSATION[0],
-            NO_PRECOMPENSATION[1],
-            NO_RETRIES | many,
-            // Landing zone.
-            low,
-            high,
-            geometry.sectors as u8,
-        ];
-        for (byte, at) in bytes.into_iter().zip(DISK_GEOMETRIES[usize::from(unit)]..) {
-            self.rtc.set_memory(at, byte);
-        }
-        self.rtc.set_memory(EXTENDED_DISK_TYPES + unit, USER_DEFINED);
-    }
-}
-
-fn translation_code(translation: Translation) -> u8 {
-    match translation {
-        Translation::None => 0,
-        Translation::Lba => 1,
-        Translation::Large => 2,
     }
 }

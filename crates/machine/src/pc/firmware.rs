@@ -9,6 +9,7 @@ use std::ops::Range;
 use bus::AddressSpace;
 use cpu_x86::CpuState;
 use devices::i440fx;
+use devices::i8042;
 use devices::ide::{self, PiixIde};
 use devices::pci::{Devfn, PciBus, reg};
 use devices::piix::{self, Piix3, Piix4Pm};
@@ -97,6 +98,9 @@ pub fn configure(bus: &PciBus, ports: &AddressSpace) {
         bus.write_config(Piix3::DEVFN, piix::reg::PIRQ_ROUTES + pirq, 1, irq.into());
     }
     ports.write(ELCR2, 1, ELCR2_PCI);
+    // The keyboard's codes are translated to set 1, as software that knows only the first PCs expects.
+    ports.write(i8042::COMMAND_PORT.into(), 1, 0x60);
+    ports.write(i8042::DATA_PORT.into(), 1, KEYBOARD_MODE);
     let pm = Piix4Pm::DEVFN;
     bus.write_config(pm, piix::reg::PM_BASE, 4, u32::from(PM_BASE) | 1);
     bus.write_config(pm, piix::reg::PM_ENABLE, 1, 1);
@@ -106,6 +110,9 @@ pub fn configure(bus: &PciBus, ports: &AddressSpace) {
         bus.write_config(PiixIde::DEVFN, ide::TIMING + 2 * channel, 2, ide::TIMING_ENABLE.into());
     }
 }
+
+/// Command byte of the keyboard controller: the keyboard interrupts and is translated, the mouse is off.
+const KEYBOARD_MODE: u64 = 0x61;
 
 /// Default memory type register, enabled with its fixed ranges, and write-back as the type of all that
 /// no range names (APM volume 2, section 7.7).

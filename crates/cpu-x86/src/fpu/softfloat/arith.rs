@@ -50,6 +50,88 @@ pub(crate) fn sqrt<F: Native>(env: &mut Env, a: F) -> F {
     }
 }
 
+/// ±(`a * b`) ± `c` with one rounding. NaNs are passed on as they are, whatever is negated.
+#[inline]
+pub(crate) fn multiply_add<F: Native>(
+    env: &mut Env,
+    a: F,
+    b: F,
+    c: F,
+    negate_product: bool,
+    negate_addend: bool,
+) -> F {
+    match F::native_multiply_add(env, a, b, c, negate_product, negate_addend) {
+        Some(result) => result,
+        None => multiply_add_soft(env, [a, b, c], negate_product, negate_addend),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn multiply_add_soft<F: Format>(
+    env: &mut Env,
+    operands: [F; 3],
+    negate_product: bool,
+    negate_addend: bool,
+) -> F {
+    let [a, b, mut c] = operands.map(|value| operand(env, value));
+    let invalid_product = matches!(
+        (a.class, b.class),
+        (Class::Infinity, Class::Zero) | (Class::Zero, Class::Infinity)
+    );
+    if let Some(nan) = [&a, &b, &c].into_iter().find(|n| n.is_nan()) {
+        if [&a, &b, &c].iter().any(|n| n.class == Class::SignallingNan) {
+            env.raise(flag::IE);
+        }
+        return F::quiet(nan);
+    }
+    if invalid_product {
+        return env.invalid();
+    }
+    let sign = (a.sign != b.sign) != negate_product;
+    c.sign ^= negate_addend;
+    let infinite = a.class == Class::Infinity || b.class == Class::Infinity;
+    if infinite && c.class == Class::Infinity && c.sign != sign {
+        return env.invalid();
+    }
+    note_denormal(env, &[&a, &b, &c]);
+    if infinite {
+        return F::infinity(sign);
+    }
+    if c.class == Class::Infinity {
+        return F::infinity(c.sign);
+    }
+    let zero_product = a.class == Class::Zero || b.class == Class::Zero;
+    match (zero_product, c.class) {
+        (true, Class::Zero) if sign == c.sign => return F::zero(sign),
+        (true, Class::Zero) => return F::zero(env.round == Round::Down),
+        (true, _) => return round_pack(env, c.sign, c.exp, u128::from(c.sig) << 64),
+        _ => {}
+    }
+    // Exact: significands of 53 bits and less have products that end well above the lowest bit.
+    let product = u128::from(a.sig) * u128::from(b.sig);
+    let shift = product.leading_zeros();
+    let product = (sign, a.exp + b.exp + 1 - shift as i32, product << shift);
+    if c.class == Class::Zero {
+        return round_pack(env, product.0, product.1, product.2);
+    }
+    let addend = (c.sign, c.exp, u128::from(c.sig) << 64);
+    let (large, small) = if (product.1, product.2) >= (addend.1, addend.2) {
+        (product, addend)
+    } else {
+        (addend, product)
+    };
+    // One bit of room for the carry.
+    let small_sig = shift_right_sticky(small.2 >> 1, (large.1 - small.1) as u32);
+    let large_sig = large.2 >> 1;
+    let sum = if large.0 == small.0 { large_sig + small_sig } else { large_sig - small_sig };
+    if sum == 0 {
+        return F::zero(env.round == Round::Down);
+    }
+    let shift = sum.leading_zeros();
+    round_pack(env, large.0, large.1 + 1 - shift as i32, sum << shift)
+}
+
 #[cold]
 #[inline(never)]
 fn add_soft<F: Format>(env: &mut Env, a: F, b: F, subtract: bool) -> F {

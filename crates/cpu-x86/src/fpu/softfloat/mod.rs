@@ -1,4 +1,5 @@
-//! Floating-point arithmetic in integers: binary32, binary64 and x87's double extended format.
+//! Floating-point arithmetic in integers: binary16 (to convert only), binary32, binary64 and x87's double
+//! extended format.
 //!
 //! Follows IEEE 754-2008 as the Intel SDM (volume 1, chapters 4, 8 and 11) and the AMD APM (volume 1,
 //! chapters 4 and 6) make it concrete: tininess is found after rounding, the denormal-operand exception
@@ -19,7 +20,7 @@ mod native;
 pub(crate) mod tests;
 
 pub(crate) use arith::{
-    Order, Quotient, add, compare, div, max, min, mul, remainder, scale, sqrt, sub,
+    Order, Quotient, add, compare, div, max, min, mul, multiply_add, remainder, scale, sqrt, sub,
 };
 pub(crate) use convert::{
     Integer, convert, extract_exponent, from_int, round_to_integral, to_int, widen, widen_operand,
@@ -247,6 +248,21 @@ impl Format for u32 {
     #[inline]
     fn pack(sign: bool, biased: u32, sig: u64) -> Self {
         u32::from(sign) << 31 | biased << 23 | (sig >> 40) as u32 & 0x7f_ffff
+    }
+}
+
+impl Format for u16 {
+    const PRECISION: u32 = 11;
+    const EMAX: i32 = 15;
+    const INDEFINITE: Self = 0xfe00;
+
+    fn unpack(self) -> Num {
+        let frac = u64::from(self & 0x3ff) << 53;
+        Num::from_fields::<Self>(self >> 15 != 0, u32::from(self >> 10 & 0x1f), frac)
+    }
+
+    fn pack(sign: bool, biased: u32, sig: u64) -> Self {
+        u16::from(sign) << 15 | (biased as u16) << 10 | (sig >> 53) as u16 & 0x3ff
     }
 }
 

@@ -17,6 +17,15 @@ pub(crate) trait Native: Format {
     fn native_mul(env: &Env, a: Self, b: Self) -> Option<Self>;
     /// `a / b`, likewise.
     fn native_div(env: &Env, a: Self, b: Self) -> Option<Self>;
+    /// ±(`a * b`) ± `c` with one rounding, likewise.
+    fn native_multiply_add(
+        env: &Env,
+        a: Self,
+        b: Self,
+        c: Self,
+        negate_product: bool,
+        negate_addend: bool,
+    ) -> Option<Self>;
     /// The square root, likewise.
     fn native_sqrt(env: &Env, a: Self) -> Option<Self>;
     /// How `a` and `b` compare, if neither is a denormal nor a NaN.
@@ -57,6 +66,25 @@ macro_rules! native {
                 let quotient = (<$float>::from_bits(a) / <$float>::from_bits(b)).to_bits();
                 let good = env.native && plain(a) && plain(b) && normal(quotient);
                 good.then_some(quotient)
+            }
+
+            #[inline(always)]
+            fn native_multiply_add(
+                env: &Env,
+                a: Self,
+                b: Self,
+                c: Self,
+                negate_product: bool,
+                negate_addend: bool,
+            ) -> Option<Self> {
+                if !(env.native && plain(a) && plain(b) && plain(c)) {
+                    return None;
+                }
+                let sign = |negate: bool, value: $float| if negate { -value } else { value };
+                let (a, b, c) =
+                    (<$float>::from_bits(a), <$float>::from_bits(b), <$float>::from_bits(c));
+                let result = sign(negate_product, a).mul_add(b, sign(negate_addend, c)).to_bits();
+                normal(result).then_some(result)
             }
 
             #[inline(always)]
@@ -133,6 +161,10 @@ impl Native for F80 {
     }
 
     fn native_div(_: &Env, _: Self, _: Self) -> Option<Self> {
+        None
+    }
+
+    fn native_multiply_add(_: &Env, _: Self, _: Self, _: Self, _: bool, _: bool) -> Option<Self> {
         None
     }
 

@@ -248,8 +248,9 @@ impl Uhci {
             let window = Arc::new(Window(this.clone()));
             endpoint.add_bar(BAR, BarKind::Io, BAR_SIZE, window);
             let config = endpoint.config_mut();
-            // Serial bus release number, and legacy support, which only firmware with an SMI handler uses.
+            // Serial bus release number, a clock of 48 MHz, and legacy support, which only firmware with an SMI handler uses.
             config.define(0x60, &[0x10]);
+            config.define(0x6a, &[1]);
             config.define(0xc0, &0x2000_u16.to_le_bytes());
             config.allow_writes(0xc0, &0x2f00_u16.to_le_bytes());
             Self {

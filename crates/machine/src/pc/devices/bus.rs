@@ -7,6 +7,8 @@ use devices::fdc::Fdc;
 use devices::virtio::scsi::VirtioScsi;
 use options::{OptionError, Properties};
 
+use super::usb::UsbHost;
+
 /// A bus, with what it takes to put a device on it.
 #[derive(Clone)]
 pub enum Bus {
@@ -20,6 +22,8 @@ pub enum Bus {
     Scsi(Arc<VirtioScsi>, String),
     /// An IDE channel or a port of an AHCI controller, and what firmware calls it.
     Ata(Arc<dyn Connector>, String),
+    /// The ports of a USB host controller.
+    Usb(Arc<UsbHost>),
 }
 
 /// The machine's buses by name, in the order in which they came.
@@ -35,6 +39,11 @@ impl Buses {
     /// All buses of the kind that `of_kind` picks.
     pub fn all<T>(&self, of_kind: impl Fn(&Bus) -> Option<T>) -> Vec<T> {
         self.0.iter().filter_map(|(_, bus)| of_kind(bus)).collect()
+    }
+
+    /// How many buses are of a kind.
+    pub(super) fn count(&self, of_kind: impl Fn(&Bus) -> bool) -> usize {
+        self.0.iter().filter(|(_, bus)| of_kind(bus)).count()
     }
 
     /// The bus that `bus=` names, or all there are without it: those of the kind that `of_kind` picks.

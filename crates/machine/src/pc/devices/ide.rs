@@ -85,6 +85,41 @@ impl Pc {
     }
 }
 
+impl Pc {
+    /// Writes into CMOS memory what old firmware and boot loaders want to know of the first four disks:
+    /// type and geometry of the first two, and how to translate addresses of each.
+    pub(in crate::pc) fn describe_disks(&self) {
+        /// The types of both disks, the second in the low half; the number that stands for "see below".
+        const CMOS_TYPES: u8 = 0x12;
+        const EXTENDED_TYPE: u8 = 47;
+        /// Extended type and geometry of each.
+        const CMOS_DISKS: [(u8, u8); 2] = [(0x19, 0x1b), (0x1a, 0x24)];
+        /// Translation, two bits a disk.
+        const CMOS_TRANSLATION: u8 = 0x39;
+        let (mut types, mut translations) = (0, 0);
+        for (index, disk) in self.disk_geometry.iter().enumerate() {
+            let Some((geometry, translation)) = disk else { continue };
+            translations |= match translation {
+                Translation::None => 0,
+                Translation::Lba => 1,
+                Translation::Large => 2,
+            } << (2 * index);
+            let Some(&(kind, place)) = CMOS_DISKS.get(index) else { continue };
+            types |= 0xf0 >> (4 * index);
+            self.rtc.set_memory(kind, EXTENDED_TYPE);
+            let [low, high] = (geometry.cylinders as u16).to_le_bytes();
+            let control = 0xc0 | if geometry.heads > 8 { 8 } else { 0 };
+            let (heads, sectors) = (geometry.heads as u8, geometry.sectors as u8);
+            let bytes = [low, high, heads, 0xff, 0xff, control, low, high, sectors];
+            for (at, byte) in (place..).zip(bytes) {
+                self.rtc.set_memory(at, byte);
+            }
+        }
+        self.rtc.set_memory(CMOS_TYPES, types);
+        self.rtc.set_memory(CMOS_TRANSLATION, translations);
+    }
+}
+
 /// Where a device goes, as `bus=` and `unit=` say or the first place that is free; and the number of
 /// that place among all there are.
 fn place(

@@ -9,7 +9,9 @@ use devices::irq::line;
 use devices::parallel::{self, LPT_PORTS, Parallel};
 use devices::pvpanic::{self, PvPanic, PvPanicPci};
 use devices::uart16550::COM_PORTS;
+use devices::vmgenid::VmGenId;
 use options::{OptionError, Properties};
+use uuid::Uuid;
 
 use super::storage::query_name;
 use super::{Bus, Driver, PciPlace};
@@ -59,6 +61,13 @@ pub(super) const DRIVERS: &[Driver] = &[
         bus: "ISA",
         description: "port by which a guest says that it panicked",
         make: isa_pvpanic,
+    },
+    Driver {
+        name: "vmgenid",
+        aliases: &[],
+        bus: "System",
+        description: "number by which a guest sees that it is a copy",
+        make: vmgenid,
     },
     Driver {
         name: "pvpanic-pci",
@@ -203,4 +212,31 @@ fn pci_pvpanic(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<()
     let function = pc.make_function(path, &place, "pvpanic-pci", make)?;
     pc.devices.push(function);
     Ok(())
+}
+
+fn vmgenid(pc: &mut Pc, _: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let text = properties.take("guid").unwrap_or_else(|| "auto".to_owned());
+    let option = properties.option().to_owned();
+    properties.finish()?;
+    let guid = match text.as_str() {
+        "auto" => random_uuid().map_err(|e| BuildError::Device(format!("{option}: {e}")))?,
+        text => Uuid::try_parse(text)
+            .map_err(|_| OptionError::value(&option, text, "guid= expects a UUID or 'auto'"))?,
+    };
+    if pc.vmgenid.is_some() {
+        let reason = "at most one vmgenid device is permitted";
+        return Err(BuildError::Device(format!("{option}: {reason}")));
+    }
+    // Windows' order: the first three fields are little-endian.
+    let device = VmGenId::new(&pc.memory, guid.to_bytes_le())?;
+    pc.vmgenid = Some(device.clone());
+    pc.devices.push(device);
+    Ok(())
+}
+
+/// A UUID of random bits (RFC 9562, version 4).
+fn random_uuid() -> std::io::Result<Uuid> {
+    let mut bytes = [0; 16];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
 }

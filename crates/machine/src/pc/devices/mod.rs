@@ -5,6 +5,7 @@ mod ahci;
 mod bus;
 mod display;
 mod ide;
+mod input;
 mod isa;
 mod scsi;
 mod storage;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value};
 
 pub use bus::{Bus, Buses};
 pub use isa::RTC_PATH;
+pub use usb::UsbHost;
 
 use super::board::Pc;
 use crate::BuildError;
@@ -50,6 +52,7 @@ pub fn drivers() -> Vec<&'static Driver> {
         ahci::DRIVERS,
         display::DRIVERS,
         ide::DRIVERS,
+        input::DRIVERS,
         isa::DRIVERS,
         scsi::DRIVERS,
         storage::DRIVERS,

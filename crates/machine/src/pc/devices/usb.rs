@@ -1,6 +1,226 @@
 //! USB host controllers and devices.
 
-use super::Driver;
+use std::sync::Arc;
+
+use devices::pci::{Devfn, PciFunction};
+use devices::usb::hid::{Hid, HidKind};
+use devices::usb::hub::UsbHub;
+use devices::usb::uhci::{Uhci, UhciModel};
+use devices::usb::{FreePort, Peripheral, UsbBus};
+use input::Target;
+use options::{OptionError, Properties};
+
+use super::{Bus, Driver, PciPlace};
+use crate::BuildError;
+use crate::pc::board::Pc;
+
+/// Place of the chipset's controller on the PCI bus.
+const CHIPSET_PLACE: Devfn = Devfn::new(1, 2);
+
+const fn controller(
+    name: &'static str,
+    description: &'static str,
+    make: fn(&mut Pc, &str, Properties) -> Result<(), BuildError>,
+) -> Driver {
+    Driver { name, aliases: &[], bus: "PCI", description, make }
+}
 
 /// The kinds of this topic.
-pub(super) const DRIVERS: &[Driver] = &[];
+pub(super) const DRIVERS: &[Driver] = &[
+    controller("ich9-usb-uhci1", "USB 1.1 controller", |pc, id, p| uhci(pc, id, p, ICH9[0])),
+    controller("ich9-usb-uhci2", "USB 1.1 controller", |pc, id, p| uhci(pc, id, p, ICH9[1])),
+    controller("ich9-usb-uhci3", "USB 1.1 controller", |pc, id, p| uhci(pc, id, p, ICH9[2])),
+    controller("ich9-usb-uhci4", "USB 1.1 controller", |pc, id, p| uhci(pc, id, p, ICH9[3])),
+    controller("ich9-usb-uhci5", "USB 1.1 controller", |pc, id, p| uhci(pc, id, p, ICH9[4])),
+    controller("ich9-usb-uhci6", "USB 1.1 controller", |pc, id, p| uhci(pc, id, p, ICH9[5])),
+    controller("piix3-usb-uhci", "USB 1.1 controller of the PIIX3", |pc, id, p| {
+        uhci(pc, id, p, UhciModel::PIIX3)
+    }),
+    controller("piix4-usb-uhci", "USB 1.1 controller of the PIIX4", |pc, id, p| {
+        uhci(pc, id, p, UhciModel::PIIX4)
+    }),
+    Driver {
+        name: "usb-hub",
+        aliases: &[],
+        bus: "usb-bus",
+        description: "hub with eight ports",
+        make: usb_hub,
+    },
+    Driver {
+        name: "usb-kbd",
+        aliases: &[],
+        bus: "usb-bus",
+        description: "keyboard",
+        make: |pc, path, properties| hid(pc, path, properties, HidKind::Keyboard),
+    },
+    Driver {
+        name: "usb-mouse",
+        aliases: &[],
+        bus: "usb-bus",
+        description: "mouse",
+        make: |pc, path, properties| hid(pc, path, properties, HidKind::Mouse),
+    },
+    Driver {
+        name: "usb-tablet",
+        aliases: &[],
+        bus: "usb-bus",
+        description: "pointer that tells of positions",
+        make: |pc, path, properties| hid(pc, path, properties, HidKind::Tablet),
+    },
+];
+
+const ICH9: [UhciModel; 6] = [
+    UhciModel::ich9(0),
+    UhciModel::ich9(1),
+    UhciModel::ich9(2),
+    UhciModel::ich9(3),
+    UhciModel::ich9(4),
+    UhciModel::ich9(5),
+];
+
+/// A host controller's ports, and where it is.
+pub struct UsbHost {
+    name: String,
+    /// Begins the serial numbers of the devices that have none of their own.
+    path: String,
+    ports: UsbBus,
+}
+
+impl Pc {
+    /// Adds the chipset's controller if the machine is to have it.
+    pub(in crate::pc) fn add_usb(&mut self) -> Result<(), BuildError> {
+        if !self.spec.usb {
+            return Ok(());
+        }
+        let devfn = self
+            .pci
+            .reserve(Some(CHIPSET_PLACE), "piix3-usb-uhci")
+            .map_err(|e| BuildError::Device(e.to_string()))?;
+        self.add_uhci("piix3-usb-uhci", devfn, UhciModel::PIIX3, None);
+        Ok(())
+    }
+
+    /// Puts a controller at a place that was reserved; its bus is called after `id` if it has one.
+    fn add_uhci(&mut self, path: &str, devfn: Devfn, model: UhciModel, id: Option<&str>) {
+        let wiring = self.pci.wiring(devfn, model.pin);
+        let uhci = Uhci::new(path, model, wiring, self.memory.clone(), &self.timers);
+        self.pci.attach(devfn, uhci.clone() as Arc<dyn PciFunction>);
+        let name = match id {
+            Some(id) => format!("{id}.0"),
+            None => format!(
+                "usb-bus.{}",
+                self.buses.all(|bus| matches!(bus, Bus::Usb(_)).then_some(())).len()
+            ),
+        };
+        let host = UsbHost {
+            name: name.clone(),
+            path: format!("0000:00:{devfn}"),
+            ports: UsbBus::default(),
+        };
+        host.ports.add_ports(None, &uhci);
+        self.buses.add(name, Bus::Usb(Arc::new(host)));
+        self.devices.push(uhci);
+    }
+
+    /// Makes a hub and plugs it in.
+    fn plug_hub(&mut self, path: &str, host: &UsbHost, port: FreePort) {
+        let hub = UsbHub::new(format!("314159-{}-{}", host.path, port.path));
+        host.ports.add_ports(Some(&port.path), &hub);
+        let peripheral = Peripheral::new(path, hub);
+        port.plug(peripheral.clone());
+        self.devices.push(peripheral);
+    }
+}
+
+fn uhci(
+    pc: &mut Pc,
+    path: &str,
+    mut properties: Properties,
+    model: UhciModel,
+) -> Result<(), BuildError> {
+    let place = PciPlace::take(pc, &mut properties)?;
+    properties.finish()?;
+    let failed = |e: String| BuildError::Device(format!("device {path}: {e}"));
+    let devfn = pc.pci.reserve(place.0, "uhci").map_err(|e| failed(e.to_string()))?;
+    let id = path.strip_prefix("/machine/peripheral/");
+    pc.add_uhci(path, devfn, model, id);
+    Ok(())
+}
+
+/// Takes `bus=` and `port=` of a device of this kind and finds its port. When only one port is left, a
+/// device that is no hub gets a hub to itself, so that there is room for more.
+fn take_port(
+    pc: &mut Pc,
+    path: &str,
+    driver: &str,
+    properties: &mut Properties,
+) -> Result<(Arc<UsbHost>, FreePort), BuildError> {
+    let hosts = pc.buses.take(properties, |bus| match bus {
+        Bus::Usb(host) => Some(host.clone()),
+        _ => None,
+    })?;
+    let option = properties.option().to_owned();
+    let wanted = properties.take("port");
+    let refused = |text: String| BuildError::Device(format!("{option}: {text}"));
+    let Some(first) = hosts.first() else {
+        return Err(refused(format!("No 'usb-bus' bus found for device '{driver}'")));
+    };
+    let host = hosts.iter().find(|host| host.ports.free() > 0).unwrap_or(first).clone();
+    if wanted.is_none() && driver != "usb-hub" && host.ports.free() == 1 {
+        if let Some(port) = host.ports.take(None) {
+            pc.plug_hub(&format!("{path}/usb-hub"), &host, port);
+        }
+    }
+    let port = host.ports.take(wanted.as_deref()).ok_or_else(|| match wanted {
+        Some(port) => refused(format!("usb port {port} (bus {}) not found (in use?)", host.name)),
+        None => refused(format!(
+            "tried to attach usb device {driver} to a bus with no free ports; add a usb-hub"
+        )),
+    })?;
+    Ok((host, port))
+}
+
+fn usb_hub(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let (host, port) = take_port(pc, path, "usb-hub", &mut properties)?;
+    properties.finish()?;
+    pc.plug_hub(path, &host, port);
+    Ok(())
+}
+
+/// The console that an input device is bound to (`display=`, `head=`).
+pub(super) fn take_console(properties: &mut Properties) -> Result<Option<Target>, OptionError> {
+    let head = properties.take_number("head")?.unwrap_or(0);
+    let console = |id| Target { device: format!("/machine/peripheral/{id}"), head };
+    Ok(properties.take("display").map(console))
+}
+
+fn hid(
+    pc: &mut Pc,
+    path: &str,
+    mut properties: Properties,
+    kind: HidKind,
+) -> Result<(), BuildError> {
+    let driver = match kind {
+        HidKind::Keyboard => "usb-kbd",
+        HidKind::Mouse => "usb-mouse",
+        HidKind::Tablet => "usb-tablet",
+    };
+    let console = take_console(&mut properties)?;
+    let serial = properties.take("serial");
+    let version: u32 = properties.take_number("usb_version")?.unwrap_or(2);
+    if !(1..=2).contains(&version) {
+        return Err(BuildError::Device(format!(
+            "{}: Invalid usb version {version} for usb hid device",
+            properties.option()
+        )));
+    }
+    let (host, port) = take_port(pc, path, driver, &mut properties)?;
+    properties.finish()?;
+    let serial = serial.unwrap_or_else(|| kind.serial(&format!("{}-{}", host.path, port.path)));
+    let clock = pc.timers.clock().clone();
+    let device = Hid::new(kind, serial, console, &pc.input, clock);
+    let peripheral = Peripheral::new(path, device);
+    port.plug(peripheral.clone());
+    pc.devices.push(peripheral);
+    Ok(())
+}

@@ -117,6 +117,11 @@ impl VirtioTransport {
             VirtioPciOptions { id: path.to_owned(), disable_legacy, disable_modern, vectors };
         Ok(Self { place, options })
     }
+
+    /// How many MSI-X vectors there are unless the user says.
+    pub(super) fn default_vectors(&mut self, vectors: u16) {
+        self.options.vectors.get_or_insert(vectors);
+    }
 }
 
 fn virtio_balloon(

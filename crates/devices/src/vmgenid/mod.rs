@@ -1,0 +1,93 @@
+//! `vmgenid`: a number by which a guest sees that it is not the machine it was, but a copy.
+//!
+//! Follows Microsoft's "Virtual Machine Generation ID" (August 2012): 128 bits in memory that is no RAM
+//! of the guest's and that an ACPI device points to, in the byte order of a Windows GUID. Firmware need
+//! not do anything about it: the page has an address of its own. The guest can only read it.
+
+use std::sync::{Arc, Mutex};
+
+use bus::Device;
+use memory::{Access, GuestMemory, Mapping, MemoryBlock, MemoryError, PAGE_SIZE};
+use serde::{Deserialize, Serialize};
+use vmstate::{RestoreError, Saved, State};
+
+use crate::lock;
+
+/// Guest physical address of the number, at the start of a page.
+pub const BASE: u64 = 0xfed2_0000;
+
+/// Saved state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmGenIdState {
+    /// The number in the order of its bytes in memory.
+    id: [u8; 16],
+}
+
+impl State for VmGenIdState {
+    const NAME: &'static str = "vmgenid";
+    const VERSION: u32 = 1;
+}
+
+/// The device.
+pub struct VmGenId {
+    block: Arc<MemoryBlock>,
+    id: Mutex<[u8; 16]>,
+}
+
+impl VmGenId {
+    /// A page in `memory` with the number `id`, given in the order of its bytes in memory.
+    ///
+    /// # Errors
+    /// If the host has no room for the page.
+    pub fn new(memory: &GuestMemory, id: [u8; 16]) -> Result<Arc<Self>, MemoryError> {
+        let block = memory.allocate("vmgenid", PAGE_SIZE)?;
+        block.write(0, &id)?;
+        memory.map(Mapping::new(BASE, &block, Access::ROM))?;
+        Ok(Arc::new(Self { block, id: Mutex::new(id) }))
+    }
+
+    /// The number, in the order of its bytes in memory.
+    pub fn id(&self) -> [u8; 16] {
+        *lock(&self.id)
+    }
+}
+
+impl Device for VmGenId {
+    fn id(&self) -> String {
+        "vmgenid".into()
+    }
+
+    /// The number is the machine's, not the guest's: it stays.
+    fn reset(&self) {}
+
+    fn save(&self) -> Saved {
+        Saved::new(&VmGenIdState { id: *lock(&self.id) })
+    }
+
+    fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
+        let state: VmGenIdState = saved.decode()?;
+        self.block.write(0, &state.id).map_err(|e| RestoreError::Damaged {
+            name: VmGenIdState::NAME,
+            reason: e.to_string(),
+        })?;
+        *lock(&self.id) = state.id;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guest_sees_the_number_of_the_state_that_was_restored() {
+        let memory = GuestMemory::new(&[(0, 0x1_0000)]).unwrap();
+        let device = VmGenId::new(&memory, [7; 16]).unwrap();
+        let mut seen = [0; 16];
+        memory.read(BASE, &mut seen).unwrap();
+        assert_eq!(seen, [7; 16]);
+        device.restore(&Saved::new(&VmGenIdState { id: [9; 16] })).unwrap();
+        memory.read(BASE, &mut seen).unwrap();
+        assert_eq!((seen, device.id()), ([9; 16], [9; 16]));
+    }
+}

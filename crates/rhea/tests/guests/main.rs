@@ -1,0 +1,241 @@
+//! Disks, CDs and kernels that were made for a PC, booted unattended and recognised by what they show.
+//!
+//! The images come from `cargo xtask guests`; a test without its image is skipped, loudly. With
+//! `RHEA_SCREENSHOTS=docs/src/guests` each test leaves a picture of what it saw there.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use testkit::{Vm, VmBuilder};
+
+fn binary() -> PathBuf {
+    testkit::binary(env!("CARGO_BIN_EXE_rhea"))
+}
+
+/// Where Debian's package `ovmf` has its firmware.
+const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
+/// A machine as a person would start it, but for a display, with a monitor and its first serial port
+/// on standard input and output.
+fn machine() -> Result<VmBuilder> {
+    let builder = VmBuilder::bare(&binary())?;
+    let qmp = format!("unix:{},server=on,wait=off", builder.path("qmp.sock").display());
+    let builder =
+        builder.args(["-display", "none", "-accel", "tcg", "-nic", "none", "-serial", "stdio"]);
+    Ok(builder.args(["-qmp", &qmp]))
+}
+
+/// Runs the test called `name` with the paths of the images that it needs, or skips it.
+fn with_images<const N: usize>(
+    name: &str,
+    images: [&str; N],
+    body: impl FnOnce(VmBuilder, [String; N]) -> Result<()>,
+) {
+    let mut paths = [const { String::new() }; N];
+    for (path, image) in paths.iter_mut().zip(images) {
+        match testkit::guest_image(image) {
+            Some(found) => *path = found.display().to_string(),
+            None => {
+                let reason = format!("no {image}: run `cargo xtask guests`");
+                return testkit::skip(name, &reason);
+            }
+        }
+    }
+    testkit::run(name, || body(machine()?, paths));
+}
+
+/// Keeps a picture of the screen, if somebody wants pictures.
+fn photograph(vm: &mut Vm, name: &str) -> Result<()> {
+    let Some(folder) = std::env::var_os("RHEA_SCREENSHOTS") else { return Ok(()) };
+    let folder = testkit::workspace().join(folder);
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join(format!("{name}.png"));
+    vm.qmp()?.execute("screendump", json!({"filename": path, "format": "png"}))?;
+    Ok(())
+}
+
+/// Presses keys together, by their QKeyCodes.
+fn press(vm: &mut Vm, keys: &[&str]) -> Result<()> {
+    let keys: Vec<_> = keys.iter().map(|key| json!({"type": "qcode", "data": key})).collect();
+    vm.qmp()?.execute("send-key", json!({ "keys": keys }))?;
+    Ok(())
+}
+
+/// Ends the machine by the monitor.
+fn quit(mut vm: Vm) -> Result<()> {
+    vm.qmp()?.query("quit")?;
+    ensure!(vm.wait_exit()?.success());
+    Ok(())
+}
+
+#[test]
+fn memtest_passes_its_first_test() {
+    with_images("memtest_passes_its_first_test", ["memtest.iso"], |builder, [iso]| {
+        let mut vm = builder.args(["-m", "16", "-cdrom", &iso]).spawn()?;
+        vm.wait_screen("Memtest86+ v6")?;
+        // The first test is over when the next one is on.
+        let rows = vm.wait_screen("Test #1")?;
+        ensure!(rows.iter().any(|row| row.contains("Errors: 0")), "{rows:#?}");
+        photograph(&mut vm, "memtest")?;
+        quit(vm)
+    });
+}
+
+#[test]
+fn the_installer_asks_for_a_language() {
+    let images = ["installer-linux", "installer-initrd"];
+    with_images("the_installer_asks_for_a_language", images, |builder, [kernel, initrd]| {
+        let mut vm = builder.args(["-m", "1G", "-kernel", &kernel, "-initrd", &initrd]).spawn()?;
+        vm.wait_screen("Select a language")?;
+        vm.wait_screen("English")?;
+        photograph(&mut vm, "installer")?;
+        quit(vm)
+    });
+}
+
+/// Boots the Debian disk to its login prompt, logs in, and powers it off from within.
+fn debian(builder: VmBuilder, name: &str) -> Result<()> {
+    let mut vm = builder.args(["-m", "256"]).spawn()?;
+    vm.wait_screen("GNU GRUB")?;
+    photograph(&mut vm, &format!("{name}-grub"))?;
+    press(&mut vm, &["ret"])?;
+    vm.serial.wait_for("rhea login: ")?;
+    vm.wait_screen("rhea login:")?;
+    photograph(&mut vm, name)?;
+    vm.serial.send("root\n")?;
+    vm.serial.wait_for("root@rhea:~# ")?;
+    vm.serial.send("uname -m; systemctl poweroff --force\n")?;
+    vm.serial.wait_for("x86_64")?;
+    ensure!(vm.wait_exit()?.success());
+    Ok(())
+}
+
+#[test]
+fn debian_boots_from_a_virtio_disk() {
+    with_images("debian_boots_from_a_virtio_disk", ["debian.img"], |builder, [disk]| {
+        let drive = format!("file={disk},format=raw,if=virtio,snapshot=on");
+        debian(builder.args(["-drive", &drive]), "debian-virtio")
+    });
+}
+
+#[test]
+fn debian_boots_from_an_ide_disk() {
+    with_images("debian_boots_from_an_ide_disk", ["debian.img"], |builder, [disk]| {
+        let drive = format!("file={disk},format=raw,if=ide,snapshot=on");
+        debian(builder.args(["-drive", &drive]), "debian-ide")
+    });
+}
+
+#[test]
+fn debian_boots_by_uefi() {
+    const NAME: &str = "debian_boots_by_uefi";
+    if !Path::new(OVMF_CODE).is_file() {
+        return testkit::skip(NAME, "no OVMF: install ovmf");
+    }
+    with_images(NAME, ["debian.img"], |builder, [disk]| {
+        let variables = builder.path("variables.fd");
+        std::fs::copy(OVMF_VARIABLES, &variables).context("no OVMF_VARS_4M.fd")?;
+        let code = format!("if=pflash,format=raw,readonly=on,file={OVMF_CODE}");
+        let variables = format!("if=pflash,format=raw,file={}", variables.display());
+        let disk = format!("file={disk},format=raw,if=virtio,snapshot=on");
+        let mut vm = builder
+            .args(["-m", "512", "-drive", &code, "-drive", &variables, "-drive", &disk])
+            .spawn()?;
+        vm.serial.wait_for("GNU GRUB")?;
+        photograph(&mut vm, "ovmf-grub")?;
+        vm.serial.send("\r")?;
+        vm.serial.wait_for("rhea login: ")?;
+        photograph(&mut vm, "ovmf")?;
+        vm.serial.send("root\n")?;
+        vm.serial.wait_for("root@rhea:~# ")?;
+        vm.serial.send("ls /sys/firmware; systemctl poweroff --force\n")?;
+        vm.serial.wait_for("efi")?;
+        ensure!(vm.wait_exit()?.success());
+        Ok(())
+    });
+}
+
+#[test]
+fn ipxe_reaches_its_prompt() {
+    with_images("ipxe_reaches_its_prompt", ["ipxe.iso"], |builder, [iso]| {
+        let mut vm = builder.args(["-m", "64", "-cdrom", &iso]).spawn()?;
+        vm.wait_screen("iPXE initialising devices")?;
+        // It looks for this key once, for a moment.
+        let mut rows = Vec::new();
+        for _ in 0..600 {
+            press(&mut vm, &["ctrl", "b"])?;
+            rows = vm.screen()?.text(16)?;
+            if rows.iter().any(|row| row.starts_with("iPXE>")) {
+                photograph(&mut vm, "ipxe")?;
+                return quit(vm);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        anyhow::bail!("no prompt: {rows:#?}")
+    });
+}
+
+#[test]
+fn a_32_bit_kernel_runs_busybox() {
+    let images = ["linux-686", "initramfs-686"];
+    with_images("a_32_bit_kernel_runs_busybox", images, |builder, [kernel, initrd]| {
+        let append = "console=tty0 console=ttyS0 panic=-1 cryptomgr.notests";
+        let mut vm = builder
+            .args(["-m", "128", "-no-reboot", "-kernel", &kernel, "-initrd", &initrd])
+            .args(["-append", append])
+            .spawn()?;
+        vm.serial.wait_for("machine: i686")?;
+        vm.serial.wait_for("guest: ready")?;
+        photograph(&mut vm, "linux-686")?;
+        vm.serial.send("echo $((6 * 7))-answered\n")?;
+        vm.serial.wait_for("42-answered")?;
+        vm.serial.send("poweroff -f\n")?;
+        ensure!(vm.wait_exit()?.success());
+        Ok(())
+    });
+}
+
+/// A boot loader asks what to load, on the screen and on the serial port; the kernel is memtest86+.
+fn loader_with_memtest(builder: VmBuilder, loader: &str, name: &str) -> Result<()> {
+    let mut vm = builder.args(["-m", "16"]).spawn()?;
+    vm.wait_screen(loader)?;
+    vm.wait_screen("A boot loader on removable media.")?;
+    vm.wait_screen("boot:")?;
+    photograph(&mut vm, name)?;
+    press(&mut vm, &["ret"])?;
+    vm.wait_screen("Memtest86+ v6")?;
+    quit(vm)
+}
+
+#[test]
+fn isolinux_boots_from_a_cd() {
+    with_images("isolinux_boots_from_a_cd", ["isolinux.iso"], |builder, [iso]| {
+        loader_with_memtest(builder.args(["-cdrom", &iso]), "ISOLINUX", "isolinux")
+    });
+}
+
+#[test]
+fn syslinux_boots_from_a_floppy_disk() {
+    with_images("syslinux_boots_from_a_floppy_disk", ["floppy.img"], |builder, [image]| {
+        let drive = format!("file={image},format=raw,if=floppy,snapshot=on");
+        loader_with_memtest(builder.args(["-drive", &drive]), "SYSLINUX", "floppy")
+    });
+}
+
+/// Xen is a multiboot kernel that says what it was given.
+#[test]
+fn a_multiboot_kernel_finds_its_memory_and_its_command_line() {
+    let name = "a_multiboot_kernel_finds_its_memory_and_its_command_line";
+    with_images(name, ["xen"], |builder, [kernel]| {
+        let append = "console=com1,vga com1=115200,8n1 noreboot hello=there";
+        let mut vm = builder.args(["-m", "256", "-kernel", &kernel, "-append", append]).spawn()?;
+        vm.serial.wait_for("Xen version 4.17")?;
+        vm.serial.wait_for("hello=there")?;
+        // It was given no kernel for its first guest.
+        vm.serial.wait_for("Dom0")?;
+        photograph(&mut vm, "multiboot")?;
+        quit(vm)
+    });
+}
