@@ -11,7 +11,8 @@
 //! - [`FileNode`] is the protocol that keeps the bytes in a host file or block device.
 //! - [`OverlayNode`] keeps what is written to a disk apart from it, in a temporary file.
 //! - [`Drive`] is what a guest device is connected to: it counts requests, applies the error policy,
-//!   and holds the [`Medium`] with its tray, which can be changed meanwhile. Everything a query shows is read from it without waiting for a request.
+//!   and holds the [`Medium`] with its tray, which can be changed meanwhile. Everything a query shows
+//!   is read from it without waiting for a request.
 //! - [`DriveOptions`] reads the options of `-drive`.
 //!
 //! Offsets and lengths are in bytes throughout.

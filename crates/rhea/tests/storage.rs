@@ -1,4 +1,4 @@
-//! Linux with disks and CD-ROM drives on SCSI and Serial ATA.
+//! Linux with disks and CD-ROM drives on SCSI, IDE and Serial ATA.
 //!
 //! The guest comes from `cargo xtask guests storage-linux storage-initramfs isolinux.iso`; without it
 //! these tests are skipped, loudly. `RHEA_BIN=qemu-system-x86_64` proves the tests on QEMU.
@@ -138,6 +138,20 @@ fn virtio_scsi_has_a_disk_and_a_cd() {
         // A reset of the unit leaves a unit that works.
         vm.serial.run("sg_reset -d /dev/sda > /dev/null")?;
         vm.serial.run("dd if=/dev/sda of=/dev/null iflag=direct bs=4k count=10 2>/dev/null")?;
+        cd_works(&mut vm, images)
+    });
+}
+
+#[test]
+fn ide_has_a_disk_and_a_cd() {
+    with_images("ide_has_a_disk_and_a_cd", |images| {
+        let binary = testkit::binary(env!("CARGO_BIN_EXE_rhea"));
+        // The controller is the board's own; what stands in its place has nothing to do with disks.
+        let (disk, cd) = ("ide-hd,bus=ide.0,unit=0", "ide-cd,bus=ide.1,unit=0");
+        let mut vm = boot(&binary, images, "virtio-rng-pci", disk, cd)?;
+        let modes = vm.serial.run("cat /sys/class/ata_device/dev*/dma_mode")?;
+        ensure!(modes.matches("MW_DMA_2").count() == 2, "both devices use DMA: {modes}");
+        disk_works(&mut vm)?;
         cd_works(&mut vm, images)
     });
 }

@@ -90,7 +90,7 @@ impl Disk {
             w.0[75] = u16::from(QUEUE_DEPTH) - 1;
             w.0[76] = 1 << 8 | 1 << 2 | 1 << 1; // NCQ; both generations of signalling
         }
-        w.0[80] = 0x01f0; // ATA/ATAPI-4 to ACS
+        w.0[80] = 0x00f0; // ATA/ATAPI-4 to -7
         w.0[81] = 0x16;
         w.0[82] = 1 << 14 | 1 << 6 | 1 << 5 | 1; // NOP, look-ahead, write cache, SMART
         w.0[83] = 1 << 14 | 1 << 13 | 1 << 12 | 1 << 10; // flushes, 48-bit addresses

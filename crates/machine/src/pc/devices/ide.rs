@@ -73,14 +73,13 @@ impl Pc {
         let ours = spec.drives.iter().filter(|d| d.interface == DriveInterface::Ide && d.bus < 2);
         for (index, drive) in ours.enumerate() {
             let path = format!("/machine/unattached/device[{}]", FIRST_DRIVE + index);
-            let kind = if drive.is_cdrom { Kind::CdRom } else { Kind::Disk };
+            let driver = &DRIVERS[usize::from(!drive.is_cdrom)];
             let properties = [
                 ("drive".to_owned(), drive.id.as_str().into()),
                 ("bus".to_owned(), format!("ide.{}", drive.bus).into()),
                 ("unit".to_owned(), drive.unit.into()),
             ];
-            let properties = properties.into_iter().collect();
-            unit(self, &path, Properties::from_map(&drive.origin, properties), kind)?;
+            self.make_device(driver, &path, &drive.origin, properties.into_iter().collect())?;
         }
         Ok(())
     }

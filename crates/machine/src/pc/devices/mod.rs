@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use devices::pci::{Devfn, PciFunction, PciWiring};
 use options::{OptionError, Properties};
+use serde_json::{Map, Value};
 
 pub use bus::{Bus, Buses};
 pub use isa::RTC_PATH;
@@ -71,17 +72,28 @@ pub fn drivers() -> Vec<&'static Driver> {
 const ON_OFF_AUTO: &[(&str, Option<bool>)] =
     &[("on", Some(true)), ("off", Some(false)), ("auto", None)];
 
+/// The path of the graphics card that is there by default.
+const GRAPHICS_PATH: &str = "/machine/unattached/device[22]";
+
 impl Pc {
     /// Makes the devices of drives that ask for one, then those of `-device`, in their order.
     pub(in crate::pc) fn add_devices(&mut self) -> Result<(), BuildError> {
         let spec = Arc::clone(&self.spec);
         self.add_ide_drives()?;
+        if let Some(graphics) = display::implied(&spec) {
+            self.add_device(&graphics, GRAPHICS_PATH)?;
+        }
         let implied = spec.drives.iter().filter_map(storage::device_of);
-        let graphics = display::implied(&spec);
-        let implied = graphics.into_iter().chain(implied);
         let all: Vec<DeviceSpec> = implied.chain(spec.devices.iter().cloned()).collect();
-        for (index, device) in all.iter().enumerate() {
-            self.add_device(device, index)?;
+        let mut unnamed = 0;
+        for device in &all {
+            let path = if let Some(id) = &device.id {
+                format!("/machine/peripheral/{id}")
+            } else {
+                unnamed += 1;
+                format!("/machine/peripheral-anon/device[{}]", unnamed - 1)
+            };
+            self.add_device(device, &path)?;
         }
         self.check_drives()
     }
@@ -101,25 +113,30 @@ impl Pc {
         Ok(function)
     }
 
-    fn add_device(&mut self, device: &DeviceSpec, index: usize) -> Result<(), BuildError> {
+    fn add_device(&mut self, device: &DeviceSpec, path: &str) -> Result<(), BuildError> {
         let drivers = drivers();
         let names: Vec<&str> =
             drivers.iter().flat_map(|d| d.aliases.iter().copied().chain([d.name])).collect();
         let driver = drivers.iter().find(|d| d.is_called(&device.driver)).ok_or_else(|| {
             OptionError::unknown("-device: not a device model name:", &device.driver, &names)
         })?;
-        let path = match &device.id {
-            Some(id) => format!("/machine/peripheral/{id}"),
-            None => format!("/machine/peripheral-anon/device[{index}]"),
-        };
         let option = format!("-device {}", device.driver);
-        let mut values = device.properties.clone();
+        self.make_device(driver, path, &option, device.properties.clone())
+    }
+
+    /// Makes a device; `-global` sets what `values` leave open.
+    fn make_device(
+        &mut self,
+        driver: &Driver,
+        path: &str,
+        option: &str,
+        mut values: Map<String, Value>,
+    ) -> Result<(), BuildError> {
         for global in self.spec.globals.iter().filter(|global| driver.is_called(&global.driver)) {
             let value = || global.value.as_str().into();
             values.entry(global.property.clone()).or_insert_with(value);
         }
-        let properties = Properties::from_map(&option, values);
-        (driver.make)(self, &path, properties)
+        (driver.make)(self, path, Properties::from_map(option, values))
     }
 }
 
