@@ -104,6 +104,8 @@ fn cd_works(vm: &mut Vm, images: &Images) -> Result<()> {
     ensure!(configuration.contains("removable media"), "{configuration}");
     vm.qmp()?;
     vm.serial.run("umount /mnt")?;
+    // Linux would close the tray whenever the drive is opened.
+    vm.serial.run("echo 0 > /proc/sys/dev/cdrom/autoclose")?;
     vm.serial.run("sg_start --eject /dev/sr0")?;
     let moved = vm.qmp()?.event("DEVICE_TRAY_MOVED")?;
     ensure!(moved["data"]["tray-open"] == true, "{moved}");

@@ -72,6 +72,12 @@ impl CpuBus for Board {
     fn read_mmio(&self, addr: u64, _: u8) -> u64 {
         addr.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
+    fn floating_point_error(&self, pending: bool) -> bool {
+        if pending && !self.vectors.lock().unwrap().contains(&0x75) {
+            self.interrupt(0x75);
+        }
+        !pending
+    }
     fn write_mmio(&self, addr: u64, size: u8, value: u64) {
         self.mmio.lock().unwrap().push((addr, size, value));
     }

@@ -101,6 +101,50 @@ fn an_nmi_is_held_off_until_the_handler_of_the_first_returns() {
     assert_eq!(run_to_halt(&mut cpu, &board), [1, 100, 2]);
 }
 
+/// With CR0.NE clear, an x87 error goes to the board, and the next instruction that waits for the unit
+/// waits until the board says that it may go on.
+#[test]
+fn x87_errors_can_go_through_an_interrupt() {
+    let (mut cpu, board) = long_mode();
+    gate(&board, 0x75, HANDLER);
+    code(&board, 64, HANDLER, |a| {
+        a.fnstsw(ax).unwrap();
+        a.and(eax, 0x84).unwrap();
+        a.out(0xe9, eax).unwrap();
+        // The address of the instruction that failed, not of the one that waits.
+        a.sub(rsp, 32).unwrap();
+        a.fnstenv(dword_ptr(rsp)).unwrap();
+        a.mov(eax, dword_ptr(rsp + 12)).unwrap();
+        a.out(0xe9, eax).unwrap();
+        a.add(rsp, 32).unwrap();
+        a.fnclex().unwrap();
+        a.iretq().unwrap();
+    });
+    code(&board, 64, CODE, |a| {
+        a.mov(rax, cr0).unwrap();
+        a.and(eax, !0x20).unwrap();
+        a.mov(cr0, rax).unwrap();
+        a.fninit().unwrap();
+        a.push(0x37b).unwrap();
+        a.fldcw(word_ptr(rsp)).unwrap();
+        a.sti().unwrap();
+        a.fld1().unwrap();
+        a.fldz().unwrap();
+        // Division by zero, unmasked.
+        a.fdivp(st1, st0).unwrap();
+        a.fld1().unwrap();
+        a.mov(eax, 1).unwrap();
+        a.out(0xe9, eax).unwrap();
+        a.hlt().unwrap();
+    });
+    let output = run_to_halt(&mut cpu, &board);
+    assert_eq!((output[0], output.last()), (0x84, Some(&1)));
+    assert_eq!(output.len(), 3);
+    let mut failed = [0; 2];
+    board.memory.read(u64::from(output[1]), &mut failed).unwrap();
+    assert_eq!(failed, [0xde, 0xf9], "FDIVP");
+}
+
 #[test]
 fn the_task_priority_is_cr8() {
     let (mut cpu, board) = long_mode();

@@ -204,6 +204,11 @@ impl VirtioCore {
         &self.memory
     }
 
+    /// Whether the driver is ready and its rings are sound.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+
     /// Whether the device is to leave its queues after the request at hand.
     pub fn is_pausing(&self) -> bool {
         self.work.is_pausing()

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use devices::pci::OptionRom;
 use devices::rom::SystemRom;
 use memory::{Access, Mapping, MemoryBlock};
-use options::{OptionError, Properties};
+use options::Properties;
 
 use super::board::Pc;
 use super::layout::FOUR_GIB;
@@ -67,7 +67,8 @@ impl Pc {
     }
 
     /// Takes the ROM that a PCI function is to have out of its properties: `romfile=`, or else `default`;
-    /// none with `rombar=0` or an empty name.
+    /// none with `rombar=0` or an empty name. A machine that boots a kernel directly does without the
+    /// default if that is not to be had.
     pub(super) fn take_rom(
         &self,
         properties: &mut Properties,
@@ -77,13 +78,13 @@ impl Pc {
         let named = properties.take("romfile");
         let name = named.as_deref().or(default).filter(|name| !name.is_empty() && shown);
         let Some(name) = name else { return Ok(None) };
-        let failed = |reason: String| {
-            OptionError::new(format!(
-                "{}: failed to load option ROM \"{name}\": {reason}",
+        match self.rom_files.load(name, ROM_MAX).and_then(OptionRom::new) {
+            Ok(rom) => Ok(Some(rom)),
+            Err(_) if named.is_none() && !has_firmware(&self.spec) => Ok(None),
+            Err(reason) => Err(BuildError::Device(format!(
+                "{}: failed to find romfile \"{name}\": {reason}",
                 properties.option()
-            ))
-        };
-        let image = self.rom_files.load(name, ROM_MAX).map_err(failed)?;
-        Ok(Some(OptionRom::new(image).map_err(failed)?))
+            ))),
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use devices::pci::OptionRom;
 use devices::vga::{VgaKind, VgaOptions, VgaPci};
 use display::{Console, Source};
 use input::Target;
@@ -11,12 +10,8 @@ use serde_json::Map;
 
 use super::{Driver, PciPlace};
 use crate::BuildError;
-use crate::pc::bios;
 use crate::pc::board::Pc;
 use crate::spec::{DeviceSpec, Graphics, MachineSpec};
-
-/// Largest expansion ROM, in bytes.
-const ROM_MAX: u64 = 16 << 20;
 
 /// The kinds of this topic.
 pub(super) const DRIVERS: &[Driver] = &[
@@ -56,31 +51,6 @@ impl Pc {
     }
 }
 
-/// The expansion ROM of a device whose own is `default`: `romfile=` replaces it, or leaves it out if
-/// empty.
-///
-/// # Errors
-/// If the file is not to be had. A machine that boots a kernel directly does without the default.
-fn take_rom(
-    pc: &Pc,
-    properties: &mut Properties,
-    default: Option<&str>,
-) -> Result<Option<OptionRom>, BuildError> {
-    let wanted = properties.take("romfile");
-    let Some(name) = wanted.as_deref().or(default).filter(|name| !name.is_empty()) else {
-        return Ok(None);
-    };
-    let option = properties.option();
-    let loaded = pc.rom_files.load(name, ROM_MAX).and_then(OptionRom::new);
-    match loaded {
-        Ok(rom) => Ok(Some(rom)),
-        Err(_) if wanted.is_none() && !bios::has_firmware(&pc.spec) => Ok(None),
-        Err(e) => {
-            Err(BuildError::Device(format!("{option}: failed to find romfile \"{name}\": {e}")))
-        }
-    }
-}
-
 fn vga(
     pc: &mut Pc,
     path: &str,
@@ -97,7 +67,7 @@ fn vga(
         y_res: properties.take_number("yres")?.unwrap_or(defaults.y_res),
     };
     let rom = (kind == VgaKind::Primary).then_some("vgabios-stdvga.bin");
-    let rom = take_rom(pc, &mut properties, rom)?;
+    let rom = pc.take_rom(&mut properties, rom)?;
     let option = properties.option().to_owned();
     properties.finish()?;
     let failed = |e: String| BuildError::Device(format!("{option}: {e}"));
