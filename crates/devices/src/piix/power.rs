@@ -203,7 +203,14 @@ impl Piix4Pm {
                 pm_window: window(PM_PORTS, pm_ports),
                 smbus_window: window(smbus::PORTS, smbus_ports),
             };
-            Self { sci, smi: OnceLock::new(), clock, timer, control, registers: Mutex::new(registers) }
+            Self {
+                sci,
+                smi: OnceLock::new(),
+                clock,
+                timer,
+                control,
+                registers: Mutex::new(registers),
+            }
         })
     }
 

@@ -10,7 +10,9 @@ use vmstate::{RestoreError, Saved, State};
 use super::vram::Vram;
 use super::{MMIO_SIZE, Mmio, Vga, VgaState, edid};
 use crate::lock;
-use crate::pci::{BarKind, EndpointState, Identity, PciEndpoint, PciFunction, PciWiring};
+use crate::pci::{
+    BarKind, EndpointState, Identity, OptionRom, PciEndpoint, PciFunction, PciWiring,
+};
 
 /// BAR of the memory.
 const MEMORY_BAR: usize = 0;
@@ -107,6 +109,11 @@ impl VgaPci {
             endpoint.add_bar(MMIO_BAR, registers, MMIO_SIZE, Arc::new(Mmio(Arc::clone(&vga))));
         }
         Ok(Arc::new(Self { id: id.to_owned(), vga, endpoint: Mutex::new(endpoint) }))
+    }
+
+    /// Gives the function the adapter's BIOS.
+    pub fn add_rom(&self, rom: OptionRom) {
+        self.endpoint().add_rom(rom);
     }
 
     /// The adapter.

@@ -67,7 +67,8 @@ impl Pc {
     }
 
     /// Takes the ROM that a PCI function is to have out of its properties: `romfile=`, or else `default`;
-    /// none with `rombar=0` or an empty name.
+    /// none with `rombar=0` or an empty name. Where there is no firmware to run it, the default may be
+    /// missing.
     pub(super) fn take_rom(
         &self,
         properties: &mut Properties,
@@ -77,6 +78,9 @@ impl Pc {
         let named = properties.take("romfile");
         let name = named.as_deref().or(default).filter(|name| !name.is_empty() && shown);
         let Some(name) = name else { return Ok(None) };
+        if named.is_none() && !has_firmware(&self.spec) && self.rom_files.find(name).is_none() {
+            return Ok(None);
+        }
         let failed = |reason: String| {
             OptionError::new(format!(
                 "{}: failed to load option ROM \"{name}\": {reason}",

@@ -12,6 +12,9 @@ use crate::BuildError;
 use crate::pc::board::Pc;
 use crate::spec::{DeviceSpec, Graphics, MachineSpec};
 
+/// The adapters' BIOS.
+const VGA_BIOS: &str = "vgabios-stdvga.bin";
+
 /// The kinds of this topic.
 pub(super) const DRIVERS: &[Driver] = &[
     Driver {
@@ -64,6 +67,7 @@ fn vga(
         x_res: properties.take_number("xres")?.unwrap_or(defaults.x_res),
         y_res: properties.take_number("yres")?.unwrap_or(defaults.y_res),
     };
+    let rom = pc.take_rom(&mut properties, Some(VGA_BIOS))?;
     let option = properties.option().to_owned();
     properties.finish()?;
     let failed = |e: String| BuildError::Device(format!("{option}: {e}"));
@@ -74,6 +78,9 @@ fn vga(
     let device = VgaPci::new(path, kind, options, clock, wiring, &pc.memory)?;
     if kind == VgaKind::Primary {
         device.vga().attach(&pc.ports, &pc.mmio)?;
+    }
+    if let Some(rom) = rom {
+        device.add_rom(rom);
     }
     pc.pci.attach(devfn, device.clone());
     let source: Arc<dyn Source> = device.vga().clone();
