@@ -39,7 +39,7 @@ use crate::acpi;
 use crate::chardevs::Chardevs;
 use crate::qtest::Tap;
 use crate::run::Board;
-use crate::spec::{Accelerator, MachineSpec, SerialSpec};
+use crate::spec::{Accelerator, Graphics, MachineSpec, SerialSpec};
 
 /// The devices that every board has.
 struct Chipset {
@@ -375,15 +375,21 @@ impl Pc {
         Ok(())
     }
 
-    /// Writes the ACPI tables; returns where the root pointer is.
-    fn write_tables(&self) -> Result<u64, BuildError> {
-        let config = acpi::Config {
+    /// What the ACPI tables depend on, with the power management ports at `pm_base`.
+    pub(super) fn acpi_config(&self, pm_base: u16) -> acpi::Config {
+        acpi::Config {
             cpus: self.spec.smp.cpus,
             pci_hole: self.layout.pci_hole(),
-            pm_base: firmware::PM_BASE,
+            pm_base,
+            vga: self.spec.graphics != Graphics::None,
             serial_ports: self.serial_ports.clone(),
-        };
-        let tables = acpi::build(&config, layout::FIRMWARE_TABLES);
+        }
+    }
+
+    /// Writes the ACPI tables; returns where the root pointer is.
+    fn write_tables(&self) -> Result<u64, BuildError> {
+        let config = self.acpi_config(firmware::PM_BASE);
+        let tables = acpi::Image::new(&config).place(layout::FIRMWARE_TABLES);
         for (addr, bytes) in &tables.blobs {
             self.memory.write(*addr, bytes)?;
         }
