@@ -25,6 +25,7 @@ pub mod isa;
 pub mod lapic;
 pub mod mc146818;
 pub mod pci;
+pub mod pflash;
 pub mod piix;
 pub mod rom;
 pub mod scsi;

@@ -168,10 +168,10 @@ impl Pc {
         };
         pc.buses.add("pci.0", Bus::Pci);
         pc.buses.add("isa.0", Bus::Isa);
+        pc.open_drives()?;
         pc.add_chipset()?;
         pc.add_fw_cfg()?;
         pc.add_serial_ports()?;
-        pc.open_drives()?;
         pc.add_ide()?;
         pc.add_devices()?;
         pc.fill_fw_cfg()?;

@@ -13,8 +13,8 @@ pub enum Bus {
     Pci,
     /// The ISA bus.
     Isa,
-    /// The bus of a SCSI adapter.
-    Scsi(Arc<VirtioScsi>),
+    /// The bus of a SCSI adapter, and the adapter's Open Firmware path.
+    Scsi(Arc<VirtioScsi>, String),
     /// An IDE channel or a port of an AHCI controller.
     Ata(Arc<dyn Connector>),
 }

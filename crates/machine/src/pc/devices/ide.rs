@@ -11,6 +11,7 @@ use options::{OptionError, Properties};
 use super::storage::query_name;
 use super::{Bus, Driver, ON_OFF_AUTO};
 use crate::BuildError;
+use crate::pc::bios::pci_path;
 use crate::pc::board::Pc;
 use crate::spec::DriveInterface;
 
@@ -145,8 +146,7 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
     let on_read_error = properties.take_choice("rerror", OnError::READ)?;
     let on_write_error = properties.take_choice("werror", OnError::WRITE)?;
     let write_cache = properties.take_choice("write-cache", ON_OFF_AUTO)?.flatten();
-    // The order in which firmware tries disks.
-    properties.take_number::<u32>("bootindex")?;
+    let boot_index = pc.boot_order.take(&mut properties)?;
     properties.finish()?;
     let drive = match drive_id {
         Some(id) => pc.find_drive(&option, &format!("{name}.drive"), &id)?,
@@ -182,6 +182,12 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
         }
     };
     connector.plug(unit, device);
+    // The south bridge's channels come first; firmware is told of the disks there.
+    let channel = (number - 1) / 2;
+    if channel < 2 {
+        let path = pci_path("ide", PiixIde::DEVFN);
+        pc.boot_order.add(boot_index, format!("{path}/drive@{channel}/disk@{unit}"));
+    }
     Ok(())
 }
 

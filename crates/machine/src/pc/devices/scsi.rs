@@ -11,6 +11,7 @@ use super::storage::query_name;
 use super::virtio::{Generation, VirtioTransport};
 use super::{Bus, Driver, ON_OFF_AUTO};
 use crate::BuildError;
+use crate::pc::bios::pci_path;
 use crate::pc::board::Pc;
 
 /// The kinds of this topic.
@@ -81,15 +82,15 @@ fn virtio_scsi(
     properties.finish()?;
     let adapter =
         VirtioScsi::new(options).map_err(|e| BuildError::Device(format!("{option}: {e}")))?;
-    pc.add_virtio(path, adapter.clone(), transport)?;
+    let devfn = pc.add_virtio(path, adapter.clone(), transport)?;
     let name = match id_of(path) {
         Some(id) => format!("{id}.0"),
         None => {
-            let count = pc.buses.all(|bus| matches!(bus, Bus::Scsi(_)).then_some(())).len();
+            let count = pc.buses.all(|bus| matches!(bus, Bus::Scsi(..)).then_some(())).len();
             format!("scsi.{count}")
         }
     };
-    pc.buses.add(name, Bus::Scsi(adapter));
+    pc.buses.add(name, Bus::Scsi(adapter, pci_path("scsi", devfn)));
     Ok(())
 }
 
@@ -153,9 +154,12 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
     let option = properties.option().to_owned();
     let failed = |e: String| BuildError::Device(format!("{option}: {e}"));
     let name = if kind == Kind::Disk { "scsi-hd" } else { "scsi-cd" };
-    let named = |bus: &Bus| if let Bus::Scsi(scsi) = bus { Some(scsi.clone()) } else { None };
+    let named = |bus: &Bus| match bus {
+        Bus::Scsi(scsi, place) => Some((scsi.clone(), place.clone())),
+        _ => None,
+    };
     let buses = pc.buses.take(&mut properties, named)?;
-    let adapter =
+    let (adapter, place) =
         buses.first().ok_or_else(|| failed(format!("No 'SCSI' bus found for device '{name}'")))?;
     let channel = properties.take_number("channel")?.unwrap_or(0);
     let target = properties.take_number("scsi-id")?;
@@ -165,8 +169,7 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
     let on_read_error = properties.take_choice("rerror", OnError::READ)?;
     let on_write_error = properties.take_choice("werror", OnError::WRITE)?;
     let write_cache = properties.take_choice("write-cache", ON_OFF_AUTO)?.flatten();
-    let bootindex = properties.take_number::<u32>("bootindex")?;
-    let _ = bootindex;
+    let boot_index = pc.boot_order.take(&mut properties)?;
     properties.finish()?;
     let address = adapter.bus().find(channel, target, lun).map_err(|e| failed(e.to_string()))?;
     let drive = match drive_id {
@@ -187,6 +190,11 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
         drive.set_write_cache(on);
     }
     let unit = Lun::new(drive, query_name(path), options).map_err(|e| failed(e.to_string()))?;
+    let boot_path = format!(
+        "{place}/channel@{:x}/disk@{:x},{:x}",
+        address.channel, address.target, address.lun
+    );
+    pc.boot_order.add(boot_index, boot_path);
     adapter.attach(address, id_of(path).unwrap_or("(null)"), unit);
     Ok(())
 }

@@ -9,6 +9,7 @@ use options::{OptionError, Properties};
 use super::virtio::{Generation, VirtioTransport};
 use super::{Driver, ON_OFF_AUTO};
 use crate::BuildError;
+use crate::pc::bios::pci_path;
 use crate::pc::board::Pc;
 use crate::spec::{DeviceSpec, DriveInterface, DriveSpec};
 
@@ -63,8 +64,7 @@ fn virtio_blk(
     let on_read_error = properties.take_choice("rerror", OnError::READ)?;
     let on_write_error = properties.take_choice("werror", OnError::WRITE)?;
     let write_cache = properties.take_choice("write-cache", ON_OFF_AUTO)?.flatten();
-    // The order in which firmware would try disks; a direct boot has no use for it.
-    properties.take_number::<u32>("bootindex")?;
+    let boot_index = pc.boot_order.take(&mut properties)?;
     let option = properties.option().to_owned();
     properties.finish()?;
     let drive = pc.find_drive(&option, "virtio-blk-device.drive", &drive_id)?;
@@ -75,7 +75,9 @@ fn virtio_blk(
     let backend = format!("{path}/virtio-backend");
     let device = VirtioBlk::new(drive, &backend, options)
         .map_err(|e| BuildError::Device(format!("{option}: {e}")))?;
-    pc.add_virtio(path, device, transport)
+    let devfn = pc.add_virtio(path, device, transport)?;
+    pc.boot_order.add(boot_index, pci_path("scsi", devfn) + "/disk@0,0");
+    Ok(())
 }
 
 impl Pc {

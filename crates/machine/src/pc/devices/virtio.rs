@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use devices::pci::Devfn;
 use devices::virtio::balloon::VirtioBalloon;
 use devices::virtio::rng::{RngLimit, VirtioRng};
 use devices::virtio::{VirtioDevice, VirtioPci, VirtioPciOptions};
@@ -73,7 +74,7 @@ impl Pc {
         path: &str,
         device: Arc<dyn VirtioDevice>,
         transport: VirtioTransport,
-    ) -> Result<(), BuildError> {
+    ) -> Result<Devfn, BuildError> {
         let failed = |e: String| BuildError::Device(format!("device {path}: {e}"));
         let devfn = self
             .pci
@@ -84,7 +85,7 @@ impl Pc {
             .map_err(|e| failed(e.to_string()))?;
         self.pci.attach(devfn, pci.clone());
         self.devices.push(pci);
-        Ok(())
+        Ok(devfn)
     }
 }
 
@@ -133,7 +134,8 @@ fn virtio_balloon(
     }
     let device = VirtioBalloon::new(pc.memory.clone(), pc.spec.memory, deflate_on_oom, &pc.timers);
     pc.balloon = Some(device.clone());
-    pc.add_virtio(path, device, transport)
+    pc.add_virtio(path, device, transport)?;
+    Ok(())
 }
 
 fn virtio_rng(
@@ -153,5 +155,6 @@ fn virtio_rng(
     }
     let limit = max_bytes.map(|max_bytes| RngLimit { max_bytes, period });
     let device = VirtioRng::new(limit, &pc.timers);
-    pc.add_virtio(path, device, transport)
+    pc.add_virtio(path, device, transport)?;
+    Ok(())
 }
