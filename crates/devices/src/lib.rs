@@ -27,6 +27,7 @@ pub mod lapic;
 pub mod mc146818;
 pub mod parallel;
 pub mod pci;
+pub mod pflash;
 pub mod piix;
 pub mod pvpanic;
 pub mod rom;

@@ -11,7 +11,6 @@ use memory::GuestMemory;
 use super::{Bench, Rig, Space};
 use crate::ahci::Ahci;
 use crate::ata::{AtaDevice, CdOptions, DiskOptions};
-use crate::ata::{AtaDevice, DiskOptions};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
 use crate::fdc::{self, Fdc};
 use crate::fpu_error::FpuError;
@@ -32,7 +31,7 @@ use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message,
 use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
 use crate::parallel::{LPT_PORTS, Parallel};
 use crate::pci::{Devfn, PciBus, PciFunction, PciWiring};
-use crate::pci::{PciBus, PciFunction, PciWiring};
+use crate::pflash::Pflash;
 use crate::piix::{Piix3, Piix4Pm, reg};
 use crate::pvpanic::{self, PvPanic, PvPanicPci};
 use crate::rom::SystemRom;
@@ -85,6 +84,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("PcTestDev", pc_testdev),
         entry("PciTestDev", pci_testdev),
         entry("Peripheral", peripheral),
+        Entry { keeps_state: true, ..entry("Pflash", pflash) },
         entry("Piix3", piix3),
         entry("Piix4Pm", piix4_pm),
         entry("PiixIde", piix_ide),
@@ -181,6 +181,21 @@ fn debug_exit() -> Rig {
         exit
     });
     rig.target(Space::Ports, DebugExit::IOBASE.into(), 2)
+}
+
+fn pflash() -> Rig {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), [0x5a; 0x2000]).unwrap();
+    let drive = block::Drive::open("flash", file.path(), &block::DriveOptions::default()).unwrap();
+    let memory = Arc::new(GuestMemory::new(&[(0, 0x1000)]).unwrap());
+    let seen = memory.clone();
+    let (rig, _) = Rig::new(|bench| {
+        let flash = Pflash::new("flash0", Arc::new(drive), &memory, 0xffff_0000).unwrap();
+        flash.attach(&bench.mmio).unwrap();
+        flash
+    });
+    let looks = move |_, _| u64::from(seen.page(0xffff_0000, false).host.is_some());
+    rig.target(Space::Memory, 0xffff_0000, 0x2000).other(looks).keep(file)
 }
 
 fn system_rom() -> Rig {

@@ -109,6 +109,11 @@ impl VgaPci {
         Ok(Arc::new(Self { id: id.to_owned(), vga, endpoint: Mutex::new(endpoint) }))
     }
 
+    /// Gives the function the adapter's BIOS.
+    pub fn add_rom(&self, rom: OptionRom) {
+        self.endpoint().add_rom(rom);
+    }
+
     /// The adapter.
     pub fn vga(&self) -> &Arc<Vga> {
         &self.vga

@@ -1,9 +1,12 @@
-//! The ACPI tables of the `pc` machine (ACPI 6.5): what firmware would have put into memory.
+//! The ACPI tables of the `pc` machine (ACPI 6.5).
 //!
-//! [`build`] places RSDP, XSDT, FADT, FACS, MADT and DSDT from one address on. The tables describe the
-//! board as its devices are wired in `devices`; addresses that firmware chooses come in [`Config`].
+//! [`Image::new`] makes RSDT, XSDT, FADT, FACS, MADT and DSDT as one image that can go anywhere: pointers
+//! are offsets in it. [`Image::place`] puts it to an address, for machines without firmware; [`loader`]
+//! has firmware do the same. The tables describe the board as its devices are wired in `devices`;
+//! addresses that firmware chooses come in [`Config`].
 
 mod dsdt;
+pub mod loader;
 #[cfg(test)]
 mod tests;
 
@@ -52,54 +55,160 @@ pub struct Config {
     pub vmgenid: bool,
     /// The guest may sleep, because firmware wakes it up.
     pub suspend: bool,
+    /// There is a VGA.
+    pub vga: bool,
     /// Serial ports: first port, interrupt line.
     pub serial_ports: Vec<(u16, u32)>,
 }
 
-/// Tables ready to be put into memory.
+/// Tables at their address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tables {
     /// Guest physical address of the RSDP.
     pub rsdp: u64,
-    /// Guest physical address and contents of each table, in ascending order.
+    /// Guest physical address and contents of each piece, in ascending order.
     pub blobs: Vec<(u64, Vec<u8>)>,
 }
 
-/// Gives out addresses from a start on.
-struct Placement {
-    next: u64,
-    blobs: Vec<(u64, Vec<u8>)>,
+/// A pointer in one of the tables to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pointer {
+    /// Where it is in the image.
+    pub at: usize,
+    /// Its size, 4 or 8 bytes.
+    pub size: u8,
 }
 
-impl Placement {
-    /// Places a table; returns where it is.
-    fn place(&mut self, table: Vec<u8>) -> u64 {
-        // FACS needs 64; the others are as well off with it.
-        let at = self.next.next_multiple_of(64);
-        self.next = at + table.len() as u64;
-        self.blobs.push((at, table));
+/// The tables without an address: pointers hold offsets in the image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// All tables but the RSDP.
+    pub bytes: Vec<u8>,
+    /// Pointers in them.
+    pub pointers: Vec<Pointer>,
+    /// Offset and length of each table that has a pointer, and so a checksum that follows from the
+    /// address.
+    pub checksums: Vec<(usize, usize)>,
+    /// Offset of the RSDT.
+    pub rsdt: usize,
+    /// Offset of the XSDT.
+    pub xsdt: usize,
+}
+
+/// Offset of a table's checksum.
+pub const CHECKSUM: usize = 9;
+/// Where a table's body begins.
+const BODY: usize = 36;
+/// Where the image may begin: FACS needs 64; the others are as well off with it.
+pub const ALIGNMENT: usize = 64;
+
+/// Offsets of pointers in the FADT.
+mod fadt_pointer {
+    pub(super) const FACS: usize = 36;
+    pub(super) const DSDT: usize = 40;
+    pub(super) const X_DSDT: usize = 140;
+}
+
+/// Offsets in the RSDP.
+mod rsdp {
+    pub(super) const CHECKSUM: usize = 8;
+    pub(super) const RSDT: usize = 16;
+    pub(super) const XSDT: usize = 24;
+    pub(super) const EXTENDED_CHECKSUM: usize = 32;
+    /// Length of what the first checksum is over.
+    pub(super) const FIRST_PART: usize = 20;
+}
+
+impl Image {
+    /// Builds the tables.
+    pub fn new(config: &Config) -> Self {
+        let mut image = Self::default();
+        let facs = image.add(&bytes(&FACS::new()));
+        let dsdt = image.add(&dsdt::build(config));
+        let fadt = fadt(config, facs, dsdt);
+        let fadt_at = image.add(&fadt);
+        image.point(
+            fadt_at,
+            fadt.len(),
+            &[
+                Pointer { at: fadt_pointer::FACS, size: 4 },
+                Pointer { at: fadt_pointer::DSDT, size: 4 },
+                Pointer { at: fadt_pointer::X_DSDT, size: 8 },
+            ],
+        );
+        let madt = image.add(&madt(config));
+        let mut all = vec![fadt_at, madt];
+        if config.hpet {
+            all.push(image.add(&hpet_table()));
+        }
+        let mut rsdt = Sdt::new(*b"RSDT", BODY as u32, 1, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+        let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+        for table in all {
+            rsdt.append_slice(&(table as u32).to_le_bytes());
+            xsdt.add_entry(table as u64);
+        }
+        image.rsdt = image.add_root(rsdt.as_slice(), 4);
+        image.xsdt = image.add_root(&bytes(&xsdt), 8);
+        image
+    }
+
+    /// Adds a table; returns where it is.
+    fn add(&mut self, table: &[u8]) -> usize {
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+        let at = self.bytes.len();
+        self.bytes.extend(table);
         at
     }
+
+    /// Adds a table whose body is pointers of `size` bytes.
+    fn add_root(&mut self, table: &[u8], size: u8) -> usize {
+        let at = self.add(table);
+        let pointers: Vec<_> =
+            (BODY..table.len()).step_by(usize::from(size)).map(|at| Pointer { at, size }).collect();
+        self.point(at, table.len(), &pointers);
+        at
+    }
+
+    /// Notes the pointers, by their offsets in it, of the table at `at`.
+    fn point(&mut self, at: usize, len: usize, pointers: &[Pointer]) {
+        let moved = pointers.iter().map(|pointer| Pointer { at: at + pointer.at, ..*pointer });
+        self.pointers.extend(moved);
+        self.checksums.push((at, len));
+    }
+
+    /// The tables from `start` on, which is on a 64-byte boundary within 0xe0000 to 0xfffff, so that
+    /// systems that are not told where the RSDP is find it by searching.
+    pub fn place(mut self, start: u64) -> Tables {
+        let base = start + ALIGNMENT as u64;
+        for Pointer { at, size } in self.pointers {
+            let field = &mut self.bytes[at..at + usize::from(size)];
+            let mut value = [0; 8];
+            value[..field.len()].copy_from_slice(field);
+            let value = u64::from_le_bytes(value) + base;
+            field.copy_from_slice(&value.to_le_bytes()[..field.len()]);
+        }
+        for (at, len) in self.checksums {
+            set_checksum(&mut self.bytes[at..at + len], CHECKSUM);
+        }
+        let rsdp = make_rsdp(base + self.rsdt as u64, base + self.xsdt as u64);
+        Tables { rsdp: start, blobs: vec![(start, rsdp), (base, self.bytes)] }
+    }
 }
 
-/// Builds the tables from `start` on, which is on a 16-byte boundary within 0xe0000 to 0xfffff, so that
-/// systems that are not told where the RSDP is find it by searching.
-pub fn build(config: &Config, start: u64) -> Tables {
-    let mut placement = Placement { next: start + Rsdp::len() as u64, blobs: Vec::new() };
-    let facs = placement.place(bytes(&FACS::new()));
-    let dsdt = placement.place(dsdt::build(config));
-    let fadt = placement.place(fadt(config, facs, dsdt));
-    let madt = placement.place(madt(config));
-    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    xsdt.add_entry(fadt);
-    xsdt.add_entry(madt);
-    if config.hpet {
-        xsdt.add_entry(placement.place(hpet_table()));
-    }
-    let xsdt = placement.place(bytes(&xsdt));
-    let mut blobs = vec![(start, bytes(&Rsdp::new(OEM_ID, xsdt)))];
-    blobs.append(&mut placement.blobs);
-    Tables { rsdp: start, blobs }
+/// The root pointer with these addresses, and its checksums.
+fn make_rsdp(rsdt: u64, xsdt: u64) -> Vec<u8> {
+    let mut bytes = bytes(&Rsdp::new(OEM_ID, xsdt));
+    bytes[rsdp::RSDT..rsdp::RSDT + 4].copy_from_slice(&(rsdt as u32).to_le_bytes());
+    set_checksum(&mut bytes[..rsdp::FIRST_PART], rsdp::CHECKSUM);
+    set_checksum(&mut bytes, rsdp::EXTENDED_CHECKSUM);
+    bytes
+}
+
+/// Has all bytes of `table` add up to zero by the one at `at`.
+fn set_checksum(table: &mut [u8], at: usize) {
+    table[at] = 0;
+    let sum = table.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    table[at] = sum.wrapping_neg();
 }
 
 fn bytes(table: &dyn Aml) -> Vec<u8> {
@@ -108,13 +217,13 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
     bytes
 }
 
-fn fadt(config: &Config, facs: u64, dsdt: u64) -> Vec<u8> {
+fn fadt(config: &Config, facs: usize, dsdt: usize) -> Vec<u8> {
     let pm = u32::from(config.pm_base);
     let port = |offset: u32, width: u8, access| {
         GAS::new(AddressSpace::SystemIo, width, 0, access, (pm + offset).into())
     };
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
-        .dsdt_64(dsdt)
+        .dsdt_64(dsdt as u64)
         .firmware_ctrl_32(facs as u32)
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
@@ -139,8 +248,8 @@ fn fadt(config: &Config, facs: u64, dsdt: u64) -> Vec<u8> {
     fadt.p_lvl2_lat = 0xfff.into();
     fadt.p_lvl3_lat = 0xfff.into();
     fadt.century = CENTURY;
-    // Legacy devices and a keyboard controller are there; VGA must not be probed.
-    fadt.iapc_boot_arch = 0b111.into();
+    // Legacy devices and a keyboard controller are there; VGA must not be probed if there is none.
+    fadt.iapc_boot_arch = (if config.vga { 0b011 } else { 0b111 }).into();
     fadt.reset_reg = GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, RESET_PORT);
     fadt.reset_value = RESET_VALUE;
     fadt.x_pm1a_evt_blk = port(0, 32, AccessSize::WordAccess);

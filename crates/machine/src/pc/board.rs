@@ -42,7 +42,7 @@ use crate::acpi;
 use crate::chardevs::Chardevs;
 use crate::qtest::Tap;
 use crate::run::Board;
-use crate::spec::{Accelerator, MachineSpec, SerialSpec};
+use crate::spec::{Accelerator, Graphics, MachineSpec, SerialSpec};
 
 /// The devices that every board has.
 struct Chipset {
@@ -184,12 +184,12 @@ impl Pc {
         };
         pc.buses.add("pci.0", Bus::Pci);
         pc.buses.add("isa.0", Bus::Isa);
+        pc.open_drives()?;
         pc.add_chipset()?;
         pc.add_fw_cfg()?;
         pc.add_usb()?;
         pc.add_serial_ports()?;
         pc.add_parallel_ports()?;
-        pc.open_drives()?;
         let fdc = pc.add_floppy_controller()?;
         pc.add_ide()?;
         pc.add_devices()?;
@@ -432,18 +432,24 @@ impl Pc {
         }
     }
 
-    /// Writes the ACPI tables; returns where the root pointer is.
-    fn write_tables(&self) -> Result<u64, BuildError> {
-        let config = acpi::Config {
+    /// What the ACPI tables depend on, with the power management ports at `pm_base`.
+    pub(super) fn acpi_config(&self, pm_base: u16) -> acpi::Config {
+        acpi::Config {
             cpus: self.spec.smp.cpus,
             pci_hole: self.layout.pci_hole(),
-            pm_base: firmware::PM_BASE,
+            pm_base,
             hpet: self.hpet.is_some(),
             vmgenid: self.vmgenid.is_some(),
             suspend: self.can_suspend(),
+            vga: self.spec.graphics != Graphics::None,
             serial_ports: self.serial_ports.clone(),
-        };
-        let tables = acpi::build(&config, layout::FIRMWARE_TABLES);
+        }
+    }
+
+    /// Writes the ACPI tables; returns where the root pointer is.
+    fn write_tables(&self) -> Result<u64, BuildError> {
+        let config = self.acpi_config(firmware::PM_BASE);
+        let tables = acpi::Image::new(&config).place(layout::FIRMWARE_TABLES);
         for (addr, bytes) in &tables.blobs {
             self.memory.write(*addr, bytes)?;
         }

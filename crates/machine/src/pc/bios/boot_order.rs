@@ -5,14 +5,17 @@ use options::{OptionError, Properties, parse_number};
 
 /// What devices asked for.
 #[derive(Debug, Default)]
-pub struct BootOrder(Vec<(u32, String)>);
+pub(in crate::pc) struct BootOrder(Vec<(u32, String)>);
 
 impl BootOrder {
     /// Takes `bootindex` out of a device's properties.
     ///
     /// # Errors
     /// If it is no number, or another device has it.
-    pub fn take(&self, properties: &mut Properties) -> Result<Option<u32>, OptionError> {
+    pub(in crate::pc) fn take(
+        &self,
+        properties: &mut Properties,
+    ) -> Result<Option<u32>, OptionError> {
         let index = match properties.take("bootindex") {
             // For a device that is not in the list.
             Some(text) if text == "-1" => None,
@@ -28,7 +31,7 @@ impl BootOrder {
     }
 
     /// Puts the device with this Open Firmware path into the list, if it has an index.
-    pub fn add(&mut self, index: Option<u32>, path: impl Into<String>) {
+    pub(in crate::pc) fn add(&mut self, index: Option<u32>, path: impl Into<String>) {
         if let Some(index) = index {
             self.0.push((index, path.into()));
             self.0.sort();
@@ -37,7 +40,7 @@ impl BootOrder {
 
     /// The list as firmware reads it: lines, the last ending in a zero. With `halt` firmware tries
     /// nothing that is not in it.
-    pub fn file(&self, halt: bool) -> Vec<u8> {
+    pub(in crate::pc) fn file(&self, halt: bool) -> Vec<u8> {
         let mut lines: Vec<&str> = self.0.iter().map(|(_, path)| path.as_str()).collect();
         if halt {
             lines.push("HALT");
@@ -52,7 +55,7 @@ impl BootOrder {
 }
 
 /// The path of a PCI function, `name` being Open Firmware's for its kind.
-pub fn pci_path(name: &str, devfn: devices::pci::Devfn) -> String {
+pub(in crate::pc) fn pci_path(name: &str, devfn: devices::pci::Devfn) -> String {
     let place = match devfn.function() {
         0 => format!("{:x}", devfn.slot()),
         function => format!("{:x},{function:x}", devfn.slot()),

@@ -2,12 +2,16 @@
 //! Device"; SeaBIOS's documentation, "Runtime config").
 
 use std::path::Path;
+use std::sync::Arc;
 
 use devices::fw_cfg::{Content, FileError, key};
+use devices::piix::{self, Piix4Pm};
 
 use crate::BuildError;
+use crate::acpi::{self, loader};
 use crate::pc::board::Pc;
-use crate::pc::layout::Layout;
+use crate::pc::firmware::PM_BASE;
+use crate::pc::layout::{FOUR_GIB, Layout};
 use crate::spec::{BootSpec, FwCfgItem, FwCfgValue};
 
 /// Files of the user's own are at most this long.
@@ -17,6 +21,8 @@ const CMOS_BOOT_FIRST: u8 = 0x3d;
 const CMOS_BOOT_THIRD: u8 = 0x38;
 /// The order of those who say nothing.
 const DEFAULT_ORDER: &str = "cad";
+/// The bits of the power management function's base register that are the address.
+const PM_BASE_BITS: u16 = 0xffc0;
 /// Never.
 const NO_REBOOT: u32 = u32::MAX;
 
@@ -36,7 +42,7 @@ fn e820(layout: &Layout) -> Vec<u8> {
     const RAM: u32 = 1;
     let mut ranges = vec![(0, layout.low_end)];
     if layout.high_size > 0 {
-        ranges.push((super::super::layout::FOUR_GIB, layout.high_size));
+        ranges.push((FOUR_GIB, layout.high_size));
     }
     let mut bytes = Vec::new();
     for (start, len) in ranges {
@@ -83,6 +89,7 @@ impl Pc {
         self.add_item("etc/e820", e820(&self.layout))?;
         self.add_item("bootorder", self.boot_order.file(boot.strict))?;
         self.add_boot_items(boot)?;
+        self.add_acpi_tables()?;
         for item in &spec.firmware.items {
             self.add_user_item(item)?;
         }
@@ -95,6 +102,25 @@ impl Pc {
         content: impl Into<Content>,
     ) -> Result<(), BuildError> {
         self.fw_cfg.add_file(name, content.into()).map_err(|e| BuildError::Device(e.to_string()))
+    }
+
+    /// The ACPI tables and the script that puts them into memory. Firmware reads the tables after it has
+    /// chosen where the power management ports are.
+    fn add_acpi_tables(&self) -> Result<(), BuildError> {
+        let config = self.acpi_config(PM_BASE);
+        let files = loader::Files::new(&acpi::Image::new(&config));
+        self.add_item(loader::SCRIPT_FILE, files.script)?;
+        self.add_item(loader::RSDP_FILE, files.rsdp)?;
+        let pci = Arc::downgrade(&self.pci);
+        let make = move || {
+            let base = pci
+                .upgrade()
+                .map_or(u32::MAX, |pci| pci.read_config(Piix4Pm::DEVFN, piix::reg::PM_BASE, 4));
+            let pm_base = base as u16 & PM_BASE_BITS;
+            let config = acpi::Config { pm_base, ..config.clone() };
+            loader::Files::new(&acpi::Image::new(&config)).tables
+        };
+        self.add_item(loader::TABLES_FILE, Content::Made(files.tables, Box::new(make)))
     }
 
     fn add_boot_items(&self, boot: &BootSpec) -> Result<(), BuildError> {

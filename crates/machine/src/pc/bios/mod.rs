@@ -7,12 +7,13 @@ mod boot_order;
 mod contents;
 mod files;
 
-pub use boot_order::{BootOrder, pci_path};
+pub(super) use boot_order::{BootOrder, pci_path};
 pub use files::RomFiles;
 
 use std::sync::Arc;
 
 use devices::pci::OptionRom;
+use devices::pflash::{self, Pflash};
 use devices::rom::SystemRom;
 use memory::{Access, Mapping, MemoryBlock};
 use options::Properties;
@@ -20,7 +21,7 @@ use options::Properties;
 use super::board::Pc;
 use super::layout::FOUR_GIB;
 use crate::BuildError;
-use crate::spec::MachineSpec;
+use crate::spec::{DriveInterface, MachineSpec};
 
 /// The BIOS of a machine that is told nothing else.
 const DEFAULT_BIOS: &str = "bios-256k.bin";
@@ -28,13 +29,17 @@ const DEFAULT_BIOS: &str = "bios-256k.bin";
 const BIOS_UNIT: usize = 64 << 10;
 /// The largest BIOS image: it must stay clear of the local APICs.
 const BIOS_MAX: u64 = 16 << 20;
+/// The most flash memory, and in how many pieces.
+const FLASH_MAX: u64 = 8 << 20;
+const FLASH_UNITS: u32 = 2;
 /// The largest option ROM.
 const ROM_MAX: u64 = 16 << 20;
 
 /// Whether a machine starts in firmware. Otherwise it is put into the state that firmware would leave it
 /// in, and enters its kernel.
-pub fn has_firmware(spec: &MachineSpec) -> bool {
-    spec.boot.is_none() || spec.firmware.bios.is_some()
+pub(super) fn has_firmware(spec: &MachineSpec) -> bool {
+    let has_flash = spec.drives.iter().any(|drive| drive.interface == DriveInterface::Pflash);
+    spec.boot.is_none() || spec.firmware.bios.is_some() || has_flash
 }
 
 impl Pc {
@@ -42,6 +47,9 @@ impl Pc {
     pub(super) fn load_bios(&mut self) -> Result<Option<Arc<MemoryBlock>>, BuildError> {
         if !has_firmware(&self.spec) {
             return Ok(None);
+        }
+        if let Some(flash) = self.add_flash()? {
+            return Ok(Some(flash));
         }
         let name = self.spec.firmware.bios.as_deref().unwrap_or(DEFAULT_BIOS);
         let failed = |reason: String| {
@@ -57,6 +65,50 @@ impl Pc {
         self.memory.map(Mapping::new(FOUR_GIB - block.len(), &block, Access::ROM))?;
         self.devices.push(SystemRom::new(block.clone()));
         Ok(Some(block))
+    }
+
+    /// The flash memories of drives with `if=pflash`, one below the other from 4 GiB down; returns the
+    /// first, which CPUs start in.
+    fn add_flash(&mut self) -> Result<Option<Arc<MemoryBlock>>, BuildError> {
+        let spec = Arc::clone(&self.spec);
+        let all = spec.drives.iter().zip(self.drives.clone());
+        let mut ours: Vec<_> =
+            all.filter(|(drive, _)| drive.interface == DriveInterface::Pflash).collect();
+        ours.sort_by_key(|(drive, _)| drive.unit);
+        let mut total = 0;
+        let mut first = None;
+        for (at, (spec, drive)) in (0..).zip(ours) {
+            let failed = |reason: String| BuildError::Device(format!("{}: {reason}", spec.origin));
+            if spec.unit != at || at >= FLASH_UNITS {
+                return Err(failed(match spec.unit {
+                    unit if unit < FLASH_UNITS => format!("pflash{unit} requires pflash{at}"),
+                    unit => format!("there are {FLASH_UNITS} flash memories, no unit {unit}"),
+                }));
+            }
+            let size = drive.size();
+            if size == 0 || !size.is_multiple_of(pflash::SECTOR) {
+                return Err(failed(format!(
+                    "system firmware block device {} has invalid size {size}; its size must be a \
+                     non-zero multiple of {:#x}",
+                    spec.id,
+                    pflash::SECTOR
+                )));
+            }
+            total += size;
+            if total > FLASH_MAX {
+                return Err(failed(format!(
+                    "combined size of system firmware exceeds {FLASH_MAX} bytes"
+                )));
+            }
+            let name = format!("system.flash{at}");
+            drive.claim(&name, false).map_err(|e| failed(e.to_string()))?;
+            let flash =
+                Pflash::new(&name, drive, &self.memory, FOUR_GIB - total).map_err(failed)?;
+            flash.attach(&self.mmio)?;
+            first.get_or_insert(flash.block().clone());
+            self.devices.push(flash);
+        }
+        Ok(first)
     }
 
     /// The firmware configuration device, still without what depends on other devices.

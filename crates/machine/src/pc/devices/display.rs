@@ -15,6 +15,9 @@ use crate::BuildError;
 use crate::pc::board::Pc;
 use crate::spec::{DeviceSpec, Graphics, MachineSpec};
 
+/// The adapters' BIOS.
+const VGA_BIOS: &str = "vgabios-stdvga.bin";
+
 /// The kinds of this topic.
 pub(super) const DRIVERS: &[Driver] = &[
     Driver {

@@ -139,7 +139,8 @@ fn virtio_balloon(
     }
     let device = VirtioBalloon::new(pc.memory.clone(), pc.spec.memory, deflate_on_oom, &pc.timers);
     pc.balloon = Some(device.clone());
-    pc.add_virtio(path, device, transport).map(|_| ())
+    pc.add_virtio(path, device, transport)?;
+    Ok(())
 }
 
 fn virtio_rng(
@@ -159,5 +160,6 @@ fn virtio_rng(
     }
     let limit = max_bytes.map(|max_bytes| RngLimit { max_bytes, period });
     let device = VirtioRng::new(limit, &pc.timers);
-    pc.add_virtio(path, device, transport).map(|_| ())
+    pc.add_virtio(path, device, transport)?;
+    Ok(())
 }
