@@ -114,7 +114,7 @@ fn debug_exit() -> Rig {
 fn pflash() -> Rig {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), [0x5a; 0x2000]).unwrap();
-    let drive = Drive::open("flash", file.path(), &block::DriveOptions::default()).unwrap();
+    let drive = block::Drive::open("flash", file.path(), &block::DriveOptions::default()).unwrap();
     let memory = Arc::new(GuestMemory::new(&[(0, 0x1000)]).unwrap());
     let seen = memory.clone();
     let (rig, _) = Rig::new(|bench| {
