@@ -6,7 +6,7 @@
 
 use memory::{GuestMemory, PAGE_SIZE};
 use object::elf::{FileHeader32, FileHeader64, PT_LOAD};
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef, pod};
 
 use super::boot::{BootError, Entry};
@@ -249,7 +249,6 @@ fn plan_elf<'a, H: FileHeader<Endian = LittleEndian>>(image: &'a [u8]) -> Result
     let sections = sections.map(|all| {
         let size = size_of::<H::SectionHeader>() as u32;
         let strings = elf.shstrndx(endian, image).unwrap_or(0);
-        debug_assert!(all.iter().all(|section| section.sh_type(endian) < u32::MAX));
         (all.len() as u32, size, strings, pod::bytes_of_slice(all))
     });
     Ok(Plan { segments, entry: elf.e_entry(endian).into(), sections })
