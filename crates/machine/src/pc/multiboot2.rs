@@ -6,7 +6,7 @@
 
 use memory::{GuestMemory, PAGE_SIZE};
 use object::elf::{FileHeader32, FileHeader64, PT_LOAD};
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef, pod};
 
 use super::boot::{BootError, Entry};
