@@ -48,7 +48,7 @@ fn ask(queue: &mut Queue<'_>, kind: u32, words: &[u32]) -> u32 {
 fn set_up(queue: &mut Queue<'_>) {
     assert_eq!(ask(queue, request::RESOURCE_CREATE_2D, &[1, 2, 64, 32]), ok::NO_DATA);
     let half = 64 * 32 * 2 + 6;
-    let list = [1, 2, PICTURE as u32, 0, half, 0, 0x20_0000, 0, half, 0];
+    let list = [1, 2, PICTURE as u32, 0, half, 0, 0x18_0000, 0, half, 0];
     assert_eq!(ask(queue, request::RESOURCE_ATTACH_BACKING, &list), ok::NO_DATA);
     assert_eq!(ask(queue, request::SET_SCANOUT, &[0, 0, 64, 32, 0, 1]), ok::NO_DATA);
 }
@@ -73,7 +73,7 @@ fn a_picture_goes_from_guest_memory_to_the_screen() {
         (0..64 * 32).flat_map(|i| (pixel(i % 64, i / 64) | 0xff00_0000).to_le_bytes()).collect();
     let (first, second) = bytes.split_at(64 * 32 * 2 + 6);
     machine.memory.write(PICTURE, first).unwrap();
-    machine.memory.write(0x20_0000, second).unwrap();
+    machine.memory.write(0x18_0000, second).unwrap();
     view.refresh();
     assert_eq!(view.surface().size(), Size::new(64, 32));
     assert_eq!(view.surface().row(16)[5], 0, "not copied yet");
