@@ -288,7 +288,8 @@ mod tests {
     /// other keyboards have in one place.
     #[test]
     fn codes_are_distinct() {
-        let codes: [(&str, fn(Key) -> u16); 5] = [
+        type Code = fn(Key) -> u16;
+        let codes: [(&str, Code); 5] = [
             ("evdev", Key::evdev),
             ("set 1", |key| key.codes().set1),
             ("set 2", |key| key.codes().set2),

@@ -138,7 +138,6 @@ impl fmt::Debug for MemoryBlock {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::GuestMemory;
 
     #[test]

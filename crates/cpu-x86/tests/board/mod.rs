@@ -23,6 +23,9 @@ pub(crate) const A20_PORT: u16 = 0xed;
 /// A port whose writes are told to [`Board::on_map`].
 pub(crate) const MAP_PORT: u16 = 0xee;
 
+/// Changes the memory map.
+pub(crate) type MapChange = Box<dyn Fn(u32) + Send>;
+
 /// What CPUs are wired to. One for each CPU, but for memory and group.
 pub(crate) struct Board {
     pub(crate) memory: Arc<GuestMemory>,
@@ -31,7 +34,7 @@ pub(crate) struct Board {
     /// Values written to [`DEBUG_PORT`].
     pub(crate) output: Mutex<Vec<u32>>,
     /// What changes the memory map when a guest asks for it.
-    pub(crate) on_map: Mutex<Option<Box<dyn Fn(u32) + Send>>>,
+    pub(crate) on_map: Mutex<Option<MapChange>>,
     /// Addresses, sizes and values of writes to no memory.
     pub(crate) mmio: Mutex<Vec<(u64, u8, u64)>>,
     /// Vectors to deliver, the next one last.

@@ -219,12 +219,12 @@ fn cylinders_heads_and_sectors_follow_the_parameters_that_were_set() {
     assert_eq!(bench.status(), OK);
     let registers = bench.device.registers_mut();
     // Cylinder 3, head 2, sector 4.
-    (registers.count, registers.lba, registers.device) = (1, 0x0003_04, 2);
+    (registers.count, registers.lba, registers.device) = (1, 0x304, 2);
     bench.device.command(0x20);
     let lba = (3 * 5 + 2) * 9 + 3;
     assert_eq!(bench.take().0, image()[lba * 512..][..512]);
     let registers = bench.device.registers_mut();
-    (registers.lba, registers.device) = (0x0003_00, 2);
+    (registers.lba, registers.device) = (0x300, 2);
     bench.device.command(0x20);
     assert_eq!(bench.status(), (0x51, error::IDNF), "sectors count from 1");
     let words = bench.identify();

@@ -746,7 +746,7 @@ fn peripheral() -> Rig {
     });
     let hub = keep.clone().unwrap();
     let other = move |kind: u32, value: u64| {
-        if kind % 4 == 0 {
+        if kind.is_multiple_of(4) {
             hub.send(None, &[input_event(kind >> 2, value)]);
             return 0;
         }

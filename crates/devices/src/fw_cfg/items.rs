@@ -73,16 +73,21 @@ pub enum FileError {
     Duplicate(String),
 }
 
+/// Makes an item's bytes.
+pub(super) type Maker = Box<dyn Fn() -> Vec<u8> + Send>;
+/// Is told an item's bytes.
+pub(super) type Listener = Box<dyn Fn(&[u8]) + Send>;
+
 /// What an item holds.
 pub enum Content {
     /// These bytes.
     Fixed(Vec<u8>),
     /// These bytes, until the function, called whenever the item is selected, gives others of the same
     /// number.
-    Made(Vec<u8>, Box<dyn Fn() -> Vec<u8> + Send>),
+    Made(Vec<u8>, Maker),
     /// This many bytes, zero at first, which the guest may write; the function is told all of them after
     /// each write.
-    Writable(usize, Box<dyn Fn(&[u8]) + Send>),
+    Writable(usize, Listener),
 }
 
 impl From<Vec<u8>> for Content {
@@ -94,8 +99,8 @@ impl From<Vec<u8>> for Content {
 #[derive(Default)]
 struct Item {
     bytes: Vec<u8>,
-    make: Option<Box<dyn Fn() -> Vec<u8> + Send>>,
-    on_write: Option<Box<dyn Fn(&[u8]) + Send>>,
+    make: Option<Maker>,
+    on_write: Option<Listener>,
 }
 
 impl From<Content> for Item {

@@ -518,7 +518,8 @@ fn resets_stops_and_pauses_wait_for_the_worker() {
         }
         assert_eq!(bench.inb(0x3f6) & 0x80, 0x80);
     };
-    let during: [(&str, fn(&Bench)); 3] = [
+    type Disturbance = fn(&Bench);
+    let during: [(&str, Disturbance); 3] = [
         ("reset", |bench| bench.outb(0x3f6, 4)),
         ("stop", |bench| bench.outb(BUS_MASTER, 0)),
         ("pause", |bench| bench.ide.pause()),

@@ -217,7 +217,7 @@ impl Pflash {
             registers.mode = Mode::Status;
         };
         match next {
-            Next::Command => return self.command(registers, byte),
+            Next::Command => self.command(registers, byte),
             Next::Byte => {
                 finish(self.program(offset, byte) && self.store(offset, 1), status::PROGRAM_ERROR);
             }

@@ -46,8 +46,8 @@ pub(crate) fn monitor(width: u32, height: u32) -> [u8; SIZE] {
 /// A detailed timing of 75 Hz with blanking of its own choosing: a quarter of the line, a 28th of the
 /// picture.
 fn detailed_timing(width: u32, height: u32, mm_x: u32, mm_y: u32) -> [u8; 18] {
-    let (h_blank, v_blank) = (width * 35 / 100 & !1, height * 35 / 1000 + 3);
-    let (h_front, h_sync) = (width * 25 / 100 & !1, width * 3 / 100);
+    let (h_blank, v_blank) = ((width * 35 / 100) & !1, height * 35 / 1000 + 3);
+    let (h_front, h_sync) = ((width * 25 / 100) & !1, width * 3 / 100);
     let (v_front, v_sync) = (height * 5 / 1000, (height * 5 / 1000).clamp(1, 63));
     let clock = 75 * (width + h_blank) * (height + v_blank) / 10_000;
     let high = |low: u32, high: u32| (low >> 8 & 0xf | (high >> 8 & 0xf) << 4) as u8;

@@ -3,7 +3,7 @@
 use testkit::bare::Step;
 
 /// Register values of a mode.
-pub struct Mode {
+pub(crate) struct Mode {
     pub name: &'static str,
     misc: u8,
     sequencer: [u8; 5],
@@ -47,7 +47,7 @@ const fn with(mut values: [u8; 25], changes: &[(usize, u8)]) -> [u8; 25] {
 }
 
 /// 80 by 25 characters of 9 by 16 dots.
-pub const TEXT_80: Mode = Mode {
+pub(crate) const TEXT_80: Mode = Mode {
     name: "text 80x25",
     misc: 0x67,
     sequencer: [3, 0, 3, 0, 2],
@@ -57,7 +57,7 @@ pub const TEXT_80: Mode = Mode {
 };
 
 /// 40 by 25 characters of double width, with two fonts.
-pub const TEXT_40: Mode = Mode {
+pub(crate) const TEXT_40: Mode = Mode {
     name: "text 40x25",
     misc: 0x67,
     sequencer: [3, 8, 3, 0x04, 2],
@@ -67,7 +67,7 @@ pub const TEXT_40: Mode = Mode {
 };
 
 /// Modes of pixels.
-pub const GRAPHICS: &[Mode] = &[
+pub(crate) const GRAPHICS: &[Mode] = &[
     Mode {
         name: "12h: 640x480, 16 colours",
         misc: 0xe3,
@@ -160,7 +160,7 @@ pub const GRAPHICS: &[Mode] = &[
 
 impl Mode {
     /// Sets the mode, its palette included.
-    pub fn set(&self) -> Vec<Step> {
+    pub(crate) fn set(&self) -> Vec<Step> {
         let mut steps = vec![Step::Out16(0x1ce, 4), Step::Out16(0x1cf, 0)];
         steps.push(Step::Out8(0x3c2, self.misc));
         let indexed = |port: u16, values: &[u8]| {
@@ -182,7 +182,7 @@ impl Mode {
 }
 
 /// 256 colours, no two the same.
-pub fn palette() -> Vec<Step> {
+pub(crate) fn palette() -> Vec<Step> {
     let mut steps = vec![Step::Out8(0x3c6, 0xff), Step::Out8(0x3c8, 0)];
     for i in 0..=255_u8 {
         let color = [i, i.wrapping_mul(7).wrapping_add(13), i.wrapping_mul(29) ^ 0x2a];
@@ -192,7 +192,7 @@ pub fn palette() -> Vec<Step> {
 }
 
 /// `len` bytes of memory from `address` on, filled with words that hardly repeat.
-pub fn noise(address: u32, len: u32) -> Vec<Step> {
+pub(crate) fn noise(address: u32, len: u32) -> Vec<Step> {
     let mut state = 0x1234_5678_u32;
     let word = |at| {
         state ^= state << 13;
@@ -204,7 +204,7 @@ pub fn noise(address: u32, len: u32) -> Vec<Step> {
 }
 
 /// Fills all of the fonts in plane 2 with noise.
-pub fn font() -> Vec<Step> {
+pub(crate) fn font() -> Vec<Step> {
     let mut steps: Vec<_> = [(0x3c4, 0x0402), (0x3c4, 0x0604), (0x3ce, 5), (0x3ce, 0x0406)]
         .map(|(port, value)| Step::Out16(port, value))
         .into();

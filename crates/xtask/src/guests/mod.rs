@@ -78,11 +78,11 @@ pub(crate) fn make(names: &[String]) -> Result<()> {
     }
     let mut failures = Vec::new();
     for recipe in RECIPES {
-        if names.is_empty() || names.iter().any(|name| name == recipe.file) {
-            if let Err(error) = bake(&kitchen, recipe) {
-                println!("guests: no {}: {error:#}", recipe.file);
-                failures.push(recipe.file);
-            }
+        if (names.is_empty() || names.iter().any(|name| name == recipe.file))
+            && let Err(error) = bake(&kitchen, recipe)
+        {
+            println!("guests: no {}: {error:#}", recipe.file);
+            failures.push(recipe.file);
         }
     }
     if !failures.is_empty() {

@@ -121,7 +121,7 @@ impl Lun {
             1 | 3 | 4 | 5 => return Err(Sense::ILLEGAL_TRACK_MODE),
             _ => return Err(Sense::INVALID_FIELD),
         }
-        Ok(if count == 0 || parts.len() == 0 {
+        Ok(if count == 0 || parts.is_empty() {
             Task::Done
         } else if parts == SectorParts::USER {
             Task::Read { offset, len }

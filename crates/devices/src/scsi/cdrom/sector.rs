@@ -84,7 +84,7 @@ pub(super) fn lba_of([m, s, f]: [u8; 3]) -> Result<u32, Sense> {
 
 /// Two digits in a byte.
 fn bcd(n: u8) -> u8 {
-    (n / 10 % 10) << 4 | n % 10
+    ((n / 10 % 10) << 4) | (n % 10)
 }
 
 fn whole(lba: u32, user: &[u8]) -> [u8; SECTOR] {
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn parity_makes_every_vector_a_code_word() {
-        let user: Vec<u8> = (0..USER).map(|i| (i * i >> 3) as u8).collect();
+        let user: Vec<u8> = (0..USER).map(|i| ((i * i) >> 3) as u8).collect();
         let sector = whole(16, &user);
         assert_eq!(
             sector[..16],

@@ -41,11 +41,6 @@ impl Buses {
         self.0.iter().filter_map(|(_, bus)| of_kind(bus)).collect()
     }
 
-    /// How many buses are of a kind.
-    pub(super) fn count(&self, of_kind: impl Fn(&Bus) -> bool) -> usize {
-        self.0.iter().filter(|(_, bus)| of_kind(bus)).count()
-    }
-
     /// The bus that `bus=` names, or all there are without it: those of the kind that `of_kind` picks.
     ///
     /// # Errors

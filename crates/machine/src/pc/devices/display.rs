@@ -15,7 +15,7 @@ use crate::BuildError;
 use crate::pc::board::Pc;
 use crate::spec::{DeviceSpec, Graphics, MachineSpec};
 
-/// The adapters' BIOS.
+/// The VGA's BIOS.
 const VGA_BIOS: &str = "vgabios-stdvga.bin";
 
 /// The kinds of this topic.
@@ -86,7 +86,7 @@ fn vga(
         x_res: properties.take_number("xres")?.unwrap_or(defaults.x_res),
         y_res: properties.take_number("yres")?.unwrap_or(defaults.y_res),
     };
-    let rom = (kind == VgaKind::Primary).then_some("vgabios-stdvga.bin");
+    let rom = (kind == VgaKind::Primary).then_some(VGA_BIOS);
     let rom = pc.take_rom(&mut properties, rom)?;
     let option = properties.option().to_owned();
     properties.finish()?;

@@ -174,7 +174,7 @@ impl Pc {
     /// Where CPU `index` starts, if a loader says so.
     pub(in crate::pc) fn start_of(&self, index: usize) -> Option<u64> {
         let starts = self.images.iter().filter_map(|image| image.start);
-        starts.filter(|&(cpu, _)| cpu as usize == index).map(|(_, entry)| entry).last()
+        starts.filter(|&(cpu, _)| cpu as usize == index).map(|(_, entry)| entry).next_back()
     }
 }
 

@@ -166,10 +166,12 @@ fn take_port(
         return Err(refused(format!("No 'usb-bus' bus found for device '{driver}'")));
     };
     let host = hosts.iter().find(|host| host.ports.free() > 0).unwrap_or(first).clone();
-    if wanted.is_none() && driver != "usb-hub" && host.ports.free() == 1 {
-        if let Some(port) = host.ports.take(None) {
-            pc.plug_hub(&format!("{path}/usb-hub"), &host, port);
-        }
+    if wanted.is_none()
+        && driver != "usb-hub"
+        && host.ports.free() == 1
+        && let Some(port) = host.ports.take(None)
+    {
+        pc.plug_hub(&format!("{path}/usb-hub"), &host, port);
     }
     let port = host.ports.take(wanted.as_deref()).ok_or_else(|| match wanted {
         Some(port) => refused(format!("usb port {port} (bus {}) not found (in use?)", host.name)),
