@@ -63,7 +63,7 @@ pub const OPTIONS: &[OptionItem] = &[
         "smp",
         &[],
         Takes::Value("[cpus=]n[,sockets=,cores=,threads=,maxcpus=]"),
-        "number of CPUs, 1 to 8",
+        "number of CPUs, 1 to 64",
         machine::smp,
     ),
     option("m", &[], Takes::Value("[size=]megs"), "RAM (default 128M)", machine::memory),
