@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::Cursor;
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -70,6 +71,14 @@ impl Picture {
     /// If it is outside.
     pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         self.pixels[y * self.width + x]
+    }
+
+    /// Whether `other` has the same size and the same pixels in `columns` of `rows`.
+    pub fn agrees(&self, other: &Self, columns: Range<usize>, rows: Range<usize>) -> bool {
+        (self.width, self.height) == (other.width, other.height)
+            && rows
+                .flat_map(|y| columns.clone().map(move |x| (x, y)))
+                .all(|(x, y)| self.pixel(x, y) == other.pixel(x, y))
     }
 
     /// Where this picture first differs from `other`, in words; `None` if they are the same.
@@ -212,6 +221,24 @@ impl Vm {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Waits until the screen agrees with `picture` in `columns` of `rows`: for text in fonts that are
+    /// not the VGA's.
+    pub fn wait_picture(
+        &mut self,
+        picture: &Picture,
+        columns: Range<usize>,
+        rows: Range<usize>,
+    ) -> Result<()> {
+        let end = Instant::now() + deadline();
+        while !self.screen()?.agrees(picture, columns.clone(), rows.clone()) {
+            if Instant::now() > end {
+                bail!("the screen never looks as expected");
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        Ok(())
     }
 }
 
