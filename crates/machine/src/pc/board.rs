@@ -418,9 +418,15 @@ impl Pc {
         Ok(())
     }
 
+    /// Whether a kernel is entered without firmware; then the board does what firmware would do. With
+    /// qtest, nothing runs that it would be done for.
+    fn enters_kernel(&self) -> bool {
+        !bios::has_firmware(&self.spec) && self.spec.accelerator != Accelerator::Qtest
+    }
+
     /// Does for a CPU what firmware would do, and lets CPU 0 enter the kernel, if there is no firmware.
     fn prepare_cpu(&self, index: usize, cpu: &mut Cpu) {
-        if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
+        if !self.enters_kernel() {
             return;
         }
         if let Err(reason) = cpu.set_state(&firmware::cpu_state(cpu.state())) {
@@ -496,7 +502,7 @@ impl Board for Pc {
         self.describe_disks();
         self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
         self.load_images();
-        if bios::has_firmware(&self.spec) || self.spec.accelerator == Accelerator::Qtest {
+        if !self.enters_kernel() {
             return;
         }
         firmware::configure(&self.pci, &self.ports);
