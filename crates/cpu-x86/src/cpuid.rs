@@ -7,6 +7,7 @@ use crate::cpu::Cpu;
 use crate::feature::Word;
 use crate::fpu::xsave;
 use crate::model::Vendor;
+use crate::msr::index;
 use crate::pmu::Pmu;
 use crate::regs::{CR4_OSXSAVE, CR4_PKE};
 
@@ -17,6 +18,10 @@ const MAX_HYPERVISOR: u32 = 0x4000_0000;
 
 /// Leaf 1: CLFLUSH works on 8 times 8 bytes.
 const CLFLUSH_SIZE: u32 = 8 << 8;
+/// Leaf 1, EDX: there is a local APIC.
+const APIC: u32 = 1 << 9;
+/// APIC_BASE: the local APIC is on.
+const APIC_ENABLED: u64 = 1 << 11;
 /// Leaf 1, EDX: the package has several logical processors.
 const HTT: u32 = 1 << 28;
 /// Leaf 1, ECX: the system has enabled XSAVE.
@@ -127,6 +132,13 @@ impl Cpu {
         self.config.model.features.word(word)
     }
 
+    /// Leaf 1, EDX. A local APIC that is switched off is not there.
+    fn leaf1_edx(&self) -> u32 {
+        let base = self.interrupts.read_msr(index::APIC_BASE);
+        let is_off = base.is_some_and(|base| base & APIC_ENABLED == 0);
+        self.features(Word::Leaf1Edx) & if is_off { !APIC } else { u32::MAX }
+    }
+
     fn highest_extended(&self) -> u32 {
         match self.config.model.vendor {
             Vendor::Intel => 0x8000_0008,
@@ -146,7 +158,7 @@ impl Cpu {
                 if self.cr4 & CR4_OSXSAVE != 0 {
                     ecx |= OSXSAVE;
                 }
-                let mut edx = self.features(Word::Leaf1Edx);
+                let mut edx = self.leaf1_edx();
                 if package > 1 {
                     edx |= HTT;
                 }
@@ -156,6 +168,8 @@ impl Cpu {
             // Leaf 4 tells of the caches.
             2 if intel => leaf(0xff01, 0, 0, 0),
             4 if intel => self.cpuid_cache(sub),
+            // MONITOR's lines are 64 bytes; MWAIT can be told to wake for interrupts that are held off.
+            5 if self.features(Word::Leaf1Ecx) >> 3 & 1 != 0 => leaf(64, 64, 3, 0),
             7 if sub == 0 => {
                 let mut ecx = self.features(Word::Leaf7Ecx);
                 if self.cr4 & CR4_PKE != 0 {
@@ -225,7 +239,7 @@ impl Cpu {
                 let mut ecx = self.features(Word::ExtendedEcx);
                 let mut edx = self.features(Word::ExtendedEdx);
                 if amd {
-                    edx |= self.features(Word::Leaf1Edx) & REPEATED;
+                    edx |= self.leaf1_edx() & REPEATED;
                     if package > 1 {
                         ecx |= CMP_LEGACY;
                     }

@@ -96,8 +96,21 @@ pub static mut RECOVER: u64 = 0;
 pub static mut RECOVER_SP: u64 = 0;
 static mut LAST: Last = Last {
     trap: Trap {
-        rax: 0, rcx: 0, rdx: 0, rbx: 0, rbp: 0, rsi: 0, rdi: 0, r: [0; 8], vector: 0, code: 0,
-        rip: 0, cs: 0, rflags: 0, rsp: 0, ss: 0,
+        rax: 0,
+        rcx: 0,
+        rdx: 0,
+        rbx: 0,
+        rbp: 0,
+        rsi: 0,
+        rdi: 0,
+        r: [0; 8],
+        vector: 0,
+        code: 0,
+        rip: 0,
+        cs: 0,
+        rflags: 0,
+        rsp: 0,
+        ss: 0,
     },
     cr2: 0,
     dr6: 0,
@@ -127,7 +140,10 @@ pub fn fault() -> (u64, u64) {
 
 pub fn forget() {
     unsafe {
-        (&raw mut LAST).write_volatile(Last { trap: Trap { vector: NONE, ..Trap::default() }, ..Last::default() });
+        (&raw mut LAST).write_volatile(Last {
+            trap: Trap { vector: NONE, ..Trap::default() },
+            ..Last::default()
+        });
     }
 }
 
@@ -144,7 +160,10 @@ extern "C" fn on_trap(trap: &mut Trap) {
         if recover == 0 {
             print(format_args!(
                 "FAIL unexpected event {} code {:#x} at {:#x} cr2 {:#x}\n",
-                trap.vector, trap.code, trap.rip, cr2()
+                trap.vector,
+                trap.code,
+                trap.rip,
+                cr2()
             ));
             exit(1);
         }
@@ -259,7 +278,9 @@ pub fn rdmsr(index: u32) -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 pub fn wrmsr(index: u32, value: u64) {
-    unsafe { asm!("wrmsr", in("ecx") index, in("eax") value as u32, in("edx") (value >> 32) as u32) };
+    unsafe {
+        asm!("wrmsr", in("ecx") index, in("eax") value as u32, in("edx") (value >> 32) as u32)
+    };
 }
 /// RDMSR that may fault.
 pub fn try_rdmsr(index: u32) -> Option<u64> {

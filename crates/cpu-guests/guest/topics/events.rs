@@ -24,7 +24,11 @@ fn codes() {
     let idt = |vector: u64| vector << 3 | 2;
     check("INT n", attempt!(["int 0x90"]), 0x90);
     check("INT3", attempt!(["int3"]), BP);
-    check("divide error", attempt!(["xor ecx, ecx", "div ecx"], out("eax") _, out("ecx") _, out("edx") _), DE);
+    check(
+        "divide error",
+        attempt!(["xor ecx, ecx", "div ecx"], out("eax") _, out("ecx") _, out("edx") _),
+        DE,
+    );
     check("UD2", attempt!(["ud2"]), UD);
     with_gate(0x90, gate_low(0x90) & !PRESENT, || {
         check("INT n, gate not present", attempt!(["int 0x90"]), NP);
@@ -107,7 +111,11 @@ fn doubles() {
         check("code", last().trap.code, 0);
     });
     with_gate(DE, no_gate(DE), || {
-        check("#DE, then #NP", attempt!(["xor ecx, ecx", "div ecx"], out("eax") _, out("ecx") _, out("edx") _), DF);
+        check(
+            "#DE, then #NP",
+            attempt!(["xor ecx, ecx", "div ecx"], out("eax") _, out("ecx") _, out("edx") _),
+            DF,
+        );
     });
     with_gate(PF, no_gate(PF), || {
         check("#PF, then #NP", attempt!(["mov al, [{}]"], in(reg) 5u64 << 39, out("al") _), DF);
@@ -196,7 +204,11 @@ fn returns() {
     check("code", last().trap.code, 0);
     // The target at CPL 3 is not mapped for it.
     let sp = &raw const ist_stack_top as u64 - 8192 + USER_ALIAS;
-    check("to a page of the supervisor", iret(0x2b, Some(sp), 2, 0x33, Some(0x10_0000)), (PF, 0x15));
+    check(
+        "to a page of the supervisor",
+        iret(0x2b, Some(sp), 2, 0x33, Some(0x10_0000)),
+        (PF, 0x15),
+    );
 }
 
 /// The interrupt flag: STI and loads of SS shield one instruction.

@@ -82,7 +82,12 @@ fn registers(has_wide: bool) {
     let mut table = [0u16; 5];
     for (at, expected) in [(WIDE, expected), (NOWHERE, GP)] {
         table[0] = 0xfff;
-        table[1..].copy_from_slice(&[at as u16, (at >> 16) as u16, (at >> 32) as u16, (at >> 48) as u16]);
+        table[1..].copy_from_slice(&[
+            at as u16,
+            (at >> 16) as u16,
+            (at >> 32) as u16,
+            (at >> 48) as u16,
+        ]);
         let vector = attempt!(["sidt [{1}]", "lidt [{0}]", "lidt [{1}]"],
             in(reg) &table, in(reg) &mut [0u16; 5]);
         check("LIDT", vector, expected);
@@ -129,7 +134,8 @@ pub fn run() {
     accesses(false);
     let old = cr3();
     unsafe {
-        let put = |table: u64, n: usize, value: u64| (table as *mut u64).add(n).write_volatile(value);
+        let put =
+            |table: u64, n: usize, value: u64| (table as *mut u64).add(n).write_volatile(value);
         let pml5 = (&raw mut PML5) as u64;
         put(pml5, 0, (&raw mut PML4) as u64 | 7);
         switch(cr4() | LA57, pml5);

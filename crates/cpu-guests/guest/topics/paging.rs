@@ -200,7 +200,7 @@ fn all_with(controls: Controls, reserved: bool) {
     run(P | W | U | PS | LARGE | 1 << 12, 0);
     unsafe { pd.write_volatile(P | W | U | PS | LARGE | 1 << 13) };
     invlpg(VA);
-    check("low address bits of a large page", perform(Access::Read, false, true), Some(9));
+    check("low address bits of a large page", perform(Access::Read, false, controls.ac), Some(9));
 }
 
 /// Translations may be kept until they are invalidated, but a fault looks again.
@@ -244,8 +244,7 @@ pub fn run() {
     let reserved = widths & 0xff < 52;
     for bits in 0..16u32 {
         let bit = |n: u32| bits >> n & 1 != 0;
-        let controls =
-            Controls { wp: bit(0), nxe: bit(1), smep: bit(2), smap: bit(3), ac: false };
+        let controls = Controls { wp: bit(0), nxe: bit(1), smep: bit(2), smap: bit(3), ac: false };
         if controls.smep && !smep || controls.smap && !smap {
             continue;
         }

@@ -49,8 +49,11 @@ fn faults(has_pcid: bool) {
     let operand = [0u64; 2];
     let at = &raw const operand as u64 + USER_ALIAS;
     check("at CPL 3", user!(["invpcid {0}, [{1}]"], in(reg) 0u64, in(reg) at), GP);
-    check("operand in a page that is not there",
-        attempt!(["invpcid {0}, [{1}]"], in(reg) 0u64, in(reg) 5u64 << 39), PF);
+    check(
+        "operand in a page that is not there",
+        attempt!(["invpcid {0}, [{1}]"], in(reg) 0u64, in(reg) 5u64 << 39),
+        PF,
+    );
     let _ = has_pcid;
 }
 

@@ -18,9 +18,22 @@ fn control_registers() {
     check("CR0: ET reads as one", cr0() & 1 << 4, 1 << 4);
     // CR4 by CPUID: bit, leaf, register, bit there.
     let known = [
-        (0, 1, 3, 1), (1, 1, 3, 1), (2, 1, 3, 4), (3, 1, 3, 2), (4, 1, 3, 3), (6, 1, 3, 7),
-        (7, 1, 3, 13), (9, 1, 3, 24), (11, 7, 2, 2), (16, 7, 1, 0), (17, 1, 2, 17), (18, 1, 2, 26),
-        (20, 7, 1, 7), (21, 7, 1, 20), (22, 7, 2, 3), (24, 7, 2, 31),
+        (0, 1, 3, 1),
+        (1, 1, 3, 1),
+        (2, 1, 3, 4),
+        (3, 1, 3, 2),
+        (4, 1, 3, 3),
+        (6, 1, 3, 7),
+        (7, 1, 3, 13),
+        (9, 1, 3, 24),
+        (11, 7, 2, 2),
+        (16, 7, 1, 0),
+        (17, 1, 2, 17),
+        (18, 1, 2, 26),
+        (20, 7, 1, 7),
+        (21, 7, 1, 20),
+        (22, 7, 2, 3),
+        (24, 7, 2, 31),
     ];
     for (bit, leaf, register, there) in known {
         let expected = if has(leaf, register, there) { NONE } else { GP };
@@ -96,22 +109,18 @@ fn access_control() {
     check("LOCK STAC", attempt!([".byte 0xf0, 0x0f, 0x01, 0xcb"]), UD);
     const SMAP: u64 = 1 << 21;
     set_cr4(cr4() | SMAP);
-    // What the processor reads by itself is the supervisor's, whatever AC says.
-    let (low, high);
-    unsafe {
-        low = GDT[FREE_SLOT - 3 + 0];
-        high = 0u64;
-    }
-    let _ = (low, high);
-    let at = &raw const GDT as u64 + USER_ALIAS;
-    let mut image = [0u8; 10];
-    image[..2].copy_from_slice(&351u16.to_le_bytes());
-    image[2..].copy_from_slice(&at.to_le_bytes());
-    let vector = attempt!(["stac", "lgdt [{0}]", "mov ds, {1:x}", "clac"], in(reg) &image, in(reg) 0x10u64);
+    // What the processor reads by itself is the supervisor's, whatever AC says: here a descriptor of
+    // the local table.
+    let table = [0x00cf_9300_0000_ffffu64; 2];
+    let at = &raw const table as u64 + USER_ALIAS;
+    let low = 15 | (at & 0xff_ffff) << 16 | 0x82 << 40 | (at >> 24 & 0xff) << 56;
+    set_descriptor(FREE_SLOT, low);
+    set_descriptor(FREE_SLOT + 1, at >> 32);
+    let vector =
+        attempt!(["lldt {0:x}", "stac", "mov ds, {1:x}", "clac"], in(reg) FREE, in(reg) 0xcu64);
     check("a descriptor in a user page, with AC", vector, PF);
     check("code", last().trap.code, 1);
-    image[2..].copy_from_slice(&(&raw const GDT as u64).to_le_bytes());
-    unsafe { asm!("clac", "lgdt [{}]", in(reg) &image) };
+    unsafe { asm!("clac", "lldt {0:x}", in(reg) 0u16) };
     set_cr4(cr4() & !SMAP);
 }
 
@@ -123,27 +132,46 @@ fn memory() {
     check("CLFLUSHOPT", attempt!(["clflushopt [{}]"], in(reg) at), there(7, 1, 23));
     check("CLWB", attempt!(["clwb [{}]"], in(reg) at), there(7, 1, 24));
     check("PCOMMIT", attempt!([".byte 0x66, 0x0f, 0xae, 0xf8"]), there(7, 1, 22));
-    check("CLFLUSH of a page that is not there", attempt!(["clflush [{}]"], in(reg) 5u64 << 39), PF);
+    check(
+        "CLFLUSH of a page that is not there",
+        attempt!(["clflush [{}]"], in(reg) 5u64 << 39),
+        PF,
+    );
     check("code", last().trap.code, 0);
     check("PREFETCH of it", attempt!(["prefetcht0 [{}]"], in(reg) 5u64 << 39), NONE);
     check("PREFETCH of nowhere", attempt!(["prefetcht0 [{}]"], in(reg) 1u64 << 60), NONE);
     if has(1, 2, 13) {
-        check("CMPXCHG16B, not aligned",
+        check(
+            "CMPXCHG16B, not aligned",
             attempt!(["push rbx", "cmpxchg16b [{} + 8]", "pop rbx"], in(reg) at & !15,
-                inout("rax") 0u64 => _, inout("rdx") 0u64 => _, in("rcx") 0u64), GP);
+                inout("rax") 0u64 => _, inout("rdx") 0u64 => _, in("rcx") 0u64),
+            GP,
+        );
     }
-    check("MOVAPS, not aligned", attempt!(["movaps xmm0, [{}]"], in(reg) at + 1, out("xmm0") _), GP);
+    check(
+        "MOVAPS, not aligned",
+        attempt!(["movaps xmm0, [{}]"], in(reg) at + 1, out("xmm0") _),
+        GP,
+    );
     check("MOVUPS", attempt!(["movups xmm0, [{}]"], in(reg) at + 1, out("xmm0") _), NONE);
     check("a load from nowhere", attempt!(["mov al, [{}]"], in(reg) 1u64 << 60, out("al") _), GP);
-    check("from nowhere by RBP", attempt!(["push rbp", "mov rbp, {}", "mov al, [rbp]", "pop rbp"],
-        in(reg) 1u64 << 60, out("al") _), SS);
+    check(
+        "from nowhere by RBP",
+        attempt!(["push rbp", "mov rbp, {}", "mov al, [rbp]", "pop rbp"],
+        in(reg) 1u64 << 60, out("al") _),
+        SS,
+    );
     if has(1, 2, 22) {
         let swapped: u32;
         let value = 0x1122_3344u32;
         unsafe { asm!("movbe {0:e}, [{1}]", out(reg) swapped, in(reg) &value) };
         check("MOVBE", swapped, 0x4433_2211);
     } else {
-        check("MOVBE without the feature", attempt!([".byte 0x0f, 0x38, 0xf0, 0x07"], in("rdi") at, out("eax") _), UD);
+        check(
+            "MOVBE without the feature",
+            attempt!([".byte 0x0f, 0x38, 0xf0, 0x07"], in("rdi") at, out("eax") _),
+            UD,
+        );
     }
 }
 
@@ -160,10 +188,18 @@ fn identity() {
             unsafe { asm!("rdpid {}", out(reg) id) };
             check("RDPID", id, 0x1234_5678);
         } else {
-            check("RDPID without the feature", attempt!([".byte 0xf3, 0x0f, 0xc7, 0xf8"], out("rax") _), UD);
+            check(
+                "RDPID without the feature",
+                attempt!([".byte 0xf3, 0x0f, 0xc7, 0xf8"], out("rax") _),
+                UD,
+            );
         }
     } else {
-        check("RDTSCP without the feature", attempt!(["rdtscp"], out("eax") _, out("edx") _, out("ecx") _), UD);
+        check(
+            "RDTSCP without the feature",
+            attempt!(["rdtscp"], out("eax") _, out("edx") _, out("ecx") _),
+            UD,
+        );
     }
     // CR4.TSD.
     set_cr4(cr4() | 4);
@@ -172,7 +208,11 @@ fn identity() {
     set_cr4(cr4() & !4);
     check("RDTSC at CPL 3", user!(["rdtsc"], out("eax") _, out("edx") _), NONE);
     let rdpru = has(0x8000_0008, 1, 4);
-    check("RDPRU", attempt!([".byte 0x0f, 0x01, 0xfd"], in("ecx") 0, out("eax") _, out("edx") _) == UD, !rdpru);
+    check(
+        "RDPRU",
+        attempt!([".byte 0x0f, 0x01, 0xfd"], in("ecx") 0, out("eax") _, out("edx") _) == UD,
+        !rdpru,
+    );
     check("RSM outside SMM", attempt!([".byte 0x0f, 0xaa"]), UD);
     check("FSGSBASE without CR4", attempt!(["rdfsbase rax"], out("rax") _), UD);
     let max = cpuid(0, 0)[0];

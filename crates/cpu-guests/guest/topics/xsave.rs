@@ -31,32 +31,59 @@ fn xgetbv(index: u32) -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 
+/// The unit as after reset: what compiled code leaves in its registers is nobody's business.
+#[repr(C, align(64))]
+struct Fresh([u64; 128]);
+static FRESH: Fresh = Fresh({
+    let mut image = [0; 128];
+    image[3] = 0x1f80;
+    image
+});
+
 macro_rules! image {
-    ($name:ident, $instruction:literal) => {
+    ($name:ident, $instruction:literal $(, $before:literal)?) => {
         fn $name(area: *const Area, mask: u64) -> u64 {
-            attempt!([concat!($instruction, " [rdi]")], in("rdi") area,
-                in("eax") mask as u32, in("edx") (mask >> 32) as u32)
+            attempt!([
+                "mov eax, -1", "mov edx, -1", "xrstor64 [rsi]",
+                $($before,)?
+                "mov eax, r8d", "mov edx, r9d",
+                concat!($instruction, " [rdi]")],
+                in("rdi") area, in("rsi") &raw const FRESH, in("r8") mask, in("r9") mask >> 32,
+                out("rax") _, out("rdx") _, out("xmm3") _, out("xmm5") _)
         }
     };
 }
 image!(xsave, "xsave64");
+image!(xsave_sse, "xsave64", "pcmpeqd xmm3, xmm3");
 image!(xsaveopt, "xsaveopt64");
+image!(xsaveopt_sse, "xsaveopt64", "pcmpeqd xmm3, xmm3");
 image!(xsavec, "xsavec64");
+image!(xsavec_avx, "xsavec64", "vpcmpeqd ymm5, ymm5, ymm5");
 image!(xsaves, "xsaves64");
+image!(xsaves_sse, "xsaves64", "pcmpeqd xmm3, xmm3");
 image!(xrstor, "xrstor64");
 image!(xrstors, "xrstors64");
 
-/// x87 as after FNINIT with clear registers; vector registers clear.
-fn clear() {
-    let mut area = Area::new(0);
-    area.set(24, 0x1f80);
-    check("XRSTOR of a clear header", xrstor(&area, u64::MAX), NONE);
+/// XGETBV with ECX = 1 after a reset of the unit and, maybe, a change.
+macro_rules! in_use {
+    ($($before:literal)?) => {{
+        let low: u32;
+        unsafe {
+            asm!("mov eax, -1", "mov edx, -1", "xrstor64 [rsi]", $($before,)? "mov ecx, 1", "xgetbv",
+                in("rsi") &raw const FRESH, out("eax") low, out("ecx") _, out("edx") _, out("xmm3") _);
+        }
+        low & 6
+    }};
 }
 
 fn control() {
     set_cr4(cr4() & !OSXSAVE);
     check("OSXSAVE follows CR4", has(1, 2, 27), false);
-    check("XGETBV without CR4.OSXSAVE", attempt!(["xgetbv"], in("ecx") 0, out("eax") _, out("edx") _), UD);
+    check(
+        "XGETBV without CR4.OSXSAVE",
+        attempt!(["xgetbv"], in("ecx") 0, out("eax") _, out("edx") _),
+        UD,
+    );
     check("XSETBV without CR4.OSXSAVE", try_xsetbv(0, 1), UD);
     check("XSAVE without CR4.OSXSAVE", xsave(&Area::new(0), 1), UD);
     set_cr4(cr4() | OSXSAVE);
@@ -110,7 +137,6 @@ fn sizes() {
 
 fn standard() {
     let xcr0 = xgetbv(0);
-    clear();
     let mut area = Area::new(0xa5);
     area.set(512, 0);
     check("XSAVE", xsave(&area, xcr0), NONE);
@@ -123,13 +149,12 @@ fn standard() {
     check("XSAVEOPT", xsaveopt(&area, xcr0), NONE);
     check("nothing is in use", area.u64(512), 0);
     check("XMM0 is not written", area.u64(160), 0xa5a5_a5a5_a5a5_a5a5);
-    unsafe { asm!("pcmpeqd xmm3, xmm3", out("xmm3") _) };
-    check("XSAVEOPT", xsaveopt(&area, xcr0), NONE);
+    check("XSAVEOPT", xsaveopt_sse(&area, xcr0), NONE);
     check("SSE is in use", area.u64(512), 2);
     check("XMM3", area.u64(160 + 48), u64::MAX);
     // Components that are not asked for keep their bit.
     area.set(512, 1);
-    check("XSAVE of SSE", xsave(&area, 2), NONE);
+    check("XSAVE of SSE", xsave_sse(&area, 2), NONE);
     check("x87's bit stays", area.u64(512), 3);
     check("not aligned", xsave(((&raw const area) as u64 + 16) as *const Area, 2), GP);
     check("XRSTOR, not aligned", xrstor(((&raw const area) as u64 + 16) as *const Area, 2), GP);
@@ -172,7 +197,6 @@ fn headers() {
         area.set(528, 1);
         check("the header's end", xrstor(&area, xcr0), GP);
     }
-    clear();
 }
 
 fn compacted() {
@@ -181,31 +205,28 @@ fn compacted() {
         return skip("XSAVEC");
     }
     let xcr0 = xgetbv(0);
-    clear();
     let mut area = Area::new(0xa5);
+    area.0[512..576].fill(0);
     check("XSAVEC", xsavec(&area, xcr0), NONE);
     check("nothing is in use", area.u64(512), 0);
     check("XCOMP_BV", area.u64(520), 1 << 63 | xcr0);
     check("XMM0 is not written", area.u64(160), 0xa5a5_a5a5_a5a5_a5a5);
     if xcr0 & 4 != 0 {
-        unsafe { asm!("vpcmpeqd ymm5, ymm5, ymm5", out("ymm5") _) };
-        check("XSAVEC", xsavec(&area, 7), NONE);
+        check("XSAVEC", xsavec_avx(&area, 7), NONE);
         check("SSE and AVX are in use", area.u64(512), 6);
         check("upper YMM5", area.u64(576 + 80), u64::MAX);
-        check("only AVX is asked for", xsavec(&area, 4), NONE);
+        check("only AVX is asked for", xsavec_avx(&area, 4), NONE);
         check("XCOMP_BV", (area.u64(512), area.u64(520)), (4, 1 << 63 | 4));
-        unsafe { asm!("vpxor ymm5, ymm5, ymm5", out("ymm5") _) };
-        check("XRSTOR of it", xrstor(&area, 7), NONE);
         let mut value = [0u64; 4];
-        unsafe { asm!("vmovdqu [{}], ymm5", in(reg) &mut value) };
+        let vector = attempt!(["vpcmpeqd ymm5, ymm5, ymm5", "mov eax, 7", "xor edx, edx",
+            "xrstor64 [rdi]", "vmovdqu [rsi], ymm5"],
+            in("rdi") &area, in("rsi") &mut value, out("rax") _, out("rdx") _, out("ymm5") _);
+        check("XRSTOR of it", vector, NONE);
         check("YMM5, whose lower half was initialised", value, [0, 0, u64::MAX, u64::MAX]);
-        clear();
     }
     if cpuid(0xd, 1)[0] & 4 != 0 {
-        check("XGETBV 1: nothing in use", xgetbv(1) & 6, 0);
-        unsafe { asm!("pcmpeqd xmm3, xmm3", out("xmm3") _) };
-        check("XGETBV 1: SSE", xgetbv(1) & 6, 2);
-        clear();
+        check("XGETBV 1: nothing in use", in_use!(), 0);
+        check("XGETBV 1: SSE", in_use!("pcmpeqd xmm3, xmm3"), 2);
     } else {
         let vector = attempt!(["xgetbv"], in("ecx") 1, out("eax") _, out("edx") _);
         check("XGETBV 1 without the feature", vector, GP);
@@ -225,15 +246,13 @@ fn supervisor() {
     check("XSS with what there is not", try_wrmsr(XSS, !valid & 1 << 62), GP);
     check("XSS with a user component", try_wrmsr(XSS, 4), GP);
     let xcr0 = xgetbv(0);
-    clear();
-    unsafe { asm!("pcmpeqd xmm3, xmm3", out("xmm3") _) };
     let mut area = Area::new(0);
-    check("XSAVES", xsaves(&area, xcr0), NONE);
+    check("XSAVES", xsaves_sse(&area, xcr0), NONE);
     check("header", (area.u64(512), area.u64(520)), (2, 1 << 63 | xcr0));
-    clear();
-    check("XRSTORS", xrstors(&area, xcr0), NONE);
     let value: u64;
-    unsafe { asm!("movq {}, xmm3", out(reg) value) };
+    let vector = attempt!(["mov eax, -1", "mov edx, -1", "xrstors64 [rdi]", "movq {}, xmm3"],
+        out(reg) value, in("rdi") &area, out("rax") _, out("rdx") _, out("xmm3") _);
+    check("XRSTORS", vector, NONE);
     check("XMM3", value, u64::MAX);
     area.set(520, 0);
     check("XRSTORS of the standard format", xrstors(&area, xcr0), GP);
@@ -250,8 +269,9 @@ fn protection_keys() {
     let offset = cpuid(0xd, 9)[1] as usize;
     check("PKRU's size", cpuid(0xd, 9)[0], 8);
     let mut area = Area::new(0);
-    unsafe { asm!("wrpkru", in("ecx") 0, in("eax") 0x1234_5670, in("edx") 0) };
-    check("XSAVE", xsave(&area, 1 << 9), NONE);
+    let vector = attempt!(["wrpkru", "mov eax, 0x200", "xsave64 [rdi]"],
+        in("rdi") &area, in("ecx") 0, inout("eax") 0x1234_5670 => _, in("edx") 0);
+    check("XSAVE", vector, NONE);
     check("PKRU in it", (area.u64(512), area.u64(offset)), (1 << 9, 0x1234_5670));
     area.set(offset, 0x8);
     check("XRSTOR", xrstor(&area, 1 << 9), NONE);
