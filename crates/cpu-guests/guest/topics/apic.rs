@@ -25,6 +25,7 @@ const ESR: u32 = 0x280;
 const ICR: u32 = 0x300;
 const ICR_HIGH: u32 = 0x310;
 const LVT_TIMER: u32 = 0x320;
+const LVT_COUNTER: u32 = 0x340;
 const LVT_LINT1: u32 = 0x360;
 const LVT_ERROR: u32 = 0x370;
 const INITIAL: u32 = 0x380;
@@ -255,6 +256,32 @@ fn timer() {
     }
 }
 
+/// A counter that overflows raises its interrupt.
+fn performance() {
+    let (select, counter, start) = if is_intel() {
+        if cpuid(0xa, 0)[0] & 0xff < 2 {
+            return skip("performance counters");
+        }
+        wrmsr(0x38f, 1);
+        (0x186, 0xc1, 0xffff_fc00u64)
+    } else {
+        (0xc001_0000, 0xc001_0004, (1 << 48) - 0x400)
+    };
+    if try_wrmsr(counter, start) != NONE || try_rdmsr(counter).unwrap_or(0) >> 40 != 0xff {
+        return skip("performance counters");
+    }
+    handle(0x77, Some(on_interrupt));
+    write(LVT_COUNTER, 0x77);
+    wrmsr(select, 0xc0 | 1 << 17 | 1 << 20 | 1 << 22);
+    unsafe { asm!("sti", "mov ecx, 5000", "2:", "dec ecx", "jne 2b", "cli", out("ecx") _) };
+    wrmsr(select, 0);
+    check("overflow of a counter", took(0x77), 1);
+    // Intel's controller masks the entry.
+    let masked = if is_intel() { MASKED } else { 0 };
+    check("its entry", read(LVT_COUNTER), 0x77 | masked);
+    write(LVT_COUNTER, MASKED);
+}
+
 fn software_disable() {
     write(LVT_LINT1, 0x400);
     write(SVR, 0xff);
@@ -420,6 +447,7 @@ pub fn run() {
     priorities();
     errors();
     timer();
+    performance();
     software_disable();
     non_maskable(own);
     io_apic(own);

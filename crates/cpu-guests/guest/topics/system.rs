@@ -161,6 +161,17 @@ fn memory() {
         in(reg) 1u64 << 60, out("al") _),
         SS,
     );
+    if has(0x8000_0008, 1, 0) {
+        let mut line = [1u8; 192];
+        let at = (line.as_mut_ptr() as u64 + 63) & !63;
+        unsafe { asm!("clzero", in("rax") at + 21) };
+        let start = (at - line.as_ptr() as u64) as usize;
+        let zeroes = line.iter().enumerate().all(|(n, &byte)| (byte == 0) == (start..start + 64).contains(&n));
+        check("CLZERO clears its line", zeroes, true);
+        check("CLZERO of no page", attempt!(["clzero"], in("rax") 5u64 << 39), PF);
+    } else {
+        check("CLZERO without the feature", attempt!([".byte 0x0f, 0x01, 0xfc"], in("rax") at), UD);
+    }
     if has(1, 2, 22) {
         let swapped: u32;
         let value = 0x1122_3344u32;
