@@ -168,6 +168,16 @@ pub const FEATURES: &[Feature] = {
     ]
 };
 
+/// Features that are nothing without another: what they need, and they.
+const DEPENDENCIES: &[(&str, &[&str])] = &[
+    ("pcid", &["invpcid"]),
+    ("fxsr", &["sse"]),
+    ("sse", &["sse2"]),
+    ("sse2", &["pni", "aes", "pclmulqdq", "sha-ni"]),
+    ("xsave", &["xsaveopt", "xsavec", "xgetbv1", "xsaves", "avx"]),
+    ("avx", &["avx2", "fma", "f16c", "vaes", "vpclmulqdq"]),
+];
+
 /// Instructions that every model has.
 const BASE: &[F] = &[
     F::INTEL8086,
@@ -274,6 +284,16 @@ impl FeatureSet {
         *word = if present { *word | bit } else { *word & !bit };
     }
 
+    /// Takes away what needs a feature that is not in it.
+    pub(crate) fn settle(&mut self) {
+        for (needed, dependents) in DEPENDENCIES {
+            if !self.has_name(needed) {
+                let dependents = dependents.iter().filter_map(|name| find(name));
+                dependents.for_each(|feature| self.set(feature, false));
+            }
+        }
+    }
+
     /// Whether a feature is in it.
     pub fn has(&self, feature: &Feature) -> bool {
         self.0[feature.word as usize] >> feature.bit & 1 != 0
@@ -330,6 +350,21 @@ pub fn is_implemented(features: &[F]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_needs_a_feature_goes_with_it() {
+        let mut set = FeatureSet::all();
+        set.set(find("xsave").unwrap(), false);
+        set.set(find("pcid").unwrap(), false);
+        set.settle();
+        for name in ["avx", "avx2", "vaes", "xsaves", "invpcid"] {
+            assert!(!set.has_name(name), "{name}");
+        }
+        assert!(set.has_name("sse4.2") && set.has_name("smap"));
+        for (needed, dependents) in DEPENDENCIES {
+            assert!(find(needed).is_some() && dependents.iter().all(|name| find(name).is_some()));
+        }
+    }
 
     #[test]
     fn names_and_bits_are_told_once() {

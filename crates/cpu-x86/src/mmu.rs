@@ -193,7 +193,8 @@ impl Cpu {
         let denied = keys >> (2 * rights.key());
         let (no_access, no_write) = (denied & 1 != 0, denied & 2 != 0);
         let heeds = privilege == Privilege::User || self.cr0 & CR0_WP != 0;
-        !no_access && !(no_write && access == Access::Write && heeds)
+        let refused = no_access || no_write && access == Access::Write && heeds;
+        !refused
     }
 
     /// Records a page fault in CR2 and makes the exception.

@@ -689,6 +689,7 @@ impl CpuModel {
         for part in parts {
             model.change(part)?;
         }
+        model.features.settle();
         Ok(model)
     }
 

@@ -60,7 +60,7 @@ mod index {
 }
 
 /// Bits of Intel's global registers: the general counters from bit 0, the fixed ones from bit 32 on.
-const GLOBAL: u64 = (1 << GENERAL) - 1 | ((1 << FIXED) - 1) << 32;
+const GLOBAL: u64 = ((1 << GENERAL) - 1) | ((1 << FIXED) - 1) << 32;
 /// Overflow control clears these besides, which never are set here.
 const OVERFLOW_OTHERS: u64 = 3 << 62;
 
