@@ -9,6 +9,8 @@
 //! | `packages` | the packages, unpacked |
 //! | `boot_media` | CDs and a floppy disk |
 //! | `input` | an initramfs with drivers of input devices |
+//! | `platform` | Linux with drivers for the PC itself, and tools that show it |
+//! | `programs` | programs of packages in an initramfs |
 //! | `storage` | Linux with drivers for all disks, and tools |
 //! | `debian` | a disk with GRUB for BIOS and UEFI and a Debian system |
 
@@ -16,6 +18,8 @@ mod boot_media;
 mod debian;
 mod input;
 mod packages;
+mod platform;
+mod programs;
 mod storage;
 
 use crate::workspace;
@@ -45,6 +49,7 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "storage-linux", version: 1, make: storage::kernel },
     Recipe { file: "storage-initramfs", version: 1, make: storage::initramfs },
     Recipe { file: "input-initramfs", version: 1, make: input::initramfs },
+    Recipe { file: "platform-initramfs", version: 1, make: platform::initramfs },
     Recipe { file: "debian.img", version: 2, make: debian::disk },
 ];
 
