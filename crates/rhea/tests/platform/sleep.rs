@@ -1,9 +1,73 @@
 //! Suspend to memory and to disk.
 
-use super::{SEABIOS, start, with_guest};
+use super::{SEABIOS, binary, start, with_guest};
 use anyhow::{Result, ensure};
 use tempfile::NamedTempFile;
-use testkit::{Guest, Vm};
+use testkit::bare::Step;
+use testkit::{Guest, Vm, VmBuilder};
+
+/// The FACS of machines without firmware, and the waking vector in it.
+const WAKING_VECTOR: u32 = 0xe_0040 + 12;
+/// Power management registers of machines without firmware: what enables wake sources, and control with
+/// the sleep type of S3 and the bit that starts it.
+const PM1_ENABLE: u16 = 0x602;
+const PM1_CONTROL: u16 = 0x604;
+const SLEEP: u16 = 1 << 13 | 1 << 10;
+
+/// A guest of a few instructions that does `before`, sleeps, and writes `W` to the serial port when it is
+/// woken up.
+fn bare_sleeper(before: &[Step]) -> Result<Vm> {
+    const ENTRY: u32 = 0x8000;
+    // mov al, 'W'; mov dx, 0x3f8; out dx, al; jmp $
+    let real_mode = [0xb0, b'W', 0xba, 0xf8, 0x03, 0xee, 0xeb, 0xfe];
+    let mut steps: Vec<Step> =
+        real_mode.iter().zip(ENTRY..).map(|(&byte, at)| Step::Store8(at, byte)).collect();
+    steps.push(Step::Store32(WAKING_VECTOR, ENTRY));
+    steps.extend(before);
+    steps.push(Step::Out16(PM1_CONTROL, SLEEP));
+    let code = testkit::bare::script(&steps);
+    VmBuilder::new(&binary())?.code(&code)?.spawn()
+}
+
+#[test]
+fn a_guest_goes_on_at_its_waking_vector() {
+    testkit::run("a_guest_goes_on_at_its_waking_vector", || {
+        let mut vm = bare_sleeper(&[])?;
+        vm.qmp()?;
+        let status = loop {
+            let status = vm.qmp()?.query("query-status")?;
+            if status["status"] != "running" {
+                break status;
+            }
+        };
+        ensure!(status["status"] == "suspended" && status["running"] == false, "{status}");
+        vm.qmp()?.query("system_wakeup")?;
+        vm.qmp()?.event("WAKEUP")?;
+        vm.serial.wait_for("W")?;
+        ensure!(vm.qmp()?.query("query-status")?["status"] == "running");
+        ensure!(vm.qmp()?.query("system_wakeup").is_err(), "it is awake");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_alarm_of_the_clock_wakes_a_guest_that_wants_it() {
+    testkit::run("the_alarm_of_the_clock_wakes_a_guest_that_wants_it", || {
+        const INDEX: u16 = 0x70;
+        const DATA: u16 = 0x71;
+        // An alarm at every second, of every minute, of every hour; its interrupt on.
+        let alarm = [(1, 0xff), (3, 0xff), (5, 0xff), (0xb, 0x22)];
+        let mut steps: Vec<Step> = alarm
+            .into_iter()
+            .flat_map(|(index, value)| [Step::Out8(INDEX, index), Step::Out8(DATA, value)])
+            .collect();
+        steps.push(Step::Out16(PM1_ENABLE, 1 << 10));
+        let mut vm = bare_sleeper(&steps)?;
+        vm.serial.wait_for("W")?;
+        ensure!(vm.qmp()?.query("query-status")?["status"] == "running");
+        Ok(())
+    });
+}
 
 /// Puts the guest to sleep; it has one command running that ends when it is woken up.
 fn suspend(vm: &mut Vm, before: &str) -> Result<()> {
