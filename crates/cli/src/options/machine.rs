@@ -58,6 +58,12 @@ pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionEr
     if let Some(hpet) = options.take_bool("hpet")? {
         builder.machine().no_hpet = !hpet;
     }
+    // Where KVM has its interrupt controllers: not a question for the software CPU.
+    for key in ["kernel_irqchip", "kernel-irqchip"] {
+        if let Some(place) = options.take(key) {
+            parse_choice("-machine", key, &place, &[("on", ()), ("off", ()), ("split", ())])?;
+        }
+    }
     if let Some(usb) = options.take_bool("usb")? {
         builder.machine().usb = usb;
     }
@@ -299,6 +305,17 @@ pub(super) fn usb(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
 
 pub(super) fn nodefaults(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.no_defaults = true;
+    Ok(())
+}
+
+/// There are no VNC servers; that none is wanted can be said.
+pub(super) fn vnc(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    if value != "none" {
+        return Err(OptionError::new(format!(
+            "-vnc {value}: not available in this build; use -vnc none or -display"
+        )));
+    }
+    builder.config.display = DisplaySpec::None;
     Ok(())
 }
 
