@@ -10,6 +10,8 @@
 //! | `bench_tools` | programs for `cargo xtask bench cpu`, which no test needs: made when it asks |
 //! | `boot_media` | CDs and a floppy disk |
 //! | `input` | an initramfs with drivers of input devices |
+//! | `platform` | Linux with drivers for the PC itself, and tools that show it |
+//! | `programs` | programs of packages in an initramfs |
 //! | `storage` | Linux with drivers for all disks, and tools |
 //! | `debian` | a disk with GRUB for BIOS and UEFI and a Debian system |
 
@@ -18,6 +20,8 @@ mod boot_media;
 mod debian;
 mod input;
 mod packages;
+mod platform;
+mod programs;
 mod storage;
 
 use crate::workspace;
@@ -49,6 +53,7 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "storage-linux", version: 1, make: storage::kernel },
     Recipe { file: "storage-initramfs", version: 1, make: storage::initramfs },
     Recipe { file: "input-initramfs", version: 1, make: input::initramfs },
+    Recipe { file: "platform-initramfs", version: 1, make: platform::initramfs },
     Recipe { file: "debian.img", version: 2, make: debian::disk },
 ];
 
