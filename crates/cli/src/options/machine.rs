@@ -278,6 +278,17 @@ pub(super) fn nodefaults(builder: &mut Builder, _: &str) -> Result<(), OptionErr
     Ok(())
 }
 
+/// There are no VNC servers; that none is wanted can be said.
+pub(super) fn vnc(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    if value != "none" {
+        return Err(OptionError::new(format!(
+            "-vnc {value}: not available in this build; use -vnc none or -display"
+        )));
+    }
+    builder.config.display = DisplaySpec::None;
+    Ok(())
+}
+
 pub(super) fn nographic(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.no_graphic = true;
     Ok(())

@@ -234,6 +234,13 @@ pub const OPTIONS: &[OptionItem] = &[
         "where the screen is shown: nowhere (the default), or on the terminal",
         machine::display,
     ),
+    option(
+        "vnc",
+        &[],
+        Takes::Value("none"),
+        "no VNC server: the same as -display none",
+        machine::vnc,
+    ),
     option("curses", &[], Takes::Nothing, "the same as -display curses", machine::curses),
     option(
         "vga",
