@@ -8,12 +8,14 @@
 //! |---|---|
 //! | `packages` | the packages, unpacked |
 //! | `boot_media` | CDs and a floppy disk |
+//! | `display` | an initramfs with drivers of graphics adapters |
 //! | `input` | an initramfs with drivers of input devices |
 //! | `storage` | Linux with drivers for all disks, and tools |
 //! | `debian` | a disk with GRUB for BIOS and UEFI and a Debian system |
 
 mod boot_media;
 mod debian;
+mod display;
 mod input;
 mod packages;
 mod storage;
@@ -33,6 +35,7 @@ struct Recipe {
     make: fn(&Kitchen, &Path) -> Result<()>,
 }
 
+/// `storage-linux` and the initramfs with its modules are of one package: they change together.
 const RECIPES: &[Recipe] = &[
     Recipe { file: "memtest.iso", version: 1, make: boot_media::memtest },
     Recipe { file: "ipxe.iso", version: 1, make: boot_media::ipxe },
@@ -42,9 +45,10 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "installer-initrd", version: 1, make: boot_media::installer_initrd },
     Recipe { file: "linux-686", version: 1, make: boot_media::kernel_686 },
     Recipe { file: "initramfs-686", version: 1, make: boot_media::initramfs_686 },
-    Recipe { file: "storage-linux", version: 1, make: storage::kernel },
-    Recipe { file: "storage-initramfs", version: 1, make: storage::initramfs },
-    Recipe { file: "input-initramfs", version: 1, make: input::initramfs },
+    Recipe { file: "storage-linux", version: 2, make: storage::kernel },
+    Recipe { file: "storage-initramfs", version: 2, make: storage::initramfs },
+    Recipe { file: "input-initramfs", version: 2, make: input::initramfs },
+    Recipe { file: "display-initramfs", version: 1, make: display::initramfs },
     Recipe { file: "debian.img", version: 2, make: debian::disk },
 ];
 
