@@ -175,10 +175,7 @@ impl Lun {
         let result = self.dispatch(&cdb, &mut state);
         if cdb.opcode() != op::REQUEST_SENSE {
             // What the last command left is known, or not wanted.
-            state.sense = match (&result, self.options.transport) {
-                (Err(sense), Transport::Atapi) => Some(*sense),
-                _ => None,
-            };
+            state.sense = result.as_ref().err().filter(|_| self.options.keeps_sense).copied();
         }
         result
     }
@@ -362,7 +359,7 @@ impl Lun {
             Ok(moved) => Outcome::Good(moved),
             Err(Stop::Held) => Outcome::Held,
             Err(Stop::Check(sense)) => {
-                if self.options.transport == Transport::Atapi {
+                if self.options.keeps_sense {
                     self.state().sense = Some(sense);
                 }
                 Outcome::Check(sense)
