@@ -113,6 +113,13 @@ impl Pc {
         Ok(function)
     }
 
+    /// What `-global` says of the device `driver`, which is part of the board.
+    fn global_properties(&self, driver: &str) -> Properties {
+        let ours = self.spec.globals.iter().filter(|global| global.driver == driver);
+        let values = ours.map(|g| (g.property.clone(), g.value.as_str().into())).collect();
+        Properties::from_map(&format!("-global {driver}"), values)
+    }
+
     fn add_device(&mut self, device: &DeviceSpec, path: &str) -> Result<(), BuildError> {
         let drivers = drivers();
         let names: Vec<&str> =
