@@ -271,6 +271,11 @@ impl Pc {
         Topology { cores: self.spec.smp.cores, threads: self.spec.smp.threads }
     }
 
+    /// The devices, in the order in which they are reset; no vCPUs.
+    pub fn devices(&self) -> &[Arc<dyn Device>] {
+        &self.devices
+    }
+
     /// The drives, in the order of their options.
     pub fn drives(&self) -> &[Arc<Drive>] {
         &self.drives
