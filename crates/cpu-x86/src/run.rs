@@ -235,6 +235,7 @@ impl Cpu {
             until_glance -= 1;
             if until_glance == 0 {
                 until_glance = BLOCKS_PER_GLANCE;
+                self.sync_performance();
                 self.publish();
             }
         }
@@ -261,6 +262,7 @@ impl Vcpu for Cpu {
         self.glance.halted.store(false, Ordering::Relaxed);
         let exit = self.run_loop(&mut cache);
         self.group.rest(&self.member);
+        self.sync_performance();
         self.publish();
         self.blocks = cache;
         exit

@@ -13,6 +13,7 @@ mod storage;
 mod test;
 mod usb;
 mod virtio;
+mod watchdog;
 
 use std::sync::Arc;
 
@@ -62,6 +63,7 @@ pub fn drivers() -> Vec<&'static Driver> {
         test::DRIVERS,
         usb::DRIVERS,
         virtio::DRIVERS,
+        watchdog::DRIVERS,
     ];
     let mut all: Vec<_> = topics.into_iter().flatten().collect();
     all.sort_by_key(|driver| driver.name);
