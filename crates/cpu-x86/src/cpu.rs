@@ -25,9 +25,9 @@ use crate::tlb::{Class, Tlb};
 /// What a CPU is made from.
 #[derive(Clone)]
 pub struct CpuConfig {
-    /// Index of the CPU, which is also its initial APIC id. CPU 0 starts at reset, others wait for a
+    /// Initial APIC id of the CPU; see [`Topology::apic_id`]. CPU 0 starts at reset, others wait for a
     /// start-up IPI.
-    pub index: u32,
+    pub apic_id: u32,
     /// How the CPUs are put together, for CPUID's topology leaves.
     pub topology: Topology,
     /// What kind of CPU it is.
@@ -269,7 +269,7 @@ impl Cpu {
             self.instructions = 0;
         }
         self.activity =
-            if self.config.index == 0 { Activity::Running } else { Activity::WaitForStartup };
+            if self.config.apic_id == 0 { Activity::Running } else { Activity::WaitForStartup };
         self.take_up_map();
         self.tlb.flush_all();
         self.update_mode();

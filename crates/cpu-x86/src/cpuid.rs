@@ -49,6 +49,16 @@ impl Default for Topology {
 }
 
 impl Topology {
+    /// The APIC id of CPU `index`: the numbers of its socket, its core and its thread, each in bits of its
+    /// own, as leaf 0xb tells how many (SDM volume 3, section 9.9).
+    pub fn apic_id(self, index: u32) -> u32 {
+        let package = self.package();
+        let (socket, within) = (index / package, index % package);
+        let threads = self.threads.max(1);
+        let (core, thread) = (within / threads, within % threads);
+        socket << self.package_bits() | core << self.thread_bits() | thread
+    }
+
     /// Logical processors of a socket.
     fn package(self) -> u32 {
         self.cores.saturating_mul(self.threads).max(1)
@@ -147,7 +157,7 @@ impl Cpu {
     }
 
     fn cpuid_standard(&self, index: u32, sub: u32) -> Leaf {
-        let apic_id = self.config.index;
+        let apic_id = self.config.apic_id;
         let topology = self.config.topology;
         let package = topology.package();
         let intel = self.config.model.vendor == Vendor::Intel;
@@ -269,8 +279,8 @@ impl Cpu {
             }
             0x8000_001d if self.has_topology_extensions() => self.cpuid_cache(sub),
             0x8000_001e if self.has_topology_extensions() => {
-                let core = self.config.index >> topology.thread_bits();
-                leaf(self.config.index, (topology.threads - 1) << 8 | core & 0xff, 0, 0)
+                let core = self.config.apic_id >> topology.thread_bits();
+                leaf(self.config.apic_id, (topology.threads - 1) << 8 | core & 0xff, 0, 0)
             }
             0x8000_0021 => leaf(self.features(Word::Extended2Eax), 0, 0, 0),
             _ => Leaf::default(),

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::feature::{ABSENT, FEATURES, FeatureSet, Instructions, find};
+use crate::feature::{ABSENT, FEATURES, FeatureSet, Instructions, Word, find};
 use crate::fpu::xsave::component;
 use crate::mmu::{LINEAR_BITS, LINEAR_BITS_57, PHYS_BITS};
 use crate::regs::*;
@@ -765,6 +765,11 @@ impl CpuModel {
             | family << 8
             | (self.model & 15) << 4
             | self.stepping
+    }
+
+    /// EAX of leaf 1, and in the upper half EDX, as SMBIOS tells them.
+    pub fn processor_id(&self) -> u64 {
+        u64::from(self.features.word(Word::Leaf1Edx)) << 32 | u64::from(self.signature())
     }
 
     /// Features that have names, for help.
