@@ -26,7 +26,8 @@ const ARENA_SIZE: u64 = 1 << 20;
 pub(crate) struct Guest<'a> {
     bench: &'a Bench,
     control: Arc<Control>,
-    pub(crate) pc: Arc<Pc>,
+    /// None only while it is exchanged.
+    pc: Option<Arc<Pc>>,
     session: Session,
     source: Unstructured<'a>,
     /// PCI functions with what they answer to.
@@ -108,7 +109,9 @@ impl Guest<'_> {
     fn ask(&mut self, line: &str) -> Result<String> {
         watch::step(line);
         let mut answer = Vec::new();
-        self.session.execute(&self.pc, line, &mut answer)?;
+        let pc = self.pc();
+        self.session.execute(&pc, line, &mut answer)?;
+        drop(pc);
         let answer = String::from_utf8(answer)?;
         let value = answer.strip_prefix("OK").with_context(|| format!("{line}: {answer}"))?;
         if self.control.take_reset() {
@@ -214,6 +217,7 @@ impl<'a> Guest<'a> {
         let pc = bench.machine(Arc::clone(&control))?;
         pc.reset_devices(ResetKind::Full);
         let session = Session::new(Arc::new(|_, _| {}));
+        let pc = Some(pc);
         Ok(Self { bench, control, pc, session, source, functions: Vec::new(), saved: None })
     }
 
@@ -237,17 +241,23 @@ impl<'a> Guest<'a> {
         Ok(())
     }
 
+    /// The machine.
+    pub(crate) fn pc(&self) -> Arc<Pc> {
+        Arc::clone(self.pc.as_ref().expect("the machine is being exchanged"))
+    }
+
     fn reset(&mut self) {
         watch::step("# reset");
-        self.pc.reset_devices(ResetKind::Full);
+        self.pc().reset_devices(ResetKind::Full);
     }
 
     /// Stops the machine, which has to come to rest, for `change`.
     fn at_rest<T>(&mut self, what: &str, change: impl FnOnce(&[Arc<dyn Device>]) -> T) -> T {
         watch::step(&format!("# {what}"));
-        self.pc.pause_io();
-        let result = change(self.pc.devices());
-        self.pc.resume_io();
+        let pc = self.pc();
+        pc.pause_io();
+        let result = change(pc.devices());
+        pc.resume_io();
         result
     }
 
@@ -285,14 +295,16 @@ impl<'a> Guest<'a> {
     /// Goes on in another machine, whose memory is new.
     fn move_to_new_machine(&mut self) -> Result<()> {
         let state = self.at_rest("move to a new machine", save);
-        let now = self.pc.timers().clock().now_ns();
+        let now = self.pc().timers().clock().now_ns();
+        // Its images are locked as long as it lives.
+        self.pc = None;
         let pc = self.bench.machine(Arc::clone(&self.control))?;
         pc.reset_devices(ResetKind::Full);
         pc.timers().clock().set(now);
         pc.pause_io();
         restore(pc.devices(), &state)?;
         pc.resume_io();
-        self.pc = pc;
+        self.pc = Some(pc);
         Ok(())
     }
 
@@ -301,7 +313,7 @@ impl<'a> Guest<'a> {
         self.at_rest("the end", |_| ());
         let Self { pc, session, .. } = self;
         drop(session);
-        ensure!(Arc::into_inner(pc).is_some(), "somebody holds the machine");
+        ensure!(pc.and_then(Arc::into_inner).is_some(), "somebody holds the machine");
         Ok(())
     }
 }
