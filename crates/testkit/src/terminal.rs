@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,7 +53,7 @@ impl Terminal {
             .spawn()
             .context("cannot run setsid, of util-linux")?;
         let master = File::from(master);
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(side(rows), side(columns), 0)));
         let (theirs, mut reader) = (Arc::clone(&screen), master.try_clone()?);
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -68,7 +69,7 @@ impl Terminal {
     pub fn rows(&self) -> Vec<String> {
         let parser = lock(&self.screen);
         let (_, columns) = parser.screen().size();
-        parser.screen().rows(0, columns).map(|row| row.trim_end().to_owned()).collect()
+        parser.screen().rows(0, columns.get()).map(|row| row.trim_end().to_owned()).collect()
     }
 
     /// The row and column of the cursor, if it is shown.
@@ -80,16 +81,25 @@ impl Terminal {
 
     /// Waits until a row contains `text`; returns its number.
     pub fn wait_for(&mut self, text: &str) -> Result<usize> {
+        self.wait_until(text, |rows| rows.iter().position(|row| row.contains(text)))
+    }
+
+    /// Waits until the rows have something that `find` finds; `what` is told if they never have.
+    pub fn wait_until<T>(
+        &mut self,
+        what: &str,
+        find: impl Fn(&[String]) -> Option<T>,
+    ) -> Result<T> {
         let end = Instant::now() + deadline();
         loop {
             let rows = self.rows();
-            if let Some(row) = rows.iter().position(|row| row.contains(text)) {
-                return Ok(row);
+            if let Some(found) = find(&rows) {
+                return Ok(found);
             }
             let ended = self.child.try_wait()?;
             if Instant::now() > end || ended.is_some() {
                 let shown = rows.join("\n");
-                bail!("the terminal never shows {text:?} ({ended:?}); it shows:\n{shown}");
+                bail!("the terminal never shows {what:?} ({ended:?}); it shows:\n{shown}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -103,7 +113,7 @@ impl Terminal {
 
     /// Changes the terminal's size.
     pub fn resize(&mut self, rows: u16, columns: u16) -> Result<()> {
-        lock(&self.screen).screen_mut().set_size(rows, columns);
+        lock(&self.screen).screen_mut().set_size(side(rows), side(columns));
         termios::tcsetwinsize(&self.master, size(rows, columns))?;
         Ok(())
     }
@@ -169,6 +179,11 @@ impl Drop for Terminal {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A terminal has at least one row and column.
+fn side(length: u16) -> NonZeroU16 {
+    NonZeroU16::new(length).unwrap_or(NonZeroU16::MIN)
 }
 
 fn size(rows: u16, columns: u16) -> Winsize {
