@@ -32,7 +32,7 @@ use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
 use crate::parallel::{LPT_PORTS, Parallel};
 use crate::pci::{Devfn, PciBus, PciFunction, PciWiring};
 use crate::pflash::Pflash;
-use crate::piix::{Piix3, Piix4Pm, reg};
+use crate::piix::{Piix3, Piix4Pm, PmOptions, reg};
 use crate::pvpanic::{self, PvPanic, PvPanicPci};
 use crate::rom::SystemRom;
 use crate::scsi::{Lun, LunOptions, Transport};
@@ -49,6 +49,7 @@ use crate::virtio::gpu::{GpuOptions, VirtioGpu, VirtioVga};
 use crate::virtio::rng::VirtioRng;
 use crate::virtio::{VirtioPci, VirtioPciOptions};
 use crate::vmgenid::VmGenId;
+use crate::watchdog::{I6300Esb, Ib700};
 
 /// One kind of device.
 pub(super) struct Entry {
@@ -78,6 +79,9 @@ pub(super) fn all() -> Vec<Entry> {
         entry("I8254", i8254),
         entry("I8259", i8259),
         entry("IoApic", io_apic),
+        // It remembers that a reset was its own.
+        Entry { keeps_state: true, ..entry("I6300Esb", i6300esb) },
+        entry("Ib700", ib700),
         entry("IrqRouter", irq_router),
         entry("LocalApic", local_apic),
         Entry { keeps_state: true, ..entry("Mc146818", mc146818) },
@@ -118,7 +122,7 @@ fn pci_bus(bench: &Bench) -> Arc<PciBus> {
 fn apic_bus(bench: &Bench, cpus: usize) -> Arc<ApicBus> {
     let clock: Arc<dyn GuestClock> = Arc::new(BenchClock(bench.clock.clone()));
     let signals = (0..cpus).map(|_| Arc::new(Signals::default()));
-    ApicBus::new(signals, &clock, &bench.timers)
+    ApicBus::new((0..).zip(signals), &clock, &bench.timers)
 }
 
 /// A disk on one port. Its commands come from memory that traffic can't write, so they are written here.
@@ -342,6 +346,36 @@ fn pvpanic_pci() -> Rig {
         PvPanicPci::new("pvpanic0", pvpanic::EVENTS, pci_wiring(bench), wishes)
     });
     rig.target(Space::Memory, 0xfe00_0000, 16).config(function.clone()).other(open_bars(function))
+}
+
+fn i6300esb() -> Rig {
+    let (rig, function) = Rig::new(|bench| {
+        let wishes = bench.wishes.clone();
+        I6300Esb::new("watchdog0", pci_wiring(bench), &bench.timers, wishes)
+    });
+    let (mmio, open) = (rig.mmio.clone(), open_bars(function.clone()));
+    let watchdog = function.clone();
+    // Short stages, started and fed.
+    let other = move |kind: u32, value: u64| {
+        open(kind, value);
+        for byte in [0x80, 0x86] {
+            mmio.write(0xfe00_000c, 2, byte);
+        }
+        let (offset, size) = [(0, 4), (4, 4), (0xc, 2)][kind as usize % 3];
+        mmio.write(0xfe00_0000 + offset, size, value & 0x1ff);
+        watchdog.write_config(0x68, 1, kind >> 8 & 6);
+        watchdog.read_config(0x60, 4).into()
+    };
+    rig.target(Space::Memory, 0xfe00_0000, 16).config(function).other(other)
+}
+
+fn ib700() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let watchdog = Ib700::new(&bench.timers, bench.wishes.clone());
+        watchdog.attach(&bench.ports).unwrap();
+        watchdog
+    });
+    rig.target(Space::Ports, 0x441, 1).target(Space::Ports, 0x443, 1)
 }
 
 fn vmgenid() -> Rig {
@@ -636,7 +670,13 @@ fn piix4_pm() -> Rig {
     let mut keep = None;
     let (rig, pm) = Rig::new(|bench| {
         let pci = pci_bus(bench);
-        let pm = Piix4Pm::new(&bench.ports, &bench.timers, bench.line(9), bench.wishes.clone());
+        let pm = Piix4Pm::new(
+            &bench.ports,
+            &bench.timers,
+            bench.line(9),
+            bench.wishes.clone(),
+            PmOptions::default(),
+        );
         pm.attach(&pci, &bench.ports).unwrap();
         keep = Some(pci);
         pm

@@ -40,7 +40,7 @@ fn bench() -> Bench {
     let wishes = Arc::new(Wishes::default());
     let bus = PciBus::new(ports.clone(), Arc::default(), router.pirq_lines(), Arc::new(NoMsi));
     let sci = IrqLine::new(irq.clone(), 9);
-    let pm = Piix4Pm::new(&ports, &timers, sci, wishes.clone());
+    let pm = Piix4Pm::new(&ports, &timers, sci, wishes.clone(), PmOptions::default());
     pm.attach(&bus, &ports).unwrap();
     pm.write_config(reg::PM_BASE, 4, 0x600);
     pm.write_config(reg::PM_ENABLE, 1, 1);
@@ -132,13 +132,16 @@ fn pirq_routes_and_reset_control() {
 }
 
 #[test]
-fn nobody_answers_on_the_smbus() {
+fn eeproms_are_reached_through_the_ports_of_the_smbus() {
     let bench = bench();
     bench.pm.write_config(reg::SMBUS_BASE, 4, 0x700);
     bench.pm.write_config(reg::SMBUS_ENABLE, 1, 1);
-    bench.ports.write(0x704, 1, 0xa1);
-    bench.ports.write(0x702, 1, 0x48);
-    assert_eq!(bench.ports.read(0x700, 1), Some(6));
-    bench.ports.write(0x700, 1, 0x1e);
-    assert_eq!(bench.ports.read(0x700, 1), Some(0));
+    for (address, status) in [(0x91, 4), (0xa1, 2)] {
+        bench.ports.write(0x704, 1, address);
+        bench.ports.write(0x702, 1, 0x48);
+        assert_eq!(bench.ports.read(0x700, 1), Some(status | 1), "busy");
+        assert_eq!(bench.ports.read(0x700, 1), Some(status));
+        bench.ports.write(0x700, 1, 0x1e);
+        assert_eq!(bench.ports.read(0x700, 1), Some(0));
+    }
 }

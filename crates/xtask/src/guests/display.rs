@@ -3,6 +3,7 @@
 
 use super::Kitchen;
 use super::packages::only_file;
+use super::programs;
 use crate::guest;
 use anyhow::Result;
 use std::fs;
@@ -15,13 +16,11 @@ pub(super) fn initramfs(kitchen: &Kitchen, image: &Path) -> Result<()> {
     let modules = only_file(&kitchen.packages.unpacked(&package)?.join("lib/modules"), "")?;
     let busybox = kitchen.packages.unpacked("busybox-static")?;
     let mut archive = guest::archive(&busybox, &modules, MODULES)?;
-    kitchen.packages.add_programs(
+    programs::add(
+        kitchen,
         &mut archive,
         &[("libdrm-tests", "usr/bin/modetest")],
-        &[
-            ("libc6", "lib/x86_64-linux-gnu", "libc.so.6"),
-            ("libdrm2", "usr/lib/x86_64-linux-gnu", "libdrm.so.2"),
-        ],
+        &[("libdrm2", "usr/lib/x86_64-linux-gnu", "libdrm.so.2")],
     )?;
     fs::write(image, archive.finish())?;
     Ok(())

@@ -50,33 +50,6 @@ impl Packages {
         Ok(tree)
     }
 
-    /// Puts programs into `archive`, each given by its package and its path there, and the libraries that
-    /// they are linked with, each given by its package, folder and name.
-    pub(super) fn add_programs(
-        &self,
-        archive: &mut Archive,
-        programs: &[(&str, &str)],
-        libraries: &[(&str, &str, &str)],
-    ) -> Result<()> {
-        const LOADER: &str = "ld-linux-x86-64.so.2";
-        let read =
-            |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-        for (package, program) in programs {
-            let program = self.unpacked(package)?.join(program);
-            let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            archive.file(&format!("bin/{name}"), 0o755, &read(&program)?);
-        }
-        archive.directory("lib64");
-        archive.directory("lib/x86_64-linux-gnu");
-        for (package, folder, name) in libraries {
-            let library = self.unpacked(package)?.join(folder).join(name);
-            archive.file(&format!("lib/x86_64-linux-gnu/{name}"), 0o755, &read(&library)?);
-        }
-        let loader = self.unpacked("libc6")?.join("lib/x86_64-linux-gnu").join(LOADER);
-        archive.file(&format!("lib64/{LOADER}"), 0o755, &read(&loader)?);
-        Ok(())
-    }
-
     /// The versioned package that a kernel's meta package stands for.
     pub(super) fn kernel_of(&self, meta: &str) -> Result<String> {
         self.update()?;

@@ -1,7 +1,7 @@
 //! Linux with drivers for every kind of disk, and the tools that ask disks who they are.
 
-use super::Kitchen;
 use super::packages::only_file;
+use super::{Kitchen, programs};
 use crate::guest;
 use anyhow::Result;
 use std::fs;
@@ -41,10 +41,8 @@ const TOOLS: &[(&str, &str)] = &[
 ];
 
 /// What the programs are linked with.
-const LIBRARIES: &[(&str, &str, &str)] = &[
-    ("libc6", "lib/x86_64-linux-gnu", "libc.so.6"),
-    ("libsgutils2-1.46-2", "usr/lib/x86_64-linux-gnu", "libsgutils2-1.46.so.2"),
-];
+const LIBRARIES: &[(&str, &str, &str)] =
+    &[("libsgutils2-1.46-2", "usr/lib/x86_64-linux-gnu", "libsgutils2-1.46.so.2")];
 
 pub(super) fn kernel(kitchen: &Kitchen, image: &Path) -> Result<()> {
     let tree = kitchen.packages.unpacked(&kitchen.packages.kernel_of(KERNEL)?)?;
@@ -57,7 +55,7 @@ pub(super) fn initramfs(kitchen: &Kitchen, image: &Path) -> Result<()> {
     let modules = only_file(&tree.join("lib/modules"), "")?;
     let busybox = kitchen.packages.unpacked("busybox-static")?;
     let mut archive = guest::archive(&busybox, &modules, MODULES)?;
-    kitchen.packages.add_programs(&mut archive, TOOLS, LIBRARIES)?;
+    programs::add(kitchen, &mut archive, TOOLS, LIBRARIES)?;
     fs::write(image, archive.finish())?;
     Ok(())
 }
