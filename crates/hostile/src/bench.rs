@@ -52,15 +52,14 @@ const KINDS: &[Kind] = &[
             -drive if=none,id=a,format=raw,file={disk} \
             -drive if=none,id=b,format=raw,readonly=on,file={locked} \
             -drive if=none,id=c,format=raw,snapshot=on,file={snapshot} \
-            -drive if=none,id=d,format=raw,discard=unmap,detect-zeroes=unmap,file={odd} \
+            -drive if=none,id=d,format=raw,discard=unmap,file={odd} \
             -drive if=none,id=e,media=cdrom,format=raw,file={cd} \
             -drive if=none,id=f,media=cdrom \
             -device virtio-blk-pci,drive=a,num-queues=2 \
             -device virtio-blk-pci-non-transitional,drive=b \
             -device virtio-scsi-pci,id=scsi -device scsi-hd,bus=scsi.0,drive=c \
             -device scsi-hd,bus=scsi.0,drive=d,scsi-id=5,lun=1 -device scsi-cd,bus=scsi.0,drive=e \
-            -device scsi-cd,bus=scsi.0,drive=f -device virtio-rng-pci -device virtio-balloon-pci \
-            -device virtio-balloon-pci-transitional,deflate-on-oom=on",
+            -device scsi-cd,bus=scsi.0,drive=f -device virtio-rng-pci -device virtio-balloon-pci-transitional",
     },
     Kind {
         name: "virtio screen and input",

@@ -9,7 +9,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use bus::Device;
 use machine::pc::board::Pc;
 use machine::qtest::Session;
-use machine::run::Board;
+use machine::run::{Board, ResetKind};
 use vmstate::Saved;
 
 use crate::bench::{Bench, Control, RAM};
@@ -212,7 +212,7 @@ impl<'a> Guest<'a> {
     pub(crate) fn new(bench: &'a Bench, source: Unstructured<'a>) -> Result<Self> {
         let control = Arc::new(Control::default());
         let pc = bench.machine(Arc::clone(&control))?;
-        pc.reset_devices();
+        pc.reset_devices(ResetKind::Full);
         let session = Session::new(Arc::new(|_, _| {}));
         Ok(Self { bench, control, pc, session, source, functions: Vec::new(), saved: None })
     }
@@ -239,7 +239,7 @@ impl<'a> Guest<'a> {
 
     fn reset(&mut self) {
         watch::step("# reset");
-        self.pc.reset_devices();
+        self.pc.reset_devices(ResetKind::Full);
     }
 
     /// Stops the machine, which has to come to rest, for `change`.
@@ -287,7 +287,7 @@ impl<'a> Guest<'a> {
         let state = self.at_rest("move to a new machine", save);
         let now = self.pc.timers().clock().now_ns();
         let pc = self.bench.machine(Arc::clone(&self.control))?;
-        pc.reset_devices();
+        pc.reset_devices(ResetKind::Full);
         pc.timers().clock().set(now);
         pc.pause_io();
         restore(pc.devices(), &state)?;

@@ -57,7 +57,7 @@ pub(super) fn one(guest: &mut Guest<'_>) -> Result<()> {
 /// Lets time pass.
 pub(super) fn time(guest: &mut Guest<'_>) -> Result<()> {
     let ns = match guest.within(0..=9) {
-        0 => guest.within(0..=10_000_000_000),
+        0 => guest.within(0..=1_000_000_000),
         1..=3 => guest.within(0..=100_000_000),
         _ => guest.within(0..=3_000_000),
     };

@@ -20,7 +20,7 @@ pub(super) fn one(guest: &mut Guest<'_>) -> Result<()> {
 /// Looks at all screens.
 pub(super) fn look(guest: &mut Guest<'_>) {
     watch::step("# look at the screen");
-    for console in guest.pc.consoles() {
+    for console in guest.pc().consoles() {
         let mut view = console.view();
         view.refresh();
         console.text();
@@ -47,14 +47,15 @@ fn type_and_point(guest: &mut Guest<'_>) {
                 value: guest.value() as i32,
             },
         };
-        guest.pc.input().send(None, &[event]);
+        guest.pc().input().send(None, &[event]);
     }
 }
 
 fn tray(guest: &mut Guest<'_>) {
     let (index, what): (u8, u8) = guest.any();
     watch::step("# move a tray");
-    let drives = guest.pc.drives();
+    let pc = guest.pc();
+    let drives = pc.drives();
     let Some(drive) = drives.get(usize::from(index) % drives.len().max(1)) else { return };
     // Locked, or no tray at all: that is an error of whoever asked.
     let _ = match what % 4 {
