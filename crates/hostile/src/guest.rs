@@ -97,6 +97,15 @@ impl Guest<'_> {
         }
     }
 
+    /// An address and a length of data, in whole sectors and in RAM, unless this is to go wrong.
+    pub(crate) fn data(&mut self) -> (u64, u64) {
+        if self.percent(90) {
+            (self.place(), 512 << self.within(0..=5))
+        } else {
+            (self.address(), self.amount())
+        }
+    }
+
     /// One of the places in the arena, a page apart.
     pub(crate) fn place(&mut self) -> u64 {
         ARENA + 0x1000 * self.within(0..=(ARENA_SIZE >> 12) - 1)
@@ -311,6 +320,18 @@ impl<'a> Guest<'a> {
     /// Ends the machine, which has to come to rest.
     pub(crate) fn end(mut self) -> Result<()> {
         self.at_rest("the end", |_| ());
+        for d in self.pc().drives() {
+            let t = d.stats();
+            eprintln!(
+                "DRV {} rd {} wr {} fl {} un {} frd {}",
+                d.id(),
+                t.rd_operations,
+                t.wr_operations,
+                t.flush_operations,
+                t.unmap_operations,
+                t.failed_rd_operations
+            );
+        }
         let Self { pc, session, .. } = self;
         drop(session);
         ensure!(pc.and_then(Arc::into_inner).is_some(), "somebody holds the machine");
