@@ -320,18 +320,6 @@ impl<'a> Guest<'a> {
     /// Ends the machine, which has to come to rest.
     pub(crate) fn end(mut self) -> Result<()> {
         self.at_rest("the end", |_| ());
-        for d in self.pc().drives() {
-            let t = d.stats();
-            eprintln!(
-                "DRV {} rd {} wr {} fl {} un {} frd {}",
-                d.id(),
-                t.rd_operations,
-                t.wr_operations,
-                t.flush_operations,
-                t.unmap_operations,
-                t.failed_rd_operations
-            );
-        }
         let Self { pc, session, .. } = self;
         drop(session);
         ensure!(pc.and_then(Arc::into_inner).is_some(), "somebody holds the machine");
