@@ -28,6 +28,7 @@ fn set_pair(cpu: &mut Cpu, value: u64) {
 fn rdmsr(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
     let register = cpu.reg(RCX);
+    cpu.sync_performance();
     let Some(value) = cpu.read_msr(register) else {
         cpu.trace_msr("read", register);
         return Err(Exception::GP0);
@@ -70,9 +71,10 @@ fn rdpid<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     Ok(())
 }
 
-/// RDPMC: there are no counters.
-fn rdpmc(_: &mut Cpu, _: &Op) -> Result {
-    Err(Exception::GP0)
+fn rdpmc(cpu: &mut Cpu, _: &Op) -> Result {
+    let value = cpu.read_performance_counter(cpu.reg(RCX))?;
+    set_pair(cpu, value);
+    Ok(())
 }
 
 /// RDRAND and RDSEED. Without entropy from the host they report that none is ready.

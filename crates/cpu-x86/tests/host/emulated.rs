@@ -62,7 +62,7 @@ impl Emulated {
             group: Arc::new(CpuGroup::default()),
         };
         let cpu = Cpu::new(
-            CpuConfig { index: 0, topology: Topology::default(), model: Arc::default() },
+            CpuConfig { apic_id: 0, topology: Topology::default(), model: Arc::default() },
             wiring,
         );
         let base = base_state(&cpu);
@@ -208,6 +208,7 @@ fn image_to_state(image: &[u8; IMAGE], state: &mut CpuState) {
     }
     state.mxcsr = u32::from_le_bytes(image[24..28].try_into().expect("four bytes"));
     state.interrupt_shadow = false;
+    state.debug_shadow = false;
 }
 
 fn image_from_state(state: &CpuState, image: &mut [u8; IMAGE]) {
