@@ -20,11 +20,20 @@ use crate::op::Op;
 use crate::regs::{DR6_BS, PENDING_SHUTDOWN};
 use crate::segment::CS;
 use crate::state::{Activity, CpuState};
+#[cfg(target_arch = "x86_64")]
+use crate::translate::Translator;
 
 /// Blocks between two updates of what other threads see.
 const BLOCKS_PER_GLANCE: u32 = 1024;
 /// Enable bits of the four breakpoints in DR7.
 const DR7_ENABLES: u64 = 0xff;
+
+/// What a CPU has taken out of itself while it runs.
+struct Engine {
+    blocks: BlockCache,
+    #[cfg(target_arch = "x86_64")]
+    translator: Option<Box<Translator>>,
+}
 
 /// What other threads may see of a CPU.
 #[derive(Debug, Default)]
@@ -86,7 +95,7 @@ impl Cpu {
 
     /// Whether instructions have to be executed one at a time now, or none at all.
     #[inline(always)]
-    fn needs_care(&self) -> bool {
+    pub(crate) fn needs_care(&self) -> bool {
         self.shadow
             | (self.system_flags & (TF | RF) != 0)
             | (self.dr[7] & DR7_ENABLES != 0)
@@ -105,7 +114,7 @@ impl Cpu {
 
     /// Executes one block.
     #[inline(always)]
-    fn run_block(&mut self, cache: &mut BlockCache) -> Result {
+    pub(crate) fn run_block(&mut self, cache: &mut BlockCache) -> Result {
         let block = cache.get(self)?;
         if self.check_code_limit(block.len()).is_err() {
             return self.run_one();
@@ -180,7 +189,28 @@ impl Cpu {
         (self.activity != Activity::Running).then(|| Exit::Halt { wake: self.wanted_signals() })
     }
 
-    fn run_loop(&mut self, cache: &mut BlockCache) -> Exit {
+    /// Executes one block, or translated code until it is left.
+    #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
+    fn run_some(&mut self, engine: &mut Engine) -> Result {
+        match &mut engine.translator {
+            // What is pending has been looked at and can't be taken now; translated code would be left
+            // for it again and again.
+            Some(translator) if self.signals.pending() == 0 => {
+                translator.run(self, &mut engine.blocks)
+            }
+            _ => self.run_block(&mut engine.blocks),
+        }
+    }
+
+    /// Executes one block.
+    #[inline(always)]
+    #[cfg(not(target_arch = "x86_64"))]
+    fn run_some(&mut self, engine: &mut Engine) -> Result {
+        self.run_block(&mut engine.blocks)
+    }
+
+    fn run_loop(&mut self, engine: &mut Engine) -> Exit {
         let signals = Arc::clone(&self.signals);
         let mut until_glance = BLOCKS_PER_GLANCE;
         loop {
@@ -193,7 +223,7 @@ impl Cpu {
             let result = if careful && self.needs_care() {
                 self.run_with_care()
             } else {
-                self.run_block(cache)
+                self.run_some(engine)
             };
             if let Err(exception) = result
                 && self.deliver_exception(exception) == Delivered::Shutdown
@@ -226,17 +256,25 @@ impl Vcpu for Cpu {
     type State = CpuState;
 
     fn run(&mut self) -> Exit {
-        let mut cache = std::mem::take(&mut self.blocks);
+        let mut engine = Engine {
+            blocks: std::mem::take(&mut self.blocks),
+            #[cfg(target_arch = "x86_64")]
+            translator: self.translator.take(),
+        };
         let (epoch, stale) = self.group.enter(&self.member, self.passed_epoch);
         self.passed_epoch = epoch;
         if stale {
             self.tlb.flush_l1();
         }
         self.glance.halted.store(false, Ordering::Relaxed);
-        let exit = self.run_loop(&mut cache);
+        let exit = self.run_loop(&mut engine);
         self.group.rest(&self.member);
         self.publish();
-        self.blocks = cache;
+        self.blocks = engine.blocks;
+        #[cfg(target_arch = "x86_64")]
+        {
+            self.translator = engine.translator;
+        }
         exit
     }
 

@@ -7,7 +7,7 @@ use accel::{Exit, NoBoard, Vcpu};
 use iced_x86::code_asm::CodeAssembler;
 use memory::GuestMemory;
 
-use crate::cpu::{Cpu, CpuConfig, CpuWiring};
+use crate::cpu::{Cpu, CpuConfig, CpuWiring, Translation};
 use crate::cpuid::Topology;
 use crate::regs::{CR0_ET, CR0_NE, CR0_PE, CR0_PG, CR4_OSFXSR, CR4_PAE, EFER_LMA, EFER_LME};
 use crate::segment::{CS, attr};
@@ -38,14 +38,14 @@ fn cpus(count: u32) -> Vec<Cpu> {
     (0..count)
         .map(|index| {
             let wiring = CpuWiring { signals: Arc::default(), ..wiring.clone() };
-            Cpu::new(
-                CpuConfig {
-                    index,
-                    topology: Topology { cores: count, threads: 1 },
-                    model: Arc::default(),
-                },
-                wiring,
-            )
+            let config = CpuConfig {
+                index,
+                topology: Topology { cores: count, threads: 1 },
+                model: Arc::default(),
+            };
+            let mut cpu = Cpu::new(config, wiring);
+            cpu.set_translation(Some(Translation { threshold: 1, ..Translation::default() }));
+            cpu
         })
         .collect()
 }

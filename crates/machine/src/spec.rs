@@ -10,6 +10,21 @@ use devices::mc146818::RtcConfig;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+/// How the software CPU works (`-accel soft,...`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TranslationSpec {
+    /// Translate code for the host; otherwise, and where the host can't, it is interpreted.
+    pub translate: bool,
+    /// MiB of translated code that each CPU keeps.
+    pub buffer_mib: u16,
+}
+
+impl Default for TranslationSpec {
+    fn default() -> Self {
+        Self { translate: false, buffer_mib: 32 }
+    }
+}
+
 /// Which engine runs the vCPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accelerator {
@@ -343,6 +358,8 @@ pub struct MachineSpec {
     pub cpu: CpuModel,
     /// Engine.
     pub accelerator: Accelerator,
+    /// How the software CPU works.
+    pub translation: TranslationSpec,
     /// Direct boot.
     pub boot: Option<DirectBoot>,
     /// Firmware.

@@ -26,6 +26,8 @@ struct Pages {
     dirty: Vec<AtomicU64>,
     /// One [`CodeVersion`] a page.
     code: Vec<AtomicU32>,
+    /// How often a page that held decoded code was written.
+    code_writes: AtomicU64,
 }
 
 /// The log of one RAM range, or of its tail from some offset on.
@@ -40,6 +42,16 @@ impl PageLog {
     /// The page's current version.
     pub fn code_version(&self, page: usize) -> CodeVersion {
         self.pages.code[page].load(Ordering::Acquire)
+    }
+
+    /// A number that changes after the version of any page changes.
+    pub fn code_writes(&self) -> u64 {
+        self.pages.code_writes.load(Ordering::Acquire)
+    }
+
+    /// Whether `self` and `other` are logs of the same range.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pages, &other.pages)
     }
 
     /// Whether instructions were decoded from this page.
@@ -65,6 +77,7 @@ impl PageLog {
             // If it fails, someone else has just done the same.
             let next = version.wrapping_add(1);
             let _ = code.compare_exchange(version, next, Ordering::AcqRel, Ordering::Relaxed);
+            self.pages.code_writes.fetch_add(1, Ordering::Release);
         }
     }
 
@@ -126,6 +139,6 @@ impl NewBitmap for PageLog {
         // atomics in place touches none of them: a machine with much RAM starts as fast as a small one.
         let dirty = vec![0; pages.div_ceil(64)].into_iter().map(AtomicU64::new).collect();
         let code = vec![0; pages].into_iter().map(AtomicU32::new).collect();
-        Self { pages: Arc::new(Pages { dirty, code }), offset: 0 }
+        Self { pages: Arc::new(Pages { dirty, code, code_writes: AtomicU64::new(0) }), offset: 0 }
     }
 }

@@ -19,6 +19,9 @@ const MAX_CPUS: u32 = 64;
 /// Least RAM, in bytes: what lies below 1 MiB plus room for a kernel.
 const MIN_MEMORY: u64 = 2 << 20;
 
+/// Most MiB of translated code.
+const MAX_TB_SIZE: u16 = 1024;
+
 const ACCELERATORS: &[(&str, Option<Accelerator>)] = &[
     ("soft", Some(Accelerator::Soft)),
     ("tcg", Some(Accelerator::Soft)),
@@ -72,6 +75,17 @@ pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionErro
     let mut options = Properties::parse("-accel", value, Some("accel"))?;
     let name = options.require("accel")?;
     set_accelerator(builder, "-accel", &name)?;
+    if let Some(translate) = options.take_bool("translate")? {
+        builder.machine().translation.translate = translate;
+    }
+    if let Some(size) = options.take_number("tb-size")? {
+        if !(1..=MAX_TB_SIZE).contains(&size) {
+            return Err(OptionError::new(format!(
+                "-accel: tb-size={size} is not between 1 and {MAX_TB_SIZE} (MiB)"
+            )));
+        }
+        builder.machine().translation.buffer_mib = size;
+    }
     options.finish()
 }
 

@@ -8,7 +8,7 @@ use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue};
 use chardev::CharBackend;
-use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
+use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology, Translation};
 use devices::ata::{Geometry, Translation};
 use devices::fpu_error::FpuError;
 use devices::fw_cfg::FwCfg;
@@ -42,7 +42,7 @@ use crate::acpi;
 use crate::chardevs::Chardevs;
 use crate::qtest::Tap;
 use crate::run::Board;
-use crate::spec::{Accelerator, Graphics, MachineSpec, SerialSpec};
+use crate::spec::{Accelerator, Graphics, MachineSpec, SerialSpec, TranslationSpec};
 
 /// The devices that every board has.
 struct Chipset {
@@ -224,6 +224,10 @@ impl Pc {
                     },
                 );
                 cpu.set_log(Arc::clone(&self.log));
+                let TranslationSpec { translate, buffer_mib } = self.spec.translation;
+                let buffer = usize::from(buffer_mib) << 20;
+                // A host that can't translate interprets.
+                cpu.set_translation(translate.then(|| Translation { buffer, ..Default::default() }));
                 cpu
             })
             .collect()
