@@ -62,7 +62,7 @@ impl Rng {
             1 => self.next() >> self.below(64),
             2 => self.below(64).wrapping_sub(32),
             3 => 1 << self.below(64),
-            4 => DATA + (self.below(DATA_LEN / 0x1000) << 12).wrapping_sub(self.below(40)),
+            4 => DATA + ((1 + self.below(DATA_LEN / 0x1000)) << 12) - self.below(40),
             _ => DATA + self.below(DATA_LEN - 64),
         }
     }

@@ -8,7 +8,7 @@ use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
 use bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue};
 use chardev::CharBackend;
-use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology, Translation};
+use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
 use devices::ata::{Geometry, Translation};
 use devices::fpu_error::FpuError;
 use devices::fw_cfg::FwCfg;
@@ -227,7 +227,8 @@ impl Pc {
                 let TranslationSpec { translate, buffer_mib } = self.spec.translation;
                 let buffer = usize::from(buffer_mib) << 20;
                 // A host that can't translate interprets.
-                cpu.set_translation(translate.then(|| Translation { buffer, ..Default::default() }));
+                let how = cpu_x86::Translation { buffer, ..Default::default() };
+                cpu.set_translation(translate.then_some(how));
                 cpu
             })
             .collect()
