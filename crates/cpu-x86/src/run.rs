@@ -122,6 +122,24 @@ impl Cpu {
         self.execute(block.ops())
     }
 
+    /// Whether all that has to be taken care of is that one instruction is executed before interrupts
+    /// are looked at.
+    fn needs_shadow_only(&self) -> bool {
+        self.system_flags & (TF | RF) == 0
+            && self.dr[7] & DR7_ENABLES == 0
+            && self.activity == Activity::Running
+    }
+
+    /// Executes one instruction from the cache, which the shadow is for.
+    fn run_first(&mut self, cache: &mut BlockCache) -> Result {
+        self.shadow = false;
+        let block = cache.get(self)?;
+        if self.check_code_limit(block.len()).is_err() {
+            return self.run_one();
+        }
+        self.execute(&block.ops()[..1])
+    }
+
     /// Executes one instruction.
     #[inline(never)]
     fn run_one(&mut self) -> Result {
@@ -221,7 +239,11 @@ impl Cpu {
                 return exit;
             }
             let result = if careful && self.needs_care() {
-                self.run_with_care()
+                if self.needs_shadow_only() {
+                    self.run_first(&mut engine.blocks)
+                } else {
+                    self.run_with_care()
+                }
             } else {
                 self.run_some(engine)
             };

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use iced_x86::Code;
 use memory::{CodeVersion, PageLog};
 
 use crate::cpu::Cpu;
@@ -27,7 +28,9 @@ pub(super) struct Key {
 impl Key {
     /// How `cpu` runs now, if that is a way that translations are made for.
     pub(super) fn of(cpu: &Cpu) -> Option<Self> {
-        (cpu.mode.is_64() && cpu.class != Class::Watched)
+        // Nobody uses the levels between.
+        let level = matches!(cpu.cpl, 0 | 3);
+        (cpu.mode.is_64() && level && cpu.class != Class::Watched)
             .then_some(Self { mode: cpu.mode, class: cpu.class })
     }
 
@@ -89,6 +92,8 @@ pub(super) struct Translation {
     /// What it was made from.
     source: Box<[u8]>,
     pub(super) ops: Box<[Op]>,
+    /// What each of `ops` is, to count by.
+    pub(super) codes: Box<[Code]>,
 }
 
 /// A page with translations.
@@ -119,6 +124,7 @@ pub(super) struct NewTranslation {
     pub(super) code: u64,
     pub(super) source: Box<[u8]>,
     pub(super) ops: Box<[Op]>,
+    pub(super) codes: Box<[Code]>,
     pub(super) log: PageLog,
     pub(super) page: usize,
     pub(super) version: CodeVersion,
@@ -229,6 +235,7 @@ impl Cache {
             page,
             source: new.source,
             ops: new.ops,
+            codes: new.codes,
         });
         page
     }

@@ -9,7 +9,7 @@
 //! the host's flags only; what destroys those saves them first, so that they can be told at any point
 //! where the instruction after may fault. They are brought back for an instruction that needs them.
 
-use iced_x86::{Code, Instruction, InstructionInfoFactory, OpAccess, Register, RflagsBits};
+use iced_x86::{Code, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register, RflagsBits};
 
 use super::asm::{Asm, Label, abs};
 use super::regs::{HOST, S1, S2};
@@ -33,6 +33,8 @@ pub(super) struct Places {
     pub(super) leave_by_link: u64,
     /// Makes vector registers available at the level in [`S2`], or leaves to interpret at [`S1`].
     pub(super) vectors: u64,
+    /// The privilege level is 0.
+    pub(super) kernel: bool,
 }
 
 /// An instruction as the translator gets it.
@@ -92,6 +94,8 @@ pub(super) struct Compiler<'a> {
     pub(super) features: &'a super::vector::HostFeatures,
     /// The instruction under translation.
     pub(super) index: usize,
+    /// For each instruction, whether the flags after it are overwritten before anything can see them.
+    dead: Vec<bool>,
 }
 
 /// Flags that arithmetic sets.
@@ -129,6 +133,7 @@ impl<'a> Compiler<'a> {
             links: Vec::new(),
             features,
             index: 0,
+            dead: dead_flags(input),
         };
         this.head(input);
         let mut ended = false;
@@ -170,6 +175,10 @@ impl<'a> Compiler<'a> {
         if let Some(insn) = &input.insn {
             if let Some(ended) = self.control(insn, &input.op) {
                 return ended;
+            }
+            if insn.mnemonic() == iced_x86::Mnemonic::Cli && self.places.kernel {
+                self.cli();
+                return false;
             }
             if !ends && (self.integer(insn, &input.op) || self.vector(insn)) {
                 return false;
@@ -255,15 +264,20 @@ impl<'a> Compiler<'a> {
 
     /// Brings flags to where an instruction with these needs them.
     pub(super) fn before(&mut self, flags: FlagUse) {
-        if flags.needs {
+        if flags.reads || flags.keeps && !self.dead[self.index] {
             self.want_flags();
         }
     }
 
     /// The counterpart of [`Self::before`].
     pub(super) fn after(&mut self, flags: FlagUse) {
-        if flags.writes {
-            self.wrote_flags();
+        if !flags.writes {
+            return;
+        }
+        self.wrote_flags();
+        if self.dead[self.index] {
+            // Nobody will miss them.
+            (self.saved, self.live) = (true, false);
         }
     }
 
@@ -349,7 +363,7 @@ impl<'a> Compiler<'a> {
         }
         for slow in std::mem::take(&mut self.slow) {
             self.asm.bind(slow.from);
-            self.asm.mov_imm(S2, self.number | slow.op as u64);
+            self.asm.mov_imm(S2, self.number | u64::from(super::OUT_OF_LINE) | slow.op as u64);
             self.asm.call_to(self.places.step);
             if slow.flags {
                 self.restore_flags();
@@ -368,24 +382,54 @@ impl<'a> Compiler<'a> {
 /// What an instruction does with the arithmetic flags.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlagUse {
-    /// It reads some, or leaves some as they were.
-    pub(super) needs: bool,
+    /// It reads some.
+    reads: bool,
+    /// It changes some, and may leave others as they were.
+    keeps: bool,
     /// It changes some.
-    pub(super) writes: bool,
+    writes: bool,
 }
 
 impl FlagUse {
     pub(super) fn of(insn: &Instruction) -> Self {
-        let writes = insn.rflags_modified() & ARITH;
-        let keeps = writes != 0 && (writes != ARITH || by_count(insn));
-        Self { needs: insn.rflags_read() & ARITH != 0 || keeps, writes: writes != 0 }
+        let changed = insn.rflags_modified() & ARITH;
+        let writes = changed != 0;
+        Self {
+            reads: insn.rflags_read() & ARITH != 0,
+            keeps: writes && (changed != ARITH || may_count_zero(insn)),
+            writes,
+        }
     }
 }
 
-/// Whether `insn` leaves the flags alone when a count is zero.
-fn by_count(insn: &Instruction) -> bool {
+/// Whether `insn` leaves the flags alone when a count is zero, and that might be.
+fn may_count_zero(insn: &Instruction) -> bool {
     use iced_x86::Mnemonic::*;
-    matches!(insn.mnemonic(), Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd)
+    let mnemonic = insn.mnemonic();
+    if !matches!(mnemonic, Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd) {
+        return false;
+    }
+    let last = insn.op_count() - 1;
+    let known = insn.op_kind(last) == OpKind::Immediate8 && insn.immediate8() & 31 != 0;
+    // One is written without a number.
+    !(known || insn.op_count() == 1)
+}
+
+/// For each instruction, whether the flags after it are overwritten before anything can see them.
+fn dead_flags(input: &[Input]) -> Vec<bool> {
+    let mut dead = vec![false; input.len()];
+    let mut seen = true;
+    for (dead, input) in dead.iter_mut().zip(input).rev() {
+        *dead = !seen;
+        match input.insn.filter(super::integer::is_unseen) {
+            None => seen = true,
+            Some(insn) => {
+                let flags = FlagUse::of(&insn);
+                seen = flags.reads || seen && (flags.keeps || !flags.writes);
+            }
+        }
+    }
+    dead
 }
 
 /// Whether an operand is read; one that is written in part counts.

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::Translator;
 use super::state::{bits_to_flags, flags_to_bits};
-use super::thunks::{LEFT, LEFT_BY_STEP};
+use super::thunks::{GIVE_UP, GO_ON, LEFT, LEFT_BY_STEP};
 use crate::cpu::Cpu;
 use crate::exception::Result;
 use crate::flags::bits::ARITH;
@@ -37,8 +37,8 @@ pub(super) enum Left {
 
 /// Addresses of the helpers, as the state has them.
 pub(super) fn helpers() -> [u64; 2] {
-    let step: extern "sysv64" fn(*mut Context, u64) -> u32 = step;
-    let vectors: extern "sysv64" fn(*mut Context, u64) -> u32 = vectors;
+    let step: extern "sysv64" fn(*mut Context, u64) -> u64 = step;
+    let vectors: extern "sysv64" fn(*mut Context, u64) -> u64 = vectors;
     [step as usize as u64, vectors as usize as u64]
 }
 
@@ -82,6 +82,7 @@ fn give_registers(translator: &mut Translator, cpu: &Cpu) {
     let state = &mut *translator.state;
     state.gpr.copy_from_slice(&cpu.gpr[..16]);
     state.flags = bits_to_flags(cpu.rflags() & ARITH);
+    state.system_flags = cpu.system_flags;
     state.bases = [cpu.seg_access[usize::from(FS)].base, cpu.seg_access[usize::from(GS)].base];
 }
 
@@ -90,6 +91,7 @@ fn take_registers(translator: &mut Translator, cpu: &mut Cpu) {
     let state = &mut *translator.state;
     cpu.gpr[..16].copy_from_slice(&state.gpr);
     cpu.set_rflags_arith(flags_to_bits(state.flags));
+    cpu.system_flags = state.system_flags;
     if state.loaded != 0 {
         cpu.fpu.xmm = state.xmm;
         cpu.fpu.ymm_high = state.ymm_high;
@@ -113,62 +115,66 @@ fn give_vectors(translator: &mut Translator, cpu: &Cpu, level: u32) -> bool {
 }
 
 /// Runs `f` on what `context` has; a panic counts as failure.
-fn with(context: *mut Context, f: impl FnOnce(&mut Cpu, &mut Translator, &mut Result) -> bool) -> u32 {
+fn with(context: *mut Context, f: impl FnOnce(&mut Cpu, &mut Translator, &mut Result) -> u64) -> u64 {
     // SAFETY: translated code passes the context of the `enter` that runs it, which lent both to it.
     let context = unsafe { &mut *context };
     // SAFETY: as above.
     let (cpu, translator) = unsafe { (&mut *context.cpu, &mut *context.translator) };
     let result = &mut context.result;
     match catch_unwind(AssertUnwindSafe(|| f(cpu, translator, result))) {
-        Ok(done) => u32::from(!done),
+        Ok(answer) => answer,
         Err(panic) => {
             context.panic = Some(panic);
-            1
+            GIVE_UP
         }
     }
 }
 
-/// Executes an instruction with the interpreter. Returns 0 if translated code may go on after it, with
-/// the registers in the state again.
-extern "sysv64" fn step(context: *mut Context, site: u64) -> u32 {
+/// Executes an instruction with the interpreter. Returns [`GO_ON`] if translated code may go on after it,
+/// or the address of other translated code to go on with, both with the registers in the state again.
+extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
     with(context, |cpu, translator, result| {
         take_registers(translator, cpu);
-        let Some((op, key)) = translator.site(site) else { return false };
+        let Some((op, key)) = translator.site(site) else { return GIVE_UP };
         let code_epoch = cpu.tlb.code_epoch();
         cpu.rip = op.next_rip;
         *result = (op.run)(cpu, &op);
+        let broken = std::mem::take(&mut cpu.break_block);
         if result.is_err() {
             if !std::mem::take(&mut cpu.keep_rip) {
                 cpu.rip = op.rip();
             }
-            cpu.break_block = false;
-            return false;
+            return GIVE_UP;
         }
         cpu.instructions += 1;
-        let goes_on = !std::mem::take(&mut cpu.break_block)
+        if cpu.pending_debug != 0 || cpu.needs_care() {
+            return GIVE_UP;
+        }
+        let goes_on = !broken
             && !op.flags.contains(OpFlags::ENDS_BLOCK)
             && cpu.rip == op.next_rip
             && key.fits(cpu)
-            && cpu.tlb.code_epoch() == code_epoch
-            && cpu.pending_debug == 0
-            && !cpu.needs_care();
-        if !goes_on {
-            return false;
-        }
+            && cpu.tlb.code_epoch() == code_epoch;
         let level = translator.state.loaded;
-        if level != 0 && !give_vectors(translator, cpu, level) {
-            return false;
+        if goes_on && (level == 0 || give_vectors(translator, cpu, level)) {
+            give_registers(translator, cpu);
+            return GO_ON;
         }
+        translator.state.loaded = 0;
+        if cpu.signals.pending() != 0 {
+            return GIVE_UP;
+        }
+        let Some(code) = translator.next(cpu) else { return GIVE_UP };
         give_registers(translator, cpu);
-        true
+        code
     })
 }
 
-/// Gives translated code the vector registers, at the level `level`. Returns 0 if that was possible.
-extern "sysv64" fn vectors(context: *mut Context, level: u64) -> u32 {
+/// Gives translated code the vector registers, at the level `level`.
+extern "sysv64" fn vectors(context: *mut Context, level: u64) -> u64 {
     with(context, |cpu, translator, _| {
         take_registers(translator, cpu);
         translator.state.loaded = 0;
-        give_vectors(translator, cpu, level as u32)
+        if give_vectors(translator, cpu, level as u32) { GO_ON } else { GIVE_UP }
     })
 }

@@ -5,10 +5,12 @@
 
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpAccess, OpKind, Register};
 
-use super::asm::{Cond, at, low32};
+use super::asm::{Cond, abs, at, low32};
 use super::compile::{Compiler, FlagUse, reads, writes};
 use super::memory::{For, number};
 use super::regs::{GUEST_RAX, GUEST_RSP, HOST, S1, S2, sized};
+use super::state;
+use crate::flags::bits;
 use crate::op::Op;
 
 /// A register operand that is in memory between instructions.
@@ -18,6 +20,8 @@ struct Borrowed {
     scratch: Register,
     read: bool,
     written: bool,
+    /// It stands for the second byte of the register, rotated to be the first.
+    high: bool,
 }
 
 /// Instructions that only do with their operands what their encoding says.
@@ -93,6 +97,24 @@ fn long_form(code: Code) -> Code {
     }
 }
 
+/// Whether nobody can see the flags before `insn`, unless it reads them: it is an integer instruction on
+/// registers, which can't fault.
+pub(super) fn is_unseen(insn: &Instruction) -> bool {
+    let in_memory = (0..insn.op_count()).any(|n| insn.op_kind(n) == OpKind::Memory);
+    match insn.mnemonic() {
+        Mnemonic::Lea | Mnemonic::Nop => true,
+        Mnemonic::Imul => !in_memory && insn.op_count() > 1,
+        mnemonic => !in_memory && is_plain(mnemonic) && gpr_only(insn),
+    }
+}
+
+/// Whether all register operands are general registers.
+fn gpr_only(insn: &Instruction) -> bool {
+    (0..insn.op_count())
+        .filter(|&n| insn.op_kind(n) == OpKind::Register)
+        .all(|n| insn.op_register(n).is_gpr())
+}
+
 fn is_high_byte(register: Register) -> bool {
     matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
 }
@@ -105,6 +127,15 @@ fn point_at_host(out: &mut Instruction) {
     out.set_memory_displacement64(0);
     out.set_memory_displ_size(0);
     out.set_segment_prefix(Register::None);
+}
+
+/// Whether more than one register operand of `insn` is a part of general register `n`.
+fn uses_twice(insn: &Instruction, n: usize) -> bool {
+    let is_part = |&k: &u32| {
+        let register = insn.op_register(k);
+        insn.op_kind(k) == OpKind::Register && register.is_gpr() && number(register) == n
+    };
+    (0..insn.op_count()).filter(is_part).count() > 1
 }
 
 impl Compiler<'_> {
@@ -132,8 +163,9 @@ impl Compiler<'_> {
             Bt | Bts | Btr | Btc => {
                 // With a bit number in a register, a memory operand is a bit string of any length.
                 let string = insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register;
-                !string && self.plain(insn)
+                if string { self.bit_string(insn) } else { self.plain(insn) }
             }
+            Pushfq => self.push_flags(insn),
             mnemonic if is_plain(mnemonic) => self.plain(insn),
             _ => false,
         }
@@ -170,13 +202,20 @@ impl Compiler<'_> {
             self.access(insn, size, what, aligned);
         }
         for borrowed in borrowed.iter().flatten().filter(|borrowed| borrowed.read) {
-            self.read_gpr(borrowed.number, borrowed.scratch);
+            let from = self.read_gpr(borrowed.number, borrowed.scratch);
+            if borrowed.high {
+                self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, borrowed.scratch, from, 8);
+            }
         }
         let flags = FlagUse::of(insn);
         self.before(flags);
         self.asm.emit(&out);
         self.after(flags);
         for borrowed in borrowed.iter().flatten().filter(|borrowed| borrowed.written) {
+            if borrowed.high {
+                let scratch = borrowed.scratch;
+                self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, scratch, scratch, 56);
+            }
             self.write_gpr(borrowed.number, borrowed.scratch);
         }
         self.slow_returns();
@@ -200,9 +239,6 @@ impl Compiler<'_> {
                 continue;
             }
             let register = insn.op_register(n);
-            if is_high_byte(register) {
-                return None;
-            }
             if !register.is_gpr() {
                 if register.is_xmm() || register.is_ymm() {
                     continue;
@@ -211,18 +247,25 @@ impl Compiler<'_> {
             }
             let guest = number(register);
             let access = self.info.info(insn).op_access(n);
+            let high = is_high_byte(register);
+            let guest = if high { guest & 3 } else { guest };
+            if high && writes(access) && uses_twice(insn, guest) {
+                return None;
+            }
             let full = match HOST[guest] {
-                Some(full) => full,
-                None => {
+                Some(full) if !high => full,
+                _ => {
+                    let same = |b: &Borrowed| b.number == guest && b.high == high;
                     let slot = borrowed
                         .iter()
-                        .position(|b| b.is_none_or(|b| b.number == guest))
+                        .position(|b| b.as_ref().is_none_or(same))
                         .filter(|&slot| slot < available)?;
                     let entry = borrowed[slot].get_or_insert(Borrowed {
                         number: guest,
                         scratch: scratch[slot],
-                        read: false,
+                        read: high,
                         written: false,
+                        high,
                     });
                     // BSF and BSR leave it alone if there is no bit.
                     let scan = matches!(insn.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr);
@@ -261,7 +304,11 @@ impl Compiler<'_> {
     }
 
     fn push(&mut self, insn: &Instruction, op: &Op) -> bool {
-        if op.size == 2 || insn.op0_kind() == OpKind::Memory || insn.stack_pointer_increment() != -8 {
+        if insn.code() == Code::Push_rm64 && insn.op0_kind() == OpKind::Memory {
+            self.push_memory(insn);
+            return true;
+        }
+        if insn.op0_kind() == OpKind::Memory || insn.stack_pointer_increment() != -8 {
             return false;
         }
         let register = insn.op0_kind() == OpKind::Register;
@@ -276,6 +323,91 @@ impl Compiler<'_> {
             self.asm.mi(Code::Mov_rm64_imm32, at(S1), op.imm as i32);
         }
         self.move_stack(-8);
+        self.slow_returns();
+        true
+    }
+
+    fn push_memory(&mut self, insn: &Instruction) {
+        let spare = abs(self.places.state + state::at::SPARE);
+        self.access(insn, 8, For::Read, false);
+        self.asm.rm(Code::Mov_r64_rm64, S2, at(S1));
+        self.asm.mr(Code::Mov_rm64_r64, spare, S2);
+        self.access_at(GUEST_RSP, -8, For::Write);
+        self.asm.rm(Code::Mov_r64_rm64, S2, spare);
+        self.asm.mr(Code::Mov_rm64_r64, at(S1), S2);
+        self.move_stack(-8);
+        self.slow_returns();
+    }
+
+    fn push_flags(&mut self, insn: &Instruction) -> bool {
+        if insn.code() != Code::Pushfq {
+            return false;
+        }
+        let spare = abs(self.places.state + state::at::SPARE);
+        let system = abs(self.places.state + state::at::SYSTEM_FLAGS);
+        let (wide, eax) = (low32(S2), Register::EAX);
+        self.access_at(GUEST_RSP, -8, For::Write);
+        // OF, then the others, then those that arithmetic does not set, and bit 1, which always is.
+        self.asm.rr(Code::Movzx_r32_rm8, wide, Register::AL);
+        self.asm.ri(Code::Shl_rm32_imm8, wide, 11);
+        self.asm.mr(Code::Mov_rm64_r64, spare, S2);
+        self.asm.rr(Code::Mov_r32_rm32, wide, eax);
+        self.asm.ri(Code::Shr_rm32_imm8, wide, 8);
+        self.asm.ri(Code::And_rm32_imm32, wide, 0xd5);
+        self.asm.ri(Code::Or_rm32_imm8, wide, 2);
+        self.asm.rm(Code::Or_r64_rm64, S2, spare);
+        self.asm.rm(Code::Or_r64_rm64, S2, system);
+        self.asm.mr(Code::Mov_rm64_r64, at(S1), S2);
+        self.destroyed();
+        self.move_stack(-8);
+        self.slow_returns();
+        true
+    }
+
+    /// CLI where it always may be executed.
+    pub(super) fn cli(&mut self) {
+        self.save();
+        let system = abs(self.places.state + state::at::SYSTEM_FLAGS);
+        self.asm.mi(Code::And_rm32_imm32, system, !(bits::IF as i32));
+        self.destroyed();
+    }
+
+    /// BT and its like with a bit number in a register, which selects an element first.
+    fn bit_string(&mut self, insn: &Instruction) -> bool {
+        let size = insn.op1_register().size();
+        let narrow = insn.memory_base().is_gpr32() || insn.memory_index().is_gpr32();
+        if !matches!(size, 4 | 8) || narrow {
+            return false;
+        }
+        let (bits, sar, movsx) = if size == 8 {
+            (6, Code::Sar_rm64_imm8, None)
+        } else {
+            (5, Code::Sar_rm64_imm8, Some(Code::Movsxd_r64_rm32))
+        };
+        let bit = number(insn.op1_register());
+        self.save();
+        self.linear(insn);
+        let from = self.read_gpr(bit, S2);
+        match movsx {
+            Some(code) => self.asm.rr(code, S2, low32(from)),
+            None => self.asm.mov(S2, from),
+        }
+        self.asm.ri(sar, S2, bits);
+        let element = MemoryOperand::with_base_index_scale(S1, S2, size as u32);
+        self.asm.rm(Code::Lea_r64_m, S1, element);
+        let slow = self.slow();
+        let what = if insn.mnemonic() == Mnemonic::Bt { For::Read } else { For::Write };
+        self.probe(size, what, false, slow);
+        let from = self.read_gpr(bit, S2);
+        self.asm.mov(S2, from);
+        self.asm.ri(Code::And_rm32_imm8, low32(S2), size as i32 * 8 - 1);
+        let mut out = *insn;
+        point_at_host(&mut out);
+        out.set_op1_register(sized(S2, size));
+        let flags = FlagUse::of(insn);
+        self.before(flags);
+        self.asm.emit(&out);
+        self.after(flags);
         self.slow_returns();
         true
     }

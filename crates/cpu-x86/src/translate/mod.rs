@@ -36,6 +36,8 @@ mod state;
 mod thunks;
 mod vector;
 
+use iced_x86::Code;
+
 use crate::block::BlockCache;
 use crate::cpu::{Cpu, Translation};
 use crate::decode::decode_whole;
@@ -61,6 +63,9 @@ const MAX_SOURCE: usize = 512;
 /// Room that a translation may take, and more than any does.
 const ROOM: usize = 64 << 10;
 
+/// In the lower half of a site: the instruction is executed by the interpreter for this once.
+const OUT_OF_LINE: u32 = 1 << 31;
+
 /// What one CPU needs to run translated code.
 pub(crate) struct Translator {
     state: LowBox<State>,
@@ -75,6 +80,9 @@ pub(crate) struct Translator {
     cache: Cache,
     heat: Box<[u8]>,
     threshold: u8,
+    /// Instructions that were left to the interpreter, by their code: those that always are, and those
+    /// that had to be because of where they access memory, or go.
+    steps: [Box<[u64]>; 2],
     /// The TLB's `code_epoch` that `jumps` is of.
     code_epoch: u64,
     /// The link by which translated code was left.
@@ -109,15 +117,19 @@ impl Translator {
             cache: Cache::default(),
             heat: vec![0; 1 << HEAT_BITS].into(),
             threshold: how.threshold.max(1),
+            steps: [vec![0; Code::values().len()].into(), vec![0; Code::values().len()].into()],
             code_epoch: 0,
             link: 0,
         })
     }
 
     /// The instruction that `site` names in translated code, and how the CPU has to run for it.
-    fn site(&self, site: u64) -> Option<(Op, Key)> {
+    fn site(&mut self, site: u64) -> Option<(Op, Key)> {
         let translation = self.cache.translations.get((site >> 32) as usize)?;
-        Some((*translation.ops.get(site as u32 as usize)?, translation.place.key))
+        let n = (site as u32 & !OUT_OF_LINE) as usize;
+        let counted = &mut self.steps[usize::from(site as u32 & OUT_OF_LINE != 0)];
+        counted[*translation.codes.get(n)? as usize] += 1;
+        Some((*translation.ops.get(n)?, translation.place.key))
     }
 
     /// Runs translated code from `cpu`'s current instruction on, or interprets a block.
@@ -126,17 +138,7 @@ impl Translator {
     /// The exception that an instruction raised.
     #[inline]
     pub(crate) fn run(&mut self, cpu: &mut Cpu, blocks: &mut BlockCache) -> Result {
-        if let Some(undone) = self.cache.look_for_writes() {
-            undone.iter().for_each(|link| self.code.patch(link.at, link.unlinked));
-            self.empty_jumps();
-        }
-        if self.code_epoch != cpu.tlb.code_epoch() {
-            self.code_epoch = cpu.tlb.code_epoch();
-            self.empty_jumps();
-        }
-        let Some(code) = Key::of(cpu).and_then(|key| self.look_up(cpu, key)) else {
-            return cpu.run_block(blocks);
-        };
+        let Some(code) = self.next(cpu) else { return cpu.run_block(blocks) };
         match enter::enter(self, cpu, code)? {
             Left::At { link } => {
                 self.link = link;
@@ -146,13 +148,28 @@ impl Translator {
         }
     }
 
+    /// The code for `cpu`'s current instruction, if there is some, or shall be.
+    #[inline]
+    fn next(&mut self, cpu: &mut Cpu) -> Option<u64> {
+        if let Some(undone) = self.cache.look_for_writes() {
+            undone.iter().for_each(|link| self.code.patch(link.at, link.unlinked));
+            self.empty_jumps();
+        }
+        if self.code_epoch != cpu.tlb.code_epoch() {
+            self.code_epoch = cpu.tlb.code_epoch();
+            self.empty_jumps();
+        }
+        let key = Key::of(cpu)?;
+        self.look_up(cpu, key)
+    }
+
     fn empty_jumps(&mut self) {
         for (class, index) in self.jumps_used.drain(..) {
             self.jumps[usize::from(class)][usize::from(index)].rip = NOWHERE;
         }
     }
 
-    /// The code for `cpu`'s current instruction, if there is some, or shall be.
+    /// As [`Self::next`], when what is known of code is current.
     #[inline]
     fn look_up(&mut self, cpu: &mut Cpu, key: Key) -> Option<u64> {
         let link = std::mem::take(&mut self.link);
@@ -234,6 +251,7 @@ impl Translator {
             code: at,
             source: bytes[..len].into(),
             ops: input.iter().map(|input| input.op).collect(),
+            codes: input.iter().map(|input| input.insn.map_or(Code::INVALID, |i| i.code())).collect(),
             log,
             page: index,
             version,
@@ -257,6 +275,7 @@ impl Translator {
             leave: self.thunks.leave,
             leave_by_link: self.thunks.leave_by_link,
             vectors: self.thunks.vectors,
+            kernel: cpu.cpl == 0,
         })
     }
 
@@ -299,4 +318,17 @@ fn is_worth_it(input: &[Input]) -> bool {
             };
             input.insn.as_ref().is_some_and(branch) || !input.op.flags.contains(OpFlags::ENDS_BLOCK)
         })
+}
+
+impl Drop for Translator {
+    fn drop(&mut self) {
+        if std::env::var_os("JITSTAT").is_none() { return; }
+        for (n, steps) in self.steps.iter().enumerate() {
+            let mut all: Vec<_> = Code::values().zip(steps.iter().copied()).filter(|(_, c)| *c > 0).collect();
+            all.sort_by_key(|(_, c)| std::cmp::Reverse(*c));
+            eprintln!("--- {}", if n == 0 { "inline" } else { "out of line" });
+            for (code, count) in all.iter().take(40) { eprintln!("{count:12} {code:?}"); }
+        }
+        eprintln!("translations {} code {}", self.cache.translations.len(), self.code.used());
+    }
 }

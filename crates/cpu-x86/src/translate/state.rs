@@ -14,6 +14,8 @@ pub(super) struct State {
     pub(super) gpr: [u64; 16],
     /// The arithmetic flags as LAHF and SETO AL put them into RAX.
     pub(super) flags: u64,
+    /// RFLAGS without the arithmetic flags.
+    pub(super) system_flags: u64,
     pub(super) rip: u64,
     /// What left translated code: the link that it came from, or 0.
     pub(super) link: u64,
@@ -34,7 +36,8 @@ pub(super) struct State {
     pub(super) loaded: u32,
     /// MXCSR of guest and host.
     pub(super) mxcsr: [u32; 2],
-    pub(super) unused: u32,
+    /// Keeps what follows aligned.
+    pub(super) unused: [u32; 3],
     pub(super) xmm: [u128; 16],
     pub(super) ymm_high: [u128; 16],
 }
@@ -63,6 +66,7 @@ pub(super) mod at {
 
     pub(in super::super) const GPR: u32 = offset_of!(State, gpr) as u32;
     pub(in super::super) const FLAGS: u32 = offset_of!(State, flags) as u32;
+    pub(in super::super) const SYSTEM_FLAGS: u32 = offset_of!(State, system_flags) as u32;
     pub(in super::super) const RIP: u32 = offset_of!(State, rip) as u32;
     pub(in super::super) const LINK: u32 = offset_of!(State, link) as u32;
     pub(in super::super) const BASES: u32 = offset_of!(State, bases) as u32;

@@ -3,7 +3,7 @@
 
 use iced_x86::{Code, MemoryOperand, Register};
 
-use super::asm::{Asm, Cond, Label, abs, low32};
+use super::asm::{Asm, Cond, Label, abs};
 use super::regs::{HOST, S1, S2};
 use super::state::at;
 
@@ -24,6 +24,11 @@ pub(super) const LEFT: u32 = 0;
 pub(super) const LEFT_BY_STEP: u32 = 1;
 /// As [`LEFT`], and the block that begins there can't run as translated now.
 pub(super) const REFUSED: u32 = 2;
+
+/// What helpers return: to go on after the call.
+pub(super) const GO_ON: u64 = 0;
+/// What helpers return: to leave.
+pub(super) const GIVE_UP: u64 = 1;
 
 /// Registers that a function has to give back as they were.
 const KEPT: [Register; 6] = [
@@ -177,7 +182,7 @@ impl Writer {
     }
 
     /// Calls the helper whose address is at `offset` with [`S2`] as its argument; goes to `failed`
-    /// unless it returns 0.
+    /// unless it returns [`GO_ON`].
     fn call(&mut self, offset: u32, failed: Label) {
         let (context, helper) = (self.at(at::CONTEXT), self.at(offset));
         self.asm.rm(Code::Mov_r64_rm64, Register::RDI, context);
@@ -186,8 +191,7 @@ impl Writer {
         self.move_stack(-8);
         self.asm.m(Code::Call_rm64, helper);
         self.move_stack(8);
-        let eax = low32(Register::RAX);
-        self.asm.rr(Code::Test_rm32_r32, eax, eax);
+        self.asm.rr(Code::Test_rm64_r64, Register::RAX, Register::RAX);
         self.asm.jcc(Cond::NotEqual, failed);
     }
 
@@ -210,7 +214,16 @@ impl Writer {
         self.load_registers();
         self.asm.raw(&[0xc3]);
         self.asm.bind(failed);
+        let elsewhere = self.asm.label();
+        self.asm.ri(Code::Cmp_rm64_imm8, Register::RAX, GIVE_UP as i32);
+        self.asm.jcc(Cond::NotEqual, elsewhere);
         self.give_up(LEFT_BY_STEP, out);
+        // To other code, which finds no vector registers loaded.
+        self.asm.bind(elsewhere);
+        self.asm.mov(S1, Register::RAX);
+        self.move_stack(8);
+        self.load_registers();
+        self.asm.r(Code::Jmp_rm64, S1);
         start
     }
 
