@@ -91,9 +91,28 @@ pub(super) struct Translation {
     page: usize,
     /// What it was made from.
     source: Box<[u8]>,
+    /// Where its only instruction goes on, if it crosses into another page.
+    second: Option<Second>,
     pub(super) ops: Box<[Op]>,
     /// What each of `ops` is, to count by.
     pub(super) codes: Box<[Code]>,
+}
+
+/// The second page of an instruction that crosses into it.
+#[derive(Clone, Copy, Debug)]
+struct Second {
+    host: HostPtr,
+    page: usize,
+    version: CodeVersion,
+}
+
+/// A page that code is translated from.
+#[derive(Clone)]
+pub(super) struct SourcePage {
+    pub(super) host: HostPtr,
+    pub(super) log: PageLog,
+    pub(super) index: usize,
+    pub(super) version: CodeVersion,
 }
 
 /// A page with translations.
@@ -125,9 +144,8 @@ pub(super) struct NewTranslation {
     pub(super) source: Box<[u8]>,
     pub(super) ops: Box<[Op]>,
     pub(super) codes: Box<[Code]>,
-    pub(super) log: PageLog,
-    pub(super) page: usize,
-    pub(super) version: CodeVersion,
+    pub(super) first: SourcePage,
+    pub(super) second: Option<SourcePage>,
 }
 
 /// All translations.
@@ -160,7 +178,11 @@ impl Cache {
                 let translation = &self.translations[n as usize];
                 let page = &self.pages[translation.page];
                 let version = page.log.code_version(page.index);
-                if translation.version == version && page.version == version {
+                let second = translation.second.is_none_or(|second| {
+                    let page = &self.pages[second.page];
+                    page.log.code_version(page.index) == second.version
+                });
+                if translation.version == version && page.version == version && second {
                     Found::Code(n)
                 } else {
                     Found::Stale(n)
@@ -215,25 +237,41 @@ impl Cache {
         (page.log.clone(), page.index)
     }
 
+    /// The host page that translation `n` goes on in, if it does.
+    pub(super) fn second(&self, n: u32) -> Option<HostPtr> {
+        self.translations[n as usize].second.map(|second| second.host)
+    }
+
+    /// The index of a page, which is known from now on.
+    fn page(&mut self, source: SourcePage) -> usize {
+        let next = self.pages.len();
+        let page = *self.page_of.entry(source.host.addr() >> 12).or_insert(next);
+        if page == next {
+            if !self.logs.iter().any(|(log, _)| log.is_same(&source.log)) {
+                self.logs.push((source.log.clone(), source.log.code_writes()));
+            }
+            let SourcePage { log, index, version, .. } = source;
+            self.pages.push(Page { log, index, version, made: Vec::new() });
+        }
+        page
+    }
+
     /// Adds a translation; returns its page's index.
     pub(super) fn add(&mut self, new: NewTranslation) -> usize {
-        let host_page = new.place.host >> 12;
-        let next = self.pages.len();
-        let page = *self.page_of.entry(host_page).or_insert(next);
-        if page == next {
-            if !self.logs.iter().any(|(log, _)| log.is_same(&new.log)) {
-                self.logs.push((new.log.clone(), new.log.code_writes()));
-            }
-            let (log, index) = (new.log, new.page);
-            self.pages.push(Page { log, index, version: new.version, made: Vec::new() });
-        }
+        let version = new.first.version;
+        let page = self.page(new.first);
+        let second = new.second.map(|source| {
+            let (host, version) = (source.host, source.version);
+            Second { host, version, page: self.page(source) }
+        });
         self.places.insert(new.place, self.translations.len() as u32);
         self.translations.push(Translation {
             place: new.place,
             code: new.code,
-            version: new.version,
+            version,
             page,
             source: new.source,
+            second,
             ops: new.ops,
             codes: new.codes,
         });
@@ -250,7 +288,7 @@ impl Cache {
     pub(super) fn make_link(&mut self, n: u32, to: u32) -> Option<Link> {
         let link = *self.links.get(n.checked_sub(1)? as usize)?;
         let target = &self.translations[to as usize];
-        if link.target != target.place.rip || link.key != target.place.key || link.page != target.page {
+        if target.second.is_some() || link.target != target.place.rip || link.key != target.place.key || link.page != target.page {
             return None;
         }
         self.pages[link.page].made.push(n - 1);

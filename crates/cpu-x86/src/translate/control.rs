@@ -7,6 +7,8 @@ use super::compile::Compiler;
 use super::memory::{For, number};
 use super::regs::{GUEST_RSP, S1, S2};
 use super::state::{JUMPS, Jump, at, jump_index};
+use crate::decode::MAX_LEN;
+use crate::host::PAGE_OFFSET;
 use crate::mmu::is_canonical;
 use crate::op::Op;
 
@@ -14,12 +16,14 @@ const _: () = assert!(size_of::<Jump>() == 16);
 /// Offset of a jump's code in its entry.
 const CODE: u32 = std::mem::offset_of!(Jump, code) as u32;
 
-/// Whether two addresses are in the same page.
-fn same_page(a: u64, b: u64) -> bool {
-    a >> 12 == b >> 12
-}
-
 impl Compiler<'_> {
+    /// Whether code at `target` is wherever this translation is: in the same page, and so that no
+    /// instruction there can go on in the next.
+    fn is_near(&self, target: u64) -> bool {
+        let crosses = |at: u64| at & PAGE_OFFSET > PAGE_OFFSET + 1 - MAX_LEN as u64;
+        self.start >> 12 == target >> 12 && !crosses(self.start) && !crosses(target)
+    }
+
     /// Translates a branch: `Some(true)` if nothing comes after it, `None`, with nothing done, if it is
     /// none or can't be translated.
     pub(super) fn control(&mut self, insn: &Instruction, op: &Op) -> Option<bool> {
@@ -64,7 +68,7 @@ impl Compiler<'_> {
     fn branch(&mut self, insn: &Instruction, op: &Op) {
         let condition = insn.condition_code() as u8 - 1;
         self.want_flags();
-        if same_page(op.rip(), op.imm) {
+        if self.is_near(op.imm) {
             let exit = self.exit(op.rip(), op.imm);
             self.asm.jcc_raw(condition, exit);
         } else {
@@ -80,7 +84,7 @@ impl Compiler<'_> {
 
     /// Goes to `target`, from the instruction at `rip`.
     pub(super) fn go_to(&mut self, rip: u64, target: u64) {
-        if same_page(self.start, target) {
+        if self.is_near(target) {
             let exit = self.exit(rip, target);
             self.asm.jmp(exit);
         } else {

@@ -40,13 +40,13 @@ use iced_x86::Code;
 
 use crate::block::BlockCache;
 use crate::cpu::{Cpu, Translation};
-use crate::decode::decode_whole;
+use crate::decode::{MAX_LEN, decode_whole};
 use crate::exception::Result;
 use crate::host::{HostPtr, PAGE_OFFSET};
 use crate::low::LowBox;
 use crate::op::{Op, OpFlags};
 use crate::tlb::CLASSES;
-use cache::{Cache, Found, Key, NewTranslation, Place};
+use cache::{Cache, Found, Key, NewTranslation, Place, SourcePage};
 use code::CodeBuffer;
 use compile::{Compiler, Input, Places};
 use enter::Left;
@@ -181,7 +181,7 @@ impl Translator {
         let place = Place { host: host.addr(), rip: cpu.rip, key };
         let n = match self.cache.find(&place) {
             Found::Code(n) => n,
-            Found::Stale(n) if self.renew(cpu, n, host) => n,
+            Found::Stale(n) if self.cache.second(n).is_none() && self.renew(cpu, n, host) => n,
             Found::Stale(_) => self.translate(cpu, &place, host)?,
             Found::Nothing => {
                 let hash = (host.addr() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -193,6 +193,14 @@ impl Translator {
                 *heat = 0;
                 self.translate(cpu, &place, host)?
             }
+        };
+        let n = match self.cache.second(n) {
+            // Where its second page is, is known if the TLB knows.
+            Some(second) => match cpu.probe_code((cpu.rip | PAGE_OFFSET).wrapping_add(1))? {
+                host if host == second => n,
+                _ => self.translate(cpu, &place, host)?,
+            },
+            None => n,
         };
         let code = self.cache.translations[n as usize].code;
         if let Some(link) = self.cache.make_link(link, n) {
@@ -219,17 +227,24 @@ impl Translator {
     /// interpreted for now.
     #[cold]
     fn translate(&mut self, cpu: &mut Cpu, place: &Place, host: HostPtr) -> Option<u32> {
-        let page = cpu.code_page(place.rip).ok()?;
-        let (log, index) = cpu.memory.code_log(page.phys, cpu.smm)?;
-        let (version, epoch) = cpu.mark_code(&log, index, host);
-        if page.host.map(|page| page.at(place.rip)) != Some(host) || epoch > cpu.group.settled() {
+        let first = source_page(cpu, place.rip)?;
+        if first.host.at(place.rip) != host {
             return None;
         }
-        let in_page = (PAGE_OFFSET + 1 - (place.rip & PAGE_OFFSET)) as usize;
-        let mut bytes = [0; MAX_SOURCE];
-        let bytes = &mut bytes[..in_page.min(MAX_SOURCE)];
-        host.read_bytes(bytes);
-        let (input, len) = decode_line(cpu, place.rip, bytes);
+        let in_page = ((PAGE_OFFSET + 1 - (place.rip & PAGE_OFFSET)) as usize).min(MAX_SOURCE);
+        let mut buffer = [0; MAX_SOURCE];
+        host.read_bytes(&mut buffer[..in_page]);
+        let (mut input, mut len) = decode_line(cpu, place.rip, &buffer[..in_page]);
+        let mut second = None;
+        if input.is_empty() {
+            // The instruction goes on in the next page.
+            let source = source_page(cpu, (place.rip | PAGE_OFFSET).wrapping_add(1))?;
+            source.host.read_bytes(&mut buffer[in_page..MAX_LEN]);
+            (input, len) = decode_line(cpu, place.rip, &buffer[..MAX_LEN]);
+            input.truncate(1);
+            len = input.first().map_or(len, |input| usize::from(input.op.len));
+            second = Some(source);
+        }
         if !is_worth_it(&input) {
             return None;
         }
@@ -240,21 +255,22 @@ impl Translator {
         let places = self.places(cpu, place.key)?;
         let at = self.code.next();
         let first_link = self.cache.links.len();
+        let numbers = (number, first_link);
         let (code, sites) =
-            Compiler::compile(&input, (place.rip, at), places, (number, first_link), &self.features);
+            Compiler::compile(&input, (place.rip, at), places, numbers, &self.features);
         if code.len() > self.code.free() {
             return None;
         }
         self.code.push(&code);
+        let version = first.version;
         let page = self.cache.add(NewTranslation {
             place: *place,
             code: at,
-            source: bytes[..len].into(),
+            source: buffer[..len].into(),
             ops: input.iter().map(|input| input.op).collect(),
             codes: input.iter().map(|input| input.insn.map_or(Code::INVALID, |i| i.code())).collect(),
-            log,
-            page: index,
-            version,
+            first,
+            second,
         });
         self.cache.renew(number, version);
         for site in sites {
@@ -286,6 +302,16 @@ impl Translator {
         self.empty_jumps();
         self.link = 0;
     }
+}
+
+/// The page at `linear` as one that code is translated from. `None` if it is none, or if writes to it
+/// might not be noticed yet.
+fn source_page(cpu: &mut Cpu, linear: u64) -> Option<SourcePage> {
+    let page = cpu.code_page(linear).ok()?;
+    let host = page.host?.at(0);
+    let (log, index) = cpu.memory.code_log(page.phys, cpu.smm)?;
+    let (version, epoch) = cpu.mark_code(&log, index, host);
+    (epoch <= cpu.group.settled()).then_some(SourcePage { host, log, index, version })
 }
 
 /// The instructions that `bytes` begin with, at `rip`, up to one that nothing comes after; and their
