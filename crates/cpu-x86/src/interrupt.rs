@@ -339,7 +339,7 @@ impl Cpu {
         }
         if !self.in_smm() && self.signals.clear(Signal::Init) {
             self.reset_state(true);
-            if self.config.index != 0 {
+            if self.config.apic_id != 0 {
                 self.activity = Activity::WaitForStartup;
             }
         }

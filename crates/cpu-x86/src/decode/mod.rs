@@ -25,7 +25,10 @@ pub(crate) const MAX_LEN: usize = 15;
 /// How iced-x86 is to read bytes for a CPU with `known` instructions: those of extensions that it does
 /// not have decode as the older ones they extend.
 fn options(known: &Instructions) -> u32 {
-    let mut options = DecoderOptions::AMD | DecoderOptions::NO_WBNOINVD;
+    let mut options = DecoderOptions::AMD;
+    if !known.has(CpuidFeature::WBNOINVD) {
+        options |= DecoderOptions::NO_WBNOINVD;
+    }
     if !known.has(CpuidFeature::BMI1) {
         options |= DecoderOptions::NO_MPFX_0FBC;
     }
@@ -94,6 +97,12 @@ pub(crate) fn decode_whole(
     match handler {
         Some(handler) => op.run = handler,
         None => op.flags |= OpFlags::ENDS_BLOCK,
+    }
+    if matches!(insn.code(), Code::Rdpmc | Code::Rdmsr | Code::Wrmsr) {
+        op.flags |= OpFlags::STARTS_BLOCK;
+    }
+    if !matches!(insn.flow_control(), FlowControl::Next | FlowControl::Exception) {
+        op.flags |= OpFlags::BRANCH;
     }
     if ends_block(&insn) {
         op.flags |= OpFlags::ENDS_BLOCK;

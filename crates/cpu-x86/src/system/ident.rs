@@ -70,9 +70,10 @@ fn rdpid<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     Ok(())
 }
 
-/// RDPMC: there are no counters.
-fn rdpmc(_: &mut Cpu, _: &Op) -> Result {
-    Err(Exception::GP0)
+fn rdpmc(cpu: &mut Cpu, _: &Op) -> Result {
+    let value = cpu.read_performance_counter(cpu.reg(RCX))?;
+    set_pair(cpu, value);
+    Ok(())
 }
 
 /// RDRAND and RDSEED. Without entropy from the host they report that none is ready.

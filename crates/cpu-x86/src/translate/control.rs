@@ -9,7 +9,7 @@ use super::regs::{GUEST_RSP, S1, S2};
 use super::state::{JUMPS, Jump, at, jump_index};
 use crate::decode::MAX_LEN;
 use crate::host::PAGE_OFFSET;
-use crate::mmu::is_canonical;
+use crate::mmu::LINEAR_BITS;
 use crate::op::Op;
 
 const _: () = assert!(size_of::<Jump>() == 16);
@@ -37,7 +37,7 @@ impl Compiler<'_> {
                 self.go_to(op.rip(), op.imm);
                 Some(true)
             }
-            FlowControl::Call if wide && is_canonical(op.imm) => {
+            FlowControl::Call if wide && is_safely_canonical(op.imm) => {
                 self.access_at(GUEST_RSP, -8, For::Write);
                 self.push_return(op.next_rip);
                 self.slow_returns();
@@ -172,6 +172,12 @@ impl Compiler<'_> {
         self.asm.m(Code::Jmp_rm64, spare);
         self.slow_returns();
     }
+}
+
+/// Whether `address` is canonical, however many levels the page tables have.
+fn is_safely_canonical(address: u64) -> bool {
+    let shift = 64 - LINEAR_BITS;
+    ((address << shift) as i64 >> shift) as u64 == address
 }
 
 /// Whether an indirect branch takes a target of 64 bits.

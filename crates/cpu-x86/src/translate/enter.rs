@@ -161,7 +161,7 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             return GO_ON;
         }
         translator.state.loaded = 0;
-        if cpu.signals.pending() != 0 {
+        if cpu.signals.pending() != 0 || cpu.counts_performance() {
             return GIVE_UP;
         }
         let Some(code) = translator.next(cpu) else { return GIVE_UP };
