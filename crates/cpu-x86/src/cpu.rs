@@ -149,6 +149,8 @@ pub struct Cpu {
     pub(crate) member: Arc<Member>,
     pub(crate) glance: Arc<Glance>,
     pub(crate) log: Arc<Log>,
+    /// See [`Self::catch_up_cycles`].
+    pub(crate) counts_cycles_by_clock: bool,
     /// Decoded blocks; the run loop takes them out while it runs.
     pub(crate) blocks: BlockCache,
     /// The translator, if code is translated; the run loop takes it out while it runs.
@@ -233,6 +235,7 @@ impl Cpu {
             group: wiring.group,
             glance: Arc::default(),
             log: Arc::default(),
+            counts_cycles_by_clock: false,
             blocks: BlockCache::default(),
             #[cfg(target_arch = "x86_64")]
             translator: None,
@@ -247,6 +250,7 @@ impl Cpu {
         #[cfg(target_arch = "x86_64")]
         {
             self.translator = how.and_then(|how| Translator::new(self, how)).map(Box::new);
+            self.counts_cycles_by_clock = self.translator.is_some();
             self.translator.is_some() == how.is_some()
         }
         #[cfg(not(target_arch = "x86_64"))]

@@ -395,7 +395,10 @@ impl Cpu {
             | index::BU_CFG
             | index::DE_CFG => return true,
             _ => {
-                let written = msrs.pmu.as_mut().and_then(|pmu| pmu.write(register, value));
+                self.catch_up_cycles();
+                let pmu = self.msrs.pmu.as_mut();
+                let written = pmu.and_then(|pmu| pmu.write(register, value));
+                self.restart_cycles();
                 return written.unwrap_or(false);
             }
         };

@@ -6,6 +6,10 @@
 //!
 //! Counting is exact: while a counter is enabled the run loop accounts block by block, and a block begins
 //! with each instruction that can see a counter. Otherwise it costs nothing.
+//!
+//! With translated code there is an exception: while nothing but cycles is counted, as Linux's NMI
+//! watchdog does for good, they are those of the time-stamp counter while the CPU is not halted, and code
+//! is translated. A counter of anything else has all code interpreted while it is enabled.
 
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
@@ -84,6 +88,10 @@ pub(crate) struct Pmu {
     control: u64,
     status: u64,
     counting: bool,
+    /// Some enabled counter counts something else than cycles.
+    exact: bool,
+    /// The time-stamp counter when cycles were last counted by it.
+    counted_to: u64,
 }
 
 impl Pmu {
@@ -98,6 +106,8 @@ impl Pmu {
             control: (1 << GENERAL) - 1,
             status: 0,
             counting: false,
+            exact: false,
+            counted_to: 0,
         }
     }
 
@@ -105,6 +115,12 @@ impl Pmu {
     #[inline(always)]
     pub(crate) fn is_counting(&self) -> bool {
         self.counting
+    }
+
+    /// Whether a counter is enabled for which every instruction has to be accounted for.
+    #[inline(always)]
+    pub(crate) fn is_exact(&self) -> bool {
+        self.exact
     }
 
     /// EAX, EBX and EDX of CPUID leaf 0xa: version 2; of the architectural events those of the last level
@@ -125,6 +141,15 @@ impl Pmu {
     fn update(&mut self) {
         self.counting = (0..GENERAL).any(|n| self.is_enabled(n))
             || (0..FIXED).any(|n| self.is_fixed_enabled(n));
+        self.exact = (0..GENERAL).any(|n| self.is_enabled(n) && !self.is_cycles(self.selects[n]))
+            || self.is_fixed_enabled(0);
+    }
+
+    /// Whether `select` selects cycles.
+    fn is_cycles(&self, select: u64) -> bool {
+        let event = select & 0xff | (select >> 32 & 0xf) << 8;
+        let unit = select >> 8 & 0xff;
+        matches!((self.vendor, event, unit), (Vendor::Amd, 0x76, _) | (Vendor::Intel, 0x3c, 0 | 1))
     }
 
     /// How often the event that `select` selects came up in `done`.
@@ -287,6 +312,29 @@ impl Pmu {
 }
 
 impl Cpu {
+    /// Counts cycles up to now, if nothing but cycles is counted and that by the clock: translated code
+    /// is not accounted for instruction by instruction. To be called before a counter is looked at.
+    pub(crate) fn catch_up_cycles(&mut self) {
+        if !self.counts_cycles_by_clock {
+            return;
+        }
+        let Some(pmu) = self.msrs.pmu.as_mut() else { return };
+        if pmu.counting && !pmu.exact {
+            let now = self.clock.tsc();
+            let cycles = now.wrapping_sub(pmu.counted_to);
+            pmu.counted_to = now;
+            let user = self.cpl != 0;
+            self.count_performance(Done { instructions: cycles, branches: 0, user });
+        }
+    }
+
+    /// Cycles are counted from now on: the counters have changed, or the CPU runs again.
+    pub(crate) fn restart_cycles(&mut self) {
+        if let Some(pmu) = self.msrs.pmu.as_mut().filter(|pmu| pmu.counting) {
+            pmu.counted_to = self.clock.tsc();
+        }
+    }
+
     /// Counts `done`, and has the interrupt controller told of overflows.
     pub(crate) fn count_performance(&mut self, done: Done) {
         if self.msrs.pmu.as_mut().is_some_and(|pmu| pmu.account(done)) {
@@ -295,7 +343,8 @@ impl Cpu {
     }
 
     /// RDPMC's value. #GP(0) if there is no such counter or the program may not read it.
-    pub(crate) fn read_performance_counter(&self, number: u32) -> Result<u64> {
+    pub(crate) fn read_performance_counter(&mut self, number: u32) -> Result<u64> {
+        self.catch_up_cycles();
         let allowed = self.cpl == 0 || self.mode.is_real() || self.cr4 & crate::regs::CR4_PCE != 0;
         let counter = self.msrs.pmu.as_ref().and_then(|pmu| pmu.counter(number));
         counter.filter(|_| allowed).ok_or(Exception::GP0)

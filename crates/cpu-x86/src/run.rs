@@ -16,7 +16,7 @@ use crate::exception::{Exception, Result, vector};
 use crate::flags::bits::{RF, TF};
 use crate::interrupt::Delivered;
 use crate::op::Op;
-use crate::pmu::{Done, Pmu};
+use crate::pmu::Done;
 use crate::regs::{DR6_BS, PENDING_SHUTDOWN};
 use crate::segment::CS;
 use crate::state::{Activity, CpuState};
@@ -176,10 +176,12 @@ impl Cpu {
         Ok(())
     }
 
-    /// Whether a performance counter is enabled, so that execution has to be accounted for.
+    /// Whether a performance counter is enabled for which every instruction has to be accounted for.
     #[inline(always)]
     pub(crate) fn counts_performance(&self) -> bool {
-        self.msrs.pmu.as_ref().is_some_and(Pmu::is_counting)
+        let by_clock = self.counts_cycles_by_clock;
+        let pmu = self.msrs.pmu.as_ref();
+        pmu.is_some_and(|pmu| if by_clock { pmu.is_exact() } else { pmu.is_counting() })
     }
 
     /// Executes as much as [`Self::run_loop`] does at a time, with performance counters on.
@@ -227,6 +229,8 @@ impl Cpu {
             self.group.pass(&self.member, epoch);
             self.passed_epoch = epoch;
         }
+        // That is looked for whenever translated code is entered; it had to be left, no more.
+        self.signals.clear(Signal::Code);
         if self.take_event() == Delivered::Shutdown
             || self.pending_debug != 0
                 && !self.debug_shadow
@@ -294,6 +298,7 @@ impl Cpu {
             if until_glance == 0 {
                 until_glance = BLOCKS_PER_GLANCE;
                 self.publish();
+                self.catch_up_cycles();
             }
         }
     }
@@ -321,7 +326,9 @@ impl Vcpu for Cpu {
             self.tlb.flush_l1();
         }
         self.glance.halted.store(false, Ordering::Relaxed);
+        self.restart_cycles();
         let exit = self.run_loop(&mut engine);
+        self.catch_up_cycles();
         self.group.rest(&self.member);
         self.publish();
         self.blocks = engine.blocks;
@@ -397,7 +404,21 @@ mod tests {
         assert_eq!(cpu.gpr[0], 500_500);
         assert_eq!(cpu.gpr[3], 500_500);
         assert_eq!(cpu.gpr[2], 500_500);
-        assert_eq!(cpu.instructions, 2 + 4 * 1000 + 4);
+    }
+
+    #[test]
+    fn the_interpreter_counts_instructions() {
+        let mut cpu = long_mode();
+        load(&cpu, |a| {
+            let mut top = a.create_label();
+            a.mov(ecx, 1000).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.dec(ecx).unwrap();
+            a.jne(top).unwrap();
+            a.hlt().unwrap();
+        });
+        assert!(matches!(cpu.run(), Exit::Halt { .. }));
+        assert_eq!(cpu.instructions, 1 + 2 * 1000 + 1);
     }
 
     /// A loop whose body rewrites the immediate of an instruction that follows in the same block.

@@ -65,7 +65,8 @@ impl Asm {
     /// The finished code.
     pub(super) fn finish(mut self) -> Vec<u8> {
         for (at, label) in self.fixups {
-            let target = self.labels[label.0].unwrap_or_else(|| unreachable!("a label without place"));
+            let target =
+                self.labels[label.0].unwrap_or_else(|| unreachable!("a label without place"));
             let distance = target as i64 - (at as i64 + 4);
             self.bytes[at..at + 4].copy_from_slice(&(distance as i32).to_le_bytes());
         }

@@ -8,9 +8,10 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
-use iced_x86::Code;
-use memory::{CodeVersion, PageLog};
+use accel::{Signal, Signals};
+use memory::{CodeVersion, CodeWatcher, PageLog};
 
 use crate::cpu::Cpu;
 use crate::host::HostPtr;
@@ -94,8 +95,6 @@ pub(super) struct Translation {
     /// Where its only instruction goes on, if it crosses into another page.
     second: Option<Second>,
     pub(super) ops: Box<[Op]>,
-    /// What each of `ops` is, to count by.
-    pub(super) codes: Box<[Code]>,
 }
 
 /// The second page of an instruction that crosses into it.
@@ -143,13 +142,11 @@ pub(super) struct NewTranslation {
     pub(super) code: u64,
     pub(super) source: Box<[u8]>,
     pub(super) ops: Box<[Op]>,
-    pub(super) codes: Box<[Code]>,
     pub(super) first: SourcePage,
     pub(super) second: Option<SourcePage>,
 }
 
 /// All translations.
-#[derive(Default)]
 pub(super) struct Cache {
     pub(super) translations: Vec<Translation>,
     places: Map<Place, u32>,
@@ -159,6 +156,8 @@ pub(super) struct Cache {
     pub(super) links: Vec<Link>,
     /// Each log that has translated pages, with its count of writes to code when it was last looked at.
     logs: Vec<(PageLog, u64)>,
+    /// Makes the CPU leave translated code when any of it may have been written.
+    watcher: Arc<CodeWatcher>,
 }
 
 /// What was found for a place.
@@ -171,6 +170,20 @@ pub(super) enum Found {
 }
 
 impl Cache {
+    /// No translations yet, for the CPU with `signals`.
+    pub(super) fn new(signals: &Arc<Signals>) -> Self {
+        let signals = Arc::clone(signals);
+        Self {
+            translations: Vec::new(),
+            places: Map::default(),
+            pages: Vec::new(),
+            page_of: Map::default(),
+            links: Vec::new(),
+            logs: Vec::new(),
+            watcher: Arc::new(move || signals.raise(Signal::Code)),
+        }
+    }
+
     pub(super) fn find(&self, place: &Place) -> Found {
         match self.places.get(place) {
             None => Found::Nothing,
@@ -248,6 +261,7 @@ impl Cache {
         let page = *self.page_of.entry(source.host.addr() >> 12).or_insert(next);
         if page == next {
             if !self.logs.iter().any(|(log, _)| log.is_same(&source.log)) {
+                source.log.watch_code(&self.watcher);
                 self.logs.push((source.log.clone(), source.log.code_writes()));
             }
             let SourcePage { log, index, version, .. } = source;
@@ -273,7 +287,6 @@ impl Cache {
             source: new.source,
             second,
             ops: new.ops,
-            codes: new.codes,
         });
         page
     }
@@ -288,7 +301,11 @@ impl Cache {
     pub(super) fn make_link(&mut self, n: u32, to: u32) -> Option<Link> {
         let link = *self.links.get(n.checked_sub(1)? as usize)?;
         let target = &self.translations[to as usize];
-        if target.second.is_some() || link.target != target.place.rip || link.key != target.place.key || link.page != target.page {
+        if target.second.is_some()
+            || link.target != target.place.rip
+            || link.key != target.place.key
+            || link.page != target.page
+        {
             return None;
         }
         self.pages[link.page].made.push(n - 1);

@@ -363,7 +363,7 @@ impl<'a> Compiler<'a> {
         }
         for slow in std::mem::take(&mut self.slow) {
             self.asm.bind(slow.from);
-            self.asm.mov_imm(S2, self.number | u64::from(super::OUT_OF_LINE) | slow.op as u64);
+            self.asm.mov_imm(S2, self.number | slow.op as u64);
             self.asm.call_to(self.places.step);
             if slow.flags {
                 self.restore_flags();

@@ -115,7 +115,10 @@ fn give_vectors(translator: &mut Translator, cpu: &Cpu, level: u32) -> bool {
 }
 
 /// Runs `f` on what `context` has; a panic counts as failure.
-fn with(context: *mut Context, f: impl FnOnce(&mut Cpu, &mut Translator, &mut Result) -> u64) -> u64 {
+fn with(
+    context: *mut Context,
+    f: impl FnOnce(&mut Cpu, &mut Translator, &mut Result) -> u64,
+) -> u64 {
     // SAFETY: translated code passes the context of the `enter` that runs it, which lent both to it.
     let context = unsafe { &mut *context };
     // SAFETY: as above.

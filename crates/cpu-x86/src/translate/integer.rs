@@ -29,16 +29,90 @@ fn is_plain(mnemonic: Mnemonic) -> bool {
     use Mnemonic::*;
     matches!(
         mnemonic,
-        Mov | Movzx | Movsx | Movsxd | Movbe | Movnti | Bswap
-            | Add | Adc | Sub | Sbb | Cmp | And | Or | Xor | Test | Inc | Dec | Neg | Not
-            | Adcx | Adox | Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd
-            | Bsf | Bsr | Popcnt | Lzcnt | Tzcnt | Crc32 | Xadd | Xchg
-            | Andn | Bextr | Blsi | Blsmsk | Blsr | Bzhi | Pdep | Pext | Rorx | Sarx | Shlx | Shrx
+        Mov | Movzx
+            | Movsx
+            | Movsxd
+            | Movbe
+            | Movnti
+            | Bswap
+            | Add
+            | Adc
+            | Sub
+            | Sbb
+            | Cmp
+            | And
+            | Or
+            | Xor
+            | Test
+            | Inc
+            | Dec
+            | Neg
+            | Not
+            | Adcx
+            | Adox
+            | Shl
+            | Sal
+            | Shr
+            | Sar
+            | Rol
+            | Ror
+            | Rcl
+            | Rcr
+            | Shld
+            | Shrd
+            | Bsf
+            | Bsr
+            | Popcnt
+            | Lzcnt
+            | Tzcnt
+            | Crc32
+            | Xadd
+            | Xchg
+            | Andn
+            | Bextr
+            | Blsi
+            | Blsmsk
+            | Blsr
+            | Bzhi
+            | Pdep
+            | Pext
+            | Rorx
+            | Sarx
+            | Shlx
+            | Shrx
             | Mulx
-            | Seto | Setno | Setb | Setae | Sete | Setne | Setbe | Seta
-            | Sets | Setns | Setp | Setnp | Setl | Setge | Setle | Setg
-            | Cmovo | Cmovno | Cmovb | Cmovae | Cmove | Cmovne | Cmovbe | Cmova
-            | Cmovs | Cmovns | Cmovp | Cmovnp | Cmovl | Cmovge | Cmovle | Cmovg
+            | Seto
+            | Setno
+            | Setb
+            | Setae
+            | Sete
+            | Setne
+            | Setbe
+            | Seta
+            | Sets
+            | Setns
+            | Setp
+            | Setnp
+            | Setl
+            | Setge
+            | Setle
+            | Setg
+            | Cmovo
+            | Cmovno
+            | Cmovb
+            | Cmovae
+            | Cmove
+            | Cmovne
+            | Cmovbe
+            | Cmova
+            | Cmovs
+            | Cmovns
+            | Cmovp
+            | Cmovnp
+            | Cmovl
+            | Cmovge
+            | Cmovle
+            | Cmovg
     )
 }
 
@@ -143,7 +217,8 @@ impl Compiler<'_> {
     pub(super) fn integer(&mut self, insn: &Instruction, op: &Op) -> bool {
         use Mnemonic::*;
         match insn.mnemonic() {
-            Nop | Endbr64 | Endbr32 | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta | Prefetchw => true,
+            Nop | Endbr64 | Endbr32 | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta
+            | Prefetchw => true,
             Lfence | Mfence | Sfence => {
                 self.asm.emit(insn);
                 true
@@ -162,7 +237,8 @@ impl Compiler<'_> {
             Bswap if insn.op0_register().size() == 2 => false,
             Bt | Bts | Btr | Btc => {
                 // With a bit number in a register, a memory operand is a bit string of any length.
-                let string = insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register;
+                let string =
+                    insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register;
                 if string { self.bit_string(insn) } else { self.plain(insn) }
             }
             Pushfq => self.push_flags(insn),

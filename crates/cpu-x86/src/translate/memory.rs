@@ -45,7 +45,8 @@ impl Compiler<'_> {
     pub(super) fn offset(&mut self, insn: &Instruction, to: Register) {
         let (base, index) = (insn.memory_base(), insn.memory_index());
         let narrow = base.is_gpr32() || index.is_gpr32() || base == Register::EIP;
-        let narrow = narrow || base == Register::None && index == Register::None && insn.memory_displ_size() == 4;
+        let narrow = narrow
+            || base == Register::None && index == Register::None && insn.memory_displ_size() == 4;
         let displacement = insn.memory_displacement64();
         // As a displacement of 32 bits has to be, whatever the width of the address.
         let displacement = if narrow { displacement as u32 as i32 as u64 } else { displacement };

@@ -36,8 +36,6 @@ mod state;
 mod thunks;
 mod vector;
 
-use iced_x86::Code;
-
 use crate::block::BlockCache;
 use crate::cpu::{Cpu, Translation};
 use crate::decode::{MAX_LEN, decode_whole};
@@ -63,9 +61,6 @@ const MAX_SOURCE: usize = 512;
 /// Room that a translation may take, and more than any does.
 const ROOM: usize = 64 << 10;
 
-/// In the lower half of a site: the instruction is executed by the interpreter for this once.
-const OUT_OF_LINE: u32 = 1 << 31;
-
 /// What one CPU needs to run translated code.
 pub(crate) struct Translator {
     state: LowBox<State>,
@@ -80,9 +75,6 @@ pub(crate) struct Translator {
     cache: Cache,
     heat: Box<[u8]>,
     threshold: u8,
-    /// Instructions that were left to the interpreter, by their code: those that always are, and those
-    /// that had to be because of where they access memory, or go.
-    steps: [Box<[u64]>; 2],
     /// The TLB's `code_epoch` that `jumps` is of.
     code_epoch: u64,
     /// The link by which translated code was left.
@@ -114,22 +106,18 @@ impl Translator {
             code,
             thunks,
             features,
-            cache: Cache::default(),
+            cache: Cache::new(&cpu.signals),
             heat: vec![0; 1 << HEAT_BITS].into(),
             threshold: how.threshold.max(1),
-            steps: [vec![0; Code::values().len()].into(), vec![0; Code::values().len()].into()],
             code_epoch: 0,
             link: 0,
         })
     }
 
     /// The instruction that `site` names in translated code, and how the CPU has to run for it.
-    fn site(&mut self, site: u64) -> Option<(Op, Key)> {
+    fn site(&self, site: u64) -> Option<(Op, Key)> {
         let translation = self.cache.translations.get((site >> 32) as usize)?;
-        let n = (site as u32 & !OUT_OF_LINE) as usize;
-        let counted = &mut self.steps[usize::from(site as u32 & OUT_OF_LINE != 0)];
-        counted[*translation.codes.get(n)? as usize] += 1;
-        Some((*translation.ops.get(n)?, translation.place.key))
+        Some((*translation.ops.get(site as u32 as usize)?, translation.place.key))
     }
 
     /// Runs translated code from `cpu`'s current instruction on, or interprets a block.
@@ -249,7 +237,7 @@ impl Translator {
             return None;
         }
         if self.code.free() < ROOM {
-            self.forget_all();
+            self.forget_all(cpu);
         }
         let number = self.cache.translations.len() as u32;
         let places = self.places(cpu, place.key)?;
@@ -268,13 +256,13 @@ impl Translator {
             code: at,
             source: buffer[..len].into(),
             ops: input.iter().map(|input| input.op).collect(),
-            codes: input.iter().map(|input| input.insn.map_or(Code::INVALID, |i| i.code())).collect(),
             first,
             second,
         });
         self.cache.renew(number, version);
         for site in sites {
-            let (displacement, unlinked) = (at + site.displacement as u64, at + site.unlinked as u64);
+            let (displacement, unlinked) =
+                (at + site.displacement as u64, at + site.unlinked as u64);
             self.cache.add_link(displacement, unlinked, site.target, place.key, page);
         }
         Some(number)
@@ -296,8 +284,8 @@ impl Translator {
     }
 
     /// Drops all translations.
-    fn forget_all(&mut self) {
-        self.cache = Cache::default();
+    fn forget_all(&mut self, cpu: &Cpu) {
+        self.cache = Cache::new(&cpu.signals);
         self.code.truncate(self.fixed);
         self.empty_jumps();
         self.link = 0;
@@ -344,17 +332,4 @@ fn is_worth_it(input: &[Input]) -> bool {
             };
             input.insn.as_ref().is_some_and(branch) || !input.op.flags.contains(OpFlags::ENDS_BLOCK)
         })
-}
-
-impl Drop for Translator {
-    fn drop(&mut self) {
-        if std::env::var_os("JITSTAT").is_none() { return; }
-        for (n, steps) in self.steps.iter().enumerate() {
-            let mut all: Vec<_> = Code::values().zip(steps.iter().copied()).filter(|(_, c)| *c > 0).collect();
-            all.sort_by_key(|(_, c)| std::cmp::Reverse(*c));
-            eprintln!("--- {}", if n == 0 { "inline" } else { "out of line" });
-            for (code, count) in all.iter().take(40) { eprintln!("{count:12} {code:?}"); }
-        }
-        eprintln!("translations {} code {}", self.cache.translations.len(), self.code.used());
-    }
 }

@@ -83,12 +83,12 @@ pub(super) mod at {
 
 /// RFLAGS bits from what LAHF and SETO AL left.
 pub(super) fn flags_to_bits(saved: u64) -> u64 {
-    saved >> 8 & (SF | ZF | AF | PF | CF) | (saved & 1) * OF
+    (saved >> 8 & (SF | ZF | AF | PF | CF)) | ((saved & 1) * OF)
 }
 
 /// The inverse of [`flags_to_bits`].
 pub(super) fn bits_to_flags(bits: u64) -> u64 {
-    (bits & (SF | ZF | AF | PF | CF)) << 8 | (bits & OF) / OF
+    ((bits & (SF | ZF | AF | PF | CF)) << 8) | ((bits & OF) / OF)
 }
 
 /// The jump cache's entry for `rip`.

@@ -31,14 +31,8 @@ pub(super) const GO_ON: u64 = 0;
 pub(super) const GIVE_UP: u64 = 1;
 
 /// Registers that a function has to give back as they were.
-const KEPT: [Register; 6] = [
-    Register::RBX,
-    Register::RBP,
-    Register::R12,
-    Register::R13,
-    Register::R14,
-    Register::R15,
-];
+const KEPT: [Register; 6] =
+    [Register::RBX, Register::RBP, Register::R12, Register::R13, Register::R14, Register::R15];
 
 struct Writer {
     asm: Asm,
@@ -141,7 +135,8 @@ impl Writer {
             let (low, high) = (self.at(low), self.at(high));
             if self.avx {
                 self.asm.rm(Code::VEX_Vmovdqu_xmm_xmmm128, Self::vector(n), low);
-                let (code, wide) = (Code::VEX_Vinsertf128_ymm_ymm_xmmm128_imm8, Self::wide_vector(n));
+                let (code, wide) =
+                    (Code::VEX_Vinsertf128_ymm_ymm_xmmm128_imm8, Self::wide_vector(n));
                 self.asm.rrmi(code, (wide, wide), high, 1);
             } else {
                 self.asm.rm(Code::Movdqu_xmm_xmmm128, Self::vector(n), low);

@@ -46,9 +46,7 @@ use crate::acpi;
 use crate::chardevs::Chardevs;
 use crate::qtest::Tap;
 use crate::run::{Board, ResetKind};
-use crate::spec::{
-    Accelerator, BoardSpec, Graphics, MachineSpec, SerialSpec, TranslationSpec,
-};
+use crate::spec::{Accelerator, BoardSpec, Graphics, MachineSpec, SerialSpec, TranslationSpec};
 
 /// The devices that every board has.
 struct Chipset {
