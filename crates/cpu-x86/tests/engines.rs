@@ -114,7 +114,7 @@ fn instruction(rng: &mut Rng, rip: u64) -> Vec<u8> {
                 // VEX.
                 bytes.clear();
                 let map = 1 + rng.below(3) as u8;
-                bytes.extend([0xc4, rng.next() as u8 & 0xe0 | map, rng.next() as u8 & 0xff]);
+                bytes.extend([0xc4, rng.next() as u8 & 0xe0 | map, rng.next() as u8]);
                 bytes.push(rng.next() as u8);
             }
             _ => bytes.push(rng.next() as u8),

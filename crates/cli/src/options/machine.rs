@@ -444,6 +444,19 @@ mod tests {
     }
 
     #[test]
+    fn the_software_cpu_is_told_how_to_work() {
+        let mut builder = Builder::default();
+        accel(&mut builder, "tcg").unwrap();
+        assert_eq!(builder.machine().translation, machine::spec::TranslationSpec::default());
+        accel(&mut builder, "soft,translate=off,tb-size=64").unwrap();
+        let translation = builder.machine().translation;
+        assert_eq!((translation.translate, translation.buffer_mib), (false, 64));
+        for value in ["soft,tb-size=0", "soft,tb-size=2000", "soft,translate=maybe", "soft,tb=1"] {
+            assert!(accel(&mut Builder::default(), value).is_err(), "{value}");
+        }
+    }
+
+    #[test]
     fn topologies_fill_in_as_on_qemu() {
         let smp = |n, s, c, t, m| {
             topology(n, s, c, t, m).map(|s| (s.cpus, s.sockets, s.cores, s.threads))
