@@ -100,7 +100,7 @@ pub struct Cpu {
     /// Debug conditions (bits of DR6) that the running instruction met and that trap after it; and
     /// [`PENDING_SHUTDOWN`](crate::regs::PENDING_SHUTDOWN).
     pub(crate) pending_debug: u64,
-    /// Instructions retired since reset.
+    /// Instructions retired since reset; an estimate while code is translated.
     pub(crate) instructions: u64,
     /// The latest epoch of `group` that this CPU has passed.
     pub(crate) passed_epoch: u64,
@@ -149,8 +149,10 @@ pub struct Cpu {
     pub(crate) member: Arc<Member>,
     pub(crate) glance: Arc<Glance>,
     pub(crate) log: Arc<Log>,
-    /// See [`Self::catch_up_cycles`].
-    pub(crate) counts_cycles_by_clock: bool,
+    /// There is a translator.
+    pub(crate) translates: bool,
+    /// The time-stamp counter up to which translated instructions are counted.
+    pub(crate) counted_to: u64,
     /// Decoded blocks; the run loop takes them out while it runs.
     pub(crate) blocks: BlockCache,
     /// The translator, if code is translated; the run loop takes it out while it runs.
@@ -235,7 +237,8 @@ impl Cpu {
             group: wiring.group,
             glance: Arc::default(),
             log: Arc::default(),
-            counts_cycles_by_clock: false,
+            translates: false,
+            counted_to: 0,
             blocks: BlockCache::default(),
             #[cfg(target_arch = "x86_64")]
             translator: None,
@@ -250,7 +253,7 @@ impl Cpu {
         #[cfg(target_arch = "x86_64")]
         {
             self.translator = how.and_then(|how| Translator::new(self, how)).map(Box::new);
-            self.counts_cycles_by_clock = self.translator.is_some();
+            self.translates = self.translator.is_some();
             self.translator.is_some() == how.is_some()
         }
         #[cfg(not(target_arch = "x86_64"))]

@@ -16,7 +16,7 @@ use crate::exception::{Exception, Result, vector};
 use crate::flags::bits::{RF, TF};
 use crate::interrupt::Delivered;
 use crate::op::Op;
-use crate::pmu::Done;
+use crate::pmu::{Done, Pmu};
 use crate::regs::{DR6_BS, PENDING_SHUTDOWN};
 use crate::segment::CS;
 use crate::state::{Activity, CpuState};
@@ -179,9 +179,17 @@ impl Cpu {
     /// Whether a performance counter is enabled for which every instruction has to be accounted for.
     #[inline(always)]
     pub(crate) fn counts_performance(&self) -> bool {
-        let by_clock = self.counts_cycles_by_clock;
-        let pmu = self.msrs.pmu.as_ref();
-        pmu.is_some_and(|pmu| if by_clock { pmu.is_exact() } else { pmu.is_counting() })
+        self.msrs.pmu.as_ref().is_some_and(Pmu::is_counting)
+    }
+
+    /// Translated code does not count its instructions: for each tick of the time-stamp counter while the
+    /// CPU runs, one is counted instead.
+    pub(crate) fn count_translated(&mut self) {
+        if self.translates {
+            let now = self.clock.tsc();
+            self.instructions += now.saturating_sub(self.counted_to);
+            self.counted_to = now;
+        }
     }
 
     /// Executes as much as [`Self::run_loop`] does at a time, with performance counters on.
@@ -297,8 +305,8 @@ impl Cpu {
             until_glance -= 1;
             if until_glance == 0 {
                 until_glance = BLOCKS_PER_GLANCE;
+                self.sync_performance();
                 self.publish();
-                self.catch_up_cycles();
             }
         }
     }
@@ -326,10 +334,10 @@ impl Vcpu for Cpu {
             self.tlb.flush_l1();
         }
         self.glance.halted.store(false, Ordering::Relaxed);
-        self.restart_cycles();
+        self.counted_to = self.clock.tsc();
         let exit = self.run_loop(&mut engine);
-        self.catch_up_cycles();
         self.group.rest(&self.member);
+        self.sync_performance();
         self.publish();
         self.blocks = engine.blocks;
         #[cfg(target_arch = "x86_64")]

@@ -28,7 +28,7 @@ fn set_pair(cpu: &mut Cpu, value: u64) {
 fn rdmsr(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
     let register = cpu.reg(RCX);
-    cpu.catch_up_cycles();
+    cpu.sync_performance();
     let Some(value) = cpu.read_msr(register) else {
         cpu.trace_msr("read", register);
         return Err(Exception::GP0);

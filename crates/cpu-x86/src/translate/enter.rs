@@ -149,7 +149,6 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             }
             return GIVE_UP;
         }
-        cpu.instructions += 1;
         if cpu.pending_debug != 0 || cpu.needs_care() {
             return GIVE_UP;
         }
