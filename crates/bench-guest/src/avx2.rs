@@ -45,7 +45,7 @@ fn mix(numbers: &[u32], round: u32) -> u64 {
             *sum = (*sum).wrapping_add(mixed.max(number) & !(mixed << 3));
         }
     }
-    sums.iter().fold(0, |sum, &number| sum * 31 + u64::from(number))
+    sums.iter().fold(0, |sum, &number| sum.wrapping_mul(31).wrapping_add(u64::from(number)))
 }
 
 /// A polynomial by Horner's rule with fused multiplications.

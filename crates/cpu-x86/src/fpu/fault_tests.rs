@@ -203,8 +203,8 @@ fn xsave_keeps_its_rules() {
     cpu.gpr[0] = 3;
     assert_eq!(restore(&mut cpu), Ok(()));
     assert_eq!(cpu.fpu.in_use(), 0);
-    // Bits beyond XCR0, and the compacted format, are refused.
-    for (at, value) in [(512, 4u64), (520, 1 << 63), (528, 1)] {
+    // Bits beyond XCR0, of the compacted format too, and reserved ones are refused.
+    for (at, value) in [(512, 4u64), (520, 1 << 63 | 4), (520, 1), (528, 1)] {
         cpu.memory.write(DATA + 512, &[0; 24]).unwrap();
         cpu.memory.write(DATA + at, &value.to_le_bytes()).unwrap();
         assert_eq!(restore(&mut cpu), Err(Exception::GP0), "{value:#x} at {at}");

@@ -333,10 +333,20 @@ fn complete(rng: &mut Rng, encoding: &[u8]) -> Option<(Instruction, Vec<u8>)> {
         let register = insn.op_register(i);
         !register.is_gpr() || GPRS.contains(&(register.number() as u8))
     });
-    // What restores MXCSR or XSAVE's header needs well-formed images, and is tested apart.
+    // What restores MXCSR or XSAVE's header needs well-formed images, the compacted format is laid out
+    // by what the host has, and the supervisor's forms are not to be had: they are tested apart.
     let image = matches!(
         insn.mnemonic(),
-        Mnemonic::Fxrstor | Mnemonic::Fxrstor64 | Mnemonic::Xrstor | Mnemonic::Xrstor64
+        Mnemonic::Fxrstor
+            | Mnemonic::Fxrstor64
+            | Mnemonic::Xrstor
+            | Mnemonic::Xrstor64
+            | Mnemonic::Xsavec
+            | Mnemonic::Xsavec64
+            | Mnemonic::Xsaves
+            | Mnemonic::Xsaves64
+            | Mnemonic::Xrstors
+            | Mnemonic::Xrstors64
     );
     let waits = insn.code() == Code::Wait;
     (usable && !image && !waits).then_some((insn, bytes))

@@ -93,6 +93,10 @@ struct Values {
     running: Option<(Stage, u64)>,
 }
 
+/// Nanoseconds that a stage lasts at least: free running with nothing to count, the watchdog would keep
+/// the host busy for ever.
+const SHORTEST_STAGE_NS: u64 = 1_000_000;
+
 impl Default for Values {
     fn default() -> Self {
         Self {
@@ -143,7 +147,8 @@ impl Registers {
     fn length_ns(&self, stage: Stage) -> u64 {
         let shift = if self.config() & CONFIG_FAST != 0 { 5 } else { 15 };
         let ticks = u64::from(self.values.preload[stage as usize]) << shift;
-        (u128::from(ticks) * 1_000_000_000 / u128::from(CLOCK_HZ)) as u64
+        let length = (u128::from(ticks) * 1_000_000_000 / u128::from(CLOCK_HZ)) as u64;
+        length.max(SHORTEST_STAGE_NS)
     }
 }
 
