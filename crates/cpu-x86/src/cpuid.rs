@@ -239,6 +239,10 @@ impl Cpu {
                 };
                 leaf(linear | PHYS_BITS, self.features(Word::AddressEbx), ecx, 0)
             }
+            0x8000_000a => {
+                let [eax, ebx, ecx, edx] = self.cpuid_svm();
+                leaf(eax, ebx, ecx, edx)
+            }
             0x8000_001d if self.has_topology_extensions() => self.cpuid_cache(sub),
             0x8000_001e if self.has_topology_extensions() => {
                 let core = self.config.index >> topology.thread_bits();

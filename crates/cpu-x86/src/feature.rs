@@ -31,12 +31,14 @@ pub(crate) enum Word {
     PowerEdx,
     /// Leaf 0x8000_0008, EBX.
     AddressEbx,
+    /// Leaf 0x8000_000a, EDX.
+    SvmEdx,
     /// Leaf 0x8000_0021, EAX.
     Extended2Eax,
 }
 
 /// Number of [`Word`]s.
-const WORDS: usize = 11;
+const WORDS: usize = 12;
 
 /// One feature.
 #[derive(Clone, Copy, Debug)]
@@ -149,12 +151,24 @@ pub const FEATURES: &[Feature] = {
         feature("rdtscp", ExtendedEdx, 27, &[F::RDTSCP]),
         feature("lm|i64", ExtendedEdx, 29, &[F::X64]),
         feature("lahf-lm", ExtendedEcx, 0, &[]),
+        feature("svm", ExtendedEcx, 2, &[F::SVM, F::SKINIT_or_SVM]),
         feature("cr8legacy", ExtendedEcx, 4, &[]),
         feature("abm", ExtendedEcx, 5, &[F::LZCNT]),
         feature("topoext", ExtendedEcx, 22, &[]),
         feature("3dnowprefetch", ExtendedEcx, 8, &[F::PREFETCHW]),
         feature("invtsc", PowerEdx, 8, &[]),
         feature("xsaveerptr", AddressEbx, 2, &[]),
+        feature("npt", SvmEdx, 0, &[]),
+        feature("nrip-save", SvmEdx, 3, &[]),
+        feature("tsc-scale", SvmEdx, 4, &[]),
+        feature("vmcb-clean", SvmEdx, 5, &[]),
+        feature("flushbyasid", SvmEdx, 6, &[]),
+        feature("decodeassists", SvmEdx, 7, &[]),
+        feature("pause-filter", SvmEdx, 10, &[]),
+        feature("pfthreshold", SvmEdx, 12, &[]),
+        feature("v-vmsave-vmload", SvmEdx, 15, &[]),
+        feature("vgif", SvmEdx, 16, &[]),
+        feature("svme-addr-chk", SvmEdx, 28, &[]),
         feature("lfence-always-serializing", Extended2Eax, 2, &[]),
         feature("null-sel-clr-base", Extended2Eax, 6, &[]),
     ]
@@ -181,6 +195,7 @@ pub const ABSENT: &[&str] = &[
     "amx-bf16",
     "amx-int8",
     "amx-tile",
+    "avic",
     "avx-vnni",
     "avx512-bf16",
     "avx512-fp16",
@@ -209,13 +224,12 @@ pub const ABSENT: &[&str] = &[
     "hle",
     "ibs",
     "la57",
+    "lbrv",
     "lwp",
     "misalignsse",
     "movdir64b",
     "movdiri",
     "mpx",
-    "npt",
-    "nrip-save",
     "osvw",
     "pdcm",
     "perfctr-core",
@@ -228,7 +242,7 @@ pub const ABSENT: &[&str] = &[
     "ssbd",
     "sse4a",
     "stibp",
-    "svm",
+    "svm-lock",
     "tbm",
     "tce",
     "tm",

@@ -67,7 +67,12 @@ impl Limits {
             ("smep", CR4_SMEP),
             ("smap", CR4_SMAP),
         ]);
-        let efer = bits(&[("syscall", EFER_SCE), ("lm", EFER_LME | EFER_LMA), ("nx", EFER_NXE)]);
+        let efer = bits(&[
+            ("syscall", EFER_SCE),
+            ("lm", EFER_LME | EFER_LMA),
+            ("nx", EFER_NXE),
+            ("svm", EFER_SVME),
+        ]);
         Self {
             cr4: cr4 | CR4_PCE,
             efer,
@@ -155,7 +160,7 @@ const HASWELL: &str = "fma movbe pcid bmi1 bmi2 avx2 invpcid abm";
 const BROADWELL: &str = "rdseed adx smap 3dnowprefetch";
 const SKYLAKE: &str = "xsavec xgetbv1 spec-ctrl";
 const SKYLAKE_SERVER: &str = "clflushopt clwb pdpe1gb pku";
-const AMD: &str = "topoext 3dnowprefetch abm rdtscp pdpe1gb cr8legacy";
+const AMD: &str = "topoext 3dnowprefetch abm rdtscp pdpe1gb cr8legacy svm npt nrip-save";
 const EPYC: &str = "sse4.1 sse4.2 popcnt aes pclmulqdq avx xsave xsaveopt f16c rdrand fsgsbase smep fma \
     movbe bmi1 bmi2 avx2 rdseed adx smap clflushopt sha-ni xsavec xgetbv1";
 const ROME: &str = "clwb umip rdpid xsaveerptr";
@@ -200,7 +205,7 @@ const MODELS: &[Known] = {
             Amd,
             [15, 107, 1],
             "QEMU Virtual CPU version 2.5+",
-            &[X86_64, "pni cx16 lahf-lm"],
+            &[X86_64, "pni cx16 lahf-lm svm"],
         ),
         known(
             "qemu32",

@@ -17,7 +17,7 @@ use crate::flags::bits::{RF, TF};
 use crate::interrupt::Delivered;
 use crate::mmu::is_canonical;
 use crate::op::Op;
-use crate::regs::{DR6_BS, PENDING_SHUTDOWN};
+use crate::regs::{DR6_BREAKPOINTS, DR6_BS, PENDING_SHUTDOWN};
 use crate::segment::CS;
 use crate::state::{Activity, CpuState};
 
@@ -88,7 +88,7 @@ impl Cpu {
     #[inline(always)]
     fn needs_care(&self) -> bool {
         self.shadow
-            | (self.system_flags & (TF | RF) != 0)
+            | (self.system_flags & self.care_flags != 0)
             | (self.dr[7] & DR7_ENABLES != 0)
             | (self.activity != Activity::Running)
     }
@@ -127,17 +127,19 @@ impl Cpu {
     #[inline(never)]
     fn run_with_care(&mut self) -> Result {
         let shielded = self.system_flags & RF != 0;
-        if !shielded && self.dr[7] & DR7_ENABLES != 0 {
+        if !shielded && self.dr[7] & DR7_ENABLES != 0 && self.svm.gif {
             self.check_code_breakpoints(self.code_linear())?;
         }
         let single_step = self.system_flags & TF != 0;
         self.system_flags &= !RF;
-        self.shadow = false;
+        let shadow = std::mem::take(&mut self.shadow);
         self.ends_step = false;
         if let Err(exception) = self.run_one() {
             if shielded {
                 self.system_flags |= RF;
             }
+            // A host is told whether the instruction was held in a shadow.
+            self.shadow |= shadow && self.svm.guest && exception != Exception::RETRY;
             return Err(exception);
         }
         if single_step && !self.ends_step {
@@ -150,7 +152,12 @@ impl Cpu {
     fn deliver_debug_trap(&mut self) -> Delivered {
         let pending = std::mem::take(&mut self.pending_debug);
         if pending & PENDING_SHUTDOWN != 0 {
-            return Delivered::Shutdown;
+            return self.shut_down();
+        }
+        // While the global interrupt flag is clear, breakpoints are not noticed.
+        let pending = if self.svm.gif { pending } else { pending & !DR6_BREAKPOINTS };
+        if pending == 0 {
+            return Delivered::Yes;
         }
         self.dr[6] |= pending;
         self.deliver_exception(Exception::plain(vector::DB))

@@ -9,12 +9,14 @@
 //! | `packages` | the packages, unpacked |
 //! | `boot_media` | CDs and a floppy disk |
 //! | `input` | an initramfs with drivers of input devices |
+//! | `nested` | Linux that runs guests by KVM |
 //! | `storage` | Linux with drivers for all disks, and tools |
 //! | `debian` | a disk with GRUB for BIOS and UEFI and a Debian system |
 
 mod boot_media;
 mod debian;
 mod input;
+mod nested;
 mod packages;
 mod storage;
 
@@ -45,6 +47,7 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "storage-linux", version: 1, make: storage::kernel },
     Recipe { file: "storage-initramfs", version: 1, make: storage::initramfs },
     Recipe { file: "input-initramfs", version: 1, make: input::initramfs },
+    Recipe { file: "nested-initramfs", version: 1, make: nested::initramfs },
     Recipe { file: "debian.img", version: 2, make: debian::disk },
 ];
 
