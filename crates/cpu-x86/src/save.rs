@@ -9,7 +9,7 @@ use crate::fpu::Fpu;
 use crate::mmu::PHYS_BITS;
 use crate::msr::index;
 use crate::regs::{
-    CR0_ET, CR0_PE, CR0_PG, CR0_VALID, CR4_PAE, DR6_FIXED, DR7_FIXED, EFER_LMA, EFER_LME, EFER_SVME,
+    CR0_ET, CR0_PE, CR0_PG, CR0_VALID, CR4_PAE, DR6_FIXED, DR7_FIXED, EFER_LMA, EFER_LME,
 };
 use crate::segment::{CS, SS};
 use crate::smm::IoTrap;
@@ -127,9 +127,9 @@ impl Cpu {
     ) -> Result<(), String> {
         let reject = |what: &str, value: u64| Err(format!("{what} cannot hold {value:#x}"));
         let long = cr0 & CR0_PG != 0 && efer & EFER_LME != 0;
-        // A guest may page in real mode.
-        let guest = efer & EFER_SVME != 0;
-        if cr0 & !(CR0_VALID | CR0_ET) != 0 || !guest && cr0 & CR0_PG != 0 && cr0 & CR0_PE == 0 {
+        // VMRUN and RSM may enter real mode with paging.
+        let paged = cr0 & CR0_PG != 0 && cr0 & CR0_PE == 0 && !self.has_svm();
+        if cr0 & !(CR0_VALID | CR0_ET) != 0 || paged {
             return reject("CR0", cr0);
         }
         if cr4 & !self.limits.cr4 != 0 || long && cr4 & CR4_PAE == 0 {

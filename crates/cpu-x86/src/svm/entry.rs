@@ -90,6 +90,7 @@ impl Cpu {
     pub(super) fn vmrun(&mut self, base: u64) -> Delivered {
         let mut vmcb = Vmcb::read(self, base);
         self.svm.vmcb = base;
+        self.svm.suspended = false;
         self.svm.host = self.host_state();
         self.svm.control = self.read_control(&vmcb);
         let modes = Modes::of(&vmcb);
