@@ -59,6 +59,11 @@ pub trait InterruptController: Send + Sync {
     fn read_msr(&self, index: u32) -> Option<u64>;
     /// Writes such a register; false if it does not exist or the value is not allowed.
     fn write_msr(&self, index: u32, value: u64) -> bool;
+    /// A performance counter has overflown; `masks` says that the controller masks the interrupt that it
+    /// raises, as Intel's does. A controller without such an input does nothing.
+    fn performance_interrupt(&self, masks: bool) {
+        let _ = masks;
+    }
     /// The vector of the start-up IPI that raised [`Signal::Startup`].
     fn startup_vector(&self) -> u8;
 }

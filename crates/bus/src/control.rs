@@ -61,6 +61,15 @@ impl ShutdownCause {
     }
 }
 
+/// What can end a sleep with memory kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WakeCause {
+    /// The alarm of the real-time clock.
+    Rtc,
+    /// A key or a pointer, or whoever runs the machine.
+    User,
+}
+
 /// Something that the machine is to hear from a device, and perhaps act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -72,6 +81,8 @@ pub enum Notice {
     Suspend,
     /// The guest wrote its memory away and wants to be switched off (ACPI S4).
     Hibernate,
+    /// Something that would end the guest's sleep, if it sleeps.
+    Wake(WakeCause),
     /// A watchdog was not fed in time.
     WatchdogExpired,
     /// The guest set its real-time clock, which is now this many seconds ahead of where it was set up.

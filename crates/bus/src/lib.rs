@@ -17,7 +17,7 @@ pub mod irq;
 pub mod space;
 
 pub use clock::{Clock, Timer, TimerQueue};
-pub use control::{MachineControl, Notice, ShutdownCause};
+pub use control::{MachineControl, Notice, ShutdownCause, WakeCause};
 pub use device::Device;
 pub use irq::{IrqLine, IrqSink, MsiMessage, MsiSink};
 pub use space::{AddressSpace, BusDevice, MapError, MappingId};

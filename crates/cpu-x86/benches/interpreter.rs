@@ -34,7 +34,7 @@ fn long_mode() -> (Cpu, CpuState, Arc<GuestMemory>) {
         group: Arc::default(),
     };
     let cpu = Cpu::new(
-        CpuConfig { index: 0, topology: Topology::default(), model: Arc::default() },
+        CpuConfig { apic_id: 0, topology: Topology::default(), model: Arc::default() },
         wiring,
     );
     let mut state = cpu.state();

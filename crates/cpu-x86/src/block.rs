@@ -85,6 +85,11 @@ impl Block {
         &self.ops
     }
 
+    /// Whether its last instruction is a branch.
+    pub(crate) fn ends_in_branch(&self) -> bool {
+        self.ops.last().is_some_and(|op| op.flags.contains(OpFlags::BRANCH))
+    }
+
     /// Length of the instructions in bytes.
     pub(crate) fn len(&self) -> u32 {
         self.len
@@ -222,6 +227,9 @@ pub(crate) fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize) -> Result
         ) else {
             break;
         };
+        if op.flags.contains(OpFlags::STARTS_BLOCK) && !ops.is_empty() {
+            break;
+        }
         len += usize::from(op.len);
         ops.push(op);
         if op.flags.contains(OpFlags::ENDS_BLOCK) {

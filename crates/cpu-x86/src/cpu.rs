@@ -26,9 +26,9 @@ use crate::tlb::{Class, Tlb};
 /// What a CPU is made from.
 #[derive(Clone)]
 pub struct CpuConfig {
-    /// Index of the CPU, which is also its initial APIC id. CPU 0 starts at reset, others wait for a
+    /// Initial APIC id of the CPU; see [`Topology::apic_id`]. CPU 0 starts at reset, others wait for a
     /// start-up IPI.
-    pub index: u32,
+    pub apic_id: u32,
     /// How the CPUs are put together, for CPUID's topology leaves.
     pub topology: Topology,
     /// What kind of CPU it is.
@@ -65,8 +65,10 @@ pub struct Cpu {
     pub(crate) cpl: u8,
     /// Set by a store that hit decoded code: the running block ends after this instruction.
     pub(crate) break_block: bool,
-    /// Interrupts (and debug traps) are held off until after the next instruction.
+    /// Interrupts are held off until after the next instruction.
     pub(crate) shadow: bool,
+    /// So are debug exceptions: the stack segment was loaded, and its pointer will be.
+    pub(crate) debug_shadow: bool,
     /// Set by an instruction that entered a handler or the kernel: a single step ends there without a
     /// trap.
     pub(crate) ends_step: bool,
@@ -109,6 +111,8 @@ pub struct Cpu {
     /// The page directory pointers of PAE paging, as the last load of CR3 found them.
     pub(crate) pdptes: [u64; 4],
     pub(crate) xcr0: u64,
+    /// Rights by protection key, two bits a key, to user pages.
+    pub(crate) pkru: u32,
     pub(crate) efer: u64,
     /// DR0 to DR3, DR6, DR7; 4 and 5 are unused.
     pub(crate) dr: [u64; 8],
@@ -172,6 +176,7 @@ impl Cpu {
             cpl: 0,
             break_block: false,
             shadow: false,
+            debug_shadow: false,
             ends_step: false,
             nmi_blocked: false,
             smm: false,
@@ -196,9 +201,10 @@ impl Cpu {
             cr4: 0,
             pdptes: [0; 4],
             xcr0: 1,
+            pkru: 0,
             efer: 0,
             dr: [0; 8],
-            msrs: Msrs::default(),
+            msrs: Msrs::new(&config.model),
             smbase: SMBASE_RESET,
             svm: Svm::default(),
             io_trap: IoTrap::default(),
@@ -255,6 +261,7 @@ impl Cpu {
         self.dr[7] = DR7_FIXED;
         self.cpl = 0;
         self.shadow = false;
+        self.debug_shadow = false;
         self.nmi_blocked = false;
         self.smm = false;
         self.smm_nmi_blocked = false;
@@ -264,12 +271,13 @@ impl Cpu {
         if !init {
             self.smbase = SMBASE_RESET;
             self.xcr0 = 1;
+            self.pkru = 0;
             self.fpu = Fpu::default();
-            self.msrs = Msrs::default();
+            self.msrs = Msrs::new(&self.config.model);
             self.instructions = 0;
         }
         self.activity =
-            if self.config.index == 0 { Activity::Running } else { Activity::WaitForStartup };
+            if self.config.apic_id == 0 { Activity::Running } else { Activity::WaitForStartup };
         self.take_up_map();
         self.tlb.flush_every_asid();
         self.update_mode();

@@ -6,9 +6,10 @@
 use crate::cpu::Cpu;
 use crate::feature::Word;
 use crate::fpu::xsave;
-use crate::mmu::{LINEAR_BITS, PHYS_BITS};
 use crate::model::Vendor;
-use crate::regs::CR4_OSXSAVE;
+use crate::msr::index;
+use crate::pmu::Pmu;
+use crate::regs::{CR4_OSXSAVE, CR4_PKE};
 
 /// Highest standard leaf.
 const MAX_STANDARD: u32 = 0xd;
@@ -17,10 +18,16 @@ const MAX_HYPERVISOR: u32 = 0x4000_0000;
 
 /// Leaf 1: CLFLUSH works on 8 times 8 bytes.
 const CLFLUSH_SIZE: u32 = 8 << 8;
+/// Leaf 1, EDX: there is a local APIC.
+const APIC: u32 = 1 << 9;
+/// APIC_BASE: the local APIC is on.
+const APIC_ENABLED: u64 = 1 << 11;
 /// Leaf 1, EDX: the package has several logical processors.
 const HTT: u32 = 1 << 28;
 /// Leaf 1, ECX: the system has enabled XSAVE.
 const OSXSAVE: u32 = 1 << 27;
+/// Leaf 7, ECX: the system has enabled protection keys.
+const OSPKE: u32 = 1 << 4;
 /// Leaf 0x8000_0001, ECX: the package's logical processors are cores.
 const CMP_LEGACY: u32 = 1 << 1;
 /// The bits of leaf 1, EDX, that an AMD processor's leaf 0x8000_0001 repeats.
@@ -42,6 +49,16 @@ impl Default for Topology {
 }
 
 impl Topology {
+    /// The APIC id of CPU `index`: the numbers of its socket, its core and its thread, each in bits of its
+    /// own, as leaf 0xb tells how many (SDM volume 3, section 9.9).
+    pub fn apic_id(self, index: u32) -> u32 {
+        let package = self.package();
+        let (socket, within) = (index / package, index % package);
+        let threads = self.threads.max(1);
+        let (core, thread) = (within / threads, within % threads);
+        socket << self.package_bits() | core << self.thread_bits() | thread
+    }
+
     /// Logical processors of a socket.
     fn package(self) -> u32 {
         self.cores.saturating_mul(self.threads).max(1)
@@ -125,6 +142,13 @@ impl Cpu {
         self.config.model.features.word(word)
     }
 
+    /// Leaf 1, EDX. A local APIC that is switched off is not there.
+    fn leaf1_edx(&self) -> u32 {
+        let base = self.interrupts.read_msr(index::APIC_BASE);
+        let is_off = base.is_some_and(|base| base & APIC_ENABLED == 0);
+        self.features(Word::Leaf1Edx) & if is_off { !APIC } else { u32::MAX }
+    }
+
     fn highest_extended(&self) -> u32 {
         match self.config.model.vendor {
             Vendor::Intel => 0x8000_0008,
@@ -133,7 +157,7 @@ impl Cpu {
     }
 
     fn cpuid_standard(&self, index: u32, sub: u32) -> Leaf {
-        let apic_id = self.config.index;
+        let apic_id = self.config.apic_id;
         let topology = self.config.topology;
         let package = topology.package();
         let intel = self.config.model.vendor == Vendor::Intel;
@@ -144,7 +168,7 @@ impl Cpu {
                 if self.cr4 & CR4_OSXSAVE != 0 {
                     ecx |= OSXSAVE;
                 }
-                let mut edx = self.features(Word::Leaf1Edx);
+                let mut edx = self.leaf1_edx();
                 if package > 1 {
                     edx |= HTT;
                 }
@@ -154,9 +178,18 @@ impl Cpu {
             // Leaf 4 tells of the caches.
             2 if intel => leaf(0xff01, 0, 0, 0),
             4 if intel => self.cpuid_cache(sub),
+            // MONITOR's lines are 64 bytes; MWAIT can be told to wake for interrupts that are held off.
+            5 if self.features(Word::Leaf1Ecx) >> 3 & 1 != 0 => leaf(64, 64, 3, 0),
             7 if sub == 0 => {
-                let ecx = self.features(Word::Leaf7Ecx);
+                let mut ecx = self.features(Word::Leaf7Ecx);
+                if self.cr4 & CR4_PKE != 0 {
+                    ecx |= OSPKE;
+                }
                 leaf(0, self.features(Word::Leaf7Ebx), ecx, self.features(Word::Leaf7Edx))
+            }
+            0xa if intel && self.config.model.pmu => {
+                let (eax, ebx, edx) = Pmu::cpuid();
+                leaf(eax, ebx, 0, edx)
             }
             0xb => match sub {
                 // Threads of a core, then logical processors of a socket.
@@ -188,7 +221,12 @@ impl Cpu {
                 let enabled = xsave::image_size(self.xcr0) as u32;
                 leaf(valid as u32, enabled, xsave::image_size(valid) as u32, 0)
             }
-            1 => leaf(self.features(Word::XsaveEax), 0, 0, 0),
+            1 => {
+                let features = self.features(Word::XsaveEax);
+                let compacts = features & 0xa != 0;
+                let size = if compacts { xsave::compacted_size(self.xcr0) as u32 } else { 0 };
+                leaf(features, size, 0, 0)
+            }
             2..64 if valid >> sub & 1 != 0 => {
                 let (size, offset) = xsave::component(sub);
                 leaf(size, offset, 0, 0)
@@ -211,7 +249,7 @@ impl Cpu {
                 let mut ecx = self.features(Word::ExtendedEcx);
                 let mut edx = self.features(Word::ExtendedEdx);
                 if amd {
-                    edx |= self.features(Word::Leaf1Edx) & REPEATED;
+                    edx |= self.leaf1_edx() & REPEATED;
                     if package > 1 {
                         ecx |= CMP_LEGACY;
                     }
@@ -233,11 +271,11 @@ impl Cpu {
                 let ecx =
                     if amd { topology.package_bits() << 12 | (package - 1) & 0xff } else { 0 };
                 let linear = if self.features(Word::ExtendedEdx) >> 29 & 1 != 0 {
-                    LINEAR_BITS << 8
+                    self.limits.linear_bits() << 8
                 } else {
                     32 << 8
                 };
-                leaf(linear | PHYS_BITS, self.features(Word::AddressEbx), ecx, 0)
+                leaf(linear | self.limits.phys_bits, self.features(Word::AddressEbx), ecx, 0)
             }
             0x8000_000a => {
                 let [eax, ebx, ecx, edx] = self.cpuid_svm();
@@ -245,8 +283,8 @@ impl Cpu {
             }
             0x8000_001d if self.has_topology_extensions() => self.cpuid_cache(sub),
             0x8000_001e if self.has_topology_extensions() => {
-                let core = self.config.index >> topology.thread_bits();
-                leaf(self.config.index, (topology.threads - 1) << 8 | core & 0xff, 0, 0)
+                let core = self.config.apic_id >> topology.thread_bits();
+                leaf(self.config.apic_id, (topology.threads - 1) << 8 | core & 0xff, 0, 0)
             }
             0x8000_0021 => leaf(self.features(Word::Extended2Eax), 0, 0, 0),
             _ => Leaf::default(),

@@ -9,6 +9,12 @@ use crate::regs::CR4_DE;
 const BREAKPOINT_SIZES: [u64; 4] = [1, 2, 8, 4];
 
 impl Cpu {
+    /// Tells in DR6 what a debug exception is about. The processor clears what it said of breakpoints
+    /// before, and leaves the rest to software (APM volume 2, section 13.1.1.3).
+    pub(crate) fn set_debug_conditions(&mut self, conditions: u64) {
+        self.dr[6] = self.dr[6] & !0xf | conditions;
+    }
+
     /// Whether a data or I/O breakpoint is enabled in DR7.
     pub(crate) fn watches_data(&self) -> bool {
         let dr7 = self.dr[7];
@@ -64,7 +70,7 @@ impl Cpu {
         if conditions == 0 {
             return Ok(());
         }
-        self.dr[6] |= conditions;
+        self.set_debug_conditions(conditions);
         Err(Exception::plain(vector::DB))
     }
 }

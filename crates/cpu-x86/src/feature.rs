@@ -138,13 +138,19 @@ pub const FEATURES: &[Feature] = {
         feature("clwb", Leaf7Ebx, 24, &[F::CLWB]),
         feature("sha-ni|sha", Leaf7Ebx, 29, &[F::SHA]),
         feature("umip", Leaf7Ecx, 2, &[]),
+        feature("pku", Leaf7Ecx, 3, &[F::PKU]),
         feature("vaes", Leaf7Ecx, 9, &[F::VAES]),
         feature("vpclmulqdq", Leaf7Ecx, 10, &[F::VPCLMULQDQ]),
+        feature("la57", Leaf7Ecx, 16, &[]),
         feature("rdpid", Leaf7Ecx, 22, &[F::RDPID]),
+        feature("pks", Leaf7Ecx, 31, &[]),
         feature("fsrm", Leaf7Edx, 4, &[]),
         feature("spec-ctrl", Leaf7Edx, 26, &[]),
         feature("arch-capabilities", Leaf7Edx, 29, &[]),
         feature("xsaveopt", XsaveEax, 0, &[F::XSAVEOPT]),
+        feature("xsavec", XsaveEax, 1, &[F::XSAVEC]),
+        feature("xgetbv1", XsaveEax, 2, &[]),
+        feature("xsaves", XsaveEax, 3, &[F::XSAVES]),
         feature("syscall", ExtendedEdx, 11, &[F::SYSCALL]),
         feature("nx|xd", ExtendedEdx, 20, &[]),
         feature("pdpe1gb", ExtendedEdx, 26, &[]),
@@ -157,7 +163,9 @@ pub const FEATURES: &[Feature] = {
         feature("topoext", ExtendedEcx, 22, &[]),
         feature("3dnowprefetch", ExtendedEcx, 8, &[F::PREFETCHW]),
         feature("invtsc", PowerEdx, 8, &[]),
+        feature("clzero", AddressEbx, 0, &[F::CLZERO]),
         feature("xsaveerptr", AddressEbx, 2, &[]),
+        feature("wbnoinvd", AddressEbx, 9, &[F::WBNOINVD]),
         feature("npt", SvmEdx, 0, &[]),
         feature("nrip-save", SvmEdx, 3, &[]),
         feature("tsc-scale", SvmEdx, 4, &[]),
@@ -173,6 +181,34 @@ pub const FEATURES: &[Feature] = {
         feature("null-sel-clr-base", Extended2Eax, 6, &[]),
     ]
 };
+
+/// Features that are nothing without another: what they need, and they.
+const DEPENDENCIES: &[(&str, &[&str])] = &[
+    ("pcid", &["invpcid"]),
+    ("fxsr", &["sse"]),
+    ("sse", &["sse2"]),
+    ("sse2", &["pni", "aes", "pclmulqdq", "sha-ni"]),
+    ("xsave", &["xsaveopt", "xsavec", "xgetbv1", "xsaves", "avx"]),
+    (
+        "svm",
+        &[
+            "npt",
+            "nrip-save",
+            "tsc-scale",
+            "vmcb-clean",
+            "flushbyasid",
+            "decodeassists",
+            "pause-filter",
+            "pfthreshold",
+            "v-vmsave-vmload",
+            "vgif",
+            "svme-addr-chk",
+        ],
+    ),
+    ("npt", &["v-vmsave-vmload"]),
+    ("pause-filter", &["pfthreshold"]),
+    ("avx", &["avx2", "fma", "f16c", "vaes", "vpclmulqdq"]),
+];
 
 /// Instructions that every model has.
 const BASE: &[F] = &[
@@ -213,7 +249,6 @@ pub const ABSENT: &[&str] = &[
     "avx512vl",
     "avx512vnni",
     "cldemote",
-    "clzero",
     "dca",
     "ds",
     "ds-cpl",
@@ -223,7 +258,6 @@ pub const ABSENT: &[&str] = &[
     "gfni",
     "hle",
     "ibs",
-    "la57",
     "lbrv",
     "lwp",
     "misalignsse",
@@ -233,8 +267,7 @@ pub const ABSENT: &[&str] = &[
     "osvw",
     "pdcm",
     "perfctr-core",
-    "pku",
-    "pks",
+    "rdpru",
     "rtm",
     "skinit",
     "smx",
@@ -249,12 +282,8 @@ pub const ABSENT: &[&str] = &[
     "tm2",
     "vmx",
     "waitpkg",
-    "wbnoinvd",
     "wdt",
-    "xgetbv1",
     "xop",
-    "xsavec",
-    "xsaves",
 ];
 
 /// A set of features, as CPUID's words.
@@ -285,6 +314,16 @@ impl FeatureSet {
         let bit = 1 << feature.bit;
         let word = &mut self.0[feature.word as usize];
         *word = if present { *word | bit } else { *word & !bit };
+    }
+
+    /// Takes away what needs a feature that is not in it.
+    pub(crate) fn settle(&mut self) {
+        for (needed, dependents) in DEPENDENCIES {
+            if !self.has_name(needed) {
+                let dependents = dependents.iter().filter_map(|name| find(name));
+                dependents.for_each(|feature| self.set(feature, false));
+            }
+        }
     }
 
     /// Whether a feature is in it.
@@ -343,6 +382,21 @@ pub fn is_implemented(features: &[F]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_needs_a_feature_goes_with_it() {
+        let mut set = FeatureSet::all();
+        set.set(find("xsave").unwrap(), false);
+        set.set(find("pcid").unwrap(), false);
+        set.settle();
+        for name in ["avx", "avx2", "vaes", "xsaves", "invpcid"] {
+            assert!(!set.has_name(name), "{name}");
+        }
+        assert!(set.has_name("sse4.2") && set.has_name("smap"));
+        for (needed, dependents) in DEPENDENCIES {
+            assert!(find(needed).is_some() && dependents.iter().all(|name| find(name).is_some()));
+        }
+    }
 
     #[test]
     fn names_and_bits_are_told_once() {

@@ -386,7 +386,7 @@ impl Cpu {
                 return self.deliver_event(redirected, Source::Exception);
             }
             self.reset_state(true);
-            if self.config.index != 0 {
+            if self.config.apic_id != 0 {
                 self.activity = Activity::WaitForStartup;
             }
         }

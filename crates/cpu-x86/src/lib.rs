@@ -30,6 +30,7 @@ mod mmu;
 mod model;
 mod msr;
 mod op;
+mod pmu;
 mod reg;
 mod regs;
 mod run;

@@ -15,7 +15,7 @@ use crate::exception::{Exception, Result, vector};
 use crate::flags::bits;
 use crate::host::{Access, HostPtr, PAGE_OFFSET, with_split_lock};
 use crate::int::Int;
-use crate::mmu::{Privilege, is_canonical};
+use crate::mmu::Privilege;
 use crate::op::Op;
 use crate::regs::CR0_AM;
 use crate::segment::{READ_FLAT, SS, WRITE_FLAT};
@@ -226,7 +226,7 @@ impl Cpu {
     /// The page that the instruction at linear address `linear` is fetched from.
     #[inline]
     pub(crate) fn code_page(&mut self, linear: u64) -> Result<CodePage> {
-        if self.long_mode() && !is_canonical(linear) {
+        if self.long_mode() && !self.is_canonical(linear) {
             return Err(Exception::GP0);
         }
         let found = self.fill(linear, Access::Execute, self.class)?;
@@ -334,7 +334,7 @@ impl Cpu {
 
     /// #SS or #GP for an address that is not canonical.
     pub(crate) fn check_canonical(&self, seg: u8, linear: u64) -> Result {
-        if self.long_mode() && !is_canonical(linear) {
+        if self.long_mode() && !self.is_canonical(linear) {
             return Err(if seg == SS { Exception::SS0 } else { Exception::GP0 });
         }
         Ok(())

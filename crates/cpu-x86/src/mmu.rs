@@ -1,7 +1,7 @@
 //! Page translation (APM volume 2, chapter 5; SDM volume 3, chapter 4).
 //!
 //! [`Cpu::translate`] turns a linear address into a [`Translation`], walking the tables of the mode
-//! that is active: none, 32-bit with PSE, PAE, or 4-level. Accessed bits are set level by level as a
+//! that is active: none, 32-bit with PSE, PAE, 4-level or 5-level. Accessed bits are set level by level as a
 //! processor does, the dirty bit when the write is allowed, both by compare-exchange, so that two CPUs
 //! and a guest that changes an entry at the same time lose nothing.
 
@@ -11,18 +11,18 @@ use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
 use crate::host::{Access, HostPtr, PAGE_OFFSET, TlbEntry};
 use crate::regs::{
-    CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE,
+    CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PKE, CR4_PKS, CR4_PSE, CR4_SMAP, CR4_SMEP,
+    EFER_LMA, EFER_NXE,
 };
 use crate::svm::Purpose;
 use crate::tlb::{Class, Rights, Translation};
 
-/// Width of guest physical addresses in bits, as CPUID tells it.
+/// Width of guest physical addresses in bits, if the model says nothing else.
 pub(crate) const PHYS_BITS: u32 = 40;
-/// Width of linear addresses in long mode.
+/// Width of linear addresses in 4-level paging.
 pub(crate) const LINEAR_BITS: u32 = 48;
-
-/// Bits of a page directory pointer in PAE mode that have to be zero in one that is present.
-const PDPTE_RESERVED: u64 = 0x1e6 | u64::MAX << PHYS_BITS;
+/// Width of linear addresses in 5-level paging.
+pub(crate) const LINEAR_BITS_57: u32 = 57;
 
 /// Bits of page table entries.
 pub(crate) mod pte {
@@ -36,6 +36,8 @@ pub(crate) mod pte {
     pub(crate) const NX: u64 = 1 << 63;
     /// Address bits of a long entry.
     pub(crate) const ADDR: u64 = 0x000f_ffff_ffff_f000;
+    /// Where a leaf entry of long mode has its protection key.
+    pub(crate) const KEY_SHIFT: u32 = 59;
 }
 
 /// Bits of the page fault error code.
@@ -45,6 +47,7 @@ pub(crate) mod code {
     pub(crate) const USER: u16 = 1 << 2;
     pub(crate) const RESERVED: u16 = 1 << 3;
     pub(crate) const FETCH: u16 = 1 << 4;
+    pub(crate) const KEY: u16 = 1 << 5;
 }
 
 /// Whose rights an access has.
@@ -80,13 +83,26 @@ struct Leaf {
     rights: Rights,
 }
 
-/// Whether `linear` has all bits from the linear width up equal.
-pub(crate) fn is_canonical(linear: u64) -> bool {
-    let shift = 64 - LINEAR_BITS;
+/// Whether `linear` has all bits from the `width`th up equal.
+fn is_canonical(linear: u64, width: u32) -> bool {
+    let shift = 64 - width;
     ((linear << shift) as i64 >> shift) as u64 == linear
 }
 
 impl Cpu {
+    /// Whether `linear` is an address that long mode has now.
+    #[inline(always)]
+    pub(crate) fn is_canonical(&self, linear: u64) -> bool {
+        let five_levels = self.cr4 & CR4_LA57 != 0;
+        is_canonical(linear, if five_levels { LINEAR_BITS_57 } else { LINEAR_BITS })
+    }
+
+    /// Whether a register that holds a linear address can hold `linear`: what counts is the width that
+    /// the processor has, whichever paging is active (SDM volume 1, section 3.3.7.1).
+    pub(crate) fn is_canonical_base(&self, linear: u64) -> bool {
+        is_canonical(linear, self.limits.linear_bits())
+    }
+
     /// Whether EFER.LMA is set.
     #[inline(always)]
     pub(crate) fn long_mode(&self) -> bool {
@@ -117,7 +133,11 @@ impl Cpu {
             match self.walk(linear) {
                 Ok(leaf) => {
                     if !self.allows(leaf.rights, access, privilege) {
-                        return Err(self.page_fault(linear, access, privilege, code::PRESENT));
+                        let mut code = code::PRESENT;
+                        if !self.key_allows(leaf.rights, access, privilege) {
+                            code |= code::KEY;
+                        }
+                        return Err(self.page_fault(linear, access, privilege, code));
                     }
                     if let Some(found) = self.finish(&leaf, linear, access)? {
                         self.tlb.remember(linear, found);
@@ -152,6 +172,7 @@ impl Cpu {
             Privilege::SupervisorAc => true,
         };
         reachable
+            && self.key_allows(rights, access, privilege)
             && match access {
                 Access::Read => true,
                 Access::Execute => rights.contains(Rights::EXECUTE),
@@ -160,6 +181,24 @@ impl Cpu {
                         || privilege != Privilege::User && self.cr0 & CR0_WP == 0
                 }
             }
+    }
+
+    /// Whether the protection key of a page allows `access` to it: PKRU for user pages, PKRS for the
+    /// supervisor's (SDM volume 3, section 4.6.2).
+    fn key_allows(&self, rights: Rights, access: Access, privilege: Privilege) -> bool {
+        let (enable, keys) = if rights.contains(Rights::USER) {
+            (CR4_PKE, self.pkru)
+        } else {
+            (CR4_PKS, self.msrs.pkrs)
+        };
+        if self.cr4 & enable == 0 || access == Access::Execute || !self.long_mode() {
+            return true;
+        }
+        let denied = keys >> (2 * rights.key());
+        let (no_access, no_write) = (denied & 1 != 0, denied & 2 != 0);
+        let heeds = privilege == Privilege::User || self.cr0 & CR0_WP != 0;
+        let refused = no_access || no_write && access == Access::Write && heeds;
+        !refused
     }
 
     /// Records a page fault in CR2 and makes the exception.
@@ -242,7 +281,8 @@ impl Cpu {
     fn walk(&mut self, linear: u64) -> std::result::Result<Leaf, Miss> {
         if self.long_mode() {
             let table = self.cr3 & pte::ADDR;
-            self.walk_long(linear, table, 4, Rights::WRITE | Rights::USER | Rights::EXECUTE)
+            let levels = if self.cr4 & CR4_LA57 != 0 { 5 } else { 4 };
+            self.walk_long(linear, table, levels, Rights::WRITE | Rights::USER | Rights::EXECUTE)
         } else if self.cr4 & CR4_PAE != 0 {
             self.walk_pae(linear)
         } else {
@@ -255,15 +295,21 @@ impl Cpu {
         cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && efer & EFER_LMA == 0
     }
 
+    /// Bits of a page directory pointer of PAE paging that have to be zero in one that is present.
+    pub(crate) fn reserved_pointer_bits(&self) -> u64 {
+        0x1e6 | u64::MAX << self.limits.phys_bits
+    }
+
     /// The four page directory pointers at `cr3`. #GP(0) if one that is present has reserved bits set.
     /// A guest with nested paging reads them when it walks its tables.
     pub(crate) fn read_pdptes(&self, cr3: u64) -> Result<[u64; 4]> {
         if self.svm.nested {
             return Ok([0; 4]);
         }
+        let reserved = self.reserved_pointer_bits();
         let table = cr3 & 0xffff_ffe0;
         let entries = [0, 8, 16, 24].map(|offset| self.read_entry(table + offset, true));
-        let wrong = |entry: &u64| entry & pte::PRESENT != 0 && entry & PDPTE_RESERVED != 0;
+        let wrong = |entry: &u64| entry & pte::PRESENT != 0 && entry & reserved != 0;
         if entries.iter().any(wrong) { Err(Exception::GP0) } else { Ok(entries) }
     }
 
@@ -279,7 +325,7 @@ impl Cpu {
         if entry & pte::PRESENT == 0 {
             return Err(Miss::NotPresent);
         }
-        if entry & PDPTE_RESERVED != 0 {
+        if entry & self.reserved_pointer_bits() != 0 {
             return Err(Miss::Reserved);
         }
         let rights = Rights::WRITE | Rights::USER | Rights::EXECUTE;
@@ -290,10 +336,10 @@ impl Cpu {
     /// where bits 52 to 62 are the guest's, up to bit 51.
     fn reserved_address_bits(&self) -> u64 {
         let top = if self.long_mode() { 52 } else { 63 };
-        (1 << top) - (1 << PHYS_BITS)
+        (1 << top) - (1 << self.limits.phys_bits)
     }
 
-    /// Levels `level` (4: PML4) down to 1 of 8-byte entries, starting with `table`.
+    /// Levels `level` (4: PML4, 5: PML5) down to 1 of 8-byte entries, starting with `table`.
     fn walk_long(
         &mut self,
         linear: u64,
@@ -315,9 +361,13 @@ impl Cpu {
             let mut wrong = value & reserved;
             let is_large = level > 1 && value & pte::LARGE != 0;
             if is_large {
-                // In a PML4 entry the bit is reserved; in others, so are the low address bits, but for
-                // PAT at bit 12.
-                wrong |= if level == 4 { pte::LARGE } else { value & ((1 << shift) - (1 << 13)) };
+                // In PML4 and PML5 entries the bit is reserved; in others, so are the low address
+                // bits, but for PAT at bit 12.
+                wrong |= if level >= 4 { pte::LARGE } else { value & ((1 << shift) - (1 << 13)) };
+            }
+            // What is the global bit of a leaf: AMD's processors ignore it in a PDE only.
+            if !self.limits.intel && self.long_mode() && level >= 3 && !is_large {
+                wrong |= value & pte::GLOBAL;
             }
             if wrong != 0 {
                 return Err(Miss::Reserved);
@@ -334,6 +384,9 @@ impl Cpu {
                     2 => rights |= Rights::LARGE,
                     3 => rights |= Rights::HUGE,
                     _ => {}
+                }
+                if self.long_mode() {
+                    rights = rights.with_key(value >> pte::KEY_SHIFT);
                 }
                 let within = (1 << shift) - 1;
                 let phys = (value & pte::ADDR & !within) | (linear & within & !0xfff);
@@ -361,7 +414,9 @@ impl Cpu {
             return Err(Miss::NotPresent);
         }
         if directory & pte::LARGE != 0 && self.cr4 & CR4_PSE != 0 {
-            if directory & 1 << 21 != 0 {
+            // PSE-36: the address goes on in bits 13 to 20, as far as there are physical addresses.
+            let reserved = (1 << 22) - (1 << (self.limits.phys_bits.min(40) - 32 + 13));
+            if directory & reserved != 0 {
                 return Err(Miss::Reserved);
             }
             let mut rights = combine(directory, directory) | Rights::LARGE;

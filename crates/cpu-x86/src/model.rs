@@ -5,8 +5,9 @@
 
 use std::fmt;
 
-use crate::feature::{ABSENT, FEATURES, FeatureSet, Instructions, find};
+use crate::feature::{ABSENT, FEATURES, FeatureSet, Instructions, Word, find};
 use crate::fpu::xsave::component;
+use crate::mmu::{LINEAR_BITS, LINEAR_BITS_57, PHYS_BITS};
 use crate::regs::*;
 
 /// What a model's vendor decides beyond its name.
@@ -28,6 +29,40 @@ impl Vendor {
     }
 }
 
+bitflags::bitflags! {
+    /// Model-specific registers that come with a feature.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct Groups: u8 {
+        const TSC_DEADLINE = 1 << 0;
+        const TSC_ADJUST = 1 << 1;
+        const SPEC_CTRL = 1 << 2;
+        const PKS = 1 << 3;
+        const XSAVES = 1 << 4;
+        const ARCH_CAPABILITIES = 1 << 5;
+        /// x2APIC mode can be entered.
+        const X2APIC = 1 << 6;
+    }
+}
+
+impl Groups {
+    fn of(features: &FeatureSet) -> Self {
+        let groups = [
+            ("tsc-deadline", Self::TSC_DEADLINE),
+            ("tsc-adjust", Self::TSC_ADJUST),
+            ("spec-ctrl", Self::SPEC_CTRL),
+            ("pks", Self::PKS),
+            ("xsaves", Self::XSAVES),
+            ("arch-capabilities", Self::ARCH_CAPABILITIES),
+            ("x2apic", Self::X2APIC),
+        ];
+        groups
+            .into_iter()
+            .filter(|(name, _)| features.has_name(name))
+            .map(|(_, group)| group)
+            .collect()
+    }
+}
+
 /// What a model's features decide about control registers and instructions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -37,6 +72,14 @@ pub(crate) struct Limits {
     pub(crate) efer: u64,
     /// Bits of XCR0 that can be set.
     pub(crate) xcr0: u64,
+    /// XGETBV tells which components are in use.
+    pub(crate) xgetbv1: bool,
+    /// Width of physical addresses.
+    pub(crate) phys_bits: u32,
+    /// 5-level paging is there.
+    pub(crate) la57: bool,
+    /// Model-specific registers that not every model has.
+    pub(crate) msrs: Groups,
     /// Instructions that are there.
     pub(crate) instructions: Instructions,
     /// SYSENTER and SYSCALL are as Intel has them.
@@ -66,6 +109,9 @@ impl Limits {
             ("xsave", CR4_OSXSAVE),
             ("smep", CR4_SMEP),
             ("smap", CR4_SMAP),
+            ("pku", CR4_PKE),
+            ("pks", CR4_PKS),
+            ("la57", CR4_LA57),
         ]);
         let efer = bits(&[
             ("syscall", EFER_SCE),
@@ -76,10 +122,21 @@ impl Limits {
         Self {
             cr4: cr4 | CR4_PCE,
             efer,
-            xcr0: component::X87 | component::SSE | bits(&[("avx", component::AVX)]),
+            xcr0: component::X87
+                | component::SSE
+                | bits(&[("avx", component::AVX), ("pku", component::PKRU)]),
+            xgetbv1: model.features.has_name("xgetbv1"),
+            phys_bits: model.phys_bits,
+            la57: model.features.has_name("la57"),
+            msrs: Groups::of(&model.features),
             instructions: model.features.instructions(),
             intel: model.vendor == Vendor::Intel,
         }
+    }
+
+    /// Width of the linear addresses that the processor's registers hold.
+    pub(crate) fn linear_bits(&self) -> u32 {
+        if self.la57 { LINEAR_BITS_57 } else { LINEAR_BITS }
     }
 }
 
@@ -100,6 +157,10 @@ pub struct CpuModel {
     pub brand: String,
     /// Features.
     pub features: FeatureSet,
+    /// Width of physical addresses in bits.
+    pub phys_bits: u32,
+    /// Whether there are performance counters.
+    pub pmu: bool,
 }
 
 /// Why a model can't be had. The text says it all.
@@ -132,6 +193,11 @@ impl fmt::Display for ModelError {
 
 impl std::error::Error for ModelError {}
 
+/// Widths of physical addresses that a model can have: PAE's tables need the least, entries of long mode
+/// have room for the most.
+const MIN_PHYS_BITS: u32 = 32;
+const MAX_PHYS_BITS: u32 = 52;
+
 /// A model in the table.
 struct Known {
     name: &'static str,
@@ -160,12 +226,38 @@ const HASWELL: &str = "fma movbe pcid bmi1 bmi2 avx2 invpcid abm";
 const BROADWELL: &str = "rdseed adx smap 3dnowprefetch";
 const SKYLAKE: &str = "xsavec xgetbv1 spec-ctrl";
 const SKYLAKE_SERVER: &str = "clflushopt clwb pdpe1gb pku";
+const ICELAKE: &str =
+    "la57 umip vaes vpclmulqdq rdpid fsrm wbnoinvd sha-ni xsaves arch-capabilities";
+const DENVERTON: &str = "tsc-deadline xsave rdrand 3dnowprefetch pdpe1gb rdtscp fsgsbase smep erms rdseed \
+    smap clflushopt sha-ni spec-ctrl arch-capabilities xsaveopt xsavec xgetbv1 movbe";
 const AMD: &str = "topoext 3dnowprefetch abm rdtscp pdpe1gb cr8legacy svm npt nrip-save";
 const EPYC: &str = "sse4.1 sse4.2 popcnt aes pclmulqdq avx xsave xsaveopt f16c rdrand fsgsbase smep fma \
     movbe bmi1 bmi2 avx2 rdseed adx smap clflushopt sha-ni xsavec xgetbv1";
 const ROME: &str = "clwb umip rdpid xsaveerptr";
 const MILAN: &str = "pcid invpcid erms fsrm pku vaes vpclmulqdq null-sel-clr-base \
     lfence-always-serializing";
+
+/// Names of models that differ from others in what is no difference here, transactional memory; or by
+/// features that came with the answers to speculative execution.
+const VARIANTS: &[(&str, &str, &str)] = &[
+    ("Nehalem-IBRS", "Nehalem", "spec-ctrl"),
+    ("Westmere-IBRS", "Westmere", "spec-ctrl"),
+    ("SandyBridge-IBRS", "SandyBridge", "spec-ctrl"),
+    ("IvyBridge-IBRS", "IvyBridge", "spec-ctrl"),
+    ("Haswell-IBRS", "Haswell", "spec-ctrl"),
+    ("Haswell-noTSX", "Haswell", ""),
+    ("Haswell-noTSX-IBRS", "Haswell", "spec-ctrl"),
+    ("Broadwell-IBRS", "Broadwell", "spec-ctrl"),
+    ("Broadwell-noTSX", "Broadwell", ""),
+    ("Broadwell-noTSX-IBRS", "Broadwell", "spec-ctrl"),
+    ("Skylake-Client-IBRS", "Skylake-Client", "spec-ctrl"),
+    ("Skylake-Client-noTSX-IBRS", "Skylake-Client", "spec-ctrl"),
+    ("Skylake-Server-IBRS", "Skylake-Server", "spec-ctrl"),
+    ("Skylake-Server-noTSX-IBRS", "Skylake-Server", "spec-ctrl"),
+    ("Cascadelake-Server-noTSX", "Cascadelake-Server", ""),
+    ("Icelake-Server-noTSX", "Icelake-Server", ""),
+    ("EPYC-IBPB", "EPYC", ""),
+];
 
 /// The models, the default first.
 const MODELS: &[Known] = {
@@ -222,6 +314,55 @@ const MODELS: &[Known] = {
             [15, 6, 1],
             "Common KVM processor",
             &[X86_64, "vme pni cx16"],
+        ),
+        known("486", "486", Intel, [4, 8, 0], "", &["fpu vme pse hypervisor"]),
+        known(
+            "kvm32",
+            "Common 32-bit KVM processor",
+            Intel,
+            [15, 6, 1],
+            "Common 32-bit KVM processor",
+            &[P6, "vme mtrr clflush mca pse36 pni"],
+        ),
+        known(
+            "coreduo",
+            "Genuine Intel(R) CPU           T2600  @ 2.16GHz",
+            Intel,
+            [6, 14, 8],
+            "Genuine Intel(R) CPU           T2600  @ 2.16GHz",
+            &[P6, "vme mtrr clflush mca nx pni monitor"],
+        ),
+        known(
+            "n270",
+            "Intel(R) Atom(TM) CPU N270   @ 1.60GHz",
+            Intel,
+            [6, 28, 2],
+            "Intel(R) Atom(TM) CPU N270   @ 1.60GHz",
+            &[P6, "vme mtrr clflush mca nx pni ssse3 monitor movbe lahf-lm"],
+        ),
+        known(
+            "athlon",
+            "QEMU Virtual CPU version 2.5+",
+            Amd,
+            [6, 2, 3],
+            "QEMU Virtual CPU version 2.5+",
+            &[P6, "vme mtrr mca pse36"],
+        ),
+        known(
+            "phenom",
+            "AMD Phenom(tm) 9550 Quad-Core Processor",
+            Amd,
+            [16, 2, 3],
+            "AMD Phenom(tm) 9550 Quad-Core Processor",
+            &[X86_64, "vme pni monitor cx16 popcnt pdpe1gb rdtscp lahf-lm abm svm npt"],
+        ),
+        known(
+            "Conroe",
+            "Intel Celeron_4x0 (Conroe/Merom Class Core 2)",
+            Intel,
+            [6, 15, 3],
+            "Intel Celeron_4x0 (Conroe/Merom Class Core 2)",
+            &[X86_64, "vme pni ssse3 lahf-lm"],
         ),
         known(
             "pentium",
@@ -342,6 +483,127 @@ const MODELS: &[Known] = {
             ],
         ),
         known(
+            "Opteron_G1",
+            "AMD Opteron 240 (Gen 1 Class Opteron)",
+            Amd,
+            [15, 6, 1],
+            "AMD Opteron 240 (Gen 1 Class Opteron)",
+            &[X86_64, "vme pni"],
+        ),
+        known(
+            "Opteron_G2",
+            "AMD Opteron 22xx (Gen 2 Class Opteron)",
+            Amd,
+            [15, 6, 1],
+            "AMD Opteron 22xx (Gen 2 Class Opteron)",
+            &[X86_64, "vme pni cx16 lahf-lm svm"],
+        ),
+        known(
+            "Opteron_G3",
+            "AMD Opteron 23xx (Gen 3 Class Opteron)",
+            Amd,
+            [16, 2, 3],
+            "AMD Opteron 23xx (Gen 3 Class Opteron)",
+            &[X86_64, "vme pni cx16 popcnt monitor rdtscp abm lahf-lm svm"],
+        ),
+        known(
+            "Opteron_G4",
+            "AMD Opteron 62xx class CPU",
+            Amd,
+            [21, 1, 2],
+            "AMD Opteron 62xx class CPU",
+            &[
+                X86_64,
+                "vme pni pclmulqdq ssse3 cx16 sse4.1 sse4.2 popcnt aes xsave avx pdpe1gb rdtscp lahf-lm abm 3dnowprefetch svm npt nrip-save",
+            ],
+        ),
+        known(
+            "Opteron_G5",
+            "AMD Opteron 63xx class CPU",
+            Amd,
+            [21, 2, 0],
+            "AMD Opteron 63xx class CPU",
+            &[
+                X86_64,
+                "vme pni pclmulqdq ssse3 fma cx16 sse4.1 sse4.2 popcnt aes xsave avx f16c pdpe1gb rdtscp lahf-lm abm 3dnowprefetch svm npt nrip-save",
+            ],
+        ),
+        known(
+            "Cascadelake-Server",
+            "Intel Xeon Processor (Cascadelake)",
+            Intel,
+            [6, 85, 6],
+            "Intel Xeon Processor (Cascadelake)",
+            &[
+                X86_64,
+                CORE,
+                NEHALEM,
+                WESTMERE,
+                SANDY_BRIDGE,
+                IVY_BRIDGE,
+                HASWELL,
+                BROADWELL,
+                SKYLAKE,
+                SKYLAKE_SERVER,
+            ],
+        ),
+        known(
+            "Cooperlake",
+            "Intel Xeon Processor (Cooperlake)",
+            Intel,
+            [6, 85, 10],
+            "Intel Xeon Processor (Cooperlake)",
+            &[
+                X86_64,
+                CORE,
+                NEHALEM,
+                WESTMERE,
+                SANDY_BRIDGE,
+                IVY_BRIDGE,
+                HASWELL,
+                BROADWELL,
+                SKYLAKE,
+                SKYLAKE_SERVER,
+                "arch-capabilities",
+            ],
+        ),
+        known(
+            "Icelake-Server",
+            "Intel Xeon Processor (Icelake)",
+            Intel,
+            [6, 134, 0],
+            "Intel Xeon Processor (Icelake)",
+            &[
+                X86_64,
+                CORE,
+                NEHALEM,
+                WESTMERE,
+                SANDY_BRIDGE,
+                IVY_BRIDGE,
+                HASWELL,
+                BROADWELL,
+                SKYLAKE,
+                SKYLAKE_SERVER,
+                ICELAKE,
+            ],
+        ),
+        known(
+            "Denverton",
+            "Intel Atom Processor (Denverton)",
+            Intel,
+            [6, 95, 1],
+            "Intel Atom Processor (Denverton)",
+            &[X86_64, CORE, NEHALEM, WESTMERE, DENVERTON],
+        ),
+        known(
+            "Snowridge",
+            "Intel Atom Processor (SnowRidge)",
+            Intel,
+            [6, 134, 1],
+            "Intel Atom Processor (SnowRidge)",
+            &[X86_64, CORE, NEHALEM, WESTMERE, DENVERTON, "clwb umip"],
+        ),
+        known(
             "EPYC",
             "AMD EPYC Processor",
             Amd,
@@ -377,7 +639,11 @@ impl Default for CpuModel {
 impl CpuModel {
     /// Names and descriptions of all models, the default first.
     pub fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
-        MODELS.iter().map(|known| (known.name, known.description))
+        let description = |base: &str| {
+            MODELS.iter().find(|known| known.name == base).map_or("", |known| known.description)
+        };
+        let variants = VARIANTS.iter().map(move |&(name, base, _)| (name, description(base)));
+        MODELS.iter().map(|known| (known.name, known.description)).chain(variants)
     }
 
     fn of(known: &Known) -> Self {
@@ -396,6 +662,8 @@ impl CpuModel {
             stepping: known.stepping,
             brand: if known.brand.is_empty() { "Rhea Virtual CPU" } else { known.brand }.to_owned(),
             features,
+            phys_bits: PHYS_BITS,
+            pmu: known.features.is_empty(),
         };
         if known.name == "host" {
             host::identify(&mut model);
@@ -415,12 +683,18 @@ impl CpuModel {
         let base = name.rsplit_once("-v").map_or(name, |(base, version)| {
             if version.parse::<u32>().is_ok() { base } else { name }
         });
+        let variant = VARIANTS.iter().find(|(variant, ..)| *variant == base);
+        let (base, extra) = variant.map_or((base, ""), |&(_, base, extra)| (base, extra));
         let known = MODELS.iter().find(|known| known.name == base);
         let known = known.ok_or_else(|| ModelError::NoModel(name.to_owned()))?;
         let mut model = Self::of(known);
+        if let Some(feature) = find(extra) {
+            model.features.set(feature, true);
+        }
         for part in parts {
             model.change(part)?;
         }
+        model.features.settle();
         Ok(model)
     }
 
@@ -433,6 +707,11 @@ impl CpuModel {
         }
         let (name, value) = part.split_once('=').unwrap_or((part, "on"));
         let bad = || ModelError::BadValue(name.to_owned(), value.to_owned());
+        let switch = || match value {
+            "on" | "yes" | "true" => Ok(true),
+            "off" | "no" | "false" => Ok(false),
+            _ => Err(bad()),
+        };
         let number = |max: u32| value.parse().ok().filter(|&n| n <= max).ok_or_else(bad);
         match name {
             "family" => self.family = number(0xff + 0xf)?,
@@ -443,18 +722,28 @@ impl CpuModel {
                 let known = vendors.into_iter().find(|v| v.text() == value.as_bytes());
                 self.vendor = known.ok_or_else(bad)?;
             }
+            "phys-bits" => {
+                let bits = number(MAX_PHYS_BITS)?;
+                // Zero asks for what there is by default.
+                self.phys_bits = match bits {
+                    0 => PHYS_BITS,
+                    MIN_PHYS_BITS.. => bits,
+                    _ => return Err(bad()),
+                };
+            }
+            "pmu" => self.pmu = switch()?,
+            "host-phys-bits" => {
+                if switch()? {
+                    self.phys_bits = host::phys_bits();
+                }
+            }
             "model-id" if value.len() < 48 => self.brand = value.to_owned(),
             "model-id" => return Err(bad()),
             // How strictly features are asked for: what is absent always is an error here.
-            "check" | "enforce" | "migratable" if matches!(value, "on" | "off" | "yes" | "no") => {}
-            _ => {
-                let present = match value {
-                    "on" | "yes" | "true" => true,
-                    "off" | "no" | "false" => false,
-                    _ => return Err(bad()),
-                };
-                return self.set_feature(name, present);
+            "check" | "enforce" | "migratable" => {
+                switch()?;
             }
+            _ => return self.set_feature(name, switch()?),
         }
         Ok(())
     }
@@ -481,6 +770,11 @@ impl CpuModel {
             | family << 8
             | (self.model & 15) << 4
             | self.stepping
+    }
+
+    /// EAX of leaf 1, and in the upper half EDX, as SMBIOS tells them.
+    pub fn processor_id(&self) -> u64 {
+        u64::from(self.features.word(Word::Leaf1Edx)) << 32 | u64::from(self.signature())
     }
 
     /// Features that have names, for help.
@@ -537,6 +831,7 @@ mod host {
                 Word::XsaveEax => __cpuid_count(0xd, 1).eax,
                 Word::ExtendedEdx => extended(0x8000_0001).map_or(0, |leaf| leaf.edx),
                 Word::ExtendedEcx => extended(0x8000_0001).map_or(0, |leaf| leaf.ecx),
+                Word::AddressEbx => extended(0x8000_0008).map_or(0, |leaf| leaf.ebx) | 1 << 2,
                 // What concerns speculation and power is this CPU's own.
                 _ => u32::MAX,
             };
@@ -544,6 +839,25 @@ mod host {
                 model.features.set(feature, false);
             }
         }
+    }
+
+    /// Width of the host's physical addresses.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn phys_bits() -> u32 {
+        use std::arch::x86_64::__cpuid;
+
+        let widths = if __cpuid(0x8000_0000).eax >= 0x8000_0008 {
+            __cpuid(0x8000_0008).eax & 0xff
+        } else {
+            super::PHYS_BITS
+        };
+        widths.clamp(super::MIN_PHYS_BITS, super::MAX_PHYS_BITS)
+    }
+
+    /// Elsewhere it is as if nobody had asked.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) fn phys_bits() -> u32 {
+        super::PHYS_BITS
     }
 
     /// Elsewhere the host is nothing that a guest could be shown.
@@ -576,6 +890,26 @@ mod tests {
         assert!(refusal("max,sse2=maybe").contains("'maybe'"));
         assert!(refusal("max,vendor=Nobody").contains("'Nobody'"));
         assert!(CpuModel::parse("max,-avx512f,enforce").is_ok());
+    }
+
+    #[test]
+    fn every_variant_is_one_of_a_model() {
+        for (name, base, extra) in VARIANTS {
+            let model = CpuModel::parse(name).unwrap();
+            assert_eq!(model.name, *base);
+            assert!(extra.is_empty() || model.features.has_name(extra), "{name}");
+        }
+    }
+
+    #[test]
+    fn physical_addresses_are_as_wide_as_asked_for() {
+        assert_eq!(
+            CpuModel::parse("IvyBridge,phys-bits=36,host-phys-bits=off").unwrap().phys_bits,
+            36
+        );
+        assert_eq!(CpuModel::parse("max,phys-bits=0").unwrap().phys_bits, PHYS_BITS);
+        assert!(CpuModel::parse("max,phys-bits=53").is_err());
+        assert!(CpuModel::parse("max,phys-bits=16").is_err());
     }
 
     #[test]

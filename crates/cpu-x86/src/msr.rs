@@ -5,12 +5,15 @@
 //! do nothing.
 
 use crate::cpu::Cpu;
-use crate::mmu::{PHYS_BITS, is_canonical};
+use crate::model::{CpuModel, Groups};
+use crate::pmu::Pmu;
 use crate::regs::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SVME};
 use crate::segment::{FS, GS};
 
-/// Numbers of variable-range MTRRs.
+/// Number of variable-range MTRRs.
 const VARIABLE_MTRRS: usize = 8;
+/// Number of machine check banks.
+const MC_BANKS: usize = 10;
 
 /// Register numbers.
 #[allow(missing_docs)]
@@ -28,6 +31,7 @@ pub(crate) mod index {
     pub(crate) const SYSENTER_EIP: u32 = 0x176;
     pub(crate) const MCG_CAP: u32 = 0x179;
     pub(crate) const MCG_STATUS: u32 = 0x17a;
+    pub(crate) const MCG_CTL: u32 = 0x17b;
     pub(crate) const MISC_ENABLE: u32 = 0x1a0;
     pub(crate) const DEBUG_CTL: u32 = 0x1d9;
     pub(crate) const LAST_BRANCH_FIRST: u32 = 0x1db;
@@ -41,9 +45,14 @@ pub(crate) mod index {
     pub(crate) const MTRR_FIX_4K_LAST: u32 = 0x26f;
     pub(crate) const PAT: u32 = 0x277;
     pub(crate) const MTRR_DEF_TYPE: u32 = 0x2ff;
+    /// CTL, STATUS, ADDR and MISC of each bank.
+    pub(crate) const MC_FIRST: u32 = 0x400;
+    pub(crate) const MC_LAST: u32 = MC_FIRST + 4 * super::MC_BANKS as u32 - 1;
+    pub(crate) const TSC_DEADLINE: u32 = 0x6e0;
+    pub(crate) const PKRS: u32 = 0x6e1;
     pub(crate) const X2APIC_FIRST: u32 = 0x800;
     pub(crate) const X2APIC_LAST: u32 = 0x8ff;
-    pub(crate) const TSC_DEADLINE: u32 = 0x6e0;
+    pub(crate) const XSS: u32 = 0xda0;
     pub(crate) const EFER: u32 = 0xc000_0080;
     pub(crate) const TSC_RATIO: u32 = 0xc000_0104;
     pub(crate) const STAR: u32 = 0xc000_0081;
@@ -84,6 +93,12 @@ const MISC_ENABLE_RESET: u64 = 1;
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// MTRRcap: fixed ranges, write-combining, and the variable ranges.
 const MTRR_CAP: u64 = 0x500 | VARIABLE_MTRRS as u64;
+/// MCG_CAP: the banks, and that MCG_CTL is there.
+const MCG_CAP: u64 = 1 << 8 | MC_BANKS as u64;
+/// HWCR: writes to the status registers of machine check banks are allowed.
+const HWCR_MC_STATUS_WRITES: u64 = 1 << 18;
+/// APIC_BASE: x2APIC mode.
+const APIC_BASE_X2APIC: u64 = 1 << 10;
 
 /// Registers that the CPU keeps itself. EFER and the FS and GS bases are elsewhere in [`Cpu`].
 #[derive(Clone, Debug)]
@@ -107,10 +122,18 @@ pub(crate) struct Msrs {
     misc_enable: u64,
     spec_ctrl: u64,
     hwcr: u64,
+    /// Rights by protection key, two bits a key, to supervisor pages.
+    pub(crate) pkrs: u32,
+    mcg_ctl: u64,
+    mcg_status: u64,
+    mc_banks: [u64; 4 * MC_BANKS],
+    /// The performance counters, if there are any.
+    pub(crate) pmu: Option<Pmu>,
 }
 
-impl Default for Msrs {
-    fn default() -> Self {
+impl Msrs {
+    /// The registers after power-on of a CPU that is a `model`.
+    pub(crate) fn new(model: &CpuModel) -> Self {
         Self {
             star: 0,
             lstar: 0,
@@ -129,6 +152,11 @@ impl Default for Msrs {
             misc_enable: MISC_ENABLE_RESET,
             spec_ctrl: 0,
             hwcr: 0,
+            pkrs: 0,
+            mcg_ctl: u64::MAX,
+            mcg_status: 0,
+            mc_banks: std::array::from_fn(|n| if n % 4 == 0 { u64::MAX } else { 0 }),
+            pmu: model.pmu.then(|| Pmu::new(model.vendor)),
         }
     }
 }
@@ -140,6 +168,8 @@ const SAVED: &[u32] = &[
     index::SYSENTER_CS,
     index::SYSENTER_ESP,
     index::SYSENTER_EIP,
+    index::MCG_STATUS,
+    index::MCG_CTL,
     index::MISC_ENABLE,
     0x200,
     0x201,
@@ -170,6 +200,7 @@ const SAVED: &[u32] = &[
     0x26f,
     index::PAT,
     index::MTRR_DEF_TYPE,
+    index::PKRS,
     index::EFER,
     index::STAR,
     index::LSTAR,
@@ -229,19 +260,32 @@ impl Cpu {
     pub(crate) fn read_msr(&self, register: u32) -> Option<u64> {
         let msrs = &self.msrs;
         Some(match register {
+            index::TSC_DEADLINE if !self.has(Groups::TSC_DEADLINE) => return None,
+            index::TSC_DEADLINE => {
+                // The controller counts without the guest's offset.
+                let deadline = self.interrupts.read_msr(register)?;
+                if deadline == 0 { 0 } else { deadline.wrapping_add(msrs.tsc_offset) }
+            }
             _ if is_controllers(register) => return self.interrupts.read_msr(register),
             index::TSC => self.tsc(),
-            index::TSC_ADJUST => msrs.tsc_offset,
-            index::SPEC_CTRL => msrs.spec_ctrl,
+            index::TSC_ADJUST if self.has(Groups::TSC_ADJUST) => msrs.tsc_offset,
+            index::SPEC_CTRL if self.has(Groups::SPEC_CTRL) => msrs.spec_ctrl,
+            index::PKRS if self.has(Groups::PKS) => msrs.pkrs.into(),
+            // No component of the processor's state is the supervisor's alone.
+            index::XSS if self.has(Groups::XSAVES) => 0,
             // A microcode level that no erratum workaround asks to be newer.
             index::PATCH_LEVEL => 0x0100_0065,
             index::MTRR_CAP => MTRR_CAP,
-            index::ARCH_CAPABILITIES => ARCH_CAPABILITIES,
+            index::ARCH_CAPABILITIES if self.has(Groups::ARCH_CAPABILITIES) => ARCH_CAPABILITIES,
             index::SYSENTER_CS => msrs.sysenter_cs,
             index::SYSENTER_ESP => msrs.sysenter_esp,
             index::SYSENTER_EIP => msrs.sysenter_eip,
-            // No banks.
-            index::MCG_CAP | index::MCG_STATUS => 0,
+            index::MCG_CAP => MCG_CAP,
+            index::MCG_STATUS => msrs.mcg_status,
+            index::MCG_CTL => msrs.mcg_ctl,
+            index::MC_FIRST..=index::MC_LAST => {
+                msrs.mc_banks[(register - index::MC_FIRST) as usize]
+            }
             index::MISC_ENABLE => msrs.misc_enable,
             index::DEBUG_CTL | index::LAST_BRANCH_FIRST..=index::LAST_BRANCH_LAST => 0,
             index::MTRR_FIRST..=index::MTRR_LAST => {
@@ -274,17 +318,27 @@ impl Cpu {
             | index::BU_CFG => 0,
             // LFENCE serialises.
             index::DE_CFG => 1 << 1,
-            _ => return self.read_svm_msr(register),
+            _ => {
+                let counter = msrs.pmu.as_ref().and_then(|pmu| pmu.read(register));
+                return counter.or_else(|| self.read_svm_msr(register));
+            }
         })
     }
 
     /// Writes model-specific register `register`; false if there is none or it can't have this value.
     pub(crate) fn write_msr(&mut self, register: u32, value: u64) -> bool {
         match register {
+            index::TSC_DEADLINE => return self.write_tsc_deadline(value),
+            index::APIC_BASE if value & APIC_BASE_X2APIC != 0 && !self.has(Groups::X2APIC) => {
+                return false;
+            }
             _ if is_controllers(register) => return self.interrupts.write_msr(register, value),
             index::EFER => return self.write_efer(value),
+            index::PKRS => return self.write_pkrs(value),
+            index::XSS => return self.has(Groups::XSAVES) && value == 0,
+            index::MC_FIRST..=index::MC_LAST => return self.write_mc_bank(register, value),
             index::FS_BASE | index::GS_BASE => {
-                if !is_canonical(value) {
+                if !self.is_canonical_base(value) {
                     return false;
                 }
                 let segment = if register == index::FS_BASE { FS } else { GS };
@@ -293,16 +347,25 @@ impl Cpu {
                 return true;
             }
             index::TSC => {
-                self.msrs.tsc_offset = value.wrapping_sub(self.clock.tsc());
+                self.set_tsc_offset(value.wrapping_sub(self.clock.tsc()));
                 return true;
+            }
+            index::TSC_ADJUST => {
+                let there = self.has(Groups::TSC_ADJUST);
+                if there {
+                    self.set_tsc_offset(value);
+                }
+                return there;
             }
             _ => {}
         }
+        let canonical = self.is_canonical_base(value);
+        let physical = value >> self.limits.phys_bits == 0;
         let msrs = &mut self.msrs;
-        let canonical = is_canonical(value);
         let (slot, valid) = match register {
-            index::TSC_ADJUST => (&mut msrs.tsc_offset, true),
             index::SPEC_CTRL => (&mut msrs.spec_ctrl, value & !7 == 0),
+            index::MCG_STATUS => (&mut msrs.mcg_status, value & !7 == 0),
+            index::MCG_CTL => (&mut msrs.mcg_ctl, true),
             index::SYSENTER_CS => (&mut msrs.sysenter_cs, true),
             index::SYSENTER_ESP => (&mut msrs.sysenter_esp, canonical),
             index::SYSENTER_EIP => (&mut msrs.sysenter_eip, canonical),
@@ -311,9 +374,8 @@ impl Cpu {
                 let n = (register - index::MTRR_FIRST) as usize;
                 let is_mask = n & 1 != 0;
                 let reserved = if is_mask { 0x7ff } else { 0xf00 };
-                let valid = value >> PHYS_BITS == 0
-                    && value & reserved == 0
-                    && (is_mask || is_mtrr_type(value as u8));
+                let valid =
+                    physical && value & reserved == 0 && (is_mask || is_mtrr_type(value as u8));
                 (&mut msrs.mtrr_variable[n], valid)
             }
             index::MTRR_FIX_64K
@@ -337,7 +399,6 @@ impl Cpu {
             // Writable, without effect.
             index::PRED_CMD => return value & !1 == 0,
             index::PATCH_LEVEL
-            | index::MCG_STATUS
             | index::DEBUG_CTL
             | index::SYSCFG
             | index::NB_CFG
@@ -347,12 +408,63 @@ impl Cpu {
             | index::DC_CFG
             | index::BU_CFG
             | index::DE_CFG => return true,
-            _ => return self.write_svm_msr(register, value),
+            _ => {
+                let written = msrs.pmu.as_mut().and_then(|pmu| pmu.write(register, value));
+                return written.unwrap_or_else(|| self.write_svm_msr(register, value));
+            }
         };
         if valid {
             *slot = value;
         }
         valid
+    }
+
+    /// Whether the model has the registers of `group`.
+    fn has(&self, group: Groups) -> bool {
+        self.limits.msrs.contains(group)
+    }
+
+    /// Moves the time-stamp counter. A deadline stays where it is on the guest's clock.
+    fn set_tsc_offset(&mut self, offset: u64) {
+        let deadline = self.read_msr(index::TSC_DEADLINE).filter(|&deadline| deadline != 0);
+        self.msrs.tsc_offset = offset;
+        if let Some(deadline) = deadline {
+            self.write_tsc_deadline(deadline);
+        }
+    }
+
+    fn write_tsc_deadline(&mut self, value: u64) -> bool {
+        // The controller counts without the guest's offset; a deadline that is past is one, too.
+        let deadline = match value {
+            0 => 0,
+            _ => match value.checked_sub(self.tsc()) {
+                Some(ahead) => self.clock.tsc().saturating_add(ahead).max(1),
+                None => 1,
+            },
+        };
+        self.has(Groups::TSC_DEADLINE) && self.interrupts.write_msr(index::TSC_DEADLINE, deadline)
+    }
+
+    fn write_pkrs(&mut self, value: u64) -> bool {
+        let Ok(pkrs) = u32::try_from(value) else { return false };
+        if !self.has(Groups::PKS) {
+            return false;
+        }
+        self.msrs.pkrs = pkrs;
+        self.tlb.flush_l1();
+        true
+    }
+
+    /// CTL takes any bits; the others only zero, until HWCR lets them be written (APM volume 2, section
+    /// 9.3.2).
+    fn write_mc_bank(&mut self, register: u32, value: u64) -> bool {
+        let n = (register - index::MC_FIRST) as usize;
+        let free = n.is_multiple_of(4) || self.msrs.hwcr & HWCR_MC_STATUS_WRITES != 0;
+        if !free && value != 0 {
+            return false;
+        }
+        self.msrs.mc_banks[n] = value;
+        true
     }
 
     fn write_efer(&mut self, value: u64) -> bool {
@@ -374,10 +486,14 @@ impl Cpu {
         true
     }
 
-    /// The registers to save.
+    /// The registers to save, in ascending order.
     pub(crate) fn saved_msrs(&self) -> Vec<(u32, u64)> {
         let value = |n| if n == index::TSC { Some(self.own_tsc()) } else { self.read_msr(n) };
-        SAVED.iter().filter_map(|&n| Some((n, value(n)?))).collect()
+        let mut saved: Vec<_> = SAVED.iter().filter_map(|&n| Some((n, value(n)?))).collect();
+        saved.extend((index::MC_FIRST..).zip(self.msrs.mc_banks));
+        saved.extend(self.msrs.pmu.iter().flat_map(Pmu::saved));
+        saved.sort_unstable_by_key(|&(n, _)| n);
+        saved
     }
 
     /// Restores saved registers, EFER left aside.
@@ -385,8 +501,20 @@ impl Cpu {
     /// # Errors
     /// Names the register that can't have its value.
     pub(crate) fn restore_msrs(&mut self, saved: &[(u32, u64)]) -> Result<(), String> {
-        self.msrs = Msrs::default();
+        self.msrs = Msrs::new(&self.config.model);
         for &(register, value) in saved {
+            if register == index::TSC {
+                // Not by the guest: an armed deadline is the controller's to restore.
+                self.msrs.tsc_offset = value.wrapping_sub(self.clock.tsc());
+                continue;
+            }
+            if let index::MC_FIRST..=index::MC_LAST = register {
+                self.msrs.mc_banks[(register - index::MC_FIRST) as usize] = value;
+                continue;
+            }
+            if self.msrs.pmu.as_mut().is_some_and(|pmu| pmu.restore(register, value)) {
+                continue;
+            }
             if !SAVED.contains(&register) {
                 return Err(format!("model-specific register {register:#x} is not known"));
             }

@@ -18,7 +18,7 @@ pub(crate) const ZERO_REG: u8 = 16;
 bitflags::bitflags! {
     /// Properties of an [`Op`].
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub(crate) struct OpFlags: u8 {
+    pub(crate) struct OpFlags: u16 {
         /// LOCK prefix.
         const LOCK = 1 << 0;
         /// REP or REPE prefix.
@@ -34,6 +34,11 @@ bitflags::bitflags! {
         const MEM_DST = 1 << 5;
         /// A vector instruction of 256 bits.
         const WIDE = 1 << 6;
+        /// Nothing before this instruction may be in its block: it sees what the run loop accounts for
+        /// between blocks.
+        const STARTS_BLOCK = 1 << 7;
+        /// A branch, conditional or not, as performance counters count them.
+        const BRANCH = 1 << 8;
     }
 }
 

@@ -15,8 +15,8 @@ use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
 use crate::flags::bits::{RF, TF};
 use crate::interrupt::Delivered;
-use crate::mmu::is_canonical;
 use crate::op::Op;
+use crate::pmu::{Done, Pmu};
 use crate::regs::{DR6_BREAKPOINTS, DR6_BS, PENDING_SHUTDOWN};
 use crate::segment::CS;
 use crate::state::{Activity, CpuState};
@@ -45,7 +45,7 @@ impl Cpu {
     #[inline(always)]
     pub(crate) fn check_jump(&self, target: u64) -> Result {
         let allowed = if self.mode.is_64() {
-            is_canonical(target)
+            self.is_canonical(target)
         } else {
             target <= u64::from(self.seg[usize::from(CS)].limit)
         };
@@ -127,12 +127,14 @@ impl Cpu {
     #[inline(never)]
     fn run_with_care(&mut self) -> Result {
         let shielded = self.system_flags & RF != 0;
-        if !shielded && self.dr[7] & DR7_ENABLES != 0 && self.svm.gif {
+        let breakpoints = self.dr[7] & DR7_ENABLES != 0 && self.svm.gif;
+        if !shielded && !self.debug_shadow && breakpoints {
             self.check_code_breakpoints(self.code_linear())?;
         }
         let single_step = self.system_flags & TF != 0;
         self.system_flags &= !RF;
         let shadow = std::mem::take(&mut self.shadow);
+        self.debug_shadow = false;
         self.ends_step = false;
         if let Err(exception) = self.run_one() {
             if shielded {
@@ -142,10 +144,32 @@ impl Cpu {
             self.shadow |= shadow && self.svm.guest && exception != Exception::RETRY;
             return Err(exception);
         }
-        if single_step && !self.ends_step {
+        // A step that ends in a shadow has no trap; breakpoints that were met there wait.
+        if single_step && !self.ends_step && !self.debug_shadow {
             self.pending_debug |= DR6_BS;
         }
         Ok(())
+    }
+
+    /// Executes as much as [`Self::run_loop`] does at a time, with performance counters on.
+    #[cold]
+    #[inline(never)]
+    fn run_counted(&mut self, cache: &mut BlockCache) -> Result {
+        let (user, before) = (self.cpl != 0, self.instructions);
+        let (len, is_branch, result);
+        if self.needs_care() {
+            let block = decode_block(self, self.code_linear(), 1);
+            (len, is_branch) = (1, block.is_ok_and(|block| block.ends_in_branch()));
+            result = self.run_with_care();
+        } else {
+            let block = cache.get(self)?;
+            (len, is_branch) = (block.ops().len() as u64, block.ends_in_branch());
+            result = self.run_block(cache);
+        }
+        let instructions = self.instructions - before;
+        let branches = u64::from(is_branch && instructions == len);
+        self.count_performance(Done { instructions, branches, user });
+        result
     }
 
     /// Delivers the debug conditions that were met as a trap.
@@ -159,7 +183,7 @@ impl Cpu {
         if pending == 0 {
             return Delivered::Yes;
         }
-        self.dr[6] |= pending;
+        self.set_debug_conditions(pending);
         self.deliver_exception(Exception::plain(vector::DB))
     }
 
@@ -179,7 +203,7 @@ impl Cpu {
         }
         if self.take_event() == Delivered::Shutdown
             || self.pending_debug != 0
-                && !self.shadow
+                && !self.debug_shadow
                 && self.deliver_debug_trap() == Delivered::Shutdown
         {
             return Some(Exit::Shutdown);
@@ -197,7 +221,10 @@ impl Cpu {
             {
                 return exit;
             }
-            let result = if careful && self.needs_care() {
+            let counts = self.msrs.pmu.as_ref().is_some_and(Pmu::is_counting);
+            let result = if counts {
+                self.run_counted(cache)
+            } else if careful && self.needs_care() {
                 self.run_with_care()
             } else {
                 self.run_block(cache)
@@ -208,7 +235,7 @@ impl Cpu {
                 return Exit::Shutdown;
             }
             if self.pending_debug != 0
-                && !self.shadow
+                && !self.debug_shadow
                 && self.deliver_debug_trap() == Delivered::Shutdown
             {
                 return Exit::Shutdown;

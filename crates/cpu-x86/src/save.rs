@@ -6,7 +6,6 @@
 use crate::cpu::Cpu;
 use crate::flags::bits;
 use crate::fpu::Fpu;
-use crate::mmu::PHYS_BITS;
 use crate::msr::index;
 use crate::regs::{
     CR0_ET, CR0_PE, CR0_PG, CR0_VALID, CR4_PAE, DR6_FIXED, DR7_FIXED, EFER_LMA, EFER_LME,
@@ -35,10 +34,12 @@ impl Cpu {
             cr4: self.cr4,
             pdptes: self.pdptes,
             xcr0: self.xcr0,
+            pkru: self.pkru,
             dr: self.dr,
             msrs: self.saved_msrs(),
             activity: self.activity,
             interrupt_shadow: self.shadow,
+            debug_shadow: self.debug_shadow,
             nmi_blocked: self.nmi_blocked,
             smm: self.smm,
             smm_nmi_blocked: self.smm_nmi_blocked,
@@ -77,12 +78,14 @@ impl Cpu {
         self.cr4 = state.cr4;
         self.pdptes = state.pdptes;
         self.xcr0 = state.xcr0;
+        self.pkru = state.pkru;
         self.efer = efer;
         self.dr = state.dr;
         self.dr[6] |= DR6_FIXED;
         self.dr[7] |= DR7_FIXED;
         self.activity = state.activity;
         self.shadow = state.interrupt_shadow;
+        self.debug_shadow = state.debug_shadow;
         self.nmi_blocked = state.nmi_blocked;
         self.smm = state.smm;
         self.smm_nmi_blocked = state.smm_nmi_blocked;
@@ -138,7 +141,7 @@ impl Cpu {
         if efer & !self.limits.efer != 0 || long != (efer & EFER_LMA != 0) {
             return reject("EFER", efer);
         }
-        if cr3 >> PHYS_BITS != 0 {
+        if cr3 >> self.limits.phys_bits != 0 {
             return reject("CR3", cr3);
         }
         Ok(())
@@ -175,6 +178,7 @@ mod tests {
         state.rflags |= 0x8d5;
         state.cr2 = 0xdead_0000;
         state.pdptes = [1, 2, 3, 4];
+        state.pkru = 0x5555_5554;
         state.dr[0] = 0x1234;
         state.x87 = X87State {
             regs: std::array::from_fn(|i| 0x3fff_8000_0000_0000_0000 + i as u128),
@@ -191,6 +195,7 @@ mod tests {
         state.ymm_high = std::array::from_fn(|i| 0x99 << 64 | i as u128);
         state.mxcsr = 0x1fa0;
         state.interrupt_shadow = true;
+        state.debug_shadow = true;
         state.nmi_blocked = true;
         state.smm = true;
         state.smm_nmi_blocked = true;

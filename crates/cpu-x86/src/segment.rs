@@ -10,7 +10,6 @@ use crate::descriptor::{Descriptor, SELECTOR_INDEX, gp, is_null, np, rpl, ss};
 use crate::exception::{Exception, Result};
 use crate::flags::bits;
 use crate::host::Access;
-use crate::mmu::is_canonical;
 use crate::regs::{CR0_AM, CR0_PE};
 use crate::state::Segment;
 use crate::tlb::Class;
@@ -338,7 +337,7 @@ impl Cpu {
     /// Whether code at offset `rip` can run in `segment`: canonical, or within the limit.
     pub(crate) fn check_code_offset(&self, segment: &Segment, rip: u64) -> Result {
         let fits = if self.long_mode() && segment.has(attr::LONG) {
-            is_canonical(rip)
+            self.is_canonical(rip)
         } else {
             rip <= u64::from(segment.limit)
         };

@@ -110,6 +110,8 @@ pub struct CpuState {
     pub pdptes: [u64; 4],
     /// XCR0.
     pub xcr0: u64,
+    /// PKRU.
+    pub pkru: u32,
     /// DR0 to DR3, DR6 and DR7 (indices 4 and 5 are unused).
     pub dr: [u64; 8],
     /// x87 and MMX.
@@ -127,6 +129,8 @@ pub struct CpuState {
     pub activity: Activity,
     /// Interrupts are held off for one instruction after STI or a load of SS.
     pub interrupt_shadow: bool,
+    /// So are debug exceptions, after a load of SS.
+    pub debug_shadow: bool,
     /// NMIs are held off until IRET.
     pub nmi_blocked: bool,
     /// The CPU is in system management mode.
@@ -227,5 +231,5 @@ pub struct SvmHost {
 
 impl vmstate::State for CpuState {
     const NAME: &'static str = "cpu-x86";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 }

@@ -47,7 +47,7 @@ const CLASSES: usize = 4;
 bitflags::bitflags! {
     /// What the page tables say about a page, all levels combined.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub(crate) struct Rights: u8 {
+    pub(crate) struct Rights: u16 {
         /// Writable at every level.
         const WRITE = 1 << 0;
         /// User-accessible at every level.
@@ -62,6 +62,22 @@ bitflags::bitflags! {
         const LARGE = 1 << 5;
         /// Mapped by a page of 1 GiB.
         const HUGE = 1 << 6;
+        /// The protection key, 0 outside long mode.
+        const KEY = 0xf << Self::KEY_SHIFT;
+    }
+}
+
+impl Rights {
+    const KEY_SHIFT: u32 = 8;
+
+    /// With protection key `key`, 0 to 15.
+    pub(crate) fn with_key(self, key: u64) -> Self {
+        self | Self::from_bits_truncate((key as u16) << Self::KEY_SHIFT & Self::KEY.bits())
+    }
+
+    /// The protection key.
+    pub(crate) fn key(self) -> u32 {
+        u32::from((self & Self::KEY).bits() >> Self::KEY_SHIFT)
     }
 }
 

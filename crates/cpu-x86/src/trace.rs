@@ -20,7 +20,7 @@ impl Cpu {
         if !self.log.wants(Topic::GuestCode) {
             return;
         }
-        let mut text = format!("CPU {} IN:", self.config.index);
+        let mut text = format!("CPU {} IN:", self.config.apic_id);
         let mut decoder = Decoder::with_ip(bits, source, self.rip, DecoderOptions::NONE);
         let mut formatter = GasFormatter::new();
         while decoder.can_decode() {
@@ -41,7 +41,7 @@ impl Cpu {
             Topic::Interrupts,
             format_args!(
                 "CPU {} v={vector:02x} {source:?}{code} cpl={} ip={:04x}:{:016x} sp={:016x} cr2={:016x}",
-                self.config.index,
+                self.config.apic_id,
                 self.cpl,
                 self.seg[1].selector,
                 self.rip,
@@ -56,7 +56,7 @@ impl Cpu {
         if !self.log.wants(Topic::CpuReset) {
             return;
         }
-        let mut text = format!("CPU Reset (CPU {})", self.config.index);
+        let mut text = format!("CPU Reset (CPU {})", self.config.apic_id);
         for (i, value) in self.gpr[..16].iter().enumerate() {
             let _ = write!(text, "{}r{i:<2}={value:016x}", if i % 4 == 0 { "\n" } else { " " });
         }
@@ -81,7 +81,7 @@ impl Cpu {
             Topic::Unimplemented,
             format_args!(
                 "CPU {}: {access} of MSR {register:#x} refused at {:#x}",
-                self.config.index, self.rip
+                self.config.apic_id, self.rip
             ),
         );
     }

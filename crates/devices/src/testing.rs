@@ -37,6 +37,10 @@ impl MachineControl for Wishes {
         self.note(format!("exit {code}"));
     }
     fn notify(&self, notice: Notice) {
+        // No device asks whether the machine sleeps.
+        if matches!(notice, Notice::Wake(_)) {
+            return;
+        }
         self.note(format!("notice {notice:?}"));
     }
 }

@@ -8,6 +8,7 @@ pub mod machine;
 pub mod pc;
 pub mod qtest;
 pub mod run;
+pub mod smbios;
 pub mod spec;
 
 pub use error::BuildError;

@@ -10,6 +10,8 @@ use devices::mc146818::RtcConfig;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::smbios::SmbiosSpec;
+
 /// Which engine runs the vCPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accelerator {
@@ -151,6 +153,29 @@ impl Default for BootImage {
     fn default() -> Self {
         Self::File(PathBuf::new())
     }
+}
+
+/// Properties of the board (`-machine`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BoardSpec {
+    /// Leave out ACPI: the power management function and the tables.
+    pub no_acpi: bool,
+    /// Leave out system management mode.
+    pub no_smm: bool,
+    /// Drives that are flash memory, by their ids: where CPUs start, and the one below.
+    pub flash: [Option<String>; 2],
+    /// The most flash memory in bytes, if not as usual.
+    pub max_firmware: Option<u64>,
+    /// RAM from here on goes above 4 GiB, in bytes, if not as usual.
+    pub max_low_memory: Option<u64>,
+    /// Guest memory is not part of the process's core dumps.
+    pub no_core_dump: bool,
+    /// Guest memory may be shared with pages of other processes that are equal (KSM).
+    pub merge_memory: bool,
+    /// Who made the ACPI tables, if not us: 6 bytes.
+    pub oem_id: Option<[u8; 6]>,
+    /// The ACPI tables' id, if not ours: 8 bytes.
+    pub oem_table_id: Option<[u8; 8]>,
 }
 
 /// Firmware, and what it is told (`-bios`, `-L`, `-boot`, `-fw_cfg`).
@@ -341,12 +366,16 @@ pub struct MachineSpec {
     pub smp: Smp,
     /// What kind of processors (`-cpu`).
     pub cpu: CpuModel,
+    /// Properties of the board.
+    pub board: BoardSpec,
     /// Engine.
     pub accelerator: Accelerator,
     /// Direct boot.
     pub boot: Option<DirectBoot>,
     /// Firmware.
     pub firmware: FirmwareSpec,
+    /// What the SMBIOS tables say.
+    pub smbios: SmbiosSpec,
     /// The console is a serial port (`-nographic`).
     pub no_graphic: bool,
     /// Properties for devices of a kind.

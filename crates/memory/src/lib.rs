@@ -13,13 +13,14 @@
 //! - Every write by a device goes through `vm-memory` and so through the page log; a CPU that writes
 //!   by host address calls [`PageLog::note_write`] itself, unless the page's state lets it skip that.
 
+mod advice;
 mod backing;
 mod block;
-mod discard;
 mod hook;
 pub mod map;
 mod page_log;
 
+pub use advice::HostAdvice;
 pub use backing::Backing;
 pub use block::MemoryBlock;
 pub use hook::Change;
@@ -296,6 +297,18 @@ impl GuestMemory {
 }
 
 impl GuestMemory {
+    /// Tells the host something about all RAM.
+    ///
+    /// # Errors
+    /// What the host says if it does not want to know.
+    pub fn advise(&self, advice: HostAdvice) -> std::io::Result<()> {
+        for region in self.view.iter() {
+            let slice = region.as_volatile_slice().map_err(std::io::Error::other)?;
+            advice::advise(&slice, advice)?;
+        }
+        Ok(())
+    }
+
     /// Gives the whole pages `addr..addr + len` back to the host: they read as zero from now on, take no
     /// memory until they are used again, and count as written.
     ///
@@ -311,7 +324,7 @@ impl GuestMemory {
         }
         for slice in GuestMemoryBackend::get_slices(&self.view, GuestAddress(addr), bytes) {
             let slice = slice.map_err(|_| not_ram())?;
-            discard::discard(&slice).map_err(|source| MemoryError::Discard { addr, source })?;
+            advice::discard(&slice).map_err(|source| MemoryError::Discard { addr, source })?;
         }
         Ok(())
     }

@@ -21,6 +21,8 @@ pub struct Properties {
     /// The option, for messages: `-drive`.
     option: String,
     values: Map<String, Value>,
+    /// The parts of a text in their order, for keys that may come more than once.
+    parts: Vec<(String, String)>,
     known: BTreeSet<&'static str>,
 }
 
@@ -30,21 +32,23 @@ impl Properties {
     /// # Errors
     /// If the syntax is wrong or a JSON object does not parse.
     pub fn parse(option: &str, text: &str, implied: Option<&str>) -> Result<Self, OptionError> {
-        let values = if text.trim_start().starts_with('{') {
-            match serde_json::from_str(text) {
-                Ok(Value::Object(values)) => values,
-                Ok(_) => return Err(OptionError::value(option, text, "a JSON object is expected")),
-                Err(e) => return Err(OptionError::value(option, text, &format!("bad JSON: {e}"))),
-            }
-        } else {
-            split(option, text, implied)?
-        };
-        Ok(Self { option: option.to_owned(), values, known: BTreeSet::new() })
+        if text.trim_start().starts_with('{') {
+            return match serde_json::from_str(text) {
+                Ok(Value::Object(values)) => Ok(Self::from_map(option, values)),
+                Ok(_) => Err(OptionError::value(option, text, "a JSON object is expected")),
+                Err(e) => Err(OptionError::value(option, text, &format!("bad JSON: {e}"))),
+            };
+        }
+        let parts = split(option, text, implied)?;
+        // The last one wins, as in QEMU.
+        let values =
+            parts.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+        Ok(Self { parts, ..Self::from_map(option, values) })
     }
 
     /// Properties that were taken apart already.
     pub fn from_map(option: &str, values: Map<String, Value>) -> Self {
-        Self { option: option.to_owned(), values, known: BTreeSet::new() }
+        Self { option: option.to_owned(), values, parts: Vec::new(), known: BTreeSet::new() }
     }
 
     /// The option's name, for messages.
@@ -66,6 +70,22 @@ impl Properties {
     pub fn take_value(&mut self, key: &'static str) -> Option<Value> {
         self.known.insert(key);
         self.values.shift_remove(key)
+    }
+
+    /// Takes out all values of `keys`, in the order in which a text has them, each with its key.
+    pub fn take_all(&mut self, keys: &[&'static str]) -> Vec<(&'static str, String)> {
+        let given = |key: &str| self.parts.iter().any(|(other, _)| other == key);
+        let single: Vec<_> = keys.iter().copied().filter(|key| !given(key)).collect();
+        let parts = self.parts.iter().filter_map(|(key, value)| {
+            let key = keys.iter().find(|known| *known == key)?;
+            Some((*key, value.clone()))
+        });
+        let mut all: Vec<_> = parts.collect();
+        for key in single {
+            all.extend(self.take(key).map(|value| (key, value)));
+        }
+        keys.iter().for_each(|key| drop(self.take_value(key)));
+        all
     }
 
     /// Takes the value of `key` out; it must be there.
@@ -174,8 +194,8 @@ fn split(
     option: &str,
     text: &str,
     implied: Option<&str>,
-) -> Result<Map<String, Value>, OptionError> {
-    let mut values = Map::new();
+) -> Result<Vec<(String, String)>, OptionError> {
+    let mut parts = Vec::new();
     let mut rest = text;
     let mut first = true;
     while !rest.is_empty() {
@@ -190,11 +210,10 @@ fn split(
         if key.is_empty() {
             return Err(OptionError::value(option, text, "a parameter has no name"));
         }
-        // The last one wins, as in QEMU.
-        values.insert(key, Value::String(value));
+        parts.push((key, value));
         first = false;
     }
-    Ok(values)
+    Ok(parts)
 }
 
 /// The text up to the next single comma, commas undoubled, and what follows the comma.
@@ -354,6 +373,22 @@ mod tests {
         assert_eq!(p.take_number::<u16>("num-queues"), Ok(Some(4)));
         assert_eq!(p.take_bool("ok"), Ok(Some(true)));
         assert!(Properties::parse("-x", "{", None).is_err());
+    }
+
+    #[test]
+    fn keys_that_repeat_come_in_their_order() {
+        let mut p = parse("x,b=1,a=2,b=3,c=4");
+        assert_eq!(p.take_all(&["a", "b"]), [("b", "1"), ("a", "2"), ("b", "3")].map(own));
+        p.take("first");
+        assert!(p.clone().finish().is_err());
+        assert_eq!(p.take("c").as_deref(), Some("4"));
+        assert_eq!(p.finish(), Ok(()));
+        let mut p = Properties::parse("-x", r#"{"b":"1"}"#, None).unwrap();
+        assert_eq!(p.take_all(&["a", "b"]), [own(("b", "1"))]);
+    }
+
+    fn own((key, value): (&'static str, &str)) -> (&'static str, String) {
+        (key, value.to_owned())
     }
 
     #[test]

@@ -63,15 +63,20 @@ pub(crate) fn release_binary() -> Result<PathBuf> {
     if let Some(binary) = std::env::var_os("RHEA_BIN") {
         return Ok(binary.into());
     }
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--package", "rhea"])
-        .current_dir(workspace())
-        .status()
-        .context("cannot run cargo")?;
-    if !status.success() {
+    if !cargo_build("rhea").status().context("cannot run cargo")?.success() {
         bail!("rhea does not build");
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| workspace().join("target"), PathBuf::from);
-    Ok(target.join("release/rhea"))
+    Ok(target().join("release/rhea"))
+}
+
+/// cargo, about to build a package with optimisation.
+pub(crate) fn cargo_build(package: &str) -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--release", "--package", package]).current_dir(workspace());
+    cargo
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }

@@ -27,8 +27,9 @@ cargo xtask COMMAND
                         give the qtest commands of a file to this emulator and to the peer, both
                         started with the arguments; prints what they answer differently
   test [ARGUMENT...]    run all tests, with real guests; arguments go to the test runner
-  bench [WHAT]          measure against a peer: start, boot, cpu, qmp or all;
-                        --rounds N, --peer PATH (qemu-system-x86_64 if it is installed)
+  bench [WHAT]          measure against a peer: start, boot, cpu, smp, loop, qmp or all;
+                        --rounds N, --peer PATH (qemu-system-x86_64 if it is installed),
+                        --skip-peer, --only NAME,... (programs of bench cpu), --accel NAME (ours)
 
 RHEA_BIN names another program to boot, test or measure than this project's own.
 ";

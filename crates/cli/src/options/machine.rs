@@ -36,34 +36,6 @@ const WATCHDOG_ACTIONS: &[(&str, WatchdogAction)] = &[
     ("inject-nmi", WatchdogAction::InjectNmi),
 ];
 
-const MACHINES: &[&str] = &["pc", "pc-i440fx-7.2"];
-
-pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
-    if matches!(value, "help" | "?") {
-        builder.print = Some(
-            "Supported machines are:\n\
-             pc                   Standard PC (i440FX + PIIX) (alias of pc-i440fx-7.2)\n\
-             pc-i440fx-7.2        Standard PC (i440FX + PIIX) (default)\n"
-                .to_owned(),
-        );
-        return Ok(());
-    }
-    let mut options = Properties::parse("-machine", value, Some("type"))?;
-    if let Some(name) = options.take("type").filter(|name| !MACHINES.contains(&name.as_str())) {
-        return Err(OptionError::unknown("-machine: unsupported machine type", &name, MACHINES));
-    }
-    if let Some(names) = options.take("accel") {
-        set_accelerator(builder, "-machine", &names)?;
-    }
-    if let Some(hpet) = options.take_bool("hpet")? {
-        builder.machine().no_hpet = !hpet;
-    }
-    if let Some(usb) = options.take_bool("usb")? {
-        builder.machine().usb = usb;
-    }
-    options.finish()
-}
-
 pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     if matches!(value, "help" | "?") {
         builder.print = Some("Accelerators supported in QEMU binary:\ntcg\nqtest\n".to_owned());
@@ -76,7 +48,11 @@ pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionErro
 }
 
 /// Takes the first of `names`, separated by colons, that is to be had.
-fn set_accelerator(builder: &mut Builder, option: &str, names: &str) -> Result<(), OptionError> {
+pub(super) fn set_accelerator(
+    builder: &mut Builder,
+    option: &str,
+    names: &str,
+) -> Result<(), OptionError> {
     for name in names.split(':') {
         if let Some(accelerator) = parse_choice(option, "accel", name, ACCELERATORS)? {
             builder.machine().accelerator = accelerator;
@@ -299,6 +275,17 @@ pub(super) fn usb(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
 
 pub(super) fn nodefaults(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.no_defaults = true;
+    Ok(())
+}
+
+/// There are no VNC servers; that none is wanted can be said.
+pub(super) fn vnc(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    if value != "none" {
+        return Err(OptionError::new(format!(
+            "-vnc {value}: not available in this build; use -vnc none or -display"
+        )));
+    }
+    builder.config.display = DisplaySpec::None;
     Ok(())
 }
 

@@ -1,11 +1,13 @@
 //! All options, one item each, and the [`Builder`] that collects what they say.
 
 mod backend;
+mod board;
 pub(crate) mod drives;
 mod firmware;
 mod machine;
 mod process;
 mod rtc;
+mod smbios;
 
 use ::machine::spec::{Graphics, MachineSpec, NamedChardev, QtestLogSpec, QtestSpec, SerialSpec};
 use chardev::ChardevSpec;
@@ -47,9 +49,9 @@ pub const OPTIONS: &[OptionItem] = &[
     option(
         "machine",
         &["M"],
-        Takes::Value("[type=]name[,accel=soft|tcg][,usb=on|off]"),
+        Takes::Value("[type=]name[,accel=soft|tcg][,usb=on|off][,acpi=on|off][,smm=on|off]..."),
         "machine type (pc) and its properties; 'help' lists them",
-        machine::machine,
+        board::machine,
     ),
     option(
         "accel",
@@ -105,6 +107,13 @@ pub const OPTIONS: &[OptionItem] = &[
         Takes::Value("[name=]name,file=|string="),
         "an item for firmware and guest",
         firmware::fw_cfg,
+    ),
+    option(
+        "smbios",
+        &[],
+        Takes::Value("file=f|type=n[,field=value]..."),
+        "what the SMBIOS tables say of types 0, 1, 2, 3, 4, 8, 11, 17 and 41",
+        smbios::smbios,
     ),
     option(
         "debugcon",
@@ -225,6 +234,13 @@ pub const OPTIONS: &[OptionItem] = &[
         "where the screen is shown: nowhere (the default), or on the terminal",
         machine::display,
     ),
+    option(
+        "vnc",
+        &[],
+        Takes::Value("none"),
+        "no VNC server: the same as -display none",
+        machine::vnc,
+    ),
     option("curses", &[], Takes::Nothing, "the same as -display curses", machine::curses),
     option(
         "vga",
@@ -269,6 +285,8 @@ pub struct Builder {
     pub(crate) no_defaults: bool,
     /// `-nographic`.
     pub(crate) no_graphic: bool,
+    /// `-machine graphics=off`.
+    pub(crate) no_graphics: bool,
     /// `-snapshot`.
     pub(crate) snapshot: bool,
     /// `-vga`.
@@ -310,7 +328,7 @@ impl Builder {
     /// Adds the defaults and checks what only the whole can show.
     pub(crate) fn finish(mut self) -> Result<Config, OptionError> {
         self.finish_boot()?;
-        self.machine().no_graphic = self.no_graphic;
+        self.machine().no_graphic = self.no_graphic || self.no_graphics;
         machine::finish_graphics(&mut self);
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;

@@ -26,7 +26,10 @@ pub(crate) const MAX_LEN: usize = 15;
 /// How iced-x86 is to read bytes for a CPU with `known` instructions: those of extensions that it does
 /// not have decode as the older ones they extend.
 fn options(known: &Instructions) -> u32 {
-    let mut options = DecoderOptions::AMD | DecoderOptions::NO_WBNOINVD;
+    let mut options = DecoderOptions::AMD;
+    if !known.has(CpuidFeature::WBNOINVD) {
+        options |= DecoderOptions::NO_WBNOINVD;
+    }
     if !known.has(CpuidFeature::BMI1) {
         options |= DecoderOptions::NO_MPFX_0FBC;
     }
@@ -83,6 +86,12 @@ pub(crate) fn decode(
     match select(&insn) {
         Some(handler) if is_there(&insn, known, protected) => op.run = handler,
         _ => op.flags |= OpFlags::ENDS_BLOCK,
+    }
+    if matches!(insn.code(), Code::Rdpmc | Code::Rdmsr | Code::Wrmsr) {
+        op.flags |= OpFlags::STARTS_BLOCK;
+    }
+    if !matches!(insn.flow_control(), FlowControl::Next | FlowControl::Exception) {
+        op.flags |= OpFlags::BRANCH;
     }
     if ends_block(&insn) {
         op.flags |= OpFlags::ENDS_BLOCK;

@@ -1,4 +1,4 @@
-//! What fits no other group (APM volume 3: BOUND, CLFLUSH, LAHF, NOP, PAUSE, PREFETCH, SAHF; SALC), and
+//! What fits no other group (APM volume 3: BOUND, CLFLUSH, CLZERO, LAHF, NOP, PAUSE, PREFETCH, SAHF; SALC), and
 //! the memory fences.
 
 use std::sync::atomic::{Ordering, fence};
@@ -12,6 +12,7 @@ use crate::flags::bits::{AF, CF, PF, SF, ZF};
 use crate::int::Int;
 use crate::op::{Handler, Op};
 use crate::reg::{RAX, addr_mask};
+use crate::segment::DS;
 
 /// AH, as an 8-bit operand's number.
 const AH: u8 = 16;
@@ -68,6 +69,14 @@ fn bound<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     Ok(())
 }
 
+/// CLZERO clears the line of 64 bytes that DS:rAX is in.
+fn clzero(cpu: &mut Cpu, op: &Op) -> Result {
+    let width = if op.addr_size == 0 { 8 } else { op.addr_size };
+    let offset = cpu.reg_sized(RAX, width) & !63;
+    let seg = if op.addr_size == 0 { DS } else { op.seg };
+    cpu.store_bytes(seg, offset, &[0; 64])
+}
+
 /// Whether `insn` is a hint, encoded such that CPUs that do not know it do nothing.
 pub(crate) fn is_hint(insn: &Instruction) -> bool {
     matches!(
@@ -118,6 +127,7 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         Mnemonic::Pause => Some(pause),
         Mnemonic::Mfence | Mnemonic::Sfence => Some(full_fence),
         Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => Some(clflush),
+        Mnemonic::Clzero => Some(clzero),
         Mnemonic::Lahf => Some(lahf),
         Mnemonic::Sahf => Some(sahf),
         Mnemonic::Salc => Some(salc),

@@ -1,10 +1,11 @@
-//! The unit's images in memory: FXSAVE and FXRSTOR, XSAVE, XSAVEOPT and XRSTOR (APM volume 2, section
-//! 11.5; SDM volume 1, chapter 13).
+//! The unit's images in memory: FXSAVE and FXRSTOR; XSAVE with its relatives XSAVEOPT, XSAVEC and XSAVES;
+//! XRSTOR and XRSTORS (APM volume 2, section 11.5; SDM volume 1, chapter 13). PKRU is in them, too. No
+//! component is the supervisor's alone, so XSAVES is XSAVEC at CPL 0.
 
-use iced_x86::{Code, Instruction};
+use iced_x86::{Code, CpuidFeature, Instruction};
 
 use super::softfloat::F80;
-use super::{Fpu, MXCSR_MASK};
+use super::{Fpu, MXCSR_MASK, MXCSR_RESET};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::host::Access;
@@ -18,8 +19,9 @@ pub(crate) mod component {
     pub(crate) const X87: u64 = 1 << 0;
     pub(crate) const SSE: u64 = 1 << 1;
     pub(crate) const AVX: u64 = 1 << 2;
+    pub(crate) const PKRU: u64 = 1 << 9;
 }
-use component::{AVX, SSE, X87};
+use component::{AVX, PKRU, SSE, X87};
 
 /// Bytes of FXSAVE's image.
 const LEGACY_SIZE: usize = 512;
@@ -27,8 +29,12 @@ const LEGACY_SIZE: usize = 512;
 const HEADER: usize = 512;
 /// Where the upper halves of the YMM registers are.
 pub(crate) const AVX_OFFSET: usize = 576;
+/// Where PKRU is in the standard format: after the AVX registers.
+const PKRU_OFFSET: usize = AVX_OFFSET + 256;
 /// Bytes of the image with all components that can be.
-const MAX_SIZE: usize = AVX_OFFSET + 256;
+const MAX_SIZE: usize = PKRU_OFFSET + 8;
+/// In XCOMP_BV: the image is in the compacted format.
+const COMPACTED: u64 = 1 << 63;
 /// Upper bits of a linear address that only repeat its sign.
 const UNUSED_BITS: u32 = 64 - LINEAR_BITS;
 /// The part of the legacy image that belongs to software.
@@ -42,12 +48,18 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         Fxsave64_m512byte => |cpu, op| fxsave(cpu, op, true),
         Fxrstor_m512byte => |cpu, op| fxrstor(cpu, op, false),
         Fxrstor64_m512byte => |cpu, op| fxrstor(cpu, op, true),
-        Xsave_mem => |cpu, op| xsave(cpu, op, false, false),
-        Xsave64_mem => |cpu, op| xsave(cpu, op, true, false),
-        Xsaveopt_mem => |cpu, op| xsave(cpu, op, false, true),
-        Xsaveopt64_mem => |cpu, op| xsave(cpu, op, true, true),
-        Xrstor_mem => |cpu, op| xrstor(cpu, op, false),
-        Xrstor64_mem => |cpu, op| xrstor(cpu, op, true),
+        Xsave_mem => |cpu, op| xsave(cpu, op, false, Save::All),
+        Xsave64_mem => |cpu, op| xsave(cpu, op, true, Save::All),
+        Xsaveopt_mem => |cpu, op| xsave(cpu, op, false, Save::Used),
+        Xsaveopt64_mem => |cpu, op| xsave(cpu, op, true, Save::Used),
+        Xsavec_mem => |cpu, op| xsave(cpu, op, false, Save::Compacted),
+        Xsavec64_mem => |cpu, op| xsave(cpu, op, true, Save::Compacted),
+        Xsaves_mem => |cpu, op| xsave(cpu, op, false, Save::Supervisor),
+        Xsaves64_mem => |cpu, op| xsave(cpu, op, true, Save::Supervisor),
+        Xrstor_mem => |cpu, op| xrstor(cpu, op, false, false),
+        Xrstor64_mem => |cpu, op| xrstor(cpu, op, true, false),
+        Xrstors_mem => |cpu, op| xrstor(cpu, op, false, true),
+        Xrstors64_mem => |cpu, op| xrstor(cpu, op, true, true),
         _ => return None,
     };
     Some(handler)
@@ -66,7 +78,7 @@ fn get<const N: usize>(image: &[u8], at: usize) -> [u8; N] {
 }
 
 impl Fpu {
-    /// The components that are not in their initial configuration.
+    /// The components of the unit that are not in their initial configuration, MXCSR left aside.
     pub(crate) fn in_use(&self) -> u64 {
         let mut initial = Self::default();
         initial.init();
@@ -209,52 +221,117 @@ fn requested(cpu: &Cpu) -> Result<u64> {
     Ok((cpu.gpr(RDX) << 32 | cpu.gpr(RAX) & 0xffff_ffff) & cpu.xcr0)
 }
 
+/// The components above SSE: number, offset in the standard format, bytes.
+const EXTENDED: [(u32, usize, usize); 2] = [(2, AVX_OFFSET, 256), (9, PKRU_OFFSET, 8)];
+
 /// Size and offset in the image of a component above SSE, as CPUID's leaf 0xd tells them.
 pub(crate) fn component(number: u32) -> (u32, u32) {
-    match number {
-        2 => (256, AVX_OFFSET as u32),
-        _ => (0, 0),
+    let known = EXTENDED.iter().find(|&&(n, ..)| n == number);
+    known.map_or((0, 0), |&(_, offset, size)| (size as u32, offset as u32))
+}
+
+/// Bytes of the standard image that holds `components`.
+pub(crate) fn image_size(components: u64) -> usize {
+    let held = EXTENDED.iter().filter(|&&(n, ..)| components >> n & 1 != 0);
+    held.map(|&(_, offset, size)| offset + size).max().unwrap_or(AVX_OFFSET)
+}
+
+/// Bytes of the compacted image with room for `components`.
+pub(crate) fn compacted_size(components: u64) -> usize {
+    let held = EXTENDED.iter().filter(|&&(n, ..)| components >> n & 1 != 0);
+    held.fold(AVX_OFFSET, |end, &(_, _, size)| end + size)
+}
+
+/// Where component `number` is in an image whose XCOMP_BV is `layout`: 0 for the standard format.
+fn offset_of(number: u32, layout: u64) -> usize {
+    if layout & COMPACTED == 0 {
+        return component(number).1 as usize;
+    }
+    let below = EXTENDED.iter().filter(|&&(n, ..)| n < number && layout >> n & 1 != 0);
+    below.fold(AVX_OFFSET, |end, &(_, _, size)| end + size)
+}
+
+impl Cpu {
+    /// The components that are not in their initial configuration; MXCSR counts as SSE's.
+    pub(crate) fn components_in_use(&self) -> u64 {
+        let mut used = self.fpu.in_use();
+        if self.fpu.mxcsr != MXCSR_RESET {
+            used |= SSE;
+        }
+        if self.pkru != 0 {
+            used |= PKRU;
+        }
+        used
     }
 }
 
-/// Bytes of the image that holds `components`.
-pub(crate) fn image_size(components: u64) -> usize {
-    if components & AVX != 0 { MAX_SIZE } else { AVX_OFFSET }
+/// How an instruction of the family writes its image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Save {
+    /// XSAVE: every component.
+    All,
+    /// XSAVEOPT: leaves out components in their initial configuration.
+    Used,
+    /// XSAVEC: the same, in the compacted format.
+    Compacted,
+    /// XSAVES: the same, for the supervisor.
+    Supervisor,
 }
 
-/// XSAVE and, with `optimize`, XSAVEOPT, which leaves out components in their initial configuration.
-fn xsave(cpu: &mut Cpu, op: &Op, wide: bool, optimize: bool) -> Result {
+impl Save {
+    fn compacts(self) -> bool {
+        matches!(self, Self::Compacted | Self::Supervisor)
+    }
+}
+
+fn xsave(cpu: &mut Cpu, op: &Op, wide: bool, how: Save) -> Result {
     let requested = requested(cpu)?;
-    let size = image_size(requested);
+    if how == Save::Supervisor && cpu.cpl != 0 {
+        return Err(Exception::GP0);
+    }
+    let layout = if how.compacts() { COMPACTED | requested } else { 0 };
+    let size = if how.compacts() { compacted_size(requested) } else { image_size(requested) };
     let offset = image_offset(cpu, op, size, 64, Access::Write)?;
     cpu.probe_write(op.seg, offset, size)?;
     // Everything that is not written keeps what memory has.
     let mut image = [0; MAX_SIZE];
     cpu.load_bytes(op.seg, offset, &mut image[..size])?;
-    let used = cpu.fpu.in_use();
+    // Compaction counts MXCSR as a part of SSE; else it is on its own.
+    let mut used = cpu.components_in_use();
+    if !how.compacts() {
+        used = used & !SSE | cpu.fpu.in_use() & SSE;
+    }
     let count = vector_count(cpu);
-    let written = if optimize { requested & used } else { requested };
+    let written = if how == Save::All { requested } else { requested & used };
     if written & X87 != 0 {
         cpu.fpu.save_x87(&mut image, wide);
     }
-    if requested & (SSE | AVX) != 0 {
+    let has_mxcsr = if how.compacts() { written & SSE } else { requested & (SSE | AVX) };
+    if has_mxcsr != 0 {
         cpu.fpu.save_mxcsr(&mut image);
     }
     if written & SSE != 0 {
         Fpu::save_vectors(&cpu.fpu.xmm, &mut image, 160, count);
     }
     if written & AVX != 0 {
-        Fpu::save_vectors(&cpu.fpu.ymm_high, &mut image, AVX_OFFSET, count);
+        Fpu::save_vectors(&cpu.fpu.ymm_high, &mut image, offset_of(2, layout), count);
     }
-    let old = u64::from_le_bytes(get(&image, HEADER));
+    if written & PKRU != 0 {
+        put(&mut image, offset_of(9, layout), &u64::from(cpu.pkru).to_le_bytes());
+    }
+    let old = if how.compacts() { 0 } else { u64::from_le_bytes(get(&image, HEADER)) };
     let present = old & !requested | used & requested;
     put(&mut image, HEADER, &present.to_le_bytes());
-    // Neither the software area nor the rest of the header is written.
+    put(&mut image, HEADER + 8, &layout.to_le_bytes());
+    // Neither the software area nor, without compaction, the rest of the header is written.
     cpu.store_bytes(op.seg, offset, &image[..SOFTWARE_AREA])?;
-    let header: [u8; 8] = get(&image, HEADER);
-    cpu.store_bytes(op.seg, at(op, offset, HEADER), &header)?;
-    if written & AVX != 0 {
-        cpu.store_bytes(op.seg, at(op, offset, AVX_OFFSET), &image[AVX_OFFSET..])?;
+    let header = if how.compacts() { 16 } else { 8 };
+    cpu.store_bytes(op.seg, at(op, offset, HEADER), &image[HEADER..HEADER + header])?;
+    for (number, _, size) in EXTENDED {
+        if written >> number & 1 != 0 {
+            let start = offset_of(number, layout);
+            cpu.store_bytes(op.seg, at(op, offset, start), &image[start..start + size])?;
+        }
     }
     Ok(())
 }
@@ -264,19 +341,50 @@ fn at(op: &Op, image: u64, offset: usize) -> u64 {
     image.wrapping_add(offset as u64) & crate::reg::addr_mask(op.addr_size)
 }
 
-fn xrstor(cpu: &mut Cpu, op: &Op, wide: bool) -> Result {
+/// Whether the header of an image is one that XRSTOR takes, or XRSTORS (`supervisor`).
+fn is_header(cpu: &Cpu, image: &[u8], supervisor: bool) -> bool {
+    let present = u64::from_le_bytes(get(image, HEADER));
+    let layout = u64::from_le_bytes(get(image, HEADER + 8));
+    let zeroes = |from: usize| image[HEADER + from..HEADER + 64].iter().all(|&byte| byte == 0);
+    if layout & COMPACTED == 0 {
+        let reserved: [u8; 16] = get(image, HEADER + 8);
+        return !supervisor && present & !cpu.xcr0 == 0 && reserved == [0; 16];
+    }
+    let known = cpu.limits.instructions.has(CpuidFeature::XSAVEC)
+        || cpu.limits.instructions.has(CpuidFeature::XSAVES);
+    let components = layout & !COMPACTED;
+    known && components & !cpu.xcr0 == 0 && present & !components == 0 && zeroes(16)
+}
+
+/// XRSTOR and, with `supervisor`, XRSTORS.
+fn xrstor(cpu: &mut Cpu, op: &Op, wide: bool, supervisor: bool) -> Result {
     let requested = requested(cpu)?;
-    let size = image_size(requested);
-    let offset = image_offset(cpu, op, size, 64, Access::Read)?;
-    let mut image = [0; MAX_SIZE];
-    cpu.load_bytes(op.seg, offset, &mut image[..size])?;
-    let present = u64::from_le_bytes(get(&image, HEADER));
-    let reserved: [u8; 16] = get(&image, HEADER + 8);
-    // The compacted format, which XCOMP_BV announces, is not offered.
-    if present & !cpu.xcr0 != 0 || reserved != [0; 16] {
+    if supervisor && cpu.cpl != 0 {
         return Err(Exception::GP0);
     }
-    let mxcsr = if requested & (SSE | AVX) != 0 { checked_mxcsr(&image)? } else { cpu.fpu.mxcsr };
+    let offset = image_offset(cpu, op, AVX_OFFSET, 64, Access::Read)?;
+    let mut image = [0; MAX_SIZE];
+    cpu.load_bytes(op.seg, offset, &mut image[..AVX_OFFSET])?;
+    if !is_header(cpu, &image, supervisor) {
+        return Err(Exception::GP0);
+    }
+    let present = u64::from_le_bytes(get(&image, HEADER));
+    let layout = u64::from_le_bytes(get(&image, HEADER + 8));
+    let compacted = layout & COMPACTED != 0;
+    let loaded = requested & present;
+    for (number, _, size) in EXTENDED {
+        if loaded >> number & 1 != 0 {
+            let start = offset_of(number, layout);
+            let part = &mut image[start..start + size];
+            cpu.load_bytes(op.seg, at(op, offset, start), part)?;
+        }
+    }
+    let mxcsr = match (compacted, requested & SSE != 0, present & SSE != 0) {
+        (true, true, false) => MXCSR_RESET,
+        (true, true, true) => checked_mxcsr(&image)?,
+        (false, ..) if requested & (SSE | AVX) != 0 => checked_mxcsr(&image)?,
+        _ => cpu.fpu.mxcsr,
+    };
     let count = vector_count(cpu);
     let fpu = &mut cpu.fpu;
     fpu.mxcsr = mxcsr;
@@ -295,10 +403,15 @@ fn xrstor(cpu: &mut Cpu, op: &Op, wide: bool) -> Result {
         Fpu::restore_vectors(&mut fpu.xmm, &image, 160, count);
     }
     if requested & AVX != 0 {
-        if present & AVX == 0 {
-            image[AVX_OFFSET..].fill(0);
-        }
-        Fpu::restore_vectors(&mut fpu.ymm_high, &image, AVX_OFFSET, count);
+        let start = offset_of(2, layout);
+        let zeroes = [0; 256];
+        let part = if present & AVX != 0 { &image[start..start + 256] } else { &zeroes[..] };
+        Fpu::restore_vectors(&mut fpu.ymm_high, part, 0, count);
+    }
+    if requested & PKRU != 0 {
+        let start = offset_of(9, layout);
+        let saved = u32::from_le_bytes(get(&image, start));
+        cpu.set_pkru(if present & PKRU != 0 { saved } else { 0 });
     }
     Ok(())
 }

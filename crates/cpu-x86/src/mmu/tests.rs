@@ -366,6 +366,7 @@ fn addresses_that_are_not_canonical_raise_by_segment() {
     // The last byte is what leaves the lower half; its page is the one that faults first.
     write(&cpu, TABLES[0] + 8 * 255, 0);
     assert_eq!(cpu.load::<u64>(3, hole - 4), Err(Exception::with_code(vector::PF, 0)),);
-    assert!(is_canonical(0xffff_8000_0000_0000));
-    assert!(!is_canonical(0xffff_7fff_ffff_ffff));
+    assert!(is_canonical(0xffff_8000_0000_0000, LINEAR_BITS));
+    assert!(!is_canonical(0xffff_7fff_ffff_ffff, LINEAR_BITS));
+    assert!(is_canonical(0xffff_7fff_ffff_ffff, LINEAR_BITS_57));
 }

@@ -7,7 +7,6 @@ use crate::cpu::Cpu;
 use crate::exception::{Exception, vector};
 use crate::flags::bits;
 use crate::interrupt::{Delivered, Source};
-use crate::mmu::PHYS_BITS;
 use crate::msr::is_pat;
 use crate::reg::{RAX, RSP};
 use crate::regs::*;
@@ -159,13 +158,14 @@ impl Cpu {
     fn check_guest(&self, vmcb: &Vmcb, modes: &Modes) -> Option<Option<Injected>> {
         let control = &self.svm.control;
         let vmrun = control.intercepts[4] >> (code::VMRUN % 32) & 1 != 0;
-        let beyond = |base: u64, len: u64| base + len > 1 << PHYS_BITS;
+        let physical = self.limits.phys_bits;
+        let beyond = |base: u64, len: u64| base.saturating_add(len) > 1 << physical;
         let maps = beyond(control.msrpm, MSRPM_LEN) || beyond(control.iopm, IOPM_LEN);
         if !vmrun || control.asid == 0 || maps {
             return None;
         }
         if control.nested {
-            let tables = self.cr0 & CR0_PG != 0 && control.n_cr3 >> PHYS_BITS == 0;
+            let tables = self.cr0 & CR0_PG != 0 && control.n_cr3 >> physical == 0;
             if !tables || !is_pat(vmcb.u64(at::G_PAT)) {
                 return None;
             }
@@ -180,7 +180,11 @@ impl Cpu {
     fn are_modes_legal(&self, vmcb: &Vmcb, modes: &Modes) -> bool {
         let &Modes { cr0, cr3, cr4, efer } = modes;
         let caches = cr0 & CR0_CD == 0 && cr0 & CR0_NW != 0;
-        if caches || cr0 >> 32 != 0 || cr3 >> PHYS_BITS != 0 || cr4 & !self.limits.cr4 != 0 {
+        if caches
+            || cr0 >> 32 != 0
+            || cr3 >> self.limits.phys_bits != 0
+            || cr4 & !self.limits.cr4 != 0
+        {
             return false;
         }
         // LMA is the processor's to say, but has to exist.
@@ -220,6 +224,7 @@ impl Cpu {
         if self.svm.control.nested {
             self.msrs.pat = vmcb.u64(at::G_PAT);
         }
+        self.debug_shadow = false;
         self.shadow = vmcb.u64(at::INTERRUPT_SHADOW) & 1 != 0;
         self.activity = Activity::Running;
         self.pending_debug = 0;
@@ -254,7 +259,7 @@ impl Cpu {
     /// Has the TLB work on the guest's address spaces. What was entered while paging worked in another
     /// way is of no use: hosts change modes without a flush.
     pub(super) fn enter_guest_asid(&mut self) {
-        const PAGING: u64 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE;
+        const PAGING: u64 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_LA57;
         let control = &self.svm.control;
         let key = SpaceKey {
             paged: self.cr0 & CR0_PG != 0,

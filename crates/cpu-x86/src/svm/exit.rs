@@ -246,6 +246,7 @@ impl Cpu {
         self.gpr[usize::from(RSP)] = host.rsp;
         self.gpr[usize::from(RAX)] = host.rax;
         self.shadow = false;
+        self.debug_shadow = false;
         self.activity = Activity::Running;
         self.keep_rip = false;
         // A host that steps has stepped its VMRUN.

@@ -11,7 +11,6 @@ use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::host::Access;
 use crate::interrupt::Delivered;
-use crate::mmu::PHYS_BITS;
 use crate::op::{Handler, Op};
 use crate::reg::{RAX, RCX};
 use crate::regs::{EFER_SVME, PENDING_SHUTDOWN};
@@ -28,7 +27,7 @@ fn require_svm(cpu: &Cpu) -> Result {
 /// The physical address of a control block in rAX: a page that there can be.
 fn block_address(cpu: &Cpu, op: &Op) -> Result<u64> {
     let address = cpu.reg_sized(RAX, op.addr_size);
-    if address & 0xfff != 0 || address >> PHYS_BITS != 0 {
+    if address & 0xfff != 0 || address >> cpu.limits.phys_bits != 0 {
         Err(Exception::GP0)
     } else {
         Ok(address)

@@ -3,7 +3,6 @@
 use super::{ASIDS, has};
 use crate::cpu::Cpu;
 use crate::feature::Word;
-use crate::mmu::PHYS_BITS;
 use crate::msr::index;
 use crate::regs::EFER_SVME;
 
@@ -48,7 +47,7 @@ impl Cpu {
         match register {
             index::VM_CR if self.has_svm() => self.write_vm_cr(value),
             index::VM_HSAVE_PA if self.has_svm() => {
-                let valid = value & 0xfff == 0 && value >> PHYS_BITS == 0;
+                let valid = value & 0xfff == 0 && value >> self.limits.phys_bits == 0;
                 if valid {
                     self.svm.hsave = value;
                 }

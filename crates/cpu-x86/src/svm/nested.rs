@@ -10,8 +10,8 @@ use super::exit::{Exit, code as exit_code};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::host::Access;
-use crate::mmu::{PHYS_BITS, code, pte};
-use crate::regs::{CR4_PAE, CR4_PSE, CR4_SMEP, EFER_LMA, EFER_NXE};
+use crate::mmu::{code, pte};
+use crate::regs::{CR4_LA57, CR4_PAE, CR4_PSE, CR4_SMEP, EFER_LMA, EFER_NXE};
 
 /// Entries of the cache.
 const CACHED: usize = 256;
@@ -100,7 +100,7 @@ enum Miss {
 
 /// The shape of the host's tables.
 struct Shape {
-    /// Levels, 4 for long mode's.
+    /// Levels, 4 or 5 for long mode's.
     levels: u32,
     /// 8 bytes an entry.
     wide: bool,
@@ -176,10 +176,11 @@ impl Cpu {
         let host = &self.svm.host;
         let mut reserved = if host.efer & EFER_NXE == 0 { pte::NX } else { 0 };
         if host.efer & EFER_LMA != 0 {
-            reserved |= (1 << 52) - (1 << PHYS_BITS);
-            Shape { levels: 4, wide: true, reserved, large: true }
+            reserved |= (1 << 52) - (1 << self.limits.phys_bits);
+            let levels = if host.cr4 & CR4_LA57 != 0 { 5 } else { 4 };
+            Shape { levels, wide: true, reserved, large: true }
         } else if host.cr4 & CR4_PAE != 0 {
-            reserved |= (1 << 63) - (1 << PHYS_BITS);
+            reserved |= (1 << 63) - (1 << self.limits.phys_bits);
             Shape { levels: 3, wide: true, reserved, large: true }
         } else {
             let large = host.cr4 & CR4_PSE != 0;
@@ -194,7 +195,7 @@ impl Cpu {
         let n_cr3 = self.svm.control.n_cr3;
         let mut level = shape.levels;
         let mut table = match level {
-            4 => n_cr3 & pte::ADDR,
+            4 | 5 => n_cr3 & pte::ADDR,
             3 => n_cr3 & 0xffff_ffe0,
             _ => n_cr3 & 0xffff_f000,
         };
@@ -214,8 +215,8 @@ impl Cpu {
             let is_large = value & pte::LARGE != 0 && level > 1 && shape.large && !pointer;
             let mut wrong = value & shape.reserved;
             if pointer {
-                wrong |= value & 0x1e6 | value & pte::NX;
-            } else if is_large && level == 4 {
+                wrong |= value & self.reserved_pointer_bits();
+            } else if is_large && level >= 4 {
                 wrong |= pte::LARGE;
             } else if is_large && shape.wide {
                 wrong |= value & ((1 << shift) - (1 << 13));

@@ -2,7 +2,6 @@
 
 use super::{Exit, Svm};
 use crate::cpu::Cpu;
-use crate::mmu::PHYS_BITS;
 use crate::state::{SvmGuest, SvmState};
 
 impl Cpu {
@@ -37,7 +36,7 @@ impl Cpu {
             return Err("a nested guest is running, but the CPU model has no 'svm'".into());
         }
         let pages = [guest.vmcb, guest.control.iopm, guest.control.msrpm];
-        if pages.iter().any(|&page| page & 0xfff != 0 || page >> PHYS_BITS != 0) {
+        if pages.iter().any(|&page| page & 0xfff != 0 || page >> self.limits.phys_bits != 0) {
             return Err("a nested guest's control block or map is at no page's address".into());
         }
         let host = &guest.host;

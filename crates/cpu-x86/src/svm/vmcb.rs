@@ -81,21 +81,25 @@ const SAVED: [(usize, usize); 4] =
     [(at::FS, at::GDTR), (at::LDTR, at::IDTR), (at::TR, at::TR + 16), (at::STAR, at::CR2)];
 
 /// A block as it was read.
-pub(crate) struct Vmcb([u8; LEN]);
-
-/// An address as the processor has it after it loaded it from a block: canonical.
-fn canonical(base: u64) -> u64 {
-    let shift = 64 - crate::mmu::LINEAR_BITS;
-    ((base << shift) as i64 >> shift) as u64
+pub(crate) struct Vmcb {
+    bytes: [u8; LEN],
+    /// Width of the processor's linear addresses.
+    linear_bits: u32,
 }
 
 impl Vmcb {
+    /// An address as the processor has it after it loaded it from a block: canonical.
+    fn canonical(&self, base: u64) -> u64 {
+        let shift = 64 - self.linear_bits;
+        ((base << shift) as i64 >> shift) as u64
+    }
+
     /// The block at physical address `base`, a page's.
     pub(crate) fn read(cpu: &Cpu, base: u64) -> Self {
-        let mut vmcb = Self([0; LEN]);
-        cpu.read_physical_page(base, &mut vmcb.0[..CONTROL_LEN]);
+        let mut vmcb = Self { bytes: [0; LEN], linear_bits: cpu.limits.linear_bits() };
+        cpu.read_physical_page(base, &mut vmcb.bytes[..CONTROL_LEN]);
         let save = at::SEGMENTS as u64;
-        cpu.read_physical_page(base + save, &mut vmcb.0[at::SEGMENTS..]);
+        cpu.read_physical_page(base + save, &mut vmcb.bytes[at::SEGMENTS..]);
         vmcb
     }
 
@@ -111,18 +115,18 @@ impl Vmcb {
 
     fn write_ranges(&self, cpu: &mut Cpu, base: u64, ranges: &[(usize, usize)]) {
         for &(start, end) in ranges {
-            cpu.write_elsewhere(base + start as u64, &self.0[start..end]);
+            cpu.write_elsewhere(base + start as u64, &self.bytes[start..end]);
         }
     }
 
     fn get<const N: usize>(&self, at: usize) -> [u8; N] {
         let mut bytes = [0; N];
-        bytes.copy_from_slice(&self.0[at..at + N]);
+        bytes.copy_from_slice(&self.bytes[at..at + N]);
         bytes
     }
 
     pub(crate) fn u8(&self, at: usize) -> u8 {
-        self.0[at]
+        self.bytes[at]
     }
 
     pub(crate) fn u16(&self, at: usize) -> u16 {
@@ -139,11 +143,11 @@ impl Vmcb {
 
     /// A linear address, made canonical.
     pub(crate) fn linear(&self, at: usize) -> u64 {
-        canonical(self.u64(at))
+        self.canonical(self.u64(at))
     }
 
     pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
-        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
     pub(crate) fn put_u64(&mut self, at: usize, value: u64) {
@@ -157,7 +161,7 @@ impl Vmcb {
             selector: self.u16(at),
             attributes: attributes & 0xff | (attributes & 0xf00) << 4,
             limit: self.u32(at + 4),
-            base: canonical(self.u64(at + 8)),
+            base: self.canonical(self.u64(at + 8)),
         }
     }
 
@@ -170,7 +174,7 @@ impl Vmcb {
     }
 
     pub(crate) fn table(&self, at: usize) -> TableRegister {
-        TableRegister { base: canonical(self.u64(at + 8)), limit: self.u16(at + 4) }
+        TableRegister { base: self.canonical(self.u64(at + 8)), limit: self.u16(at + 4) }
     }
 
     pub(crate) fn put_table(&mut self, at: usize, table: TableRegister) {

@@ -6,7 +6,6 @@ use super::{require_cpl0, require_visible_tables, store16};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::fpu::xsave::component;
-use crate::mmu::{PHYS_BITS, is_canonical};
 use crate::op::{Handler, Op, OpFlags};
 use crate::reg::{RAX, RCX, RDX};
 use crate::regs::*;
@@ -72,7 +71,7 @@ impl Cpu {
         let pcids = self.cr4 & CR4_PCIDE != 0;
         let keep = pcids && value >> 63 != 0;
         let value = if pcids { value & !(1 << 63) } else { value };
-        if self.long_mode() && value >> PHYS_BITS != 0 {
+        if self.long_mode() && value >> self.limits.phys_bits != 0 {
             return Err(Exception::GP0);
         }
         if Self::is_pae(self.cr0, self.cr4, self.efer) {
@@ -89,7 +88,7 @@ impl Cpu {
         let changed = value ^ self.cr4;
         let gains = changed & value;
         if value & !self.limits.cr4 != 0
-            || self.long_mode() && value & CR4_PAE == 0
+            || self.long_mode() && (value & CR4_PAE == 0 || changed & CR4_LA57 != 0)
             || gains & CR4_PCIDE != 0 && (!self.long_mode() || self.cr3 & 0xfff != 0)
         {
             return Err(Exception::GP0);
@@ -99,13 +98,26 @@ impl Cpu {
             self.pdptes = self.read_pdptes(self.cr3)?;
         }
         self.cr4 = value;
-        const TRANSLATION: u64 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP;
+        const TRANSLATION: u64 =
+            CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_LA57;
         if changed & TRANSLATION != 0 {
             self.tlb.flush_all();
             self.tlb.switch(self.pcid(), true);
+        } else if changed & (CR4_PKE | CR4_PKS) != 0 {
+            self.tlb.flush_l1();
         }
         self.break_block = true;
         Ok(())
+    }
+
+    /// Replaces the rights to user pages by protection key.
+    pub(crate) fn set_pkru(&mut self, pkru: u32) {
+        if pkru != self.pkru {
+            self.pkru = pkru;
+            if self.cr4 & CR4_PKE != 0 {
+                self.tlb.flush_l1();
+            }
+        }
     }
 }
 
@@ -219,7 +231,7 @@ fn invpcid(cpu: &mut Cpu, op: &Op) -> Result {
     }
     let current = cpu.pcid();
     match kind {
-        0 if !is_canonical(linear) => return Err(Exception::GP0),
+        0 if !cpu.is_canonical_base(linear) => return Err(Exception::GP0),
         0 if pcid == current => cpu.tlb.invalidate(linear),
         // Another address space is found empty when it is next used.
         0 | 1 => cpu.tlb.flush_space(pcid, pcid == current),
@@ -238,7 +250,7 @@ fn invd(cpu: &mut Cpu, _: &Op) -> Result {
     cpu.intercept(code::INVD)
 }
 
-/// WBINVD: there is nothing to write back.
+/// WBINVD, WBNOINVD: there is nothing to write back.
 fn wbinvd(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
     cpu.intercept(code::WBINVD)
@@ -248,10 +260,11 @@ fn xgetbv(cpu: &mut Cpu, _: &Op) -> Result {
     if cpu.cr4 & CR4_OSXSAVE == 0 {
         return Err(Exception::UD);
     }
-    if cpu.gpr(RCX) as u32 != 0 {
-        return Err(Exception::GP0);
-    }
-    let value = cpu.xcr0;
+    let value = match cpu.gpr(RCX) as u32 {
+        0 => cpu.xcr0,
+        1 if cpu.limits.xgetbv1 => cpu.xcr0 & cpu.components_in_use(),
+        _ => return Err(Exception::GP0),
+    };
     cpu.set_reg(RAX, value as u32);
     cpu.set_reg(RDX, (value >> 32) as u32);
     Ok(())
@@ -268,6 +281,29 @@ fn xsetbv(cpu: &mut Cpu, _: &Op) -> Result {
         return Err(Exception::GP0);
     }
     cpu.xcr0 = value;
+    Ok(())
+}
+
+fn rdpkru(cpu: &mut Cpu, _: &Op) -> Result {
+    if cpu.cr4 & CR4_PKE == 0 {
+        return Err(Exception::UD);
+    }
+    if cpu.reg::<u32>(RCX) != 0 {
+        return Err(Exception::GP0);
+    }
+    cpu.set_reg(RAX, cpu.pkru);
+    cpu.set_reg(RDX, 0u32);
+    Ok(())
+}
+
+fn wrpkru(cpu: &mut Cpu, _: &Op) -> Result {
+    if cpu.cr4 & CR4_PKE == 0 {
+        return Err(Exception::UD);
+    }
+    if cpu.reg::<u32>(RCX) != 0 || cpu.reg::<u32>(RDX) != 0 {
+        return Err(Exception::GP0);
+    }
+    cpu.set_pkru(cpu.reg(RAX));
     Ok(())
 }
 
@@ -290,9 +326,11 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         Code::Invlpg_m => invlpg,
         Code::Invpcid_r32_m128 | Code::Invpcid_r64_m128 => invpcid,
         Code::Invd => invd,
-        Code::Wbinvd => wbinvd,
+        Code::Wbinvd | Code::Wbnoinvd => wbinvd,
         Code::Xgetbv => xgetbv,
         Code::Xsetbv => xsetbv,
+        Code::Rdpkru => rdpkru,
+        Code::Wrpkru => wrpkru,
         _ => return None,
     })
 }

@@ -18,7 +18,7 @@ fn register(cpu: &mut Cpu, n: u8) -> Result<usize> {
     };
     require_cpl0(cpu)?;
     if cpu.dr[7] & DR7_GD != 0 {
-        cpu.dr[6] |= DR6_BD;
+        cpu.set_debug_conditions(DR6_BD);
         cpu.dr[7] &= !DR7_GD;
         return Err(Exception::plain(vector::DB));
     }

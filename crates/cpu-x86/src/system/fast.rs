@@ -8,7 +8,6 @@ use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::flags::bits;
 use crate::int::Int;
-use crate::mmu::is_canonical;
 use crate::op::{Handler, Op};
 use crate::reg::{RCX, RDX, RSP};
 use crate::regs::{CR4_FSGSBASE, EFER_SCE};
@@ -113,7 +112,7 @@ fn sysexit<const LONG: bool>(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
     let mask = if LONG { u64::MAX } else { 0xffff_ffff };
     let (target, sp) = (cpu.gpr(RDX) & mask, cpu.gpr(RCX) & mask);
-    if LONG && !(is_canonical(target) && is_canonical(sp)) {
+    if LONG && !(cpu.is_canonical(target) && cpu.is_canonical(sp)) {
         return Err(Exception::GP0);
     }
     let code = selector.wrapping_add(if LONG { 32 } else { 16 }) | 3;
@@ -148,7 +147,7 @@ fn read_base<T: Int, const SEGMENT: u8>(cpu: &mut Cpu, op: &Op) -> Result {
 fn write_base<T: Int, const SEGMENT: u8>(cpu: &mut Cpu, op: &Op) -> Result {
     require_fsgsbase(cpu)?;
     let base = cpu.reg::<T>(op.dst).to_u64();
-    if !is_canonical(base) {
+    if !cpu.is_canonical_base(base) {
         return Err(Exception::GP0);
     }
     cpu.seg[usize::from(SEGMENT)].base = base;

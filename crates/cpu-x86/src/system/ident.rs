@@ -9,7 +9,7 @@ use crate::flags::bits;
 use crate::int::Int;
 use crate::op::{Handler, Op};
 use crate::reg::{RAX, RBX, RCX, RDX};
-use crate::regs::{CR4_PCE, CR4_TSD};
+use crate::regs::CR4_TSD;
 use crate::svm::code;
 
 fn cpuid(cpu: &mut Cpu, _: &Op) -> Result {
@@ -78,12 +78,13 @@ fn rdpid<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     Ok(())
 }
 
-/// RDPMC: there are no counters.
 fn rdpmc(cpu: &mut Cpu, _: &Op) -> Result {
-    if cpu.cpl == 0 || cpu.cr4 & CR4_PCE != 0 {
+    if cpu.may_read_counters() {
         cpu.intercept(code::RDPMC)?;
     }
-    Err(Exception::GP0)
+    let value = cpu.read_performance_counter(cpu.reg(RCX))?;
+    set_pair(cpu, value);
+    Ok(())
 }
 
 /// RDRAND and RDSEED. Without entropy from the host they report that none is ready.

@@ -10,6 +10,14 @@ use crate::op::{Handler, Op};
 use crate::reg::addr_mask;
 use crate::segment::{CS, DS, ES, FS, GS, SS};
 
+impl Cpu {
+    /// MOV and POP to SS hold off interrupts and debug exceptions until the stack pointer is loaded, too.
+    fn shadow_stack_load(&mut self) {
+        self.shadow = true;
+        self.debug_shadow = true;
+    }
+}
+
 fn load(cpu: &mut Cpu, op: &Op) -> Result {
     if op.dst == CS {
         return Err(Exception::UD);
@@ -18,7 +26,7 @@ fn load(cpu: &mut Cpu, op: &Op) -> Result {
     let selector = source16(cpu, op, op.src)?;
     cpu.load_segment(op.dst, selector)?;
     if op.dst == SS {
-        cpu.shadow = true;
+        cpu.shadow_stack_load();
     }
     Ok(())
 }
@@ -44,7 +52,7 @@ fn pop<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     cpu.load_segment(op.dst, selector)?;
     cpu.gpr[4] = after;
     if op.dst == SS {
-        cpu.shadow = true;
+        cpu.shadow_stack_load();
     }
     Ok(())
 }

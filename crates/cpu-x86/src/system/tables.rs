@@ -9,7 +9,6 @@ use crate::descriptor::{Descriptor, gp, is_null, np, rpl, system_type};
 use crate::exception::{Exception, Result};
 use crate::flags::bits;
 use crate::int::Int;
-use crate::mmu::is_canonical;
 use crate::op::{Handler, Op, OpFlags};
 use crate::segment::attr;
 use crate::state::{Segment, TableRegister};
@@ -27,7 +26,7 @@ fn load_table(cpu: &mut Cpu, op: &Op, base_bytes: usize, code: u32) -> Result<Ta
     let mut base = [0; 8];
     base[..base_bytes].copy_from_slice(&image[2..2 + base_bytes]);
     let base = u64::from_le_bytes(base);
-    if !is_canonical(base) {
+    if !cpu.is_canonical_base(base) {
         return Err(Exception::GP0);
     }
     Ok(TableRegister { base, limit: u16::from_le_bytes([image[0], image[1]]) })
@@ -73,7 +72,7 @@ fn system_segment(cpu: &mut Cpu, descriptor: Descriptor, selector: u16) -> Resul
     let mut segment = descriptor.segment(selector);
     if cpu.long_mode() {
         segment.base |= cpu.descriptor_high(selector)? << 32;
-        if !is_canonical(segment.base) {
+        if !cpu.is_canonical_base(segment.base) {
             return Err(gp(selector));
         }
     }

@@ -62,7 +62,7 @@ impl Emulated {
             group: Arc::new(CpuGroup::default()),
         };
         let cpu = Cpu::new(
-            CpuConfig { index: 0, topology: Topology::default(), model: Arc::default() },
+            CpuConfig { apic_id: 0, topology: Topology::default(), model: Arc::default() },
             wiring,
         );
         let base = base_state(&cpu);

@@ -64,7 +64,10 @@ fn reason(code: Code) -> Option<&'static str> {
         }
         _ if loads_segment => "depends on the kernel's descriptor tables",
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase => "the bases are the host program's own",
-        Xsave | Xsave64 | Xsaveopt | Xsaveopt64 | Xrstor | Xrstor64 => {
+        Rdpkru | Wrpkru => "the keys guard the test's own memory, too",
+        Clzerow | Clzerod | Clzeroq => "not every host has it (see the guests of cpu-guests)",
+        Xsave | Xsave64 | Xsaveopt | Xsaveopt64 | Xsavec | Xsavec64 | Xsaves | Xsaves64
+        | Xrstor | Xrstor64 | Xrstors | Xrstors64 => {
             "the image's layout follows the host's XCR0 (see the unit's own tests)"
         }
         Movsxd if code == Code::Movsxd_r16_rm16 => {
@@ -111,6 +114,33 @@ pub(crate) fn classify(code: Code) -> Verdict {
         return Verdict::NotOnHost;
     }
     Verdict::Covered
+}
+
+/// What the table says of `code`, whatever the host has; `None` if it is not part of the CPU's model in
+/// any mode.
+fn told(code: Code) -> Option<String> {
+    let form = code.op_code();
+    let known = matches!(form.encoding(), EncodingKind::Legacy | EncodingKind::VEX);
+    let features = code.cpuid_features();
+    if !form.is_instruction() || !known || !cpu_x86::feature::is_implemented(features) {
+        return None;
+    }
+    let mut instruction = Instruction::default();
+    instruction.set_code(code);
+    Some(match classify(code) {
+        Verdict::Covered | Verdict::NotOnHost if instruction.is_privileged() => {
+            "privileged: compared as the fault that it is at CPL 3".into()
+        }
+        Verdict::Covered | Verdict::NotOnHost => "covered".into(),
+        Verdict::Excluded(reason) => format!("excluded: {reason}"),
+        Verdict::Outside => "excluded: not in 64-bit mode (see the guests)".into(),
+    })
+}
+
+/// A line for each form of the model: what it is, and what becomes of it.
+pub(crate) fn table() -> String {
+    let line = |code: Code| Some(format!("{code:?}: {}\n", told(code)?));
+    Code::values().filter_map(line).collect()
 }
 
 /// All forms that are compared.

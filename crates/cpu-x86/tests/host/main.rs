@@ -206,6 +206,21 @@ struct Tally {
     example: String,
 }
 
+/// `forms.txt` tells of every form within the CPU's model. `RHEA_RECORD=1` writes it anew.
+#[test]
+fn every_form_is_accounted_for() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/host/forms.txt");
+    let table = forms::table();
+    if std::env::var_os("RHEA_RECORD").is_some() {
+        std::fs::write(path, &table).expect("the table can be written");
+    }
+    let recorded = std::fs::read_to_string(path).unwrap_or_default();
+    let lines = recorded.lines().zip(table.lines());
+    let first = lines.enumerate().find(|(_, (recorded, now))| recorded != now);
+    assert_eq!(first, None, "the recorded table is not that of the CPU's model");
+    assert_eq!(recorded.lines().count(), table.lines().count());
+}
+
 #[test]
 fn instructions_do_what_the_host_does() {
     let seed = number("RHEA_SEED").unwrap_or(1);

@@ -32,7 +32,7 @@ use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
 use crate::parallel::{LPT_PORTS, Parallel};
 use crate::pci::{Devfn, PciBus, PciFunction, PciWiring};
 use crate::pflash::Pflash;
-use crate::piix::{Piix3, Piix4Pm, reg};
+use crate::piix::{Piix3, Piix4Pm, PmOptions, reg};
 use crate::pvpanic::{self, PvPanic, PvPanicPci};
 use crate::rom::SystemRom;
 use crate::scsi::{Lun, LunOptions, Transport};
@@ -116,7 +116,7 @@ fn pci_bus(bench: &Bench) -> Arc<PciBus> {
 fn apic_bus(bench: &Bench, cpus: usize) -> Arc<ApicBus> {
     let clock: Arc<dyn GuestClock> = Arc::new(BenchClock(bench.clock.clone()));
     let signals = (0..cpus).map(|_| Arc::new(Signals::default()));
-    ApicBus::new(signals, &clock, &bench.timers)
+    ApicBus::new((0..).zip(signals), &clock, &bench.timers)
 }
 
 /// A disk on one port. Its commands come from memory that traffic can't write, so they are written here.
@@ -634,7 +634,13 @@ fn piix4_pm() -> Rig {
     let mut keep = None;
     let (rig, pm) = Rig::new(|bench| {
         let pci = pci_bus(bench);
-        let pm = Piix4Pm::new(&bench.ports, &bench.timers, bench.line(9), bench.wishes.clone());
+        let pm = Piix4Pm::new(
+            &bench.ports,
+            &bench.timers,
+            bench.line(9),
+            bench.wishes.clone(),
+            PmOptions::default(),
+        );
         pm.attach(&pci, &bench.ports).unwrap();
         keep = Some(pci);
         pm

@@ -28,6 +28,15 @@ impl DriveType {
         }
     }
 
+    /// Cylinders, and sectors a track, of the largest format.
+    pub fn capacity(self) -> (u8, u8) {
+        match self {
+            Self::D120 => (80, 15),
+            Self::D144 => (80, 18),
+            Self::D288 => (80, 36),
+        }
+    }
+
     /// Whether media of `other`'s formats fit in.
     fn takes(self, other: Self) -> bool {
         self == other || (self, other) == (Self::D288, Self::D144)

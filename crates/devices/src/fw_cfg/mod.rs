@@ -37,12 +37,17 @@ const NOTHING: u16 = 0xffff;
 const KEY_BITS: u16 = 0x3fff | key::ARCH;
 
 /// The DMA command's bits; the key to select is above.
-mod control {
-    pub(super) const ERROR: u32 = 1 << 0;
-    pub(super) const READ: u32 = 1 << 1;
-    pub(super) const SKIP: u32 = 1 << 2;
-    pub(super) const SELECT: u32 = 1 << 3;
-    pub(super) const WRITE: u32 = 1 << 4;
+pub mod control {
+    /// The command failed; set by the device.
+    pub const ERROR: u32 = 1 << 0;
+    /// Copy from the item to memory.
+    pub const READ: u32 = 1 << 1;
+    /// Go on in the item without copying.
+    pub const SKIP: u32 = 1 << 2;
+    /// Select an item first.
+    pub const SELECT: u32 = 1 << 3;
+    /// Copy from memory to the item.
+    pub const WRITE: u32 = 1 << 4;
 }
 
 /// Bytes that are moved at a time.

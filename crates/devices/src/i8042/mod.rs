@@ -17,7 +17,9 @@ mod translate;
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use bus::{AddressSpace, Device, IrqLine, MachineControl, MapError, ShutdownCause};
+use bus::{
+    AddressSpace, Device, IrqLine, MachineControl, MapError, Notice, ShutdownCause, WakeCause,
+};
 use input::{EventKinds, InputEvent, InputHub, InputSink, SinkHandle, SinkSpec};
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
@@ -352,6 +354,7 @@ struct Hands(Weak<I8042>);
 impl InputSink for Hands {
     fn event(&self, event: &InputEvent) {
         let Some(controller) = self.0.upgrade() else { return };
+        controller.control.notify(Notice::Wake(WakeCause::User));
         let mut state = lock(&controller.state);
         match *event {
             InputEvent::Key { key, down } => state.keyboard.key(key, down),

@@ -133,17 +133,17 @@ pub struct ApicBus {
 }
 
 impl ApicBus {
-    /// One local APIC for each CPU; their ids count from 0, and CPU 0 is the bootstrap processor.
+    /// One local APIC for each CPU, with this id and these signals. The one with id 0 is the bootstrap
+    /// processor's.
     pub fn new(
-        cpus: impl IntoIterator<Item = Arc<Signals>>,
+        cpus: impl IntoIterator<Item = (u32, Arc<Signals>)>,
         clock: &Arc<dyn GuestClock>,
         timers: &TimerQueue,
     ) -> Arc<Self> {
         Arc::new_cyclic(|bus: &Weak<Self>| {
-            let apic = |(index, signals)| {
-                LocalApic::new(index, signals, Arc::clone(clock), timers, bus.clone())
-            };
-            let apics = (0..).zip(cpus).map(apic).collect();
+            let apic =
+                |(id, signals)| LocalApic::new(id, signals, Arc::clone(clock), timers, bus.clone());
+            let apics = cpus.into_iter().map(apic).collect();
             Self { apics, ends: OnceLock::new() }
         })
     }

@@ -369,6 +369,17 @@ impl InterruptController for LocalApic {
         }
     }
 
+    fn performance_interrupt(&self, masks: bool) {
+        let mut registers = self.registers();
+        if registers.is_enabled() {
+            self.raise_local(&mut registers, Source::Performance);
+            if masks {
+                registers.mask(Source::Performance);
+            }
+            self.refresh(&registers);
+        }
+    }
+
     fn startup_vector(&self) -> u8 {
         self.registers().startup_vector
     }

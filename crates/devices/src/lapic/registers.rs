@@ -65,6 +65,7 @@ const DFR_FLAT: u32 = 0xffff_ffff;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Timer = 0,
+    Performance = 2,
     Lint0 = 3,
     Lint1 = 4,
     Error = 5,
@@ -309,6 +310,11 @@ impl Registers {
     /// Whether the error interrupt is due; it is then the caller's to deliver.
     pub(super) fn take_error_interrupt(&mut self) -> bool {
         std::mem::take(&mut self.error_raised)
+    }
+
+    /// Masks the entry of `source`.
+    pub(super) fn mask(&mut self, source: Source) {
+        self.lvt[source as usize] |= LVT_MASKED;
     }
 
     pub(super) fn lvt_entry(&self, source: Source) -> LvtEntry {

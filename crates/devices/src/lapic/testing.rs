@@ -38,7 +38,7 @@ impl Bench {
         let timers = TimerQueue::without_thread(clock.clone());
         let guest: Arc<dyn GuestClock> = Arc::new(BenchClock(clock.clone()));
         let signals = (0..count).map(|_| Arc::new(Signals::default()));
-        let bus = ApicBus::new(signals, &guest, &timers);
+        let bus = ApicBus::new((0..).zip(signals), &guest, &timers);
         Self { clock, timers, bus }
     }
 

@@ -21,6 +21,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bus::{
     AddressSpace, Clock, Device, IrqLine, MachineControl, MapError, Notice, Timer, TimerQueue,
+    WakeCause,
 };
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
@@ -306,6 +307,9 @@ impl Mc146818 {
         }
         let c = &mut state.cmos[reg::C];
         *c |= happened;
+        if happened & state.cmos[reg::B] & B_ALARM != 0 {
+            self.control.notify(Notice::Wake(WakeCause::Rtc));
+        }
         self.drive(state);
         self.arm(state, now);
     }

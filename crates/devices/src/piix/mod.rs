@@ -8,7 +8,10 @@ mod tests;
 mod window;
 
 pub use isa_bridge::{Piix3, Piix3State};
-pub use power::{ACPI_DISABLE, ACPI_ENABLE, Piix4Pm, Piix4PmState};
+pub use power::{
+    ACPI_DISABLE, ACPI_ENABLE, GPE_PORT, GPE_PORTS, Piix4Pm, Piix4PmState, PmOptions,
+    SLEEP_TYPE_HIBERNATE,
+};
 
 /// Registers of PIIX3's and PIIX4's configuration spaces that firmware sets up.
 pub mod reg {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bus::{
     AddressSpace, BusDevice, Clock, Device, IrqLine, MachineControl, MapError, Notice,
-    ShutdownCause, Timer, TimerQueue,
+    ShutdownCause, Timer, TimerQueue, WakeCause,
 };
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
@@ -44,10 +44,12 @@ const ENABLE_BITS: u16 = TIMER | GLOBAL | POWER_BUTTON | RTC;
 /// PM1 control.
 const SCI_ENABLE: u16 = 1 << 0;
 const SLEEP_TYPE: u16 = 7 << 10;
-/// Sleep types: soft off (S5), memory kept (S3), hibernation (S4).
-const SLEEP_TYPE_SOFT_OFF: u16 = 0 << 10;
-const SLEEP_TYPE_SUSPEND: u16 = 1 << 10;
-const SLEEP_TYPE_HIBERNATE: u16 = 2 << 10;
+const SLEEP_TYPE_SHIFT: u32 = 10;
+/// Sleep types: soft off (S5), memory kept (S3).
+const SLEEP_TYPE_SOFT_OFF: u8 = 0;
+const SLEEP_TYPE_SUSPEND: u8 = 1;
+/// The sleep type of hibernation (S4), unless it is given another.
+pub const SLEEP_TYPE_HIBERNATE: u8 = 2;
 const SLEEP_ENABLE: u16 = 1 << 13;
 const CONTROL_BITS: u16 = SCI_ENABLE | 1 << 1 | SLEEP_TYPE;
 
@@ -60,6 +62,12 @@ const TIMER_HALF: u64 = 1 << 23;
 /// The byte of device activity B that has the enable bit of interrupts by the SMI command port.
 const SMI_ENABLE_BYTE: u16 = reg::ACTIVITY_B + 3;
 const SMI_ENABLE: u8 = 1 << 1;
+
+/// Where this board decodes the general purpose event registers, status and enable, besides their place
+/// among the power management ports.
+pub const GPE_PORT: u16 = 0xafe0;
+/// How many bytes they are.
+pub const GPE_PORTS: u8 = 4;
 
 /// SMI command port; its data port follows.
 const SMI_PORT: u16 = 0xb2;
@@ -161,7 +169,24 @@ pub struct Piix4Pm {
     clock: Clock,
     timer: Timer,
     control: Arc<dyn MachineControl>,
+    options: PmOptions,
     registers: Mutex<Registers>,
+}
+
+/// What can be chosen about the function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PmOptions {
+    /// There is system management mode. Without it, firmware finds interrupts by the SMI command port
+    /// enabled already, and none is ever raised.
+    pub smm: bool,
+    /// The sleep type of hibernation.
+    pub hibernate_type: u8,
+}
+
+impl Default for PmOptions {
+    fn default() -> Self {
+        Self { smm: true, hibernate_type: SLEEP_TYPE_HIBERNATE }
+    }
 }
 
 impl Piix4Pm {
@@ -175,6 +200,7 @@ impl Piix4Pm {
         timers: &TimerQueue,
         sci: IrqLine,
         control: Arc<dyn MachineControl>,
+        options: PmOptions,
     ) -> Arc<Self> {
         let clock = timers.clock().clone();
         let mut config = ConfigSpace::new(&IDENTITY, 1);
@@ -186,6 +212,9 @@ impl Piix4Pm {
         config.allow_writes(reg::PM_BASE, &0xffc0u32.to_le_bytes());
         config.allow_writes(reg::PM_ENABLE, &[1]);
         config.allow_writes(reg::ACTIVITY_B, &[0xff; 4]);
+        if !options.smm {
+            config.define(SMI_ENABLE_BYTE, &[SMI_ENABLE]);
+        }
         config.define(reg::SMBUS_BASE, &1u32.to_le_bytes());
         config.allow_writes(reg::SMBUS_BASE, &0xfff0u32.to_le_bytes());
         config.allow_writes(reg::SMBUS_ENABLE, &[0x0f]);
@@ -212,6 +241,7 @@ impl Piix4Pm {
                 clock,
                 timer,
                 control,
+                options,
                 registers: Mutex::new(registers),
             }
         })
@@ -224,11 +254,26 @@ impl Piix4Pm {
     pub fn attach(self: &Arc<Self>, bus: &PciBus, ports: &AddressSpace) -> Result<(), MapError> {
         bus.attach(Self::DEVFN, self.clone());
         map_ports(ports, SMI_PORT, 2, self.clone())?;
+        ports.map(GPE_PORT.into(), GPE_PORTS.into(), Arc::new(GpePorts(self.clone())))?;
         Ok(())
     }
-    /// Tells the guest, once it runs again after a sleep, that it was woken up.
-    pub fn wake_up(&self) {
-        lock(&self.registers).acpi.status |= WAKE;
+
+    /// Tells the guest, once it runs again after a sleep, that it was woken up and by what. A user may as
+    /// well have pressed the button.
+    pub fn wake_up(&self, cause: WakeCause) {
+        let source = match cause {
+            WakeCause::Rtc => RTC,
+            WakeCause::User => POWER_BUTTON,
+        };
+        lock(&self.registers).acpi.status |= WAKE | source;
+    }
+
+    /// Whether `cause` ends a sleep: the guest chooses whether the clock's alarm does.
+    pub fn wakes_on(&self, cause: WakeCause) -> bool {
+        match cause {
+            WakeCause::Rtc => lock(&self.registers).acpi.enable & RTC != 0,
+            WakeCause::User => true,
+        }
     }
 
     /// The wire on which system management interrupts go to a CPU, as edges.
@@ -315,7 +360,9 @@ impl Piix4Pm {
                 self.control.request_shutdown(ShutdownCause::GuestShutdown);
             }
             Some(SLEEP_TYPE_SUSPEND) => self.control.notify(Notice::Suspend),
-            Some(SLEEP_TYPE_HIBERNATE) => self.control.notify(Notice::Hibernate),
+            Some(kind) if kind == self.options.hibernate_type => {
+                self.control.notify(Notice::Hibernate);
+            }
             // The other sleep types are not in the tables and do nothing.
             _ => {}
         }
@@ -323,14 +370,15 @@ impl Piix4Pm {
 }
 
 /// Writes the bits `mask` of a PM register; tells which sleep type that starts, if any.
-fn write_word(acpi: &mut Acpi, at: u64, word: u16, mask: u16) -> Option<u16> {
+fn write_word(acpi: &mut Acpi, at: u64, word: u16, mask: u16) -> Option<u8> {
     let merge = |old: u16, writable: u16| old & !(mask & writable) | word & mask & writable;
     match at {
         PM1_STATUS => acpi.status &= !(word & mask),
         PM1_ENABLE => acpi.enable = merge(acpi.enable, ENABLE_BITS),
         PM1_CONTROL => {
             acpi.control = merge(acpi.control, CONTROL_BITS);
-            return (word & mask & SLEEP_ENABLE != 0).then_some(acpi.control & SLEEP_TYPE);
+            let kind = (acpi.control & SLEEP_TYPE) >> SLEEP_TYPE_SHIFT;
+            return (word & mask & SLEEP_ENABLE != 0).then_some(kind as u8);
         }
         GPE_STATUS => acpi.gpe_status &= !(word & mask),
         GPE_ENABLE => acpi.gpe_enable = merge(acpi.gpe_enable, u16::MAX),
@@ -360,6 +408,19 @@ impl BusDevice for PmPorts {
         if let Some(pm) = self.0.upgrade() {
             pm.write_pm(offset, size, value);
         }
+    }
+}
+
+/// The general purpose event registers in a place of their own.
+struct GpePorts(Arc<Piix4Pm>);
+
+impl BusDevice for GpePorts {
+    fn read(&self, offset: u64, size: u8) -> u64 {
+        self.0.read_pm(GPE_STATUS + offset, size)
+    }
+
+    fn write(&self, offset: u64, size: u8, value: u64) {
+        self.0.write_pm(GPE_STATUS + offset, size, value);
     }
 }
 
@@ -396,7 +457,9 @@ impl PortDevice for Piix4Pm {
         match value {
             ACPI_ENABLE => acpi.control |= SCI_ENABLE,
             ACPI_DISABLE => acpi.control &= !SCI_ENABLE,
-            _ if registers.config.read(SMI_ENABLE_BYTE, 1) as u8 & SMI_ENABLE != 0 => {
+            _ if self.options.smm
+                && registers.config.read(SMI_ENABLE_BYTE, 1) as u8 & SMI_ENABLE != 0 =>
+            {
                 if let Some(smi) = self.smi.get() {
                     smi.set(true);
                     smi.set(false);

@@ -40,7 +40,7 @@ fn bench() -> Bench {
     let wishes = Arc::new(Wishes::default());
     let bus = PciBus::new(ports.clone(), Arc::default(), router.pirq_lines(), Arc::new(NoMsi));
     let sci = IrqLine::new(irq.clone(), 9);
-    let pm = Piix4Pm::new(&ports, &timers, sci, wishes.clone());
+    let pm = Piix4Pm::new(&ports, &timers, sci, wishes.clone(), PmOptions::default());
     pm.attach(&bus, &ports).unwrap();
     pm.write_config(reg::PM_BASE, 4, 0x600);
     pm.write_config(reg::PM_ENABLE, 1, 1);

@@ -1,35 +1,34 @@
 //! The DSDT: the board's devices in AML.
 
 use acpi_tables::aml::*;
-use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 use devices::irq::line;
-use devices::piix::reg;
-use devices::vmgenid;
+use devices::piix::{self, reg};
+use devices::{fw_cfg, hpet, vmgenid};
 
-use super::{Config, Interrupts, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PCI_LINES};
+use super::{Config, Interrupts, PCI_LINES, WORKING, isa};
 
 /// A link's register has this bit set while it is routed nowhere.
 const ROUTE_OFF: u8 = 0x80;
 const ROUTE_LINE: u8 = 0x0f;
 /// Offset of the interrupt number in [`Interrupts`].
 const INTERRUPT_NUMBER: u8 = 5;
-/// Status: present, enabled, shown, working; and the same without enabled.
-const WORKING: u8 = 0x0b;
+/// Status of a link that is routed nowhere: present and working.
 const DISABLED: u8 = 0x09;
 
 const LINKS: [&str; 4] = ["LNKA", "LNKB", "LNKC", "LNKD"];
+const SCI_LINK: &str = "LNKS";
 const ROUTES: [&str; 4] = ["PRQ0", "PRQ1", "PRQ2", "PRQ3"];
 
 /// Objects one after another.
-struct Sequence(Vec<u8>);
+pub(super) struct Sequence(Vec<u8>);
 
 impl Sequence {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Vec::new())
     }
 
-    fn add(&mut self, object: &dyn Aml) {
+    pub(super) fn add(&mut self, object: &dyn Aml) {
         object.to_aml_bytes(&mut self.0);
     }
 }
@@ -43,23 +42,34 @@ impl Aml for Sequence {
 /// Builds the table.
 pub(super) fn build(config: &Config) -> Vec<u8> {
     let mut body = Sequence::new();
-    body.add(&Scope::new("\\_SB_".into(), vec![&pci_root(config), &links(), &processors(config)]));
+    let mut system = Sequence::new();
+    system.add(&pci_root(config));
+    system.add(&links());
+    if config.hpet {
+        system.add(&hpet_device());
+    }
+    system.add(&processors(config));
+    body.add(&Scope::new("\\_SB_".into(), vec![&system]));
+    body.add(&Scope::new("\\_GPE".into(), vec![&Name::new("_HID".into(), &"ACPI0006")]));
     // Soft off: sleep type 0 for both control registers.
     body.add(&Name::new("\\_S5_".into(), &Package::new(vec![&ZERO, &ZERO, &ZERO, &ZERO])));
-    if config.suspend {
-        // Memory kept, and hibernation.
+    let sleep = &config.sleep;
+    if sleep.suspend {
         body.add(&Name::new("\\_S3_".into(), &Package::new(vec![&ONE, &ONE, &ZERO, &ZERO])));
-        body.add(&Name::new("\\_S4_".into(), &Package::new(vec![&2u8, &2u8, &ZERO, &ZERO])));
+    }
+    if sleep.hibernate {
+        let kind = &sleep.hibernate_type;
+        body.add(&Name::new("\\_S4_".into(), &Package::new(vec![kind, kind, &ZERO, &ZERO])));
     }
     if config.vmgenid {
         body.add(&Scope::new("\\_SB_".into(), vec![&generation_id()]));
     }
-    let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    let mut dsdt = config.table(b"DSDT", 2);
     dsdt.append_slice(&body.0);
     dsdt.as_slice().to_vec()
 }
 
-fn hid(name: &str) -> Name {
+pub(super) fn hid(name: &str) -> Name {
     Name::new("_HID".into(), &EISAName::new(name))
 }
 
@@ -75,6 +85,13 @@ fn pci_root(config: &Config) -> Sequence {
         &AddressSpace::new_io(0xd00u16, 0xffff, None),
         &memory(0xa_0000, 0xb_ffff),
         &memory(hole.start as u32, (hole.end - 1) as u32),
+        &AddressSpace::new_memory(
+            AddressSpaceCacheable::Cacheable,
+            true,
+            config.pci_hole_64.start,
+            config.pci_hole_64.end - 1,
+            None,
+        ),
     ])
     .to_bytes();
     let mut root = Sequence::new();
@@ -82,23 +99,75 @@ fn pci_root(config: &Config) -> Sequence {
         "PCI0".into(),
         vec![
             &hid("PNP0A03"),
+            &Name::new("_ADR".into(), &ZERO),
             &Name::new("_UID".into(), &ZERO),
             &Name::new("_CRS".into(), &resources),
             &Name::new("_PRT".into(), &routing_table()),
             &isa_bridge(config),
+            &general_purpose_events(),
+            &firmware_configuration(),
         ],
     ));
     root
 }
 
-/// Each slot's four pins and the link they end at.
+/// The ports of the general purpose events, which are nowhere else on the bus.
+fn general_purpose_events() -> Sequence {
+    let mut device = Sequence::new();
+    let ports = IO::new(piix::GPE_PORT, piix::GPE_PORT, 1, piix::GPE_PORTS);
+    device.add(&Device::new(
+        "GPE0".into(),
+        vec![
+            &hid("PNP0A06"),
+            &Name::new("_UID".into(), &"GPE0 resources"),
+            &Name::new("_STA".into(), &WORKING),
+            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports])),
+        ],
+    ));
+    device
+}
+
+/// The firmware configuration device, by the name that its drivers know.
+fn firmware_configuration() -> Sequence {
+    const PORTS: u8 = 12;
+    let mut device = Sequence::new();
+    let ports = IO::new(fw_cfg::PORT, fw_cfg::PORT, 1, PORTS);
+    device.add(&Device::new(
+        "FWCF".into(),
+        vec![
+            &Name::new("_HID".into(), &"QEMU0002"),
+            &Name::new("_STA".into(), &WORKING),
+            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports])),
+        ],
+    ));
+    device
+}
+
+/// The high precision event timer.
+fn hpet_device() -> Sequence {
+    let registers = Memory32Fixed::new(false, hpet::BASE as u32, hpet::MMIO_SIZE as u32);
+    let mut device = Sequence::new();
+    device.add(&Device::new(
+        "HPET".into(),
+        vec![
+            &hid("PNP0103"),
+            &Name::new("_UID".into(), &ZERO),
+            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&registers])),
+        ],
+    ));
+    device
+}
+
+/// Each slot's four pins and the link they end at. The first pin of the chipset's own slot is that of the
+/// power management function, whose interrupt is wired to the SCI.
 fn routing_table() -> PackageBuilder {
     let mut table = PackageBuilder::new();
     for slot in 0..32u32 {
         for pin in 0..4u8 {
             let link = (slot as usize + usize::from(pin) + 3) % 4;
             let address = slot << 16 | 0xffff;
-            let link = Path::new(LINKS[link]);
+            let is_sci = (slot, pin) == (1, 0);
+            let link = Path::new(if is_sci { SCI_LINK } else { LINKS[link] });
             table.add_element(&Package::new(vec![&address, &pin, &link, &ZERO]));
         }
     }
@@ -126,38 +195,10 @@ fn isa_bridge(config: &Config) -> Sequence {
             &Name::new("_ADR".into(), &0x0001_0000u32),
             &OpRegion::new("P40C".into(), OpRegionSpace::PCIConfig, &registers, &4u8),
             &field,
-            &isa_devices(config),
+            &isa::devices(config),
         ],
     ));
     bridge
-}
-
-fn isa_devices(config: &Config) -> Sequence {
-    let mut devices = Sequence::new();
-    let mut device = |name: &str, id: &str, uid: Option<u8>, resources: Vec<&dyn Aml>| {
-        let mut body = Sequence::new();
-        body.add(&hid(id));
-        if let Some(uid) = uid {
-            body.add(&Name::new("_UID".into(), &uid));
-        }
-        body.add(&Name::new("_STA".into(), &0x0fu8));
-        body.add(&Name::new("_CRS".into(), &ResourceTemplate::new(resources)));
-        devices.add(&Device::new(name.into(), vec![&body]));
-    };
-    let isa = |line: u32| Interrupt::new(true, true, false, false, line);
-    device("RTC_", "PNP0B00", None, vec![&IO::new(0x70, 0x70, 1, 2), &isa(line::RTC)]);
-    device(
-        "KBD_",
-        "PNP0303",
-        None,
-        vec![&IO::new(0x60, 0x60, 1, 1), &IO::new(0x64, 0x64, 1, 1), &isa(line::KEYBOARD)],
-    );
-    device("MOU_", "PNP0F13", None, vec![&isa(line::MOUSE)]);
-    for (&(port, line), uid) in config.serial_ports.iter().zip(1..) {
-        let name = format!("COM{uid}");
-        device(&name, "PNP0501", Some(uid), vec![&IO::new(port, port, 1, 8), &isa(line)]);
-    }
-    devices
 }
 
 /// The four PCI interrupt links: devices whose interrupt the guest may choose.
@@ -167,7 +208,28 @@ fn links() -> Sequence {
         let route = Path::new(&format!("\\_SB_.PCI0.ISA_.{route}"));
         links.add(&link(name, &route, uid));
     }
+    links.add(&sci_link());
     links
+}
+
+/// The link that can't be routed elsewhere.
+fn sci_link() -> Sequence {
+    let resources = ResourceTemplate::new(vec![&Interrupts(&[line::SCI])]).to_bytes();
+    let uid = LINKS.len() as u8;
+    let mut link = Sequence::new();
+    link.add(&Device::new(
+        SCI_LINK.into(),
+        vec![
+            &hid("PNP0C0F"),
+            &Name::new("_UID".into(), &uid),
+            &Name::new("_STA".into(), &WORKING),
+            &Name::new("_PRS".into(), &resources),
+            &Name::new("_CRS".into(), &resources),
+            &Method::new("_DIS".into(), 0, false, vec![]),
+            &Method::new("_SRS".into(), 1, false, vec![]),
+        ],
+    ));
+    link
 }
 
 fn link(name: &str, route: &Path, uid: u8) -> Sequence {
@@ -246,7 +308,7 @@ fn generation_id() -> Sequence {
 
 fn processors(config: &Config) -> Sequence {
     let mut processors = Sequence::new();
-    for cpu in 0..config.cpus as u8 {
+    for cpu in 0..config.apic_ids.len() as u8 {
         processors.add(&Device::new(
             Path::new(&format!("C{cpu:03X}")),
             vec![&Name::new("_HID".into(), &"ACPI0007"), &Name::new("_UID".into(), &cpu)],

@@ -87,7 +87,7 @@ impl Files {
             tables[at + CHECKSUM] = 0;
             script.checksum(TABLES_FILE, at + CHECKSUM, at, len);
         }
-        let mut root = make_rsdp(image.rsdt as u64, image.xsdt as u64);
+        let mut root = make_rsdp(image.oem_id, image.rsdt as u64, image.xsdt as u64);
         root[rsdp::CHECKSUM] = 0;
         root[rsdp::EXTENDED_CHECKSUM] = 0;
         script.pointer(RSDP_FILE, TABLES_FILE, rsdp::RSDT, 4);

@@ -6,6 +6,7 @@
 //! addresses that firmware chooses come in [`Config`].
 
 mod dsdt;
+mod isa;
 pub mod loader;
 #[cfg(test)]
 mod tests;
@@ -19,12 +20,17 @@ use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
+use devices::fdc::DriveType;
 use devices::irq::line;
-use devices::piix::{ACPI_DISABLE, ACPI_ENABLE};
+use devices::piix::{ACPI_DISABLE, ACPI_ENABLE, GPE_PORT, GPE_PORTS};
 use devices::{hpet, ioapic, lapic};
 
-const OEM_ID: [u8; 6] = *b"RHEA  ";
-const OEM_TABLE_ID: [u8; 8] = *b"RHEAPC  ";
+use crate::pc::SleepStates;
+
+/// Who made the tables, and their id.
+pub const OEM_ID: [u8; 6] = *b"RHEA  ";
+/// See [`OEM_ID`].
+pub const OEM_TABLE_ID: [u8; 8] = *b"RHEAPC  ";
 const OEM_REVISION: u32 = 1;
 
 /// Port of PIIX3's reset control register, and the value that resets everything.
@@ -37,28 +43,52 @@ const CENTURY: u8 = 0x32;
 /// Id of the I/O APIC, as other boards of this kind have it.
 const IOAPIC_ID: u8 = 0;
 
+/// Status of devices: present, enabled, shown and working; and not to be shown.
+const PRESENT: u8 = 0x0f;
+const WORKING: u8 = 0x0b;
+
 /// Interrupt lines that PCI interrupts can be routed to, level-triggered and active high.
 const PCI_LINES: [u32; 3] = [5, 10, 11];
 
 /// What the tables depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Number of CPUs; local APIC ids count from 0.
-    pub cpus: u32,
+    /// Who made the tables.
+    pub oem_id: [u8; 6],
+    /// The tables' id.
+    pub oem_table_id: [u8; 8],
+    /// The local APIC id of each CPU.
+    pub apic_ids: Vec<u8>,
     /// Window for PCI memory below 4 GiB.
     pub pci_hole: Range<u64>,
+    /// The same above.
+    pub pci_hole_64: Range<u64>,
     /// Base of PIIX4's power management ports.
     pub pm_base: u16,
     /// There is an HPET.
     pub hpet: bool,
     /// There is a generation ID.
     pub vmgenid: bool,
-    /// The guest may sleep, because firmware wakes it up.
-    pub suspend: bool,
+    /// How the guest may sleep.
+    pub sleep: SleepStates,
     /// There is a VGA.
     pub vga: bool,
     /// Serial ports: first port, interrupt line.
     pub serial_ports: Vec<(u16, u32)>,
+    /// Parallel ports: first port, interrupt line.
+    pub parallel_ports: Vec<(u16, u32)>,
+    /// Floppy drives.
+    pub floppies: [Option<DriveType>; 2],
+    /// The port of the device by which a guest says that it panicked.
+    pub pvpanic: Option<u16>,
+}
+
+impl Config {
+    /// A table without a body.
+    fn table(&self, signature: &[u8; 4], revision: u8) -> Sdt {
+        let (id, table_id) = (self.oem_id, self.oem_table_id);
+        Sdt::new(*signature, BODY as u32, revision, id, table_id, OEM_REVISION)
+    }
 }
 
 /// Tables at their address.
@@ -93,6 +123,8 @@ pub struct Image {
     pub rsdt: usize,
     /// Offset of the XSDT.
     pub xsdt: usize,
+    /// Who made them, as the RSDP says too.
+    pub oem_id: [u8; 6],
 }
 
 /// Offset of a table's checksum.
@@ -122,7 +154,7 @@ mod rsdp {
 impl Image {
     /// Builds the tables.
     pub fn new(config: &Config) -> Self {
-        let mut image = Self::default();
+        let mut image = Self { oem_id: config.oem_id, ..Self::default() };
         let facs = image.add(&bytes(&FACS::new()));
         let dsdt = image.add(&dsdt::build(config));
         let fadt = fadt(config, facs, dsdt);
@@ -139,10 +171,11 @@ impl Image {
         let madt = image.add(&madt(config));
         let mut all = vec![fadt_at, madt];
         if config.hpet {
-            all.push(image.add(&hpet_table()));
+            all.push(image.add(&hpet_table(config)));
         }
-        let mut rsdt = Sdt::new(*b"RSDT", BODY as u32, 1, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-        let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+        all.push(image.add(&emulated_devices(config)));
+        let mut rsdt = config.table(b"RSDT", 1);
+        let mut xsdt = XSDT::new(config.oem_id, config.oem_table_id, OEM_REVISION);
         for table in all {
             rsdt.append_slice(&(table as u32).to_le_bytes());
             xsdt.add_entry(table as u64);
@@ -190,14 +223,14 @@ impl Image {
         for (at, len) in self.checksums {
             set_checksum(&mut self.bytes[at..at + len], CHECKSUM);
         }
-        let rsdp = make_rsdp(base + self.rsdt as u64, base + self.xsdt as u64);
+        let rsdp = make_rsdp(self.oem_id, base + self.rsdt as u64, base + self.xsdt as u64);
         Tables { rsdp: start, blobs: vec![(start, rsdp), (base, self.bytes)] }
     }
 }
 
 /// The root pointer with these addresses, and its checksums.
-fn make_rsdp(rsdt: u64, xsdt: u64) -> Vec<u8> {
-    let mut bytes = bytes(&Rsdp::new(OEM_ID, xsdt));
+fn make_rsdp(oem_id: [u8; 6], rsdt: u64, xsdt: u64) -> Vec<u8> {
+    let mut bytes = bytes(&Rsdp::new(oem_id, xsdt));
     bytes[rsdp::RSDT..rsdp::RSDT + 4].copy_from_slice(&(rsdt as u32).to_le_bytes());
     set_checksum(&mut bytes[..rsdp::FIRST_PART], rsdp::CHECKSUM);
     set_checksum(&mut bytes, rsdp::EXTENDED_CHECKSUM);
@@ -222,17 +255,17 @@ fn fadt(config: &Config, facs: usize, dsdt: usize) -> Vec<u8> {
     let port = |offset: u32, width: u8, access| {
         GAS::new(AddressSpace::SystemIo, width, 0, access, (pm + offset).into())
     };
-    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+    let mut fadt = FADTBuilder::new(config.oem_id, config.oem_table_id, OEM_REVISION)
         .dsdt_64(dsdt as u64)
         .firmware_ctrl_32(facs as u32)
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
-        // The power button is a fixed feature (flag clear); there is no sleep button, and the
-        // RTC wakes nothing (flags set).
+        // The power button and the RTC's alarm are fixed features (flags clear); there is no sleep
+        // button (flag set).
         .flag(Flags::SlpButton)
-        .flag(Flags::FixRtc)
+        .flag(Flags::UsePlatformClock)
         .flag(Flags::ResetRegSup)
-        .gpe_info(pm + 0x0c, 0, 4, 0, 0);
+        .gpe_info(GPE_PORT.into(), 0, GPE_PORTS, 0, 0);
     fadt.dsdt = (dsdt as u32).into();
     fadt.sci_int = (line::SCI as u16).into();
     fadt.smi_cmd = SMI_COMMAND_PORT.into();
@@ -255,19 +288,30 @@ fn fadt(config: &Config, facs: usize, dsdt: usize) -> Vec<u8> {
     fadt.x_pm1a_evt_blk = port(0, 32, AccessSize::WordAccess);
     fadt.x_pm1a_cnt_blk = port(4, 16, AccessSize::WordAccess);
     fadt.x_pm_tmr_blk = port(8, 32, AccessSize::DwordAccess);
-    fadt.x_gpe0_blk = port(0x0c, 32, AccessSize::ByteAccess);
+    let gpe = u64::from(GPE_PORT);
+    fadt.x_gpe0_blk = GAS::new(AddressSpace::SystemIo, 32, 0, AccessSize::ByteAccess, gpe);
     bytes(&fadt.finalize())
 }
 
 /// HPET (IA-PC HPET specification 1.0a, section 3.2.4).
-fn hpet_table() -> Vec<u8> {
-    let mut table = Sdt::new(*b"HPET", 36, 1, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+fn hpet_table(config: &Config) -> Vec<u8> {
+    let mut table = config.table(b"HPET", 1);
     // Low half of the capabilities, then where the registers are: memory, 64 bits.
     table.append_slice(&(hpet::CAPABILITIES as u32).to_le_bytes());
     table.append_slice(&[0, 64, 0, 0]);
     table.append_slice(&hpet::BASE.to_le_bytes());
     // Number of the block, least period, no page protection.
     table.append_slice(&[0; 4]);
+    table.as_slice().to_vec()
+}
+
+/// WAET ("Windows ACPI Emulated Devices Table", Microsoft, 2009): which workarounds for hardware this
+/// machine needs not.
+fn emulated_devices(config: &Config) -> Vec<u8> {
+    /// One read of the power management timer is enough.
+    const TIMER_GOOD: u32 = 1 << 1;
+    let mut table = config.table(b"WAET", 1);
+    table.append_slice(&TIMER_GOOD.to_le_bytes());
     table.as_slice().to_vec()
 }
 
@@ -285,11 +329,11 @@ fn madt(config: &Config) -> Vec<u8> {
     const LEVEL_HIGH: u16 = 0b1101;
     const ALL_CPUS: u8 = 0xff;
 
-    let mut madt = Sdt::new(*b"APIC", 36, 4, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    let mut madt = config.table(b"APIC", 4);
     madt.append_slice(&(lapic::DEFAULT_BASE as u32).to_le_bytes());
     madt.append_slice(&PCAT_COMPAT.to_le_bytes());
-    for cpu in 0..config.cpus as u8 {
-        madt.append_slice(&[LOCAL_APIC, 8, cpu, cpu]);
+    for (&id, cpu) in config.apic_ids.iter().zip(0..) {
+        madt.append_slice(&[LOCAL_APIC, 8, cpu, id]);
         madt.append_slice(&ENABLED.to_le_bytes());
     }
     madt.append_slice(&[IO_APIC, 12, IOAPIC_ID, 0]);

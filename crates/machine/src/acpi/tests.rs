@@ -6,14 +6,20 @@ use super::*;
 
 pub(super) fn config() -> Config {
     Config {
-        cpus: 4,
+        oem_id: OEM_ID,
+        oem_table_id: OEM_TABLE_ID,
+        apic_ids: vec![0, 1, 4, 5],
         pci_hole: 0x8000_0000..0xfec0_0000,
         pm_base: 0x600,
         hpet: true,
         vmgenid: true,
-        suspend: true,
+        sleep: SleepStates::default(),
         vga: true,
         serial_ports: vec![(0x3f8, 4), (0x2f8, 3)],
+        pci_hole_64: 1 << 32..1 << 40,
+        parallel_ports: vec![(0x378, 7)],
+        floppies: [Some(DriveType::D144), Some(DriveType::D288)],
+        pvpanic: Some(0x505),
     }
 }
 

@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use accel::log::Log;
 use accel::{GuestClock, Signals, Vcpu};
 use block::Drive;
-use bus::{AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue};
+use bus::{
+    AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue, WakeCause,
+};
 use chardev::CharBackend;
 use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
 use devices::ata::{Geometry, Translation};
+use devices::fdc::DriveType;
 use devices::fpu_error::FpuError;
 use devices::fw_cfg::FwCfg;
 use devices::hpet::{self, Hpet};
@@ -22,13 +25,13 @@ use devices::irq::{IrqRouter, line};
 use devices::lapic::{self, ApicBus, LocalApic};
 use devices::mc146818::Mc146818;
 use devices::pci::PciBus;
-use devices::piix::{Piix3, Piix4Pm};
+use devices::piix::{Piix3, Piix4Pm, PmOptions};
 use devices::uart16550::{COM_PORTS, Uart16550};
 use devices::virtio::balloon::VirtioBalloon;
 use devices::vmgenid::VmGenId;
 use display::Console;
 use input::InputHub;
-use memory::{Change, GuestMemory};
+use memory::{Change, GuestMemory, HostAdvice};
 
 use super::bios::{self, BootOrder, RomFiles};
 use super::boot::{self, BootImages, Entry};
@@ -37,12 +40,13 @@ use super::devices::{Bus, Buses, LoadedImage};
 use super::door::Door;
 use super::firmware;
 use super::layout::{self, Layout};
+use super::sleep::{self, SleepStates};
 use crate::BuildError;
 use crate::acpi;
 use crate::chardevs::Chardevs;
 use crate::qtest::Tap;
-use crate::run::Board;
-use crate::spec::{Accelerator, Graphics, MachineSpec, SerialSpec};
+use crate::run::{Board, ResetKind};
+use crate::spec::{Accelerator, BoardSpec, Graphics, MachineSpec, SerialSpec};
 
 /// The devices that every board has.
 struct Chipset {
@@ -83,6 +87,12 @@ pub struct Pc {
     pub(super) chardevs: Chardevs,
     /// First port and interrupt line of each serial port.
     serial_ports: Vec<(u16, u32)>,
+    /// The same of each parallel port.
+    pub(super) parallel_ports: Vec<(u16, u32)>,
+    /// The floppy drives.
+    pub(super) floppies: [Option<DriveType>; 2],
+    /// The port of `pvpanic`.
+    pub(super) pvpanic: Option<u16>,
     /// What `-device loader` puts into memory.
     pub(super) images: Vec<LoadedImage>,
     /// Where the commands of a test program come from.
@@ -98,6 +108,8 @@ pub struct Pc {
     pub(super) boot_order: BootOrder,
     /// The disks of the IDE interface.
     pub(super) disk_geometry: [Option<(Geometry, Translation)>; 4],
+    /// Which sleep states there are.
+    pub(super) sleep: SleepStates,
     /// Whether the machine was started before.
     was_started: AtomicBool,
 }
@@ -112,8 +124,9 @@ impl Pc {
         control: Arc<dyn MachineControl>,
         log: Arc<Log>,
     ) -> Result<Self, BuildError> {
-        let layout = Layout::new(spec.memory);
+        let layout = Layout::with_low_memory(spec.memory, spec.board.max_low_memory);
         let memory = Arc::new(GuestMemory::new(&layout.ram())?);
+        advise_host(&memory, &spec.board);
         let cpu_group = Arc::new(CpuGroup::default());
         let group = Arc::clone(&cpu_group);
         memory.set_change_hook(move |change| match change {
@@ -127,8 +140,14 @@ impl Pc {
         let clock: Arc<dyn GuestClock> = Arc::new(BoardClock(timers.clock().clone()));
         let signals: Vec<_> = (0..spec.smp.cpus).map(|_| Arc::new(Signals::default())).collect();
         let (ports, mmio) = (Arc::new(AddressSpace::new()), Arc::new(AddressSpace::new()));
-        let apics = ApicBus::new(signals.iter().cloned(), &clock, &timers);
-        let chipset = Chipset::new(apics, &ports, &timers, &control, spec.qtest.is_some())?;
+        let topology = topology(spec);
+        let ids = (0..).map(|index| topology.apic_id(index));
+        let apics = ApicBus::new(ids.zip(signals.iter().cloned()), &clock, &timers);
+        let sleep = SleepStates::new(&spec.globals)?;
+        let pm_options =
+            PmOptions { smm: !spec.board.no_smm, hibernate_type: sleep.hibernate_type };
+        let tapped = spec.qtest.is_some();
+        let chipset = Chipset::new(apics, &ports, &timers, &control, pm_options, tapped)?;
         let pirqs = chipset.router.pirq_lines();
         let msi: Arc<dyn MsiSink> = chipset.apics.clone();
         let pci = Arc::new(PciBus::new(ports.clone(), mmio.clone(), pirqs, msi));
@@ -169,6 +188,9 @@ impl Pc {
             consoles: Vec::new(),
             chardevs,
             serial_ports: Vec::new(),
+            parallel_ports: Vec::new(),
+            floppies: [None; 2],
+            pvpanic: None,
             images: Vec::new(),
             qtest,
             boot,
@@ -180,6 +202,7 @@ impl Pc {
             vmgenid: None,
             boot_order: BootOrder::default(),
             disk_geometry: [None; 4],
+            sleep,
             was_started: AtomicBool::new(false),
         };
         pc.buses.add("pci.0", Bus::Pci);
@@ -193,12 +216,17 @@ impl Pc {
         let fdc = pc.add_floppy_controller()?;
         pc.add_ide()?;
         pc.add_devices()?;
-        pc.fill_cmos(&fdc);
-        pc.fill_fw_cfg()?;
-        if !bios::has_firmware(spec) {
+        pc.floppies = fdc.drive_types();
+        pc.fill_cmos();
+        if bios::has_firmware(spec) {
+            if let Some(images) = pc.boot.take() {
+                pc.add_kernel(&images)?;
+            }
+        } else {
             // Kernels that can't be booted are refused now, not when the machine starts.
             pc.load_boot_images()?;
         }
+        pc.fill_fw_cfg()?;
         Ok(pc)
     }
 
@@ -206,11 +234,11 @@ impl Pc {
     pub fn make_cpus(&self) -> Vec<Cpu> {
         let model = Arc::new(self.spec.cpu.clone());
         let apics = self.chipset.apics.apics().iter();
-        let wired = apics.zip(&self.signals).zip(0..);
+        let wired = apics.zip(&self.signals).zip(self.apic_ids());
+        let topology = topology(&self.spec);
         wired
-            .map(|((apic, signals), index)| {
-                let config =
-                    CpuConfig { index, topology: self.topology(), model: Arc::clone(&model) };
+            .map(|((apic, signals), id)| {
+                let config = CpuConfig { apic_id: id.into(), topology, model: Arc::clone(&model) };
                 let view = self.cpu_view(apic);
                 let mut cpu = Cpu::new(
                     config,
@@ -267,8 +295,11 @@ impl Pc {
         }
     }
 
-    fn topology(&self) -> Topology {
-        Topology { cores: self.spec.smp.cores, threads: self.spec.smp.threads }
+    /// The APIC id of each CPU.
+    pub(super) fn apic_ids(&self) -> Vec<u8> {
+        let topology = topology(&self.spec);
+        // 64 CPUs leave ids below 255 in any topology.
+        (0..self.spec.smp.cpus).map(|index| topology.apic_id(index) as u8).collect()
     }
 
     /// The drives, in the order of their options.
@@ -296,9 +327,9 @@ impl Pc {
         self.balloon.as_ref()
     }
 
-    /// Whether the guest can sleep with its memory kept: firmware wakes it up.
+    /// Whether the guest can sleep with its memory kept.
     pub fn can_suspend(&self) -> bool {
-        bios::has_firmware(&self.spec)
+        self.sleep.suspend && !self.spec.board.no_acpi
     }
 
     /// The device that tells the guest whether it is a copy, if there is one.
@@ -319,7 +350,9 @@ impl Pc {
         host_bridge.attach(&self.pci, &self.ports)?;
         let isa_bridge = Piix3::new(chipset.router.clone(), self.control.clone());
         isa_bridge.attach(&self.pci, &self.ports)?;
-        chipset.pm.attach(&self.pci, &self.ports)?;
+        if !self.spec.board.no_acpi {
+            chipset.pm.attach(&self.pci, &self.ports)?;
+        }
         // As on other boards of this kind, one CPU takes them for all.
         let boot_cpu = Arc::new(SmiInput(Arc::clone(&self.signals[0])));
         chipset.pm.connect_smi(IrqLine::new(boot_cpu, 0));
@@ -413,6 +446,7 @@ impl Pc {
     fn load_boot_images(&self) -> Result<(), BuildError> {
         let Some(boot) = &self.boot else { return Ok(()) };
         let rsdp = self.write_tables()?;
+        self.write_smbios()?;
         let entry = boot.load(&self.memory, &self.layout, rsdp)?;
         *self.entry.lock().unwrap_or_else(|e| e.into_inner()) = Some(entry);
         Ok(())
@@ -424,13 +458,23 @@ impl Pc {
         !bios::has_firmware(&self.spec) && self.spec.accelerator != Accelerator::Qtest
     }
 
-    /// Does for a CPU what firmware would do, and lets CPU 0 enter the kernel, if there is no firmware.
-    fn prepare_cpu(&self, index: usize, cpu: &mut Cpu) {
+    /// Does for a CPU what firmware would do, and lets CPU 0 enter the kernel, or go on in it after a sleep,
+    /// if there is no firmware.
+    fn prepare_cpu(&self, index: usize, cpu: &mut Cpu, kind: ResetKind) {
         if !self.enters_kernel() {
             return;
         }
         if let Err(reason) = cpu.set_state(&firmware::cpu_state(cpu.state())) {
             eprintln!("rhea: cannot set CPU {index} up: {reason}");
+        }
+        if index == 0
+            && kind == ResetKind::Wakeup
+            && let Some(vector) = self.waking_vector()
+        {
+            if let Err(reason) = cpu.set_state(&sleep::at_waking_vector(cpu.state(), vector)) {
+                eprintln!("rhea: cannot go on at waking vector {vector:#x}: {reason}");
+            }
+            return;
         }
         let entry = *self.entry.lock().unwrap_or_else(|e| e.into_inner());
         if let (0, Some(entry)) = (index, entry) {
@@ -440,20 +484,30 @@ impl Pc {
 
     /// What the ACPI tables depend on, with the power management ports at `pm_base`.
     pub(super) fn acpi_config(&self, pm_base: u16) -> acpi::Config {
+        let board = &self.spec.board;
         acpi::Config {
-            cpus: self.spec.smp.cpus,
+            oem_id: board.oem_id.unwrap_or(acpi::OEM_ID),
+            oem_table_id: board.oem_table_id.unwrap_or(acpi::OEM_TABLE_ID),
+            apic_ids: self.apic_ids(),
             pci_hole: self.layout.pci_hole(),
+            pci_hole_64: self.layout.pci_hole_64(),
             pm_base,
             hpet: self.hpet.is_some(),
             vmgenid: self.vmgenid.is_some(),
-            suspend: self.can_suspend(),
+            sleep: self.sleep,
             vga: self.spec.graphics != Graphics::None,
             serial_ports: self.serial_ports.clone(),
+            parallel_ports: self.parallel_ports.clone(),
+            floppies: self.floppies,
+            pvpanic: self.pvpanic,
         }
     }
 
-    /// Writes the ACPI tables; returns where the root pointer is.
+    /// Writes the ACPI tables, if there are any; returns where the root pointer is, or 0.
     fn write_tables(&self) -> Result<u64, BuildError> {
+        if self.spec.board.no_acpi {
+            return Ok(0);
+        }
         let config = self.acpi_config(firmware::PM_BASE);
         let tables = acpi::Image::new(&config).place(layout::FIRMWARE_TABLES);
         for (addr, bytes) in &tables.blobs {
@@ -463,12 +517,30 @@ impl Pc {
     }
 }
 
+/// Tells the host how the machine's memory is to be treated; it may know of no such thing.
+fn advise_host(memory: &GuestMemory, board: &BoardSpec) {
+    let wanted = [
+        (board.no_core_dump, HostAdvice::NoCoreDump, "dump-guest-core=off"),
+        (board.merge_memory, HostAdvice::Mergeable, "mem-merge=on"),
+    ];
+    for (_, advice, option) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
+        if let Err(reason) = memory.advise(advice) {
+            eprintln!("rhea: warning: -machine {option}: {reason}");
+        }
+    }
+}
+
+fn topology(spec: &MachineSpec) -> Topology {
+    Topology { cores: spec.smp.cores, threads: spec.smp.threads }
+}
+
 impl Chipset {
     fn new(
         apics: Arc<ApicBus>,
         ports: &Arc<AddressSpace>,
         timers: &TimerQueue,
         control: &Arc<dyn MachineControl>,
+        pm_options: PmOptions,
         tapped: bool,
     ) -> Result<Self, BuildError> {
         let boot_apic = Arc::clone(&apics.apics()[0]);
@@ -486,7 +558,7 @@ impl Chipset {
         }
         let router = IrqRouter::new(pic.clone(), ioapic_inputs);
         let sci = router.isa_line(line::SCI);
-        let pm = Piix4Pm::new(ports, timers, sci, control.clone());
+        let pm = Piix4Pm::new(ports, timers, sci, control.clone(), pm_options);
         let fpu_error = FpuError::new(router.isa_line(line::FPU));
         Ok(Self { pic, apics, ioapic, router, pm, fpu_error, taps })
     }
@@ -495,25 +567,32 @@ impl Chipset {
 impl Board for Pc {
     type Cpu = Cpu;
 
-    fn reset_devices(&self) {
+    fn reset_devices(&self, kind: ResetKind) {
         for device in &self.devices {
             device.reset();
         }
         self.describe_disks();
         self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
-        self.load_images();
+        let wakes_up = kind == ResetKind::Wakeup;
+        if !wakes_up {
+            self.load_images();
+        }
         if !self.enters_kernel() {
             return;
         }
         firmware::configure(&self.pci, &self.ports);
+        // Without a place to go on at, the system starts again.
+        if wakes_up && self.waking_vector().is_some() {
+            return;
+        }
         if let Err(e) = self.load_boot_images() {
             eprintln!("rhea: cannot load boot images again: {e}");
         }
     }
 
-    fn reset_cpu(&self, index: usize, cpu: &mut Cpu) {
+    fn reset_cpu(&self, index: usize, cpu: &mut Cpu, kind: ResetKind) {
         cpu.reset();
-        self.prepare_cpu(index, cpu);
+        self.prepare_cpu(index, cpu, kind);
         let Some(start) = self.start_of(index) else { return };
         let state = cpu_x86::CpuState { rip: start, ..cpu.state() };
         if let Err(reason) = cpu.set_state(&state) {
@@ -525,8 +604,12 @@ impl Board for Pc {
         self.chipset.pm.press_power_button();
     }
 
-    fn wake_up(&self) {
-        self.chipset.pm.wake_up();
+    fn wakes_on(&self, cause: WakeCause) -> bool {
+        self.chipset.pm.wakes_on(cause)
+    }
+
+    fn wake_up(&self, cause: WakeCause) {
+        self.chipset.pm.wake_up(cause);
         // The reset code by which firmware knows what to go on with.
         const RESET_CODE: u8 = 0x0f;
         const RESUME: u8 = 0xfe;

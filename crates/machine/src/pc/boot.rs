@@ -39,7 +39,7 @@ const COMMAND_LINE: u64 = 0x2_0000;
 /// Room for the command line with its terminating zero, in bytes.
 const COMMAND_LINE_MAX: usize = 0x1_0000;
 /// Initial RAM disks stay below this unless the kernel says otherwise.
-const INITRD_MAX: u64 = 0x37ff_ffff;
+pub(super) const INITRD_MAX: u64 = 0x37ff_ffff;
 /// A boot loader that has no number of its own.
 const LOADER_UNDEFINED: u8 = 0xff;
 /// First word of a PVH start-info page.
@@ -169,6 +169,14 @@ enum Source {
     Embedded(Cursor<&'static [u8]>),
 }
 
+/// What is in the files of a boot.
+pub(super) struct ImageFiles {
+    /// The kernel.
+    pub(super) kernel: Vec<u8>,
+    /// The initial RAM disk; empty if there is none.
+    pub(super) initrd: Vec<u8>,
+}
+
 /// The images of a direct boot.
 pub struct BootImages {
     kernel_name: String,
@@ -214,6 +222,37 @@ impl BootImages {
         }
         let command_line = spec.command_line.clone();
         Ok(Self { kernel_name, kernel: Mutex::new(kernel), initrd, modules, command_line })
+    }
+
+    /// The kernel's file, for messages.
+    pub(super) fn kernel_name(&self) -> &str {
+        &self.kernel_name
+    }
+
+    /// The kernel's command line.
+    pub(super) fn command_line(&self) -> &str {
+        &self.command_line
+    }
+
+    /// The images as they are, for firmware to boot from.
+    ///
+    /// # Errors
+    /// If one can't be read or has more than `limit` bytes.
+    pub(super) fn read(&self, limit: u64) -> Result<ImageFiles, BootError> {
+        let no_room = |file: &str| BootError::NoRoom { file: file.to_owned() };
+        let mut source = self.kernel.lock().unwrap_or_else(|e| e.into_inner());
+        let kernel = source
+            .read_all(limit)
+            .map_err(|e| self.format_error(&e.to_string()))?
+            .ok_or_else(|| no_room(&self.kernel_name))?;
+        let Some((name, file)) = &self.initrd else {
+            return Ok(ImageFiles { kernel, initrd: Vec::new() });
+        };
+        let mut file = file.lock().unwrap_or_else(|e| e.into_inner());
+        let initrd = read_all(&mut *file, limit)
+            .map_err(|e| BootError::Initrd { file: name.clone(), reason: e.to_string() })?
+            .ok_or_else(|| no_room(name))?;
+        Ok(ImageFiles { kernel, initrd })
     }
 
     /// Writes everything that the kernel starts from into guest memory.
@@ -553,7 +592,6 @@ impl Source {
     }
 }
 
-/// Opens a file to read; a directory is refused here, with a clear error, and not at the first read.
 /// Opens a regular file: others have no size to check, and a pipe would hold up the start.
 fn open_regular(path: &Path) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;

@@ -3,8 +3,6 @@
 //! The registers are those of the IBM PC/AT and, past them, of QEMU's PCs, which SeaBIOS reads. What to
 //! boot from, and which disks there are, is written elsewhere, at each reset.
 
-use devices::fdc::Fdc;
-
 use super::board::Pc;
 
 const FLOPPIES: u8 = 0x10;
@@ -24,9 +22,9 @@ const MORE_FLOPPIES_SHIFT: u32 = 6;
 
 impl Pc {
     /// Writes down what the machine has, once it is all there.
-    pub(super) fn fill_cmos(&self, fdc: &Fdc) {
+    pub(super) fn fill_cmos(&self) {
         self.describe_memory();
-        let types = fdc.drive_types().map(|kind| kind.map_or(0, |kind| kind.cmos()));
+        let types = self.floppies.map(|kind| kind.map_or(0, |kind| kind.cmos()));
         self.rtc.set_memory(FLOPPIES, types[0] << 4 | types[1]);
         let floppies = types.iter().filter(|&&kind| kind != 0).count() as u8;
         let floppy_bits = match floppies {

@@ -20,6 +20,8 @@ pub const EBDA_START: u64 = 0x9_fc00;
 pub const SHADOW_START: u64 = 0xc_0000;
 /// Firmware tables live from here to 1 MiB.
 pub const FIRMWARE_TABLES: u64 = 0xe_0000;
+/// The SMBIOS tables among them, where software searches for their entry point.
+pub const SMBIOS_TABLES: u64 = 0xf_0000;
 /// First byte of extended memory.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 /// With at least this much RAM, the part from [`LOW_RAM_SPLIT`] on moves above 4 GiB.
@@ -31,8 +33,10 @@ pub const PCI_HOLE_END: u64 = 0xfec0_0000;
 /// First byte beyond 32-bit addresses.
 pub const FOUR_GIB: u64 = 1 << 32;
 
-/// The most RAM, in bytes: with it, the CPU's 40-bit physical addresses are used up.
-pub const MEMORY_MAX: u64 = (1 << 40) - (FOUR_GIB - LOW_RAM_SPLIT);
+/// End of the CPU's 40-bit physical addresses.
+const ADDRESS_END: u64 = 1 << 40;
+/// The most RAM, in bytes: with it, and a GiB for PCI memory, they are used up.
+pub const MEMORY_MAX: u64 = ADDRESS_END - (FOUR_GIB - LOW_RAM_SPLIT) - (1 << 30);
 
 /// How much RAM is below and above 4 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +50,13 @@ pub struct Layout {
 impl Layout {
     /// The layout for `memory` bytes of RAM, at least 1 MiB.
     pub fn new(memory: u64) -> Self {
-        let low_end = if memory >= LOW_RAM_MAX { LOW_RAM_SPLIT } else { memory };
+        Self::with_low_memory(memory, None)
+    }
+
+    /// The same, with the RAM from `max_low` on, at least 1 MiB, above 4 GiB.
+    pub fn with_low_memory(memory: u64, max_low: Option<u64>) -> Self {
+        let max = max_low.map_or(LOW_RAM_MAX, |max| max.min(LOW_RAM_MAX));
+        let low_end = if memory >= max { max.min(LOW_RAM_SPLIT) } else { memory };
         Self { low_end, high_size: memory - low_end }
     }
 
@@ -62,6 +72,12 @@ impl Layout {
     /// The 32-bit window for PCI memory BARs.
     pub fn pci_hole(&self) -> Range<u64> {
         self.low_end..PCI_HOLE_END
+    }
+
+    /// The window for PCI memory above 4 GiB: from the end of RAM, at a whole GiB, up to what the CPUs
+    /// can address.
+    pub fn pci_hole_64(&self) -> Range<u64> {
+        (FOUR_GIB + self.high_size).next_multiple_of(1 << 30)..ADDRESS_END
     }
 
     /// The map that firmware gives the operating system: start, length, type.
@@ -102,6 +118,8 @@ mod tests {
         let large = Layout::new(4 << 30);
         assert_eq!((large.low_end, large.high_size), (3 << 30, 1 << 30));
         assert_eq!(large.ram().last(), Some(&(FOUR_GIB, 1 << 30)));
+        let asked_for = Layout::with_low_memory(3 << 30, Some(1 << 30));
+        assert_eq!((asked_for.low_end, asked_for.high_size), (1 << 30, 2 << 30));
     }
 
     #[test]

@@ -11,5 +11,7 @@ pub mod firmware;
 pub mod layout;
 mod multiboot;
 mod multiboot2;
+mod sleep;
 
 pub use bios::RomFiles;
+pub use sleep::SleepStates;

@@ -7,5 +7,7 @@ pub mod vcpu;
 #[cfg(test)]
 mod tests;
 
-pub use owner::{Board, EventSink, MachineEvent, Owner, Published, Refusal, Request, RunHandle};
+pub use owner::{
+    Board, EventSink, MachineEvent, Owner, Published, Refusal, Request, ResetKind, RunHandle,
+};
 pub use state::RunState;

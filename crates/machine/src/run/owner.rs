@@ -10,16 +10,17 @@
 //! [`Published`] shows.
 //!
 //! Invariants:
-//! - Guest code runs exactly while the state is `running`; the guest's clock runs with it.
+//! - Guest code runs exactly while the state is `running`; the guest's clock runs with it, and goes on
+//!   while the guest sleeps (`suspended`), so that the real-time clock's alarm can wake it up.
 //! - An event is emitted before the request that caused it is answered.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use accel::Vcpu;
 use block::DriveEvent;
 use bus::Clock;
-use bus::{MachineControl, Notice, ShutdownCause};
+use bus::{MachineControl, Notice, ShutdownCause, WakeCause};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::state::RunState;
@@ -62,19 +63,31 @@ pub enum MachineEvent {
 /// Takes events to their watchers. Called on any thread; must not block.
 pub type EventSink = Arc<dyn Fn(MachineEvent) + Send + Sync>;
 
+/// What a reset leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetKind {
+    /// Nothing: the machine starts afresh.
+    Full,
+    /// The memory: the guest slept.
+    Wakeup,
+}
+
 /// The hardware that the owner starts, stops and resets.
 pub trait Board: Send + Sync + 'static {
     /// The virtual CPU's type.
     type Cpu: Vcpu + 'static;
 
-    /// Resets all devices and puts boot images back into memory. All CPUs are parked.
-    fn reset_devices(&self);
+    /// Resets all devices and, unless its contents are to stay, puts boot images back into memory. All
+    /// CPUs are parked.
+    fn reset_devices(&self, kind: ResetKind);
     /// Puts CPU `index` into the state that the guest starts from. Runs on the CPU's thread.
-    fn reset_cpu(&self, index: usize, cpu: &mut Self::Cpu);
+    fn reset_cpu(&self, index: usize, cpu: &mut Self::Cpu, kind: ResetKind);
     /// Presses the power button.
     fn press_power_button(&self);
     /// Tells the guest, after the reset that ends its sleep, that it was woken up.
-    fn wake_up(&self);
+    fn wake_up(&self, cause: WakeCause);
+    /// Whether the sleeping guest is to be woken up by `cause`.
+    fn wakes_on(&self, cause: WakeCause) -> bool;
     /// Interrupts all CPUs with an NMI.
     fn inject_nmi(&self);
     /// Finishes what I/O is under way and starts no more. All CPUs are parked.
@@ -179,6 +192,7 @@ struct Wishes {
     crash_loaded: bool,
     suspend: bool,
     hibernate: bool,
+    wake: Option<WakeCause>,
     watchdog: bool,
     rtc_offset: Option<i64>,
 }
@@ -189,12 +203,15 @@ pub struct GuestRequests {
     wishes: Mutex<Wishes>,
     arrived: Notify,
     gate: Arc<Gate>,
+    /// The guest sleeps, so that there is something to wake up.
+    asleep: AtomicBool,
 }
 
 impl GuestRequests {
     /// For the vCPU threads behind `gate`.
     pub fn new(gate: Arc<Gate>) -> Self {
-        Self { wishes: Mutex::default(), arrived: Notify::new(), gate }
+        let asleep = AtomicBool::new(false);
+        Self { wishes: Mutex::default(), arrived: Notify::new(), gate, asleep }
     }
 
     /// The gate that a wish closes at once, so that the guest does not run past it.
@@ -234,11 +251,15 @@ impl MachineControl for GuestRequests {
     }
 
     fn notify(&self, notice: Notice) {
+        if matches!(notice, Notice::Wake(_)) && !self.asleep.load(Ordering::Acquire) {
+            return;
+        }
         self.wish(|w| match notice {
             Notice::Panicked => w.panicked = true,
             Notice::CrashLoaded => w.crash_loaded = true,
             Notice::Suspend => w.suspend = true,
             Notice::Hibernate => w.hibernate = true,
+            Notice::Wake(cause) => w.wake = Some(cause),
             Notice::WatchdogExpired => w.watchdog = true,
             Notice::RtcChanged { offset } => w.rtc_offset = Some(offset),
         });
@@ -297,7 +318,7 @@ impl<B: Board> Owner<B> {
 
     /// Serves until the machine ends; returns the exit status of the process.
     pub async fn serve(mut self, autostart: bool) -> i32 {
-        self.reset_hardware().await;
+        self.reset_hardware(ResetKind::Full).await;
         if autostart {
             self.resume();
         }
@@ -326,6 +347,7 @@ impl<B: Board> Owner<B> {
         if current != next {
             debug_assert!(current.may_become(next), "{current} to {next}");
             self.published.set_run_state(next);
+            self.guest.asleep.store(next == RunState::Suspended, Ordering::Release);
         }
     }
 
@@ -346,7 +368,7 @@ impl<B: Board> Owner<B> {
                 self.board.press_power_button();
                 (Ok(()), Next::Continue)
             }
-            Request::Wakeup => (self.wake_up().await, Next::Continue),
+            Request::Wakeup => (self.wake_up(WakeCause::User).await, Next::Continue),
             Request::InjectNmi => {
                 self.board.inject_nmi();
                 (Ok(()), Next::Continue)
@@ -406,8 +428,11 @@ impl<B: Board> Owner<B> {
             if let Next::End(code) = self.reset(cause).await {
                 return Next::End(code);
             }
+        } else if let Some(cause) = wishes.wake.filter(|&cause| self.board.wakes_on(cause)) {
+            // One that comes after the guest was woken up is void.
+            let _ = self.wake_up(cause).await;
         } else if wishes.suspend {
-            self.suspend().await;
+            self.suspend();
         } else if wishes.debug {
             self.stop(RunState::Debug).await;
         } else if wishes.disk_failed {
@@ -471,7 +496,7 @@ impl<B: Board> Owner<B> {
         if cause.is_guest() && self.actions.reboot == RebootAction::Shutdown {
             return self.shut_down(cause).await;
         }
-        self.reset_hardware().await;
+        self.reset_hardware(ResetKind::Full).await;
         self.emit(MachineEvent::Reset(cause));
         match self.state() {
             RunState::Running => self.thaw(),
@@ -482,14 +507,14 @@ impl<B: Board> Owner<B> {
     }
 
     /// Resets devices and CPUs; leaves the machine standing.
-    async fn reset_hardware(&mut self) {
+    async fn reset_hardware(&mut self, kind: ResetKind) {
         self.freeze().await;
         // What the guest wished for before the reset is void.
         self.guest.take();
-        self.board.reset_devices();
+        self.board.reset_devices(kind);
         for (index, thread) in self.cpus.iter().enumerate() {
             let board = Arc::clone(&self.board);
-            thread.call(move |cpu| board.reset_cpu(index, cpu));
+            thread.call(move |cpu| board.reset_cpu(index, cpu, kind));
         }
     }
 
@@ -543,22 +568,22 @@ impl<B: Board> Owner<B> {
         Next::Continue
     }
 
-    /// The guest goes to sleep.
-    async fn suspend(&mut self) {
+    /// The guest goes to sleep. Its CPUs are parked; clocks and devices go on, as something has to wake
+    /// it up.
+    fn suspend(&mut self) {
         if self.state() == RunState::Running {
-            self.freeze().await;
             self.enter(RunState::Suspended);
             self.emit(MachineEvent::Suspend);
         }
     }
 
     /// Ends the guest's sleep: its memory is as it was, everything else as after a reset.
-    async fn wake_up(&mut self) -> Result<(), Refusal> {
+    async fn wake_up(&mut self, cause: WakeCause) -> Result<(), Refusal> {
         if self.state() != RunState::Suspended {
             return Err(Refusal::NotSuspended);
         }
-        self.reset_hardware().await;
-        self.board.wake_up();
+        self.reset_hardware(ResetKind::Wakeup).await;
+        self.board.wake_up(cause);
         self.enter(RunState::Running);
         self.emit(MachineEvent::Wakeup);
         self.thaw();

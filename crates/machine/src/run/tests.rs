@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use accel::{CpuGlance, Exit, Signal, Signals, Vcpu};
-use bus::{Clock, MachineControl, ShutdownCause};
+use bus::{Clock, MachineControl, ShutdownCause, WakeCause};
 
 use super::owner::GuestRequests;
 use super::vcpu::{Gate, VcpuThread};
-use super::{Board, MachineEvent, Owner, Request, RunHandle, RunState};
+use super::{Board, MachineEvent, Owner, Request, ResetKind, RunHandle, RunState};
 use crate::spec::RunActions;
 
 /// Far more than any of these tests takes; only a hang gets there.
@@ -51,12 +51,15 @@ struct TestBoard {
 impl Board for TestBoard {
     type Cpu = TestCpu;
 
-    fn reset_devices(&self) {}
-    fn reset_cpu(&self, _: usize, cpu: &mut TestCpu) {
+    fn reset_devices(&self, _: ResetKind) {}
+    fn reset_cpu(&self, _: usize, cpu: &mut TestCpu, _: ResetKind) {
         cpu.reset();
     }
     fn press_power_button(&self) {}
-    fn wake_up(&self) {}
+    fn wake_up(&self, _: WakeCause) {}
+    fn wakes_on(&self, _: WakeCause) -> bool {
+        true
+    }
     fn inject_nmi(&self) {}
     fn pause_io(&self) {
         self.pauses.fetch_add(1, Ordering::Relaxed);

@@ -5,6 +5,8 @@
 
 mod boot;
 mod cpu;
+mod instructions;
+mod memory;
 mod qmp;
 mod start;
 
@@ -13,42 +15,55 @@ use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Parses `start|boot|cpu|qmp [--rounds N] [--peer PATH]` and measures.
+/// Parses `start|boot|cpu|smp|loop|qmp [OPTION...]` and measures.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
-    let mut peer = testkit::peer();
-    let mut rounds = None;
+    let mut bench = Bench { ours: PathBuf::new(), peer: testkit::peer(), ..Bench::default() };
     let mut what = None;
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let mut value = || rest.next().with_context(|| format!("bench: {argument} needs a value"));
         match argument.as_str() {
-            "--peer" => peer = Some(value()?.into()),
-            "--rounds" => rounds = Some(value()?.parse().context("bench: --rounds is a number")?),
+            "--peer" => bench.peer = Some(value()?.into()),
+            "--skip-peer" => bench.peer = None,
+            "--rounds" => bench.rounds = Some(value()?.parse().context("--rounds is a number")?),
+            "--only" => bench.only = value()?.split(',').map(str::to_owned).collect(),
+            "--accel" => bench.accel = Some(value()?.clone()),
+            option if option.starts_with('-') => bail!("bench: unknown option '{option}'"),
             name => what = Some(name),
         }
     }
-    let bench = Bench { ours: release_binary()?, peer, rounds };
+    bench.ours = release_binary()?;
     match what {
         Some("start") => start::run(&bench)?,
         Some("boot") => boot::run(&bench)?,
         Some("cpu") => cpu::run(&bench)?,
+        Some("smp") => cpu::smp(&bench)?,
+        Some("loop") => instructions::run(&bench)?,
         Some("qmp") => qmp::run(&bench)?,
         Some("all") | None => {
             start::run(&bench)?;
             qmp::run(&bench)?;
-            cpu::run(&bench)?;
+            instructions::run(&bench)?;
             boot::run(&bench)?;
+            cpu::smp(&bench)?;
+            cpu::run(&bench)?;
         }
-        Some(other) => bail!("bench: '{other}' is none of start, boot, cpu, qmp, all"),
+        Some(other) => bail!("bench: '{other}' is none of start, boot, cpu, smp, loop, qmp, all"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The two programs, and how often to measure each.
+/// The two programs, and how to measure them.
+#[derive(Default)]
 struct Bench {
     ours: PathBuf,
     peer: Option<PathBuf>,
+    /// How often; each benchmark knows how often it is worth to.
     rounds: Option<usize>,
+    /// The programs of `bench cpu`; all, if empty.
+    only: Vec<String>,
+    /// What ours gets as `-accel`, instead of what it does by itself.
+    accel: Option<String>,
 }
 
 impl Bench {

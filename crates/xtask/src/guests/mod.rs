@@ -7,17 +7,23 @@
 //! | module | what it makes |
 //! |---|---|
 //! | `packages` | the packages, unpacked |
+//! | `bench_tools` | programs for `cargo xtask bench cpu`, which no test needs: made when it asks |
 //! | `boot_media` | CDs and a floppy disk |
 //! | `input` | an initramfs with drivers of input devices |
 //! | `nested` | Linux that runs guests by KVM |
+//! | `platform` | Linux with drivers for the PC itself, and tools that show it |
+//! | `programs` | programs of packages in an initramfs |
 //! | `storage` | Linux with drivers for all disks, and tools |
 //! | `debian` | a disk with GRUB for BIOS and UEFI and a Debian system |
 
+mod bench_tools;
 mod boot_media;
 mod debian;
 mod input;
 mod nested;
 mod packages;
+mod platform;
+mod programs;
 mod storage;
 
 use crate::workspace;
@@ -25,10 +31,12 @@ use anyhow::{Context as _, Result, bail};
 use packages::Packages;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Makes one image: its file's name below `guest/images`, the version of its recipe, and the recipe.
+/// Makes one image: the name of its file or folder below `guest/images`, the version of its recipe, and
+/// the recipe.
 struct Recipe {
     file: &'static str,
     version: u32,
@@ -47,9 +55,12 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "storage-linux", version: 1, make: storage::kernel },
     Recipe { file: "storage-initramfs", version: 1, make: storage::initramfs },
     Recipe { file: "input-initramfs", version: 1, make: input::initramfs },
+    Recipe { file: "platform-initramfs", version: 1, make: platform::initramfs },
     Recipe { file: "nested-initramfs", version: 1, make: nested::initramfs },
     Recipe { file: "debian.img", version: 2, make: debian::disk },
 ];
+
+const BENCH_TOOLS: Recipe = Recipe { file: "bench-tools", version: 1, make: bench_tools::folder };
 
 /// Where images are made, and from what.
 struct Kitchen {
@@ -58,6 +69,12 @@ struct Kitchen {
 }
 
 impl Kitchen {
+    fn new() -> Result<Self> {
+        let images = workspace().join("guest/images");
+        fs::create_dir_all(&images)?;
+        Ok(Self { packages: Packages::new(&images), images })
+    }
+
     /// A folder for one image's ingredients, empty.
     fn scratch(&self, name: &str) -> Result<PathBuf> {
         let folder = self.images.join("scratch").join(name);
@@ -72,9 +89,7 @@ impl Kitchen {
 
 /// Makes the images with these names, or all. One that can't be made does not keep the others from it.
 pub(crate) fn make(names: &[String]) -> Result<()> {
-    let images = workspace().join("guest/images");
-    fs::create_dir_all(&images)?;
-    let kitchen = Kitchen { packages: Packages::new(&images), images };
+    let kitchen = Kitchen::new()?;
     if let Some(name) = names.iter().find(|name| !RECIPES.iter().any(|r| r.file == **name)) {
         let known: Vec<&str> = RECIPES.iter().map(|recipe| recipe.file).collect();
         bail!("there is no guest '{name}'; there are {}", known.join(", "));
@@ -95,6 +110,13 @@ pub(crate) fn make(names: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// The folder with the programs that benchmarks run, made if it isn't there.
+pub(crate) fn bench_tools() -> Result<PathBuf> {
+    let kitchen = Kitchen::new()?;
+    bake(&kitchen, &BENCH_TOOLS)?;
+    Ok(kitchen.images.join(BENCH_TOOLS.file))
+}
+
 fn bake(kitchen: &Kitchen, recipe: &Recipe) -> Result<()> {
     let image = kitchen.images.join(recipe.file);
     let stamp = kitchen.images.join(format!(".{}.version", recipe.file));
@@ -104,11 +126,23 @@ fn bake(kitchen: &Kitchen, recipe: &Recipe) -> Result<()> {
     }
     println!("guests: making {}", recipe.file);
     let unfinished = kitchen.images.join(format!(".{}.unfinished", recipe.file));
-    let _ = fs::remove_file(&unfinished);
+    remove(&unfinished)?;
     (recipe.make)(kitchen, &unfinished)?;
+    remove(&image)?;
     fs::rename(&unfinished, &image)?;
     fs::write(stamp, version)?;
     Ok(())
+}
+
+/// Removes a file or a folder, if there is one.
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Runs a program and fails, with what it said, if it does.

@@ -1,9 +1,9 @@
 //! Linux with drivers for every kind of disk, and the tools that ask disks who they are.
 
-use super::Kitchen;
 use super::packages::only_file;
+use super::{Kitchen, programs};
 use crate::guest;
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use std::fs;
 use std::path::Path;
 
@@ -39,11 +39,8 @@ const TOOLS: &[(&str, &str)] = &[
 ];
 
 /// What the programs are linked with.
-const LIBRARIES: &[(&str, &str, &str)] = &[
-    ("libc6", "lib/x86_64-linux-gnu", "libc.so.6"),
-    ("libsgutils2-1.46-2", "usr/lib/x86_64-linux-gnu", "libsgutils2-1.46.so.2"),
-];
-const LOADER: &str = "ld-linux-x86-64.so.2";
+const LIBRARIES: &[(&str, &str, &str)] =
+    &[("libsgutils2-1.46-2", "usr/lib/x86_64-linux-gnu", "libsgutils2-1.46.so.2")];
 
 pub(super) fn kernel(kitchen: &Kitchen, image: &Path) -> Result<()> {
     let tree = kitchen.packages.unpacked(&kitchen.packages.kernel_of(KERNEL)?)?;
@@ -56,21 +53,7 @@ pub(super) fn initramfs(kitchen: &Kitchen, image: &Path) -> Result<()> {
     let modules = only_file(&tree.join("lib/modules"), "")?;
     let busybox = kitchen.packages.unpacked("busybox-static")?;
     let mut archive = guest::archive(&busybox, &modules, MODULES)?;
-    let read =
-        |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-    for (package, program) in TOOLS {
-        let program = kitchen.packages.unpacked(package)?.join(program);
-        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        archive.file(&format!("bin/{name}"), 0o755, &read(&program)?);
-    }
-    archive.directory("lib64");
-    archive.directory("lib/x86_64-linux-gnu");
-    for (package, folder, name) in LIBRARIES {
-        let folder = kitchen.packages.unpacked(package)?.join(folder);
-        archive.file(&format!("lib/x86_64-linux-gnu/{name}"), 0o755, &read(&folder.join(name))?);
-    }
-    let loader = kitchen.packages.unpacked("libc6")?.join("lib/x86_64-linux-gnu").join(LOADER);
-    archive.file(&format!("lib64/{LOADER}"), 0o755, &read(&loader)?);
+    programs::add(kitchen, &mut archive, TOOLS, LIBRARIES)?;
     fs::write(image, archive.finish())?;
     Ok(())
 }

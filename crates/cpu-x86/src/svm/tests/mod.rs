@@ -255,7 +255,7 @@ fn vmsave_and_vmload_move_the_rest_of_the_state() {
     let msrs = [at::SYSENTER_CS, at::SYSENTER_ESP, at::SYSENTER_EIP].map(|at| machine.get(at));
     assert_eq!(msrs, [5, 6, 7]);
     // Bases come back canonical.
-    machine.put(at::FS + 8, 0x0000_9000_0000_0000);
+    machine.put(at::FS + 8, 0x0190_0000_0000_0000);
     machine.put(at::KERNEL_GS_BASE, 0xaaaa_0000_0000_1000);
     machine.put(at::LSTAR, 0x77);
     machine.code(64, CODE, |a| {
@@ -265,8 +265,8 @@ fn vmsave_and_vmload_move_the_rest_of_the_state() {
     machine.cpu.rip = CODE;
     machine.cpu.activity = Activity::Running;
     run_to_halt(&mut machine.cpu);
-    assert_eq!(machine.cpu.seg[4].base, 0xffff_9000_0000_0000);
-    assert_eq!(machine.cpu.msrs.kernel_gs_base, 0x1000);
+    assert_eq!(machine.cpu.seg[4].base, 0xff90_0000_0000_0000);
+    assert_eq!(machine.cpu.msrs.kernel_gs_base, 0x00aa_0000_0000_1000);
     assert_eq!(machine.cpu.msrs.lstar, 0x77);
 }
 

@@ -38,6 +38,11 @@ impl BootOrder {
         }
     }
 
+    /// Puts what has this path before all that is in the list by now.
+    pub(in crate::pc) fn add_first(&mut self, path: &str) {
+        self.0.insert(0, (0, path.to_owned()));
+    }
+
     /// The list as firmware reads it: lines, the last ending in a zero. With `halt` firmware tries
     /// nothing that is not in it.
     pub(in crate::pc) fn file(&self, halt: bool) -> Vec<u8> {

@@ -82,14 +82,19 @@ impl Pc {
         device.set(key::RAM_SIZE, spec.memory.to_le_bytes());
         device.set(key::NO_GRAPHIC, u16::from(spec.no_graphic).to_le_bytes());
         device.set(key::CPUS, cpus.to_le_bytes());
-        device.set(key::MAX_CPUS, cpus.to_le_bytes());
+        let end = self.apic_ids().last().map_or(1, |id| u16::from(*id) + 1);
+        device.set(key::MAX_CPUS, end.to_le_bytes());
         device.set(key::IRQ0_OVERRIDE, [1]);
         let boot = &spec.firmware.boot;
         device.set(key::BOOT_MENU, u16::from(boot.menu == Some(true)).to_le_bytes());
         self.add_item("etc/e820", e820(&self.layout))?;
         self.add_item("bootorder", self.boot_order.file(boot.strict))?;
         self.add_boot_items(boot)?;
-        self.add_acpi_tables()?;
+        if !spec.board.no_acpi {
+            self.add_acpi_tables()?;
+        }
+        self.add_item("etc/system-states", self.sleep.file().to_vec())?;
+        self.add_smbios()?;
         for item in &spec.firmware.items {
             self.add_user_item(item)?;
         }

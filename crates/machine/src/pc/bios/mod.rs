@@ -6,12 +6,16 @@
 mod boot_order;
 mod contents;
 mod files;
+mod kernel;
+mod linux_rom;
+mod smbios;
 
 pub(super) use boot_order::{BootOrder, pci_path};
 pub use files::RomFiles;
 
 use std::sync::Arc;
 
+use block::Drive;
 use devices::pci::OptionRom;
 use devices::pflash::{self, Pflash};
 use devices::rom::SystemRom;
@@ -31,14 +35,15 @@ const BIOS_UNIT: usize = 64 << 10;
 const BIOS_MAX: u64 = 16 << 20;
 /// The most flash memory, and in how many pieces.
 const FLASH_MAX: u64 = 8 << 20;
-const FLASH_UNITS: u32 = 2;
+const FLASH_UNITS: usize = 2;
 /// The largest option ROM.
 const ROM_MAX: u64 = 16 << 20;
 
 /// Whether a machine starts in firmware. Otherwise it is put into the state that firmware would leave it
 /// in, and enters its kernel.
 pub(super) fn has_firmware(spec: &MachineSpec) -> bool {
-    let has_flash = spec.drives.iter().any(|drive| drive.interface == DriveInterface::Pflash);
+    let has_flash = spec.drives.iter().any(|drive| drive.interface == DriveInterface::Pflash)
+        || spec.board.flash.iter().any(Option::is_some);
     spec.boot.is_none() || spec.firmware.bios.is_some() || has_flash
 }
 
@@ -67,37 +72,26 @@ impl Pc {
         Ok(Some(block))
     }
 
-    /// The flash memories of drives with `if=pflash`, one below the other from 4 GiB down; returns the
-    /// first, which CPUs start in.
+    /// The flash memories, one below the other from 4 GiB down; returns the first, which CPUs start in.
     fn add_flash(&mut self) -> Result<Option<Arc<MemoryBlock>>, BuildError> {
-        let spec = Arc::clone(&self.spec);
-        let all = spec.drives.iter().zip(self.drives.clone());
-        let mut ours: Vec<_> =
-            all.filter(|(drive, _)| drive.interface == DriveInterface::Pflash).collect();
-        ours.sort_by_key(|(drive, _)| drive.unit);
         let mut total = 0;
         let mut first = None;
-        for (at, (spec, drive)) in (0..).zip(ours) {
-            let failed = |reason: String| BuildError::Device(format!("{}: {reason}", spec.origin));
-            if spec.unit != at || at >= FLASH_UNITS {
-                return Err(failed(match spec.unit {
-                    unit if unit < FLASH_UNITS => format!("pflash{unit} requires pflash{at}"),
-                    unit => format!("there are {FLASH_UNITS} flash memories, no unit {unit}"),
-                }));
-            }
+        for (at, (origin, drive)) in self.flash_drives()?.into_iter().enumerate() {
+            let failed = |reason: String| BuildError::Device(format!("{origin}: {reason}"));
             let size = drive.size();
             if size == 0 || !size.is_multiple_of(pflash::SECTOR) {
                 return Err(failed(format!(
                     "system firmware block device {} has invalid size {size}; its size must be a \
                      non-zero multiple of {:#x}",
-                    spec.id,
+                    drive.id(),
                     pflash::SECTOR
                 )));
             }
             total += size;
-            if total > FLASH_MAX {
+            let max = self.spec.board.max_firmware.unwrap_or(FLASH_MAX);
+            if total > max {
                 return Err(failed(format!(
-                    "combined size of system firmware exceeds {FLASH_MAX} bytes"
+                    "combined size of system firmware exceeds {max} bytes"
                 )));
             }
             let name = format!("system.flash{at}");
@@ -109,6 +103,37 @@ impl Pc {
             self.devices.push(flash);
         }
         Ok(first)
+    }
+
+    /// The drives that are flash memory, with the options that they come from: those with `if=pflash` by
+    /// their units, and those that the machine's properties name.
+    fn flash_drives(&self) -> Result<Vec<(String, Arc<Drive>)>, BuildError> {
+        let mut places: [Option<(String, Arc<Drive>)>; FLASH_UNITS] = [None, None];
+        for (spec, drive) in self.spec.drives.iter().zip(&self.drives) {
+            if spec.interface != DriveInterface::Pflash {
+                continue;
+            }
+            let Some(place) = places.get_mut(spec.unit as usize) else {
+                return Err(BuildError::Device(format!(
+                    "{}: there are {FLASH_UNITS} flash memories, no unit {}",
+                    spec.origin, spec.unit
+                )));
+            };
+            *place = Some((spec.origin.clone(), drive.clone()));
+        }
+        for (at, (id, place)) in self.spec.board.flash.iter().zip(&mut places).enumerate() {
+            let Some(id) = id else { continue };
+            let origin = format!("-machine pflash{at}={id}");
+            if let Some((other, _)) = place {
+                return Err(BuildError::Device(format!("{origin}: it is there by {other}")));
+            }
+            let drive = self.find_drive(&origin, "cfi.pflash01.drive", id)?;
+            *place = Some((origin, drive));
+        }
+        if let [None, Some((origin, _))] = &places {
+            return Err(BuildError::Device(format!("{origin}: pflash1 requires pflash0")));
+        }
+        Ok(places.into_iter().flatten().collect())
     }
 
     /// The firmware configuration device, still without what depends on other devices.

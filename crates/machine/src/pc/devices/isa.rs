@@ -127,6 +127,7 @@ impl Pc {
         let device = Parallel::new(id, port, self.isa_line(irq), backend);
         device.attach(&self.ports)?;
         self.devices.push(device);
+        self.parallel_ports.push((port, irq));
         Ok(())
     }
 }
@@ -197,7 +198,8 @@ fn isa_pvpanic(pc: &mut Pc, _: &str, mut properties: Properties) -> Result<(), B
     properties.finish()?;
     let device = PvPanic::new(events, pc.control.clone());
     device.attach(&pc.ports, port)?;
-    // Guests find it by this item.
+    // Guests find it by this item, or by ACPI.
+    pc.pvpanic = Some(port);
     pc.add_item("etc/pvpanic-port", port.to_le_bytes().to_vec())?;
     pc.devices.push(device);
     Ok(())

@@ -116,7 +116,7 @@ impl Pc {
     }
 
     /// The drive `id`, which `property` of a device names.
-    pub(super) fn find_drive(
+    pub(in crate::pc) fn find_drive(
         &self,
         option: &str,
         property: &str,

@@ -12,7 +12,7 @@ const ITERATIONS: u32 = 20_000_000;
 const INSTRUCTIONS_EACH: f64 = 8.0;
 
 pub(super) fn run(bench: &Bench) -> Result<()> {
-    println!("\ncpu: a loop of eight ALU and memory instructions in 32-bit protected mode");
+    println!("\nloop: a loop of eight ALU and memory instructions in 32-bit protected mode");
     bench.compare(&["million guest instructions a second"], 3, |binary| {
         let long = time(binary, ITERATIONS)?;
         let short = time(binary, ITERATIONS / 10)?;

@@ -1,0 +1,355 @@
+//! Performance counters: the four of AMD's processors from the K7 on (APM volume 2, section 13.2), or the
+//! architectural ones of Intel's, version 2 (SDM volume 3, section 20.2).
+//!
+//! A processor that is software has no cycles of its own; every instruction takes one. Events that a
+//! guest can rely on are counted: cycles, instructions, branches; anything else stays at zero.
+//!
+//! Counting is exact: while a counter is enabled the run loop accounts block by block, and a block begins
+//! with each instruction that can see a counter. Otherwise it costs nothing.
+
+use crate::cpu::Cpu;
+use crate::exception::{Exception, Result};
+use crate::model::Vendor;
+
+/// General-purpose counters.
+const GENERAL: usize = 4;
+/// Fixed-function counters of Intel's: instructions, cycles, reference cycles.
+const FIXED: usize = 3;
+/// Width of all counters.
+const WIDTH: u32 = 48;
+const COUNT_MASK: u64 = (1 << WIDTH) - 1;
+
+/// Bits of an event select register.
+mod select {
+    pub(super) const USER: u64 = 1 << 16;
+    pub(super) const SYSTEM: u64 = 1 << 17;
+    pub(super) const INTERRUPT: u64 = 1 << 20;
+    pub(super) const ENABLE: u64 = 1 << 22;
+    pub(super) const INVERT: u64 = 1 << 23;
+    pub(super) const THRESHOLD_SHIFT: u32 = 24;
+    /// What exists on AMD's processors; the rest reads as zero.
+    pub(super) const AMD: u64 = 0x0000_030f_fff7_ffff & !(1 << 19);
+    /// What exists on Intel's; the rest raises #GP.
+    pub(super) const INTEL: u64 = 0xffdf_ffff;
+}
+
+/// Fixed counter control: four bits a counter.
+mod fixed {
+    pub(super) const SYSTEM: u64 = 1 << 0;
+    pub(super) const USER: u64 = 1 << 1;
+    pub(super) const INTERRUPT: u64 = 1 << 3;
+    pub(super) const WRITABLE: u64 = 0xbbb;
+}
+
+/// Register numbers.
+mod index {
+    pub(super) const AMD_SELECT: u32 = 0xc001_0000;
+    pub(super) const AMD_SELECT_LAST: u32 = AMD_SELECT + super::GENERAL as u32 - 1;
+    pub(super) const AMD_COUNTER: u32 = 0xc001_0004;
+    pub(super) const AMD_COUNTER_LAST: u32 = AMD_COUNTER + super::GENERAL as u32 - 1;
+    pub(super) const COUNTER: u32 = 0xc1;
+    pub(super) const COUNTER_LAST: u32 = COUNTER + super::GENERAL as u32 - 1;
+    pub(super) const SELECT: u32 = 0x186;
+    pub(super) const SELECT_LAST: u32 = SELECT + super::GENERAL as u32 - 1;
+    pub(super) const FIXED: u32 = 0x309;
+    pub(super) const FIXED_LAST: u32 = FIXED + super::FIXED as u32 - 1;
+    pub(super) const FIXED_CONTROL: u32 = 0x38d;
+    pub(super) const STATUS: u32 = 0x38e;
+    pub(super) const CONTROL: u32 = 0x38f;
+    pub(super) const OVERFLOW_CONTROL: u32 = 0x390;
+}
+
+/// Bits of Intel's global registers: the general counters from bit 0, the fixed ones from bit 32 on.
+const GLOBAL: u64 = ((1 << GENERAL) - 1) | ((1 << FIXED) - 1) << 32;
+/// Overflow control clears these besides, which never are set here.
+const OVERFLOW_OTHERS: u64 = 3 << 62;
+
+/// What a stretch of execution came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) instructions: u64,
+    pub(crate) branches: u64,
+    /// At CPL 1 to 3.
+    pub(crate) user: bool,
+}
+
+/// The counters.
+#[derive(Clone, Debug)]
+pub(crate) struct Pmu {
+    vendor: Vendor,
+    selects: [u64; GENERAL],
+    counters: [u64; GENERAL],
+    fixed: [u64; FIXED],
+    fixed_control: u64,
+    control: u64,
+    status: u64,
+    counting: bool,
+}
+
+impl Pmu {
+    /// The counters after power-on.
+    pub(crate) fn new(vendor: Vendor) -> Self {
+        Self {
+            vendor,
+            selects: [0; GENERAL],
+            counters: [0; GENERAL],
+            fixed: [0; FIXED],
+            fixed_control: 0,
+            control: (1 << GENERAL) - 1,
+            status: 0,
+            counting: false,
+        }
+    }
+
+    /// Whether any counter is enabled.
+    #[inline(always)]
+    pub(crate) fn is_counting(&self) -> bool {
+        self.counting
+    }
+
+    /// EAX, EBX and EDX of CPUID leaf 0xa: version 2; of the architectural events those of the last level
+    /// cache are not there.
+    pub(crate) fn cpuid() -> (u32, u32, u32) {
+        (2 | (GENERAL as u32) << 8 | WIDTH << 16 | 7 << 24, 0x18, FIXED as u32 | WIDTH << 5)
+    }
+
+    fn is_enabled(&self, n: usize) -> bool {
+        let globally = self.vendor == Vendor::Amd || self.control >> n & 1 != 0;
+        globally && self.selects[n] & select::ENABLE != 0
+    }
+
+    fn is_fixed_enabled(&self, n: usize) -> bool {
+        self.control >> (32 + n) & 1 != 0 && self.fixed_control >> (4 * n) & 3 != 0
+    }
+
+    fn update(&mut self) {
+        self.counting = (0..GENERAL).any(|n| self.is_enabled(n))
+            || (0..FIXED).any(|n| self.is_fixed_enabled(n));
+    }
+
+    /// How often the event that `select` selects came up in `done`.
+    fn count(&self, select: u64, done: Done) -> u64 {
+        let wanted = if done.user { select::USER } else { select::SYSTEM };
+        let threshold = select >> select::THRESHOLD_SHIFT & 0xff;
+        // At most one event a cycle.
+        let passes = (threshold <= 1) != (select & select::INVERT != 0 && threshold != 0);
+        if select & wanted == 0 || !passes {
+            return 0;
+        }
+        let event = select & 0xff | (select >> 32 & 0xf) << 8;
+        let unit = select >> 8 & 0xff;
+        match (self.vendor, event, unit) {
+            (Vendor::Amd, 0x76 | 0xc0, _)
+            | (Vendor::Intel, 0xc0, 0)
+            | (Vendor::Intel, 0x3c, 0 | 1) => done.instructions,
+            (Vendor::Amd, 0xc2, _) | (Vendor::Intel, 0xc4, 0) => done.branches,
+            _ => 0,
+        }
+    }
+
+    /// Counts `done`; tells whether a counter that asks for an interrupt has overflown.
+    pub(crate) fn account(&mut self, done: Done) -> bool {
+        let mut interrupt = false;
+        for n in 0..GENERAL {
+            if self.is_enabled(n) {
+                let sum = self.counters[n] + self.count(self.selects[n], done);
+                self.counters[n] = sum & COUNT_MASK;
+                if sum > COUNT_MASK {
+                    self.status |= 1 << n;
+                    interrupt |= self.selects[n] & select::INTERRUPT != 0;
+                }
+            }
+        }
+        for n in 0..FIXED {
+            let control = self.fixed_control >> (4 * n);
+            let wanted = if done.user { fixed::USER } else { fixed::SYSTEM };
+            if self.is_fixed_enabled(n) && control & wanted != 0 {
+                let sum = self.fixed[n] + done.instructions;
+                self.fixed[n] = sum & COUNT_MASK;
+                if sum > COUNT_MASK {
+                    self.status |= 1 << (32 + n);
+                    interrupt |= control & fixed::INTERRUPT != 0;
+                }
+            }
+        }
+        interrupt
+    }
+
+    /// RDPMC: counter `number`.
+    pub(crate) fn counter(&self, number: u32) -> Option<u64> {
+        const FIXED_ONES: u32 = 1 << 30;
+        match self.vendor {
+            Vendor::Intel if number & FIXED_ONES != 0 => {
+                self.fixed.get((number & !FIXED_ONES) as usize).copied()
+            }
+            _ => self.counters.get(number as usize).copied(),
+        }
+    }
+
+    /// Reads a model-specific register; `None` if it is none of these.
+    pub(crate) fn read(&self, register: u32) -> Option<u64> {
+        if self.vendor == Vendor::Amd {
+            return match register {
+                index::AMD_SELECT..=index::AMD_SELECT_LAST => {
+                    Some(self.selects[(register - index::AMD_SELECT) as usize])
+                }
+                index::AMD_COUNTER..=index::AMD_COUNTER_LAST => {
+                    Some(self.counters[(register - index::AMD_COUNTER) as usize])
+                }
+                _ => None,
+            };
+        }
+        Some(match register {
+            index::SELECT..=index::SELECT_LAST => self.selects[(register - index::SELECT) as usize],
+            index::COUNTER..=index::COUNTER_LAST => {
+                self.counters[(register - index::COUNTER) as usize]
+            }
+            index::FIXED..=index::FIXED_LAST => self.fixed[(register - index::FIXED) as usize],
+            index::FIXED_CONTROL => self.fixed_control,
+            index::STATUS => self.status,
+            index::CONTROL => self.control,
+            index::OVERFLOW_CONTROL => 0,
+            _ => return None,
+        })
+    }
+
+    /// Writes a register as WRMSR does; `None` if it is none of these, false if it can't have the value.
+    pub(crate) fn write(&mut self, register: u32, value: u64) -> Option<bool> {
+        self.read(register)?;
+        let valid = match (self.vendor, register) {
+            (Vendor::Amd, _) => true,
+            (_, index::SELECT..=index::SELECT_LAST) => value & !select::INTEL == 0,
+            (_, index::FIXED..=index::FIXED_LAST) => value & !COUNT_MASK == 0,
+            (_, index::FIXED_CONTROL) => value & !fixed::WRITABLE == 0,
+            (_, index::CONTROL) => value & !GLOBAL == 0,
+            (_, index::OVERFLOW_CONTROL) => value & !(GLOBAL | OVERFLOW_OTHERS) == 0,
+            (_, index::STATUS) => false,
+            _ => true,
+        };
+        if valid {
+            let value = match (self.vendor, register) {
+                // Writes are 32 bits wide, and extended with their sign.
+                (Vendor::Intel, index::COUNTER..=index::COUNTER_LAST) => value as i32 as u64,
+                _ => value,
+            };
+            self.set(register, value);
+        }
+        Some(valid)
+    }
+
+    fn set(&mut self, register: u32, value: u64) {
+        match register {
+            index::AMD_SELECT..=index::AMD_SELECT_LAST => {
+                self.selects[(register - index::AMD_SELECT) as usize] = value & select::AMD;
+            }
+            index::AMD_COUNTER..=index::AMD_COUNTER_LAST => {
+                self.counters[(register - index::AMD_COUNTER) as usize] = value & COUNT_MASK;
+            }
+            index::SELECT..=index::SELECT_LAST => {
+                self.selects[(register - index::SELECT) as usize] = value;
+            }
+            index::COUNTER..=index::COUNTER_LAST => {
+                self.counters[(register - index::COUNTER) as usize] = value & COUNT_MASK;
+            }
+            index::FIXED..=index::FIXED_LAST => {
+                self.fixed[(register - index::FIXED) as usize] = value & COUNT_MASK;
+            }
+            index::FIXED_CONTROL => self.fixed_control = value & fixed::WRITABLE,
+            index::STATUS => self.status = value & GLOBAL,
+            index::CONTROL => self.control = value & GLOBAL,
+            index::OVERFLOW_CONTROL => self.status &= !value,
+            _ => {}
+        }
+        self.update();
+    }
+
+    /// The registers to save.
+    pub(crate) fn saved(&self) -> Vec<(u32, u64)> {
+        let registers: Vec<u32> = match self.vendor {
+            Vendor::Amd => (index::AMD_SELECT..=index::AMD_COUNTER_LAST).collect(),
+            Vendor::Intel => (index::COUNTER..=index::COUNTER_LAST)
+                .chain(index::SELECT..=index::SELECT_LAST)
+                .chain(index::FIXED..=index::FIXED_LAST)
+                .chain(index::FIXED_CONTROL..=index::CONTROL)
+                .collect(),
+        };
+        registers.into_iter().filter_map(|n| Some((n, self.read(n)?))).collect()
+    }
+
+    /// Takes up a saved register; false if it is none of these.
+    pub(crate) fn restore(&mut self, register: u32, value: u64) -> bool {
+        let known = self.read(register).is_some();
+        if known {
+            self.set(register, value);
+        }
+        known
+    }
+}
+
+impl Cpu {
+    /// Counts `done`, and has the interrupt controller told of overflows.
+    pub(crate) fn count_performance(&mut self, done: Done) {
+        if self.msrs.pmu.as_mut().is_some_and(|pmu| pmu.account(done)) {
+            self.interrupts.performance_interrupt(self.limits.intel);
+        }
+    }
+
+    /// Whether the program may execute RDPMC.
+    pub(crate) fn may_read_counters(&self) -> bool {
+        self.cpl == 0 || self.mode.is_real() || self.cr4 & crate::regs::CR4_PCE != 0
+    }
+
+    /// RDPMC's value. #GP(0) if there is no such counter or the program may not read it.
+    pub(crate) fn read_performance_counter(&self, number: u32) -> Result<u64> {
+        let allowed = self.may_read_counters();
+        let counter = self.msrs.pmu.as_ref().and_then(|pmu| pmu.counter(number));
+        counter.filter(|_| allowed).ok_or(Exception::GP0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COUNTED: Done = Done { instructions: 10, branches: 1, user: false };
+
+    #[test]
+    fn amd_counters_count_what_is_selected_and_wrap() {
+        let mut pmu = Pmu::new(Vendor::Amd);
+        assert!(!pmu.is_counting());
+        let enabled = select::ENABLE | select::SYSTEM | select::INTERRUPT;
+        assert_eq!(pmu.write(0xc001_0000, 0xc0 | enabled), Some(true));
+        assert_eq!(pmu.write(0xc001_0001, 0xc2 | enabled), Some(true));
+        assert_eq!(pmu.write(0xc001_0004, COUNT_MASK - 14), Some(true));
+        assert!(pmu.is_counting());
+        assert!(!pmu.account(COUNTED));
+        assert!(!pmu.account(Done { user: true, ..COUNTED }));
+        assert!(pmu.account(COUNTED));
+        assert_eq!((pmu.counter(0), pmu.counter(1), pmu.counter(4)), (Some(5), Some(2), None));
+        assert_eq!(pmu.write(0x186, 0), None);
+    }
+
+    #[test]
+    fn intel_counters_need_both_enables_and_tell_of_overflows() {
+        let mut pmu = Pmu::new(Vendor::Intel);
+        let enabled = select::ENABLE | select::SYSTEM;
+        assert_eq!(pmu.write(0x186, 0xc0 | enabled), Some(true));
+        assert_eq!(pmu.write(0xc1, 0xffff_fffe), Some(true));
+        assert_eq!(pmu.read(0xc1), Some(COUNT_MASK - 1));
+        assert_eq!(pmu.write(0x38f, 0), Some(true));
+        assert!(!pmu.is_counting());
+        assert_eq!(pmu.write(0x38d, 0xb), Some(true));
+        assert_eq!(pmu.write(0x38f, 1 | 1 << 32), Some(true));
+        assert!(!pmu.account(COUNTED));
+        assert_eq!(pmu.read(0x38e), Some(1));
+        assert_eq!((pmu.counter(0), pmu.counter(1 << 30)), (Some(8), Some(10)));
+        assert_eq!(pmu.write(0x390, 1), Some(true));
+        assert_eq!(pmu.read(0x38e), Some(0));
+        assert_eq!(pmu.write(0x38e, 0), Some(false));
+        assert_eq!(pmu.write(0x186, 1 << 32), Some(false));
+        let mut copy = Pmu::new(Vendor::Intel);
+        pmu.saved().into_iter().for_each(|(n, value)| assert!(copy.restore(n, value)));
+        assert_eq!(copy.saved(), pmu.saved());
+        assert_eq!(copy.is_counting(), pmu.is_counting());
+    }
+}

@@ -1,0 +1,62 @@
+//! The CPU's guests (`cpu-guests`) on whole machines: each topic, on CPU models that differ in what it is
+//! about. `docs/src/cpu-exactness.md` has what other machines make of them.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use testkit::VmBuilder;
+
+/// What all models of 64 bits run.
+const EVERYWHERE: &str = "max";
+/// Models that a topic runs on besides.
+const BESIDES: &[(&str, &[&str])] = &[
+    ("apic", &["qemu64,+x2apic,+tsc-deadline", "qemu64,-x2apic"]),
+    ("keys", &["EPYC-Milan", "qemu64"]),
+    ("la57", &["Icelake-Server", "qemu64"]),
+    ("msr", &["Icelake-Server", "qemu64"]),
+    ("paging", &["IvyBridge,phys-bits=36,host-phys-bits=off"]),
+    ("pcid", &["qemu64,+pcid,+invpcid", "qemu64,-pcid,+invpcid", "qemu64,-pcid,-invpcid"]),
+    ("pmu", &["Skylake-Server,pmu=on"]),
+    ("syscall", &["Opteron_G1,vendor=AuthenticAMD", "Haswell"]),
+    ("system", &["qemu64,+umip", "Opteron_G1"]),
+    ("xsave", &["Haswell", "EPYC-Milan", "qemu64"]),
+];
+/// What `isa-debug-exit` makes of a guest's zero.
+const CONTENT: i32 = 1;
+
+fn run(name: &str, image: &[u8], model: &str) -> Result<()> {
+    let binary: PathBuf = testkit::binary(env!("CARGO_BIN_EXE_rhea"));
+    let builder = VmBuilder::new(&binary)?;
+    let kernel = builder.path("guest.elf");
+    std::fs::write(&kernel, image)?;
+    let kernel = kernel.display().to_string();
+    let builder = builder
+        .args(["-m", "128", "-no-reboot", "-cpu", model, "-kernel", &kernel])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"]);
+    let mut vm = builder.spawn()?;
+    let text = vm.serial.wait_for("DONE")?;
+    let status = vm.wait_exit()?;
+    ensure!(status.code() == Some(CONTENT), "{name} on {model}: {status}\n{text}");
+    Ok(())
+}
+
+#[test]
+fn every_topic_is_as_the_manuals_say() {
+    testkit::run("every_topic_is_as_the_manuals_say", || {
+        for (name, image) in cpu_guests::TOPICS {
+            let besides = BESIDES.iter().find(|(topic, _)| topic == name);
+            let besides = besides.map_or(&[][..], |(_, models)| models);
+            for model in [EVERYWHERE].iter().chain(besides) {
+                run(name, image, model)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn every_model_beside_is_of_a_topic() {
+    for (topic, _) in BESIDES {
+        assert!(cpu_guests::TOPICS.iter().any(|(name, _)| name == topic), "{topic}");
+    }
+}
