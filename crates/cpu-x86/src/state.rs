@@ -144,7 +144,7 @@ pub struct CpuState {
 }
 
 /// Secure virtual machine mode (APM volume 2, chapter 15).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SvmState {
     /// The global interrupt flag.
     pub gif: bool,
@@ -156,6 +156,13 @@ pub struct SvmState {
     pub tsc_ratio: u64,
     /// The guest that runs, if one does: the rest of [`CpuState`] is then its.
     pub guest: Option<Box<SvmGuest>>,
+}
+
+impl Default for SvmState {
+    /// As after a reset: no guest, interrupts let in, time as it is.
+    fn default() -> Self {
+        Self { gif: true, vm_cr: 0, hsave: 0, tsc_ratio: 1 << 32, guest: None }
+    }
 }
 
 /// A guest in the CPU.

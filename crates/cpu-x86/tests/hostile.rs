@@ -232,7 +232,7 @@ fn state(rng: &mut Rng, cpu: &Cpu) -> CpuState {
         }
     }
     if rng.one_in(2) {
-        state.gpr[0] = BLOCKS.start + rng.below(BLOCKS.end - BLOCKS.start) << 12;
+        state.gpr[0] = (BLOCKS.start + rng.below(BLOCKS.end - BLOCKS.start)) << 12;
     }
     state.gdtr = TableRegister { base: rng.below(RAM), limit: rng.value() as u16 };
     state.idtr = TableRegister { base: rng.below(RAM), limit: rng.value() as u16 };

@@ -164,7 +164,7 @@ impl Cpu {
         }
         if self.svm_has(has::DECODE_ASSISTS) {
             let page_fault = code::EXCEPTION + u32::from(vector::PF);
-            let told = matches!(exit.code, code::NPF) || exit.code == page_fault;
+            let told = exit.code == code::NPF || exit.code == page_fault;
             let mut bytes = [0; 1 + INSN_LEN];
             if told && !self.svm.fetching {
                 self.peek_instruction(&mut bytes);

@@ -94,7 +94,7 @@ impl Cpu {
     pub(crate) fn guest_tsc(&self, tsc: u64) -> u64 {
         let ratio = self.svm.tsc_ratio;
         let scaled = if self.has_tsc_ratio() {
-            (u128::from(tsc) * u128::from(ratio) >> 32) as u64
+            ((u128::from(tsc) * u128::from(ratio)) >> 32) as u64
         } else {
             tsc
         };

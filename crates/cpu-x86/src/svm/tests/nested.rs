@@ -49,7 +49,7 @@ fn nested() -> Machine {
 
 /// The nested entry of the page at guest physical `page`.
 fn entry(page: u64) -> u64 {
-    if page < 0x20_0000 { N_PT0 + (page >> 12) * 8 } else { N_PT + (page - 0x20_0000 >> 12) * 8 }
+    if page < 0x20_0000 { N_PT0 + (page >> 12) * 8 } else { N_PT + ((page - 0x20_0000) >> 12) * 8 }
 }
 
 fn touch(machine: &Machine, write: bool) {
@@ -74,7 +74,7 @@ fn two_sets_of_tables_translate() {
     assert_eq!(machine.cpu.gpr[3], 0x1122_3344_5566_7788);
     // Accessed, not dirty; the guest's own entry too.
     assert_eq!(machine.memory(entry(DATA)) & 0x60, 0x20);
-    let guest_entry = G_PT + (DATA - 0x20_0000 >> 12) * 8;
+    let guest_entry = G_PT + ((DATA - 0x20_0000) >> 12) * 8;
     assert_eq!(machine.memory(guest_entry) & 0x60, 0x20);
     touch(&machine, true);
     machine.cpu.gpr[3] = 42;
@@ -170,7 +170,7 @@ fn fetches_need_the_right_to_execute() {
 fn the_guests_own_faults_come_first() {
     let mut machine = nested();
     machine.intercept(code::EXCEPTION + 14);
-    machine.set_memory(G_PT + (DATA - 0x20_0000 >> 12) * 8, DATA | 5);
+    machine.set_memory(G_PT + ((DATA - 0x20_0000) >> 12) * 8, DATA | 5);
     machine.set_memory(entry(DATA), 0);
     machine.put(at::CR0, machine.cpu.cr0 | 1 << 16);
     touch(&machine, true);
