@@ -116,7 +116,7 @@ fn run(model: &Arc<CpuModel>, image: &[u8]) -> (String, bool) {
         group,
     };
     let topology = Topology { cores: 1, threads: 1 };
-    let mut cpu = Cpu::new(CpuConfig { index: 0, topology, model: Arc::clone(model) }, wiring);
+    let mut cpu = Cpu::new(CpuConfig { apic_id: 0, topology, model: Arc::clone(model) }, wiring);
     let mut state = cpu.state();
     let data = Segment { selector: 0x10, base: 0, limit: u32::MAX, attributes: 0xc093 };
     let code = Segment { selector: 0x08, base: 0, limit: u32::MAX, attributes: 0xc09b };

@@ -409,6 +409,8 @@ impl Cpu {
             | index::BU_CFG
             | index::DE_CFG => return true,
             _ => {
+                self.sync_performance();
+                let msrs = &mut self.msrs;
                 let written = msrs.pmu.as_mut().and_then(|pmu| pmu.write(register, value));
                 return written.unwrap_or_else(|| self.write_svm_msr(register, value));
             }
@@ -502,6 +504,7 @@ impl Cpu {
     /// Names the register that can't have its value.
     pub(crate) fn restore_msrs(&mut self, saved: &[(u32, u64)]) -> Result<(), String> {
         self.msrs = Msrs::new(&self.config.model);
+        self.sync_performance();
         for &(register, value) in saved {
             if register == index::TSC {
                 // Not by the guest: an armed deadline is the controller's to restore.

@@ -4,8 +4,10 @@
 //! A processor that is software has no cycles of its own; every instruction takes one. Events that a
 //! guest can rely on are counted: cycles, instructions, branches; anything else stays at zero.
 //!
-//! Counting is exact: while a counter is enabled the run loop accounts block by block, and a block begins
-//! with each instruction that can see a counter. Otherwise it costs nothing.
+//! Counting is exact, and a block begins with each instruction that can see a counter. A counter of cycles
+//! or instructions at all privilege levels, such as a kernel's watchdog keeps running, is computed from
+//! the CPU's own count when somebody looks, and costs nothing; its overflow is found some blocks late at
+//! most. For any other the run loop accounts block by block while it is enabled.
 
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
@@ -83,7 +85,10 @@ pub(crate) struct Pmu {
     fixed_control: u64,
     control: u64,
     status: u64,
+    /// Whether a counter is enabled that the run loop has to account for.
     counting: bool,
+    /// The CPU's count of instructions up to which counters that are computed have been brought.
+    synced: u64,
 }
 
 impl Pmu {
@@ -98,10 +103,11 @@ impl Pmu {
             control: (1 << GENERAL) - 1,
             status: 0,
             counting: false,
+            synced: 0,
         }
     }
 
-    /// Whether any counter is enabled.
+    /// Whether the run loop has to account for what it does.
     #[inline(always)]
     pub(crate) fn is_counting(&self) -> bool {
         self.counting
@@ -122,9 +128,63 @@ impl Pmu {
         self.control >> (32 + n) & 1 != 0 && self.fixed_control >> (4 * n) & 3 != 0
     }
 
+    /// Whether counter `n` counts instructions at all levels, and so can be computed.
+    fn is_computed(&self, n: usize) -> bool {
+        let select = self.selects[n];
+        let everywhere = select & (select::USER | select::SYSTEM) == select::USER | select::SYSTEM;
+        let done = |user| Done { instructions: 1, branches: 0, user };
+        everywhere && self.count(select, done(true)) == 1 && self.count(select, done(false)) == 1
+    }
+
+    /// The same of fixed counter `n`.
+    fn is_fixed_computed(&self, n: usize) -> bool {
+        let levels = fixed::USER | fixed::SYSTEM;
+        self.fixed_control >> (4 * n) & levels == levels
+    }
+
     fn update(&mut self) {
-        self.counting = (0..GENERAL).any(|n| self.is_enabled(n))
-            || (0..FIXED).any(|n| self.is_fixed_enabled(n));
+        self.counting = (0..GENERAL).any(|n| self.is_enabled(n) && !self.is_computed(n))
+            || (0..FIXED).any(|n| self.is_fixed_enabled(n) && !self.is_fixed_computed(n));
+    }
+
+    /// Adds to general counter `n`; tells whether it overflows and asks for an interrupt.
+    fn add(&mut self, n: usize, count: u64) -> bool {
+        let sum = self.counters[n] + count;
+        self.counters[n] = sum & COUNT_MASK;
+        let overflows = sum > COUNT_MASK;
+        if overflows {
+            self.status |= 1 << n;
+        }
+        overflows && self.selects[n] & select::INTERRUPT != 0
+    }
+
+    /// Adds to fixed counter `n`; tells whether it overflows and asks for an interrupt.
+    fn add_fixed(&mut self, n: usize, count: u64) -> bool {
+        let sum = self.fixed[n] + count;
+        self.fixed[n] = sum & COUNT_MASK;
+        let overflows = sum > COUNT_MASK;
+        if overflows {
+            self.status |= 1 << (32 + n);
+        }
+        overflows && self.fixed_control >> (4 * n) & fixed::INTERRUPT != 0
+    }
+
+    /// Brings the counters that are computed up to the CPU's count of instructions, `now`; tells whether
+    /// an overflow asks for an interrupt.
+    pub(crate) fn sync(&mut self, now: u64) -> bool {
+        let count = now.saturating_sub(std::mem::replace(&mut self.synced, now)) & COUNT_MASK;
+        let mut interrupt = false;
+        for n in 0..GENERAL {
+            if count != 0 && self.is_enabled(n) && self.is_computed(n) {
+                interrupt |= self.add(n, count);
+            }
+        }
+        for n in 0..FIXED {
+            if count != 0 && self.is_fixed_enabled(n) && self.is_fixed_computed(n) {
+                interrupt |= self.add_fixed(n, count);
+            }
+        }
+        interrupt
     }
 
     /// How often the event that `select` selects came up in `done`.
@@ -147,35 +207,26 @@ impl Pmu {
         }
     }
 
-    /// Counts `done`; tells whether a counter that asks for an interrupt has overflown.
+    /// Counts `done` where the run loop has to; tells whether a counter that asks for an interrupt has overflown.
     pub(crate) fn account(&mut self, done: Done) -> bool {
         let mut interrupt = false;
         for n in 0..GENERAL {
-            if self.is_enabled(n) {
-                let sum = self.counters[n] + self.count(self.selects[n], done);
-                self.counters[n] = sum & COUNT_MASK;
-                if sum > COUNT_MASK {
-                    self.status |= 1 << n;
-                    interrupt |= self.selects[n] & select::INTERRUPT != 0;
-                }
+            if self.is_enabled(n) && !self.is_computed(n) {
+                interrupt |= self.add(n, self.count(self.selects[n], done));
             }
         }
         for n in 0..FIXED {
             let control = self.fixed_control >> (4 * n);
             let wanted = if done.user { fixed::USER } else { fixed::SYSTEM };
-            if self.is_fixed_enabled(n) && control & wanted != 0 {
-                let sum = self.fixed[n] + done.instructions;
-                self.fixed[n] = sum & COUNT_MASK;
-                if sum > COUNT_MASK {
-                    self.status |= 1 << (32 + n);
-                    interrupt |= control & fixed::INTERRUPT != 0;
-                }
+            let exact = self.is_fixed_enabled(n) && !self.is_fixed_computed(n);
+            if exact && control & wanted != 0 {
+                interrupt |= self.add_fixed(n, done.instructions);
             }
         }
         interrupt
     }
 
-    /// RDPMC: counter `number`.
+    /// RDPMC: counter `number`, after [`Self::sync`].
     pub(crate) fn counter(&self, number: u32) -> Option<u64> {
         const FIXED_ONES: u32 = 1 << 30;
         match self.vendor {
@@ -186,7 +237,7 @@ impl Pmu {
         }
     }
 
-    /// Reads a model-specific register; `None` if it is none of these.
+    /// Reads a model-specific register, after [`Self::sync`]; `None` if it is none of these.
     pub(crate) fn read(&self, register: u32) -> Option<u64> {
         if self.vendor == Vendor::Amd {
             return match register {
@@ -213,7 +264,7 @@ impl Pmu {
         })
     }
 
-    /// Writes a register as WRMSR does; `None` if it is none of these, false if it can't have the value.
+    /// Writes a register as WRMSR does, after [`Self::sync`]; `None` if it is none of these, false if it can't have the value.
     pub(crate) fn write(&mut self, register: u32, value: u64) -> Option<bool> {
         self.read(register)?;
         let valid = match (self.vendor, register) {
@@ -294,13 +345,22 @@ impl Cpu {
         }
     }
 
+    /// Brings the performance counters up to now. Before any look at them, and every now and then.
+    pub(crate) fn sync_performance(&mut self) {
+        let now = self.instructions;
+        if self.msrs.pmu.as_mut().is_some_and(|pmu| pmu.sync(now)) {
+            self.interrupts.performance_interrupt(self.limits.intel);
+        }
+    }
+
     /// Whether the program may execute RDPMC.
     pub(crate) fn may_read_counters(&self) -> bool {
         self.cpl == 0 || self.mode.is_real() || self.cr4 & crate::regs::CR4_PCE != 0
     }
 
     /// RDPMC's value. #GP(0) if there is no such counter or the program may not read it.
-    pub(crate) fn read_performance_counter(&self, number: u32) -> Result<u64> {
+    pub(crate) fn read_performance_counter(&mut self, number: u32) -> Result<u64> {
+        self.sync_performance();
         let allowed = self.may_read_counters();
         let counter = self.msrs.pmu.as_ref().and_then(|pmu| pmu.counter(number));
         counter.filter(|_| allowed).ok_or(Exception::GP0)
@@ -327,6 +387,30 @@ mod tests {
         assert!(pmu.account(COUNTED));
         assert_eq!((pmu.counter(0), pmu.counter(1), pmu.counter(4)), (Some(5), Some(2), None));
         assert_eq!(pmu.write(0x186, 0), None);
+    }
+
+    #[test]
+    fn a_counter_of_everything_is_computed_from_the_instructions() {
+        let mut pmu = Pmu::new(Vendor::Amd);
+        let enabled = select::ENABLE | select::SYSTEM | select::USER | select::INTERRUPT;
+        pmu.sync(1000);
+        assert_eq!(pmu.write(0xc001_0000, 0x76 | enabled), Some(true));
+        assert!(!pmu.is_counting());
+        assert!(!pmu.sync(1500));
+        assert!(!pmu.account(COUNTED));
+        assert_eq!(pmu.counter(0), Some(500));
+        assert_eq!(pmu.write(0xc001_0004, COUNT_MASK - 9), Some(true));
+        assert!(!pmu.sync(1509) && pmu.sync(1512));
+        assert_eq!(pmu.counter(0), Some(2));
+        // Branches, and a counter for one level, are the run loop's.
+        assert_eq!(pmu.write(0xc001_0001, 0xc2 | enabled), Some(true));
+        assert!(pmu.is_counting());
+        assert_eq!(pmu.write(0xc001_0001, 0), Some(true));
+        assert!(!pmu.is_counting());
+        // Off, it stands still.
+        assert_eq!(pmu.write(0xc001_0000, 0), Some(true));
+        assert!(!pmu.sync(9999));
+        assert_eq!(pmu.counter(0), Some(2));
     }
 
     #[test]

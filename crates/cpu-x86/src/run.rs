@@ -243,6 +243,7 @@ impl Cpu {
             until_glance -= 1;
             if until_glance == 0 {
                 until_glance = BLOCKS_PER_GLANCE;
+                self.sync_performance();
                 self.publish();
             }
         }
@@ -269,6 +270,7 @@ impl Vcpu for Cpu {
         self.glance.halted.store(false, Ordering::Relaxed);
         let exit = self.run_loop(&mut cache);
         self.group.rest(&self.member);
+        self.sync_performance();
         self.publish();
         self.blocks = cache;
         exit

@@ -40,7 +40,7 @@ fn cpus(count: u32) -> Vec<Cpu> {
             let wiring = CpuWiring { signals: Arc::default(), ..wiring.clone() };
             Cpu::new(
                 CpuConfig {
-                    index,
+                    apic_id: index,
                     topology: Topology { cores: count, threads: 1 },
                     model: Arc::default(),
                 },

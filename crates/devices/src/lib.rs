@@ -9,6 +9,7 @@
 
 pub mod ahci;
 pub mod ata;
+mod block_size;
 pub mod debug;
 pub mod fdc;
 pub mod fpu_error;
@@ -38,6 +39,7 @@ pub mod usb;
 pub mod vga;
 pub mod virtio;
 pub mod vmgenid;
+pub mod watchdog;
 
 #[cfg(test)]
 mod conformance;
@@ -46,6 +48,8 @@ mod testing;
 mod work;
 
 use std::sync::{Mutex, MutexGuard};
+
+pub use block_size::BlockSizeError;
 
 /// Locks `mutex`. A panic elsewhere must not spread to everyone who shares the device, so a poisoned
 /// lock is taken as it is.

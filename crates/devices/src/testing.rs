@@ -1,7 +1,10 @@
 //! What the tests of several devices share.
 
-use std::sync::Mutex;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
+use block::{BlockBackend, GuestSlice, IoStats, LockError};
 use bus::{MachineControl, Notice, ShutdownCause};
 use chardev::{CharBackend, CharReceiver};
 
@@ -66,4 +69,75 @@ impl CharBackend for Everything {
         *lock(&self.receiver) = Some(receiver);
     }
     fn accept_input(&self) {}
+}
+
+/// A disk whose reads fail, or whose writes find no space, while it is told to.
+pub(crate) struct Failing {
+    pub(crate) fails_reads: AtomicBool,
+    pub(crate) fails_writes: AtomicBool,
+    /// Writes that were made.
+    pub(crate) writes: AtomicU32,
+    size: u64,
+    stats: IoStats,
+}
+
+impl Failing {
+    /// A disk of `size` bytes that does not fail yet.
+    pub(crate) fn new(size: u64) -> Arc<Self> {
+        Arc::new(Self {
+            fails_reads: AtomicBool::default(),
+            fails_writes: AtomicBool::default(),
+            writes: AtomicU32::default(),
+            size,
+            stats: IoStats::default(),
+        })
+    }
+}
+
+impl BlockBackend for Failing {
+    fn read_at(&self, _offset: u64, _bufs: &[GuestSlice<'_>]) -> io::Result<()> {
+        const EIO: i32 = 5;
+        if self.fails_reads.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        Ok(())
+    }
+    fn write_at(&self, _offset: u64, _bufs: &[GuestSlice<'_>]) -> io::Result<()> {
+        if self.fails_writes.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn write_zeroes(&self, _offset: u64, _len: u64, _may_unmap: bool) -> io::Result<()> {
+        Ok(())
+    }
+    fn size(&self) -> u64 {
+        self.size
+    }
+    fn allocated_size(&self) -> u64 {
+        0
+    }
+    fn lock(&self, _share_write: bool) -> Result<(), LockError> {
+        Ok(())
+    }
+    fn unlock(&self) {}
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    fn driver(&self) -> &'static str {
+        "failing"
+    }
+    fn filename(&self) -> String {
+        "failing".into()
+    }
+    fn stats(&self) -> &IoStats {
+        &self.stats
+    }
 }

@@ -151,8 +151,11 @@ fn points_with_a_tablet(vm: &mut Vm, name: &str) -> Result<()> {
 }
 
 #[test]
-fn a_ps2_keyboard_is_found_and_tells_of_its_events() {
-    with_guest("ps2_keyboard", &[], |vm| types_a_combination(vm, "AT Translated Set 2 keyboard"));
+fn a_ps2_keyboard_and_mouse_are_found_and_tell_of_their_events() {
+    with_guest("ps2_devices", &[], |vm| {
+        types_a_combination(vm, "AT Translated Set 2 keyboard")?;
+        moves_a_mouse(vm, "ImExPS/2 Generic Explorer Mouse")
+    });
 }
 
 #[test]

@@ -146,3 +146,56 @@ fn devices_of_the_isa_bus_answer_as_qemus() {
         Ok(())
     });
 }
+
+#[test]
+fn the_smbus_and_watchdogs_answer_as_qemus() {
+    testkit::run("the_smbus_and_watchdogs_answer_as_qemus", || {
+        let Some(peer) = testkit::peer() else {
+            let reason = "there is no qemu-system-x86_64";
+            testkit::skip("the_smbus_and_watchdogs_answer_as_qemus", reason);
+            return Ok(());
+        };
+        let devices = ["-device", "i6300esb,addr=4", "-device", "ib700"];
+        let mut ours = Qtest::start(&binary(), &devices)?;
+        let mut theirs = Qtest::start(&peer, &devices)?;
+        let differences = qtest::compare(&mut ours, &mut theirs, include_str!("qtest/board"))?;
+        ensure!(differences.is_empty(), "{differences:#?}");
+        Ok(())
+    });
+}
+
+/// What each action does about a watchdog that expires, after the event that tells of it.
+#[test]
+fn a_watchdog_does_what_it_was_told_to() {
+    const ACTIONS: [(&str, Option<&str>); 7] = [
+        ("reset", Some("RESET")),
+        ("shutdown", Some("POWERDOWN")),
+        ("poweroff", None),
+        ("pause", Some("STOP")),
+        ("debug", None),
+        ("none", None),
+        ("inject-nmi", None),
+    ];
+    testkit::run("a_watchdog_does_what_it_was_told_to", || {
+        for (action, event) in ACTIONS {
+            let mut machine = Qtest::start(
+                &binary(),
+                &["-device", "ib700", "-watchdog-action", "none", "-no-shutdown"],
+            )?;
+            let arguments = serde_json::json!({ "action": action });
+            machine.qmp().execute("watchdog-set-action", arguments)?;
+            // Two seconds.
+            machine.outb(0x443, 14)?;
+            machine.clock_step(1_900_000_000)?;
+            // Once the process ends, nobody answers.
+            let step = machine.ask("clock_step 200000000");
+            ensure!(step.is_ok() || action == "poweroff", "{action}: {step:?}");
+            let told = machine.qmp().event("WATCHDOG")?;
+            ensure!(told["data"]["action"] == action, "{told}");
+            if let Some(event) = event {
+                machine.qmp().event(event)?;
+            }
+        }
+        Ok(())
+    });
+}

@@ -169,6 +169,84 @@ fn ahci_has_a_disk_and_a_cd() {
     });
 }
 
+/// Boots the guest with a disk of 1 MiB, called `disk.raw`, and the CD on USB, which is slow.
+fn boot_usb(binary: &Path, images: &Images) -> Result<Vm> {
+    let builder = VmBuilder::new(binary)?;
+    let path = builder.path("disk.raw");
+    make_disk(&path)?;
+    fs::File::options().write(true).open(&path)?.set_len(1 << 20)?;
+    let drives = [
+        format!("file={},format=raw,if=none,id=disk0", path.display()),
+        format!("file={},format=raw,if=none,id=cd0,media=cdrom", images.cd.display()),
+    ];
+    let mut vm = builder
+        .args(["-usb", "-drive", &drives[0], "-device", "usb-storage,drive=disk0,removable=on"])
+        .args(["-drive", &drives[1], "-device", "usb-storage,drive=cd0,serial=R123"])
+        .linux(&images.guest, "commands")
+        .spawn()?;
+    vm.serial.wait_for("rhea-guest: commands\r\n")?;
+    vm.serial.run("while ! [ -b /dev/sda -a -b /dev/sr0 ]; do sleep 1; done")?;
+    Ok(vm)
+}
+
+#[test]
+fn usb_has_a_disk_and_a_cd() {
+    with_images("usb_has_a_disk_and_a_cd", |images| {
+        let mut vm = boot_usb(&testkit::binary(env!("CARGO_BIN_EXE_rhea")), images)?;
+        let disk = vm.path("disk.raw");
+        for (node, image) in [("sda", &disk), ("sr0", &images.cd)] {
+            let read = vm.serial.run(&format!("md5sum < /dev/{node} | cut -d ' ' -f 1"))?;
+            ensure!(read == md5(image)?, "{node}");
+        }
+        ensure!(vm.serial.run("cat /sys/block/sda/removable")? == "1");
+        vm.serial.run("dd if=/dev/urandom of=/tmp/data bs=1k count=300 2>/dev/null")?;
+        vm.serial.run("dd if=/tmp/data of=/dev/sda bs=1k seek=7 conv=fsync 2>/dev/null")?;
+        let wrote = vm.serial.run("md5sum < /tmp/data | cut -d ' ' -f 1")?;
+        let bytes = fs::read(&disk)?;
+        let data = vm.path("data");
+        fs::write(&data, &bytes[7 << 10..307 << 10])?;
+        ensure!(md5(&data)? == wrote);
+        let log = vm
+            .serial
+            .run("dmesg | grep -i -E 'usb|sd.*0' | grep -i -E 'error|reset|fail'; true")?;
+        ensure!(log.is_empty(), "{log}");
+        Ok(())
+    });
+}
+
+#[test]
+fn usb_disks_say_of_themselves_what_the_peers_say() {
+    const NAME: &str = "usb_disks_say_of_themselves_what_the_peers_say";
+    const QUESTIONS: &[&str] = &[
+        "cd /sys/bus/usb/devices; for d in 1-1 1-2; do hexdump -v -e '1/1 \"%02x\"' $d/descriptors; \
+         cat $d/product $d/serial $d/configuration; done",
+        "sg_inq /dev/sg0",
+        "sg_vpd -p 0x80 -H /dev/sg0",
+        "sg_vpd -p 0x83 -H /dev/sg0",
+        "sg_modes -a -6 -H /dev/sg0",
+        "sg_readcap -H /dev/sg0",
+        "sg_inq /dev/sg1",
+        "sg_modes -a -6 -H /dev/sg1",
+    ];
+    let Some(peer) = testkit::peer() else {
+        testkit::skip(NAME, "no qemu-system-x86_64");
+        return;
+    };
+    with_images(NAME, |images| {
+        let answers = |binary: &Path| -> Result<Vec<String>> {
+            let mut vm = boot_usb(binary, images)?;
+            let answer = |question: &&str| vm.serial.run(&format!("{question}; true"));
+            QUESTIONS.iter().map(answer).collect()
+        };
+        let ours = answers(&testkit::binary(env!("CARGO_BIN_EXE_rhea")))?;
+        let theirs = answers(&peer)?;
+        for ((question, ours), theirs) in QUESTIONS.iter().zip(ours).zip(theirs) {
+            ensure!(ours == theirs, "{question}\nours:\n{ours}\ntheirs:\n{theirs}");
+        }
+        Ok(())
+    });
+}
+
 /// What `sg3-utils` read out of a disk and a CD-ROM drive on virtio-scsi, for each command.
 const QUESTIONS: &[&str] = &[
     "sg_inq /dev/sg0",

@@ -13,11 +13,13 @@ mod qmp;
 pub mod qtest;
 pub mod screen;
 mod serial;
+mod terminal;
 mod vm;
 
 pub use guest::{Guest, disk_image, guest_image, skip};
 pub use qmp::{Qmp, QmpError};
 pub use serial::Serial;
+pub use terminal::Terminal;
 pub use vm::{Vm, VmBuilder, run};
 
 use std::path::{Path, PathBuf};

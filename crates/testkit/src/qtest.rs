@@ -35,11 +35,33 @@ impl Qtest {
         command.args(["-nodefaults", "-display", "none"]);
         command.args(if has_accelerator(binary)? { &["-accel", "qtest"][..] } else { &["-S"] });
         command.args(arguments);
-        Self::launch(command)
+        Self::launch(command, Self::directory()?)
     }
 
-    fn launch(mut command: Command) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("rhea-qtest-").tempdir()?;
+    /// The same, but the machine counts as running, as commands want it that send keys.
+    pub fn start_running(binary: &Path, arguments: &[impl AsRef<OsStr>]) -> Result<Self> {
+        let mut command = Command::new(binary);
+        command.args(["-nodefaults", "-display", "none"]);
+        let directory = Self::directory()?;
+        if has_accelerator(binary)? {
+            command.args(["-accel", "qtest"]);
+        } else {
+            // Firmware that does nothing but halt.
+            let mut firmware = vec![0; 0x1_0000];
+            firmware[0xfff0..0xfff4].copy_from_slice(&[0xfa, 0xf4, 0xeb, 0xfd]);
+            let path = directory.path().join("halt.bin");
+            std::fs::write(&path, firmware)?;
+            command.args(["-accel", "tcg", "-bios"]).arg(path);
+        }
+        command.args(arguments);
+        Self::launch(command, directory)
+    }
+
+    fn directory() -> Result<TempDir> {
+        Ok(tempfile::Builder::new().prefix("rhea-qtest-").tempdir()?)
+    }
+
+    fn launch(mut command: Command, directory: TempDir) -> Result<Self> {
         let listen = |name: &str| -> Result<(UnixListener, PathBuf)> {
             let path = directory.path().join(name);
             let listener = UnixListener::bind(&path)?;

@@ -1,6 +1,8 @@
 //! The machine's screen on the terminal that the program was started from (`-display curses`).
 //!
 //! Text modes are shown as they are, colours and cursor included; of graphics modes their size is told.
+//! A terminal that says in its environment that it has all colours (`COLORTERM`) shows the guest's; others
+//! show their own sixteen.
 //! What is typed goes to the guest's keyboard. Alt with a digit goes to another of the machine's screens,
 //! Ctrl-Alt-Q ends the program.
 //!
@@ -67,7 +69,8 @@ impl Terminal {
         let terminal = ratatui::try_init()?;
         let end = Arc::new(AtomicBool::new(false));
         let screens = consoles.iter().map(Console::view).collect();
-        let screen = Screen { terminal, screens, shown: 0, input, quit: Box::new(quit) };
+        let colors = Colors::of_terminal();
+        let screen = Screen { terminal, colors, screens, shown: 0, input, quit: Box::new(quit) };
         let ends = Arc::clone(&end);
         let thread = std::thread::Builder::new().name("curses".into()).spawn(move || {
             // A terminal that is gone shows nothing more; the machine goes on.
@@ -90,6 +93,7 @@ impl Drop for Terminal {
 /// What the thread works with.
 struct Screen {
     terminal: ratatui::DefaultTerminal,
+    colors: Colors,
     screens: Vec<View>,
     /// Which of them is shown.
     shown: usize,
@@ -104,7 +108,7 @@ impl Screen {
                 || Picture::Message("The machine has no screen".to_owned()),
                 Picture::of,
             );
-            self.terminal.draw(|frame| picture.draw(frame))?;
+            self.terminal.draw(|frame| picture.draw(frame, self.colors))?;
             let mut wait = PERIOD;
             while event::poll(wait)? {
                 wait = Duration::ZERO;
@@ -143,7 +147,7 @@ impl Picture {
         Self::Message(format!("{} x {} graphic mode", size.width, size.height))
     }
 
-    fn draw(&self, frame: &mut Frame<'_>) {
+    fn draw(&self, frame: &mut Frame<'_>, colors: Colors) {
         let area = frame.area();
         match self {
             Self::Message(message) => {
@@ -152,7 +156,7 @@ impl Picture {
                 frame.render_widget(line, middle);
             }
             Self::Text(screen) => {
-                frame.render_widget(Cells(screen), area);
+                frame.render_widget(Cells { screen, colors }, area);
                 let (left, top) = margins(screen, area);
                 if let Some((x, y)) = screen.cursor {
                     let place = Position::new(left + x as u16, top + y as u16);
@@ -172,28 +176,70 @@ fn margins(screen: &TextScreen, area: Rect) -> (u16, u16) {
 }
 
 /// A text mode's cells.
-struct Cells<'a>(&'a TextScreen);
+struct Cells<'a> {
+    screen: &'a TextScreen,
+    colors: Colors,
+}
 
 impl Widget for Cells<'_> {
     fn render(self, area: Rect, buffer: &mut Buffer) {
-        let screen = self.0;
+        let Self { screen, colors } = self;
         let (left, top) = margins(screen, area);
         for y in 0..screen.rows.min(u32::from(area.height - top)) {
             let room = usize::from(area.width - left);
             for (x, &cell) in (0..).zip(screen.row(y).iter().take(room)) {
                 let Some(shown) = buffer.cell_mut((left + x, top + y as u16)) else { continue };
-                shown.set_char(cp437::to_char(cell.code)).set_style(style(screen, cell));
+                shown.set_char(cp437::to_char(cell.code)).set_style(colors.style(screen, cell));
             }
         }
     }
 }
 
-fn style(screen: &TextScreen, cell: Cell) -> Style {
-    let color = |index: u8| {
-        let [_, red, green, blue] = screen.palette[usize::from(index)].to_be_bytes();
-        Color::Rgb(red, green, blue)
-    };
-    Style::new().fg(color(cell.attribute & 0xf)).bg(color(cell.attribute >> 4))
+/// The colours that a terminal has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Colors {
+    /// Those of ANSI.
+    Sixteen,
+    /// All.
+    All,
+}
+
+impl Colors {
+    /// The terminal's colours that are most like those that a VGA begins with, by their numbers there.
+    const LIKE_VGA: [Color; 16] = [
+        Color::Black,
+        Color::Blue,
+        Color::Green,
+        Color::Cyan,
+        Color::Red,
+        Color::Magenta,
+        Color::Yellow,
+        Color::Gray,
+        Color::DarkGray,
+        Color::LightBlue,
+        Color::LightGreen,
+        Color::LightCyan,
+        Color::LightRed,
+        Color::LightMagenta,
+        Color::LightYellow,
+        Color::White,
+    ];
+
+    fn of_terminal() -> Self {
+        let told = std::env::var("COLORTERM").unwrap_or_default();
+        if matches!(told.as_str(), "truecolor" | "24bit") { Self::All } else { Self::Sixteen }
+    }
+
+    fn style(self, screen: &TextScreen, cell: Cell) -> Style {
+        let color = |index: u8| match self {
+            Self::Sixteen => Self::LIKE_VGA[usize::from(index)],
+            Self::All => {
+                let [_, red, green, blue] = screen.palette[usize::from(index)].to_be_bytes();
+                Color::Rgb(red, green, blue)
+            }
+        };
+        Style::new().fg(color(cell.attribute & 0xf)).bg(color(cell.attribute >> 4))
+    }
 }
 
 #[cfg(test)]
@@ -213,13 +259,13 @@ mod tests {
         };
         let area = Rect::new(0, 0, 4, 3);
         let mut buffer = Buffer::empty(area);
-        Cells(&screen).render(area, &mut buffer);
+        Cells { screen: &screen, colors: Colors::All }.render(area, &mut buffer);
         assert_eq!(buffer[(1, 1)].symbol(), "│");
         assert_eq!(buffer[(1, 1)].fg, Color::Rgb(0xaa, 0xaa, 0xaa));
         assert_eq!((buffer[(2, 1)].symbol(), buffer[(2, 1)].fg), ("x", Color::Rgb(0, 0, 0)));
         let area = Rect::new(0, 0, 1, 1);
         let mut buffer = Buffer::empty(area);
-        Cells(&screen).render(area, &mut buffer);
-        assert_eq!(buffer[(0, 0)].symbol(), "│");
+        Cells { screen: &screen, colors: Colors::Sixteen }.render(area, &mut buffer);
+        assert_eq!((buffer[(0, 0)].symbol(), buffer[(0, 0)].fg), ("│", Color::Gray));
     }
 }

@@ -681,7 +681,7 @@ fn nmis_are_held_off_until_iret() {
 #[test]
 fn init_and_startup_bring_a_processor_up_in_real_mode() {
     let mut cpu = long_cpu();
-    cpu.config.index = 1;
+    cpu.config.apic_id = 1;
     cpu.interrupts = std::sync::Arc::new(OneInterrupt(cpu.signals.clone()));
     load(&cpu, |a| a.hlt().unwrap());
     cpu.memory.write(0x9000, &[0xf4]).unwrap();

@@ -31,6 +31,7 @@ fn rdmsr(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
     let register = cpu.reg(RCX);
     cpu.intercept_msr(register, false)?;
+    cpu.sync_performance();
     let Some(value) = cpu.read_msr(register) else {
         cpu.trace_msr("read", register);
         return Err(Exception::GP0);

@@ -158,7 +158,7 @@ pub(crate) fn machine(ram: &[(u64, u64)], cpus: u32) -> Vec<(Cpu, Arc<Board>)> {
             (
                 Cpu::new(
                     CpuConfig {
-                        index,
+                        apic_id: index,
                         topology: Topology { cores: cpus, threads: 1 },
                         model: Arc::default(),
                     },

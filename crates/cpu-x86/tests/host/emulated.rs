@@ -208,6 +208,7 @@ fn image_to_state(image: &[u8; IMAGE], state: &mut CpuState) {
     }
     state.mxcsr = u32::from_le_bytes(image[24..28].try_into().expect("four bytes"));
     state.interrupt_shadow = false;
+    state.debug_shadow = false;
 }
 
 fn image_from_state(state: &CpuState, image: &mut [u8; IMAGE]) {

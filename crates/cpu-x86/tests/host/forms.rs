@@ -65,7 +65,7 @@ fn reason(code: Code) -> Option<&'static str> {
         _ if loads_segment => "depends on the kernel's descriptor tables",
         Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase => "the bases are the host program's own",
         Rdpkru | Wrpkru => "the keys guard the test's own memory, too",
-        Clzerow | Clzerod | Clzeroq => "not every host has it (see the guests of cpu-guests)",
+        Clzero => "not every host has it (see the guest `system`)",
         Xsave | Xsave64 | Xsaveopt | Xsaveopt64 | Xsavec | Xsavec64 | Xsaves | Xsaves64
         | Xrstor | Xrstor64 | Xrstors | Xrstors64 => {
             "the image's layout follows the host's XCR0 (see the unit's own tests)"

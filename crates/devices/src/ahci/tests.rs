@@ -1,10 +1,9 @@
 //! The adapter with a driver of the test's own, and with hostile ones.
 
-use std::io;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-use block::{BlockBackend, Drive, DriveEvent, DriveOptions};
+use block::{Drive, DriveEvent, DriveOptions};
 use bus::{AddressSpace, IrqLine, IrqSink, MsiMessage, MsiSink};
 use proptest::prelude::*;
 
@@ -13,6 +12,7 @@ use super::*;
 use crate::ata::{CdOptions, DiskOptions};
 use crate::pci::{Devfn, PciBus};
 use crate::scsi::{Lun, LunOptions, Transport, op};
+use crate::testing::Failing;
 
 const RAM: u64 = 4 << 20;
 const BAR: u64 = 0xfebf_0000;
@@ -450,62 +450,10 @@ fn what_is_not_ram_stops_the_port() {
     assert_eq!(tfd, DONE);
 }
 
-/// A disk whose writes fail while it is told to.
-#[derive(Default)]
-struct Failing {
-    fails: AtomicBool,
-    writes: AtomicU32,
-    stats: block::IoStats,
-}
-
-impl BlockBackend for Failing {
-    fn read_at(&self, _offset: u64, _bufs: &[block::GuestSlice<'_>]) -> io::Result<()> {
-        Ok(())
-    }
-    fn write_at(&self, _offset: u64, _bufs: &[block::GuestSlice<'_>]) -> io::Result<()> {
-        if self.fails.load(Ordering::SeqCst) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.writes.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-    fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
-        Ok(())
-    }
-    fn write_zeroes(&self, _offset: u64, _len: u64, _may_unmap: bool) -> io::Result<()> {
-        Ok(())
-    }
-    fn size(&self) -> u64 {
-        DISK
-    }
-    fn allocated_size(&self) -> u64 {
-        0
-    }
-    fn lock(&self, _share_write: bool) -> Result<(), block::LockError> {
-        Ok(())
-    }
-    fn unlock(&self) {}
-    fn is_read_only(&self) -> bool {
-        false
-    }
-    fn driver(&self) -> &'static str {
-        "failing"
-    }
-    fn filename(&self) -> String {
-        "failing".into()
-    }
-    fn stats(&self) -> &block::IoStats {
-        &self.stats
-    }
-}
-
 #[test]
 fn writes_that_found_no_space_are_made_again() {
     for queued in [false, true] {
-        let node = Arc::new(Failing::default());
+        let node = Failing::new(DISK);
         let backend = node.clone();
         let bench = Bench::with(
             |_| Arc::new(Drive::with_node("disk", backend, &DriveOptions::default())),
@@ -522,7 +470,7 @@ fn writes_that_found_no_space_are_made_again() {
             seen.fetch_add(1, Ordering::SeqCst);
         }));
         bench.start();
-        node.fails.store(true, Ordering::SeqCst);
+        node.fails_writes.store(true, Ordering::SeqCst);
         let frame = match queued {
             true => command(WRITE_QUEUED, 5, 3 << 3, 1),
             false => command(WRITE_DMA_EXT, 5, 1, 0),
@@ -537,7 +485,7 @@ fn writes_that_found_no_space_are_made_again() {
         bench.ahci.restore(&saved).unwrap();
         assert_eq!(bench.ahci.save(), saved);
         assert_eq!(bench.get(HD, port_reg::IS), 0);
-        node.fails.store(false, Ordering::SeqCst);
+        node.fails_writes.store(false, Ordering::SeqCst);
         bench.ahci.resume();
         bench.wait("the write", || bench.get(HD, port_reg::IS) != 0);
         assert_eq!(bench.get(HD, port_reg::TFD), DONE);

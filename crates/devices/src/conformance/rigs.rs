@@ -41,6 +41,7 @@ use crate::testing::Everything;
 use crate::uart16550::{COM_PORTS, Uart16550};
 use crate::usb::hid::{Hid, HidKind};
 use crate::usb::hub::UsbHub;
+use crate::usb::storage::{UsbStorage, Worker};
 use crate::usb::uhci::{Uhci, UhciModel};
 use crate::usb::{Handshake, Peripheral, Token, Transaction, UsbBus};
 use crate::vga::{VgaKind, VgaOptions, VgaPci};
@@ -48,6 +49,7 @@ use crate::virtio::gpu::{GpuOptions, VirtioGpu, VirtioVga};
 use crate::virtio::rng::VirtioRng;
 use crate::virtio::{VirtioPci, VirtioPciOptions};
 use crate::vmgenid::VmGenId;
+use crate::watchdog::{I6300Esb, Ib700};
 
 /// One kind of device.
 pub(super) struct Entry {
@@ -77,6 +79,9 @@ pub(super) fn all() -> Vec<Entry> {
         entry("I8254", i8254),
         entry("I8259", i8259),
         entry("IoApic", io_apic),
+        // It remembers that a reset was its own.
+        Entry { keeps_state: true, ..entry("I6300Esb", i6300esb) },
+        entry("Ib700", ib700),
         entry("IrqRouter", irq_router),
         entry("LocalApic", local_apic),
         Entry { keeps_state: true, ..entry("Mc146818", mc146818) },
@@ -84,6 +89,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("PcTestDev", pc_testdev),
         entry("PciTestDev", pci_testdev),
         entry("Peripheral", peripheral),
+        entry("Peripheral", usb_storage),
         Entry { keeps_state: true, ..entry("Pflash", pflash) },
         entry("Piix3", piix3),
         entry("Piix4Pm", piix4_pm),
@@ -340,6 +346,36 @@ fn pvpanic_pci() -> Rig {
         PvPanicPci::new("pvpanic0", pvpanic::EVENTS, pci_wiring(bench), wishes)
     });
     rig.target(Space::Memory, 0xfe00_0000, 16).config(function.clone()).other(open_bars(function))
+}
+
+fn i6300esb() -> Rig {
+    let (rig, function) = Rig::new(|bench| {
+        let wishes = bench.wishes.clone();
+        I6300Esb::new("watchdog0", pci_wiring(bench), &bench.timers, wishes)
+    });
+    let (mmio, open) = (rig.mmio.clone(), open_bars(function.clone()));
+    let watchdog = function.clone();
+    // Short stages, started and fed.
+    let other = move |kind: u32, value: u64| {
+        open(kind, value);
+        for byte in [0x80, 0x86] {
+            mmio.write(0xfe00_000c, 2, byte);
+        }
+        let (offset, size) = [(0, 4), (4, 4), (0xc, 2)][kind as usize % 3];
+        mmio.write(0xfe00_0000 + offset, size, value & 0x1ff);
+        watchdog.write_config(0x68, 1, kind >> 8 & 6);
+        watchdog.read_config(0x60, 4).into()
+    };
+    rig.target(Space::Memory, 0xfe00_0000, 16).config(function).other(other)
+}
+
+fn ib700() -> Rig {
+    let (rig, _) = Rig::new(|bench| {
+        let watchdog = Ib700::new(&bench.timers, bench.wishes.clone());
+        watchdog.attach(&bench.ports).unwrap();
+        watchdog
+    });
+    rig.target(Space::Ports, 0x441, 1).target(Space::Ports, 0x443, 1)
 }
 
 fn vmgenid() -> Rig {
@@ -775,6 +811,56 @@ fn peripheral() -> Rig {
         }
     };
     rig.other(other).keep(keep)
+}
+
+/// A disk whose medium never changes.
+fn usb_storage() -> Rig {
+    let (rig, device) = Rig::new(|_| {
+        let options = block::DriveOptions::default();
+        let drive = block::Drive::with_node("d", Arc::new(Blank::default()), &options);
+        let options = LunOptions { keeps_sense: true, ..LunOptions::disk() };
+        let lun = Lun::new(Arc::new(drive), "usb0", options).unwrap();
+        Peripheral::new("usb0", UsbStorage::new(lun, "1".into(), Worker::None).unwrap())
+    });
+    let other =
+        move |kind: u32, value: u64| {
+            let transact = |endpoint, token, data: &mut [u8]| match device
+                .transact(&mut Transaction { address: 0, endpoint, token, data })
+            {
+                Some(Handshake::Ack(len)) => len as u64,
+                other => 0x100 + u64::from(other.is_some()),
+            };
+            match kind % 8 {
+                0 => {
+                    // It is given its configuration, or reset.
+                    let mut setup =
+                        if kind & 8 == 0 { [0x21, 0xff, 0, 0, 0, 0, 0, 0] } else { [0; 8] };
+                    if setup[0] == 0 {
+                        setup[1..3].copy_from_slice(&[9, 1]);
+                    }
+                    transact(0, Token::Setup, &mut setup) + transact(0, Token::In, &mut [])
+                }
+                1..=3 => {
+                    // A command from those that there are, with few data.
+                    let codes = [0x00, 0x03, 0x12, 0x25, 0x28, 0x2a, 0x2f, 0x35, 0x41, 0x55, 0x93];
+                    let mut wrapper = [0; 31];
+                    wrapper[..4].copy_from_slice(b"USBC");
+                    wrapper[8..10].copy_from_slice(&(value as u16 & 0xfff).to_le_bytes());
+                    wrapper[12] = (value >> 16) as u8 & 0x80;
+                    wrapper[14] = 16;
+                    wrapper[15] = codes[(value >> 24) as usize % codes.len()];
+                    wrapper[16..31].copy_from_slice(&[(value >> 32) as u8 & 7; 15]);
+                    transact(2, Token::Out, &mut wrapper)
+                }
+                4 | 5 => transact(2, Token::Out, &mut [value as u8; 64][..kind as usize >> 8 & 63]),
+                _ => {
+                    let mut room = [0; 64];
+                    let len = transact(1, Token::In, &mut room);
+                    room.iter().fold(len, |sum, &byte| sum.rotate_left(5) ^ u64::from(byte))
+                }
+            }
+        };
+    rig.other(other)
 }
 
 fn uhci() -> Rig {

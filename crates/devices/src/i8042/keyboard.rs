@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ps2::{ACK, Output, RESEND, TEST_PASSED, command};
 
+/// No command, but taken.
+const NOTHING: u8 = 0x00;
 const SET_LEDS: u8 = 0xed;
 const ECHO: u8 = 0xee;
 const SCAN_CODE_SET: u8 = 0xf0;
@@ -31,6 +33,7 @@ mod held {
     pub(super) const SHIFT: u8 = 0b11;
     pub(super) const CTRL: u8 = 0b1100;
     pub(super) const ALT: u8 = 0b11_0000;
+    pub(super) const ALT_LEFT: u8 = 0b1_0000;
 }
 
 /// A keyboard.
@@ -101,7 +104,10 @@ impl Keyboard {
     fn set1(&self, key: Key, down: bool) -> Vec<u8> {
         let up = if down { 0 } else { 0x80 };
         match key {
-            Key::Print | Key::Sysrq if self.is_held(held::ALT) => vec![0x54 | up],
+            Key::Print | Key::Sysrq if self.is_held(held::ALT) => {
+                let (left, right) = ([0xb8, 0x38], [EXTENDED, 0xb8, EXTENDED, 0x38]);
+                sysrq(if self.is_held(held::ALT_LEFT) { &left } else { &right }, &[0x54 | up], down)
+            }
             Key::Print | Key::Sysrq if !self.is_held(held::SHIFT | held::CTRL) => {
                 if down {
                     vec![EXTENDED, 0x2a, EXTENDED, 0x37]
@@ -124,11 +130,10 @@ impl Keyboard {
     fn set2(&self, key: Key, down: bool) -> Vec<u8> {
         match key {
             Key::Print | Key::Sysrq if self.is_held(held::ALT) => {
-                if down {
-                    vec![0x84]
-                } else {
-                    vec![RELEASE, 0x84]
-                }
+                let left = [RELEASE, 0x11, 0x11];
+                let right = [EXTENDED, RELEASE, 0x11, EXTENDED, 0x11];
+                let code: &[u8] = if down { &[0x84] } else { &[RELEASE, 0x84] };
+                sysrq(if self.is_held(held::ALT_LEFT) { &left } else { &right }, code, down)
             }
             Key::Print | Key::Sysrq if !self.is_held(held::SHIFT | held::CTRL) => {
                 if down {
@@ -202,6 +207,7 @@ impl Keyboard {
 
     fn start(&mut self, byte: u8) {
         match byte {
+            NOTHING => {}
             SET_LEDS | SCAN_CODE_SET | command::SET_RATE | KEY_TYPEMATIC..=KEY_MAKE => {
                 self.awaits = Some(byte);
             }
@@ -227,4 +233,10 @@ impl Keyboard {
         }
         self.output.answer(&[ACK]);
     }
+}
+
+/// The codes of the key that asks for the system's attention, which is another one's with Alt held: Alt is
+/// told to go up and down again (`alt`) before the key's own `code` when it goes down, else after it.
+fn sysrq(alt: &[u8], code: &[u8], down: bool) -> Vec<u8> {
+    if down { [alt, code].concat() } else { [code, alt].concat() }
 }

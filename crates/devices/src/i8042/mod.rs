@@ -140,7 +140,7 @@ impl Default for I8042State {
 
 impl State for I8042State {
     const NAME: &'static str = "i8042";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn validate(&self) -> Result<(), String> {
         let takes_data = |command: u8| {
@@ -262,7 +262,7 @@ impl I8042State {
         self.last_was_command = false;
         match self.awaits.take() {
             None => {
-                // Writing to the keyboard switches it on.
+                // Writing to a device switches it on.
                 self.mode &= !MODE_KEYBOARD_OFF;
                 self.keyboard.command(byte);
             }
@@ -273,7 +273,10 @@ impl I8042State {
             }
             Some(command::WRITE_KEYBOARD_BUFFER) => self.answers.push(&[byte]),
             Some(command::WRITE_MOUSE_BUFFER) => self.mouse_answers.push(&[byte]),
-            Some(command::WRITE_MOUSE) => self.mouse.command(byte),
+            Some(command::WRITE_MOUSE) => {
+                self.mode &= !MODE_MOUSE_OFF;
+                self.mouse.command(byte);
+            }
             Some(ram) => self.ram[usize::from(ram & 0x1f) - 1] = byte,
         }
         false

@@ -1,6 +1,11 @@
 //! A PS/2 mouse with a wheel and five buttons, which is a plain one until a driver knocks for more (IBM
 //! PS/2 Hardware Interface Technical Reference, "Mouse"; Microsoft's documents on the IntelliMouse and
 //! IntelliMouse Explorer protocols).
+//!
+//! No click is lost because the guest is slow: while reports wait for room, each change of the buttons
+//! is a [`Moment`] of its own, and movements add up within it.
+
+use std::collections::VecDeque;
 
 use input::{Axis, Button};
 use serde::{Deserialize, Serialize};
@@ -36,6 +41,8 @@ const SIDEWAYS: u8 = 0x40;
 const STEP: i32 = 127;
 /// Most that is remembered of one.
 const FAR: i32 = 1 << 20;
+/// Most changes of the buttons that are remembered before the last; more of them are one.
+const MOMENTS: usize = 64;
 
 /// Bits of the buttons, in the order of reports.
 mod button {
@@ -45,6 +52,14 @@ mod button {
     pub(super) const SIDE: u8 = 1 << 3;
     pub(super) const EXTRA: u8 = 1 << 4;
     pub(super) const PLAIN: u8 = LEFT | RIGHT | MIDDLE;
+}
+
+/// Something to tell the guest: how the buttons are, and how far the mouse was moved meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Moment {
+    buttons: u8,
+    /// Right, up, wheel towards the user, wheel to the right.
+    moved: [i32; 4],
 }
 
 /// A mouse.
@@ -62,11 +77,12 @@ pub(super) struct Mouse {
     rate: u8,
     /// The last rates that were set, oldest first.
     rates: [u8; 3],
-    buttons: u8,
     /// Buttons as the guest was told last.
     told: u8,
-    /// Movements that the guest was not told of: right, up, wheel towards the user, wheel to the right.
-    moved: [i32; 4],
+    /// What the guest was not told of before `now`, oldest first.
+    past: VecDeque<Moment>,
+    /// The buttons as they are, and movements that the guest was not told of.
+    now: Moment,
 }
 
 impl Default for Mouse {
@@ -82,9 +98,9 @@ impl Default for Mouse {
             resolution: 2,
             rate: 100,
             rates: [0; 3],
-            buttons: 0,
             told: 0,
-            moved: [0; 4],
+            past: VecDeque::new(),
+            now: Moment::default(),
         }
     }
 }
@@ -94,8 +110,13 @@ impl Mouse {
         if !matches!(self.id, PLAIN | WHEEL | FIVE_BUTTONS) {
             return Err(format!("mouse id {}", self.id));
         }
-        if self.moved.iter().any(|far| !(-FAR..=FAR).contains(far)) {
-            return Err(format!("mouse movements {:?}", self.moved));
+        if self.past.len() > MOMENTS {
+            return Err(format!("{} moments of a mouse; it has {MOMENTS}", self.past.len()));
+        }
+        for Moment { moved, .. } in self.past.iter().chain([&self.now]) {
+            if moved.iter().any(|far| !(-FAR..=FAR).contains(far)) {
+                return Err(format!("mouse movements {moved:?}"));
+            }
         }
         self.output.validate()
     }
@@ -114,7 +135,14 @@ impl Mouse {
             Button::WheelLeft => return self.add(3, -step),
             Button::WheelRight => return self.add(3, step),
         };
-        self.buttons = if down { self.buttons | bit } else { self.buttons & !bit };
+        let buttons = if down { self.now.buttons | bit } else { self.now.buttons & !bit };
+        let before = self.past.back().map_or(self.told, |moment| moment.buttons);
+        let untold = (self.now.buttons ^ before) & self.visible() != 0;
+        if untold && buttons != self.now.buttons && self.streams() && self.past.len() < MOMENTS {
+            self.past.push_back(self.now);
+            self.now.moved = [0; 4];
+        }
+        self.now.buttons = buttons;
     }
 
     /// It was moved.
@@ -133,21 +161,39 @@ impl Mouse {
         };
         // Nobody hears of what happens while reports are off.
         if listens && (self.reporting || self.remote) {
-            self.moved[axis] = self.moved[axis].saturating_add(value).clamp(-FAR, FAR);
+            let moved = &mut self.now.moved[axis];
+            *moved = moved.saturating_add(value).clamp(-FAR, FAR);
         }
+    }
+
+    /// It reports by itself.
+    fn streams(&self) -> bool {
+        self.reporting && !self.remote && !self.wrap
+    }
+
+    /// The buttons that reports have.
+    fn visible(&self) -> u8 {
+        if self.id == FIVE_BUTTONS { u8::MAX } else { button::PLAIN }
     }
 
     /// Reports what there is to tell, as far as there is room.
     pub(super) fn report(&mut self) {
-        let visible = if self.id == FIVE_BUTTONS { u8::MAX } else { button::PLAIN };
-        while self.reporting
-            && !self.remote
-            && !self.wrap
-            && (self.moved != [0; 4] || (self.buttons ^ self.told) & visible != 0)
-            && self.output.reports.room() >= 4
-        {
+        while self.streams() && self.has_news() && self.output.reports.room() >= 4 {
             let report = self.take_report(self.double_scale);
             self.output.reports.push(&report);
+        }
+    }
+
+    /// Whether there is something to tell; drops what is told.
+    fn has_news(&mut self) -> bool {
+        loop {
+            let first = self.past.front().unwrap_or(&self.now);
+            if first.moved != [0; 4] || (first.buttons ^ self.told) & self.visible() != 0 {
+                return true;
+            }
+            if self.past.pop_front().is_none() {
+                return false;
+            }
         }
     }
 
@@ -162,11 +208,14 @@ impl Mouse {
 
     /// A report of three bytes, or four with a wheel.
     fn take_report(&mut self, double: bool) -> Vec<u8> {
-        self.told = self.buttons;
+        let id = self.id;
+        let Moment { buttons, moved } = self.past.front_mut().unwrap_or(&mut self.now);
+        let buttons = *buttons;
+        self.told = buttons;
         let most = if double { STEP / 2 } else { STEP };
         let mut take = |axis: usize, most: i32| {
-            let step = self.moved[axis].clamp(-most, most);
-            self.moved[axis] -= step;
+            let step = moved[axis].clamp(-most, most);
+            moved[axis] -= step;
             step
         };
         let scale = |step: i32| match step.abs() {
@@ -180,11 +229,11 @@ impl Mouse {
         };
         let (x, y) = (scale(take(0, most)), scale(take(1, most)));
         let first = REPORT
-            | self.buttons & button::PLAIN
+            | buttons & button::PLAIN
             | if x < 0 { X_NEGATIVE } else { 0 }
             | if y < 0 { Y_NEGATIVE } else { 0 };
         let mut report = vec![first, x as u8, y as u8];
-        match self.id {
+        match id {
             WHEEL => report.push(take(2, STEP) as u8),
             FIVE_BUTTONS => {
                 // One wheel at a time.
@@ -193,7 +242,7 @@ impl Mouse {
                     SIDEWAYS | (-sideways) as u8 & 0x3f
                 } else {
                     let wheel = take(2, 7) as u8 & 0x0f;
-                    wheel | (self.buttons & (button::SIDE | button::EXTRA)) << 1
+                    wheel | (buttons & (button::SIDE | button::EXTRA)) << 1
                 });
             }
             _ => {}
@@ -219,8 +268,8 @@ impl Mouse {
             self.rate = byte;
             self.rates = [self.rates[1], self.rates[2], byte];
             match self.rates {
-                KNOCK_WHEEL if self.id == PLAIN => self.id = WHEEL,
-                KNOCK_FIVE_BUTTONS if self.id == WHEEL => self.id = FIVE_BUTTONS,
+                KNOCK_WHEEL => self.id = WHEEL,
+                KNOCK_FIVE_BUTTONS => self.id = FIVE_BUTTONS,
                 _ => {}
             }
         }
@@ -244,15 +293,15 @@ impl Mouse {
             LEAVE_WRAP_MODE => self.wrap = false,
             command::ENABLE => {
                 self.reporting = true;
-                self.told = self.buttons;
                 self.forget();
+                self.told = self.now.buttons;
             }
             command::DISABLE => {
                 self.reporting = false;
                 self.forget();
             }
             command::SET_DEFAULTS => {
-                *self = Self { id: self.id, buttons: self.buttons, ..Self::default() };
+                *self = Self { id: self.id, now: self.held(), ..Self::default() };
             }
             STATUS => {
                 return self.output.answer(&[ACK, self.status(), self.resolution, self.rate]);
@@ -265,7 +314,7 @@ impl Mouse {
             command::IDENTIFY => return self.output.answer(&[ACK, self.id]),
             command::RESEND => return self.output.resend(),
             command::RESET => {
-                *self = Self { buttons: self.buttons, ..Self::default() };
+                *self = Self { now: self.held(), ..Self::default() };
                 return self.output.answer(&[ACK, TEST_PASSED, PLAIN]);
             }
             _ => return self.output.answer(&[RESEND]),
@@ -276,12 +325,18 @@ impl Mouse {
     /// Drops what the guest was not told of.
     fn forget(&mut self) {
         self.output.reports.clear();
-        self.moved = [0; 4];
+        self.past.clear();
+        self.now = self.held();
+    }
+
+    /// The buttons as they are, without movements.
+    fn held(&self) -> Moment {
+        Moment { buttons: self.now.buttons, ..Moment::default() }
     }
 
     /// The status byte has the buttons in another order than reports.
     fn status(&self) -> u8 {
-        let held = |bit: u8| u8::from(self.buttons & bit != 0);
+        let held = |bit: u8| u8::from(self.now.buttons & bit != 0);
         u8::from(self.remote) << 6
             | u8::from(self.reporting) << 5
             | u8::from(self.double_scale) << 4

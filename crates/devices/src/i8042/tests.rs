@@ -152,6 +152,10 @@ fn each_byte_is_an_edge_on_its_own_line() {
     bench.command(0xa7);
     bench.i8042.read_port(DATA_PORT);
     assert!(bench.output().is_empty());
+    // To write to it switches it on.
+    assert_eq!(bench.mouse(0xf2), [0xfa, 0]);
+    bench.command(0x20);
+    assert_eq!(bench.output(), [0x03]);
 }
 
 #[test]
@@ -262,7 +266,8 @@ fn modifiers_change_print_screen_and_pause() {
     let bench = bench();
     bench.raw(1);
     bench.press(Key::AltR);
-    assert_eq!((bench.press(Key::Print), bench.release(Key::Print)), (vec![0x54], vec![0xd4]));
+    assert_eq!(bench.press(Key::Print), [0xe0, 0xb8, 0xe0, 0x38, 0x54]);
+    assert_eq!(bench.release(Key::Print), [0xd4, 0xe0, 0xb8, 0xe0, 0x38]);
     bench.release(Key::AltR);
     bench.press(Key::Ctrl);
     assert_eq!(bench.press(Key::Print), [0xe0, 0x37]);
@@ -272,8 +277,8 @@ fn modifiers_change_print_screen_and_pause() {
     bench.release(Key::Ctrl);
     bench.raw(2);
     bench.press(Key::Alt);
-    assert_eq!(bench.press(Key::Sysrq), [0x84]);
-    assert_eq!(bench.release(Key::Sysrq), [0xf0, 0x84]);
+    assert_eq!(bench.press(Key::Sysrq), [0xf0, 0x11, 0x11, 0x84]);
+    assert_eq!(bench.release(Key::Sysrq), [0xf0, 0x84, 0xf0, 0x11, 0x11]);
 }
 
 #[test]
@@ -370,6 +375,36 @@ fn wheels_and_five_buttons_after_the_knocks() {
     assert_eq!(bench.button(Button::Extra, true), [0x08, 0, 0, 0x30]);
     assert_eq!(bench.button(Button::WheelLeft, true), [0x08, 0, 0, 0x41]);
     assert_eq!(bench.button(Button::WheelRight, true), [0x08, 0, 0, 0x7f]);
+}
+
+#[test]
+fn clicks_that_the_guest_is_too_slow_for_are_reported_one_by_one() {
+    let bench = bench();
+    bench.mouse(0xf4);
+    knock(&bench, [200, 200, 80]);
+    let press = |button, down| InputEvent::Button { button, down };
+    // This fills the queue.
+    bench.move_by(127 * 4, 0);
+    for _ in 0..3 {
+        bench.hub.send(None, &[press(Button::Left, true)]);
+        bench.move_by(1, 0);
+        bench.hub.send(None, &[press(Button::Left, false)]);
+    }
+    bench.hub.send(None, &[press(Button::Side, true)]);
+    let bytes = bench.output();
+    let reports: Vec<_> = bytes.chunks(4).map(|r| (r[0] & 7, r[1], r[3])).collect();
+    let (down, up) = ((1, 1, 0), (0, 0, 0));
+    assert_eq!(reports[4..], [down, up, down, up, down, up, (0, 0, 0x10)]);
+    // There is an end to what it remembers, but how the buttons are is told in the end.
+    bench.move_by(127 * 4, 0);
+    for _ in 0..1000 {
+        bench.hub.send(None, &[press(Button::Right, true)]);
+        bench.hub.send(None, &[press(Button::Right, false)]);
+    }
+    bench.hub.send(None, &[press(Button::Right, true)]);
+    let bytes = bench.output();
+    assert!(bytes.len() < 300, "{}", bytes.len());
+    assert_eq!(bytes[bytes.len() - 4..], [0x0a, 0, 0, 0x10]);
 }
 
 #[test]

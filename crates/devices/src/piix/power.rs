@@ -142,7 +142,7 @@ pub struct Piix4PmState {
 
 impl State for Piix4PmState {
     const NAME: &'static str = "piix4-pm";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn validate(&self) -> Result<(), String> {
         let Acpi { status, enable, control, .. } = self.acpi;
@@ -150,7 +150,7 @@ impl State for Piix4PmState {
         {
             return Err("a PM1 register has reserved bits set".into());
         }
-        Ok(())
+        self.smbus.validate()
     }
 }
 

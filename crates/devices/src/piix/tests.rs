@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bus::{AddressSpace, Clock, IrqLine, IrqSink, MsiMessage, MsiSink, TimerQueue};
+use bus::{AddressSpace, Clock, IrqLine, IrqSink, MsiMessage, MsiSink, TimerQueue, WakeCause};
 
 use super::*;
 use crate::irq::IrqRouter;
@@ -82,8 +82,17 @@ fn sleeps_are_asked_for_by_their_types() {
     bench.ports.write(0x604, 2, 0x2801);
     bench.ports.write(0x604, 2, 0x2c01);
     assert_eq!(bench.wishes.taken(), ["notice Suspend", "notice Hibernate"]);
-    bench.pm.wake_up();
-    assert_eq!(bench.ports.read(0x600, 2), Some(0x8000));
+    bench.pm.wake_up(WakeCause::User);
+    assert_eq!(bench.ports.read(0x600, 2), Some(0x8100));
+    bench.ports.write(0x600, 2, 0x8100);
+    bench.pm.wake_up(WakeCause::Rtc);
+    assert_eq!(bench.ports.read(0x600, 2), Some(0x8400));
+    assert!(bench.pm.wakes_on(WakeCause::User) && !bench.pm.wakes_on(WakeCause::Rtc));
+    bench.ports.write(0x602, 2, 0x400);
+    assert!(bench.pm.wakes_on(WakeCause::Rtc));
+    // The board has the general purpose events in a place of their own too.
+    bench.ports.write(0xafe2, 2, 0x1234);
+    assert_eq!(bench.ports.read(0x60e, 2), Some(0x1234));
     // By bytes, as some systems write it.
     bench.ports.write(0x604, 2, 0x0001);
     bench.ports.write(0x605, 1, 0x20);
@@ -132,13 +141,16 @@ fn pirq_routes_and_reset_control() {
 }
 
 #[test]
-fn nobody_answers_on_the_smbus() {
+fn eeproms_are_reached_through_the_ports_of_the_smbus() {
     let bench = bench();
     bench.pm.write_config(reg::SMBUS_BASE, 4, 0x700);
     bench.pm.write_config(reg::SMBUS_ENABLE, 1, 1);
-    bench.ports.write(0x704, 1, 0xa1);
-    bench.ports.write(0x702, 1, 0x48);
-    assert_eq!(bench.ports.read(0x700, 1), Some(6));
-    bench.ports.write(0x700, 1, 0x1e);
-    assert_eq!(bench.ports.read(0x700, 1), Some(0));
+    for (address, status) in [(0x91, 4), (0xa1, 2)] {
+        bench.ports.write(0x704, 1, address);
+        bench.ports.write(0x702, 1, 0x48);
+        assert_eq!(bench.ports.read(0x700, 1), Some(status | 1), "busy");
+        assert_eq!(bench.ports.read(0x700, 1), Some(status));
+        bench.ports.write(0x700, 1, 0x1e);
+        assert_eq!(bench.ports.read(0x700, 1), Some(0));
+    }
 }

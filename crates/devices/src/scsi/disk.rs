@@ -101,6 +101,8 @@ impl Lun {
             // That the host can read its medium shows when it does.
             0 => Ok(Task::Done),
             1 if len > 0 => Ok(Task::Compare { offset, len, repeat: None }),
+            // As with WRITE SAME, a small command must not keep the host busy for hours.
+            3 if cdb.blocks() > self.max_write_same() => Err(Sense::INVALID_FIELD),
             3 if len > 0 => Ok(Task::Compare { offset, len, repeat: Some(block) }),
             1 | 3 => Ok(Task::Done),
             _ => Err(Sense::INVALID_FIELD),

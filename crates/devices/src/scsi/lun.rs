@@ -11,12 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::cdrom::MediaEvent;
 use super::data::{gather, scatter};
 use super::{Cdb, Kind, LunOptions, Outcome, Sense, Task, Transport, op};
+use crate::block_size::{self, BlockSizeError};
 use crate::lock;
 
 /// Most unit attentions that wait to be told; more would say nothing new.
 const MAX_ATTENTIONS: usize = 8;
-/// Smallest and largest block in bytes.
-const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=2 << 20;
 
 /// Why a unit can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -27,25 +26,9 @@ pub enum LunError {
     /// There is no disk in the drive, and it can't be put in later.
     #[error("Device needs media, but drive is empty")]
     Empty,
-    /// A block size out of range.
-    #[error("Property .{name} doesn't take value {size} (minimum: 512, maximum: 2097152)")]
-    BlockSizeRange {
-        /// The property.
-        name: &'static str,
-        /// The value.
-        size: u32,
-    },
-    /// A block size that is no power of two.
-    #[error("Property .{name} doesn't take value '{size}', it's not a power of 2")]
-    BlockSizePower {
-        /// The property.
-        name: &'static str,
-        /// The value.
-        size: u32,
-    },
-    /// Physical blocks smaller than logical ones.
-    #[error("logical_block_size > physical_block_size not supported")]
-    BlockSizeOrder,
+    /// Block sizes that it can't have.
+    #[error(transparent)]
+    BlockSize(#[from] BlockSizeError),
     /// A name for the device identification page that is too long.
     #[error("The device id can't be longer than 247 characters")]
     DeviceIdLength,
@@ -175,10 +158,7 @@ impl Lun {
         let result = self.dispatch(&cdb, &mut state);
         if cdb.opcode() != op::REQUEST_SENSE {
             // What the last command left is known, or not wanted.
-            state.sense = match (&result, self.options.transport) {
-                (Err(sense), Transport::Atapi) => Some(*sense),
-                _ => None,
-            };
+            state.sense = result.as_ref().err().filter(|_| self.options.keeps_sense).copied();
         }
         result
     }
@@ -362,7 +342,7 @@ impl Lun {
             Ok(moved) => Outcome::Good(moved),
             Err(Stop::Held) => Outcome::Held,
             Err(Stop::Check(sense)) => {
-                if self.options.transport == Transport::Atapi {
+                if self.options.keeps_sense {
                     self.state().sense = Some(sense);
                 }
                 Outcome::Check(sense)
@@ -481,21 +461,7 @@ impl Drop for Lun {
 }
 
 fn check(options: &LunOptions) -> Result<(), LunError> {
-    let sizes = [
-        ("logical_block_size", options.logical_block_size),
-        ("physical_block_size", options.physical_block_size),
-    ];
-    for (name, size) in sizes {
-        if !BLOCK_SIZES.contains(&size) {
-            return Err(LunError::BlockSizeRange { name, size });
-        }
-        if !size.is_power_of_two() {
-            return Err(LunError::BlockSizePower { name, size });
-        }
-    }
-    if options.physical_block_size < options.logical_block_size {
-        return Err(LunError::BlockSizeOrder);
-    }
+    block_size::check(options.logical_block_size, options.physical_block_size)?;
     if options.device_id.len() > 247 {
         return Err(LunError::DeviceIdLength);
     }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! virtio-scsi ─► ScsiBus ─► Lun ─► block::Drive
-//! ATAPI (IDE, AHCI) ────────┘
+//! ATAPI (IDE, AHCI) ────────┤
+//! USB mass storage ─────────┘
 //! ```
 //!
 //! A command goes in two steps. [`Lun::start`] decodes and checks it and says with a [`Task`] what is to
@@ -53,9 +54,9 @@ pub enum Kind {
 /// What brings the commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// A SCSI transport: sense comes with the status, and units tell of resets.
+    /// A SCSI transport, where units tell of resets.
     Scsi,
-    /// ATA packets: sense is kept for REQUEST SENSE.
+    /// ATA packets.
     Atapi,
 }
 
@@ -66,6 +67,8 @@ pub struct LunOptions {
     pub kind: Kind,
     /// What brings its commands.
     pub transport: Transport,
+    /// Sense is kept for REQUEST SENSE, because it does not come with the status.
+    pub keeps_sense: bool,
     /// Vendor; 8 bytes of it count.
     pub vendor: String,
     /// Product; 16 bytes of it count.
@@ -114,6 +117,7 @@ impl LunOptions {
         Self {
             kind: Kind::Disk,
             transport: Transport::Scsi,
+            keeps_sense: false,
             vendor: "QEMU".into(),
             product: "QEMU HARDDISK".into(),
             version: "2.5+".into(),
@@ -146,6 +150,7 @@ impl LunOptions {
         Self {
             kind: Kind::CdRom,
             transport,
+            keeps_sense: transport == Transport::Atapi,
             product: product.into(),
             removable: true,
             logical_block_size: cdrom::BLOCK as u32,

@@ -125,6 +125,12 @@ fn a_disk_reads_writes_and_compares() {
     disk.run(&[op::WRITE_SAME_16, 9, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0, 2]).unwrap();
     assert!(disk.image()[20 * 512..22 * 512].iter().all(|&byte| byte == 0));
     disk.run(&[op::SYNCHRONIZE_CACHE_10]).unwrap();
+    let small = LunOptions { max_io_size: 1024, ..LunOptions::disk() };
+    let small = bench(small, 1 << 20, &DriveOptions::default());
+    assert_eq!(small.run(&[op::TEST_UNIT_READY]), Err(Sense::RESET));
+    let verify = |blocks| [op::VERIFY_10, 6, 0, 0, 0, 9, 0, 0, blocks, 0];
+    assert_eq!(small.run_with(&verify(2), &new[..512]), Err(Sense::MISCOMPARE));
+    assert_eq!(small.run_with(&verify(3), &new[..512]), Err(Sense::INVALID_FIELD));
     // Past the end, and what asks for what we have not.
     for cdb in [
         &[op::READ_10, 0, 0, 0, 8, 0, 0, 0, 1, 0][..],

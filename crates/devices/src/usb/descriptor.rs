@@ -39,7 +39,45 @@ pub struct DeviceInfo {
     pub strings: [u8; 3],
 }
 
-/// The one configuration, with one interface and one interrupt endpoint.
+/// How an endpoint is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointKind {
+    /// When there is room on the bus.
+    Bulk,
+    /// Every so many milliseconds.
+    Interrupt(u8),
+}
+
+/// An endpoint beside the control endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointInfo {
+    /// Its number, 1 to 15, with [`TO_HOST`] if it sends.
+    pub address: u8,
+    /// How it is served.
+    pub kind: EndpointKind,
+    /// Its largest packet, up to [`MAX_PACKET`](super::MAX_PACKET).
+    pub packet: u8,
+}
+
+/// Set in the address of an endpoint that sends.
+pub const TO_HOST: u8 = 0x80;
+
+impl EndpointInfo {
+    /// Endpoint 1, which sends packets of up to `packet` bytes and is asked every `interval` ms.
+    pub const fn interrupt(packet: u8, interval: u8) -> Self {
+        Self { address: TO_HOST | 1, kind: EndpointKind::Interrupt(interval), packet }
+    }
+
+    fn descriptor(&self) -> [u8; 7] {
+        let (kind, interval) = match self.kind {
+            EndpointKind::Bulk => (2, 0),
+            EndpointKind::Interrupt(interval) => (3, interval),
+        };
+        [7, kind::ENDPOINT, self.address, kind, self.packet, 0, interval]
+    }
+}
+
+/// The one configuration, with one interface.
 #[derive(Clone, Debug)]
 pub struct ConfigurationInfo {
     /// Number of the string that names it, 0 for none.
@@ -50,12 +88,10 @@ pub struct ConfigurationInfo {
     pub power: u8,
     /// Class, subclass and protocol of the interface.
     pub class: [u8; 3],
-    /// Descriptors of the class, between those of the interface and the endpoint.
+    /// Descriptors of the class, between those of the interface and the endpoints.
     pub class_descriptors: Vec<u8>,
-    /// Largest packet of the endpoint, which is number 1 and sends.
-    pub packet: u8,
-    /// How often the endpoint is asked, in ms.
-    pub interval: u8,
+    /// The endpoints, at most 16.
+    pub endpoints: Vec<EndpointInfo>,
 }
 
 /// A device's descriptors.
@@ -66,7 +102,7 @@ pub struct Descriptors {
     /// By number; numbers without a string are left out.
     strings: Vec<(u8, String)>,
     attributes: u8,
-    packet: u8,
+    endpoints: Vec<EndpointInfo>,
 }
 
 /// Largest packet of the control endpoint.
@@ -87,17 +123,19 @@ impl Descriptors {
         }
         bytes.extend(device.strings);
         bytes.push(1);
-        let total = 9 + 9 + configuration.class_descriptors.len() as u16 + 7;
-        let ConfigurationInfo { string, attributes, power, packet, interval, .. } = *configuration;
+        let ConfigurationInfo { string, attributes, power, .. } = *configuration;
+        let ConfigurationInfo { class, class_descriptors, endpoints, .. } = configuration;
+        let total = 9 + 9 + class_descriptors.len() as u16 + 7 * endpoints.len() as u16;
         let mut config = vec![9, kind::CONFIGURATION];
         config.extend(total.to_le_bytes());
         config.extend([1, 1, string, attributes, power]);
-        config.extend([9, kind::INTERFACE, 0, 0, 1]);
-        config.extend(configuration.class);
+        config.extend([9, kind::INTERFACE, 0, 0, endpoints.len() as u8]);
+        config.extend(class);
         config.push(0);
-        config.extend(&configuration.class_descriptors);
-        config.extend([7, kind::ENDPOINT, 0x81, 3, packet, 0, interval]);
-        Self { device: bytes, configuration: config, strings, attributes, packet }
+        config.extend(class_descriptors);
+        config.extend(endpoints.iter().flat_map(EndpointInfo::descriptor));
+        let endpoints = endpoints.clone();
+        Self { device: bytes, configuration: config, strings, attributes, endpoints }
     }
 
     /// The descriptor of a type and number, if there is one.
@@ -119,9 +157,9 @@ impl Descriptors {
         self.attributes
     }
 
-    /// Largest packet of the interrupt endpoint.
-    pub(super) fn packet(&self) -> usize {
-        self.packet.into()
+    /// The endpoint with this address, and its place among all.
+    pub(super) fn endpoint(&self, address: u8) -> Option<(usize, &EndpointInfo)> {
+        self.endpoints.iter().enumerate().find(|(_, endpoint)| endpoint.address == address)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
-use super::descriptor::{ConfigurationInfo, Descriptors, DeviceInfo, attribute};
+use super::descriptor::{ConfigurationInfo, Descriptors, DeviceInfo, EndpointInfo, attribute};
 use super::{
     Handshake, Peripheral, Ports, Setup, Stalled, Transaction, Upstream, UsbFunction, Waker,
 };
@@ -88,8 +88,7 @@ impl UsbHub {
             power: 0,
             class: [9, 0, 0],
             class_descriptors: Vec::new(),
-            packet: 2,
-            interval: 255,
+            endpoints: vec![EndpointInfo::interrupt(2, 255)],
         };
         let strings = vec![(1, "QEMU".into()), (2, "QEMU USB Hub".into()), (3, serial)];
         Arc::new(Self {

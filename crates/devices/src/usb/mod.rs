@@ -9,7 +9,8 @@
 //! - A host controller gives each [`Transaction`] to the devices on its enabled ports; the one with the
 //!   address answers.
 //! - [`Peripheral`] is what all devices share: address, control transfers, standard requests,
-//!   configuration, halted endpoints. [`UsbFunction`] is what a kind of device adds: [`hid`], [`hub`].
+//!   configuration, halted endpoints. [`UsbFunction`] is what a kind of device adds: [`hid`], [`hub`],
+//!   [`storage`].
 //! - [`UsbBus`] knows the ports by their paths, as `port=` names them.
 //!
 //! Locks are taken downstream only: controller, hub, device. A device that has something to say upstream
@@ -19,6 +20,7 @@ pub mod descriptor;
 pub mod hid;
 pub mod hub;
 mod peripheral;
+pub mod storage;
 #[cfg(test)]
 mod tests;
 pub mod uhci;
@@ -114,6 +116,11 @@ pub trait UsbFunction: Send + Sync {
     /// The host asks an endpoint for a packet of up to `room.len()` bytes, at most [`MAX_PACKET`].
     fn data_in(&self, endpoint: u8, room: &mut [u8]) -> Handshake;
 
+    /// The host sends a packet of at most [`MAX_PACKET`] bytes to an endpoint.
+    fn data_out(&self, _endpoint: u8, _data: &[u8]) -> Handshake {
+        Handshake::Stall
+    }
+
     /// The host chose a configuration, or none.
     fn configured(&self, _yes: bool) {}
 
@@ -122,8 +129,19 @@ pub trait UsbFunction: Send + Sync {
         None
     }
 
-    /// A bus reset, or the machine's.
+    /// A bus reset.
     fn reset(&self);
+
+    /// The machine's reset.
+    fn power_on(&self) {
+        self.reset();
+    }
+
+    /// Waits for work that is under way, and begins none until [`UsbFunction::resume`].
+    fn pause(&self) {}
+
+    /// Ends a pause.
+    fn resume(&self) {}
 
     /// What is to be saved.
     fn save(&self) -> Saved;

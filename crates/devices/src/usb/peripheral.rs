@@ -6,7 +6,7 @@ use bus::Device;
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
-use super::descriptor::{CONTROL_PACKET, attribute};
+use super::descriptor::{CONTROL_PACKET, TO_HOST, attribute};
 use super::{
     Handshake, MAX_PACKET, Setup, Stalled, Token, Transaction, Upstream, UsbFunction, Waker,
 };
@@ -36,9 +36,6 @@ mod request {
 const ENDPOINT_HALT: u16 = 0;
 const REMOTE_WAKEUP: u16 = 1;
 
-/// The endpoint that is not the control endpoint, as addresses have it: number 1, to the host.
-const INTERRUPT_ENDPOINT: u16 = 0x81;
-
 /// Where a control transfer is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Stage {
@@ -58,7 +55,8 @@ struct Core {
     next_address: Option<u8>,
     configuration: u8,
     remote_wakeup: bool,
-    halted: bool,
+    /// Endpoints that are halted, a bit for each in the order of the descriptors.
+    halted: u16,
     stage: Stage,
     setup: [u8; 8],
     data: Vec<u8>,
@@ -75,7 +73,7 @@ struct PeripheralState {
 
 impl State for PeripheralState {
     const NAME: &'static str = "usb-device";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn validate(&self) -> Result<(), String> {
         let Core { address, next_address, configuration, data, sent, .. } = &self.core;
@@ -146,21 +144,44 @@ impl Peripheral {
             (0, Token::Setup) => self.setup(&mut core, data),
             (0, Token::In) => control_in(&mut core, data),
             (0, Token::Out) => self.control_out(&mut core, data),
-            (1, Token::In) if core.configuration != 0 && !core.halted => {
-                drop(core);
-                let mut packet = [0; MAX_PACKET];
-                let most = self.function.descriptors().packet();
-                match self.function.data_in(1, &mut packet[..most]) {
-                    Handshake::Ack(len) if len > data.len() => Handshake::Babble,
-                    Handshake::Ack(len) => {
-                        data[..len].copy_from_slice(&packet[..len]);
-                        Handshake::Ack(len)
-                    }
-                    other => other,
+            (number @ 1.., Token::In) => match self.endpoint(&core, TO_HOST | number) {
+                Some(most) => {
+                    drop(core);
+                    self.data_in(number, most, data)
                 }
-            }
+                None => Handshake::Stall,
+            },
+            (number @ 1.., Token::Out) => match self.endpoint(&core, number) {
+                // More than the endpoint takes is noise to it.
+                Some(most) if data.len() <= most => {
+                    drop(core);
+                    self.function.data_out(number, data)
+                }
+                Some(_) => Handshake::Babble,
+                None => Handshake::Stall,
+            },
             _ => Handshake::Stall,
         })
+    }
+
+    /// Largest packet of the endpoint at `address`, if it is there and works.
+    fn endpoint(&self, core: &Core, address: u8) -> Option<usize> {
+        let (index, endpoint) = self.function.descriptors().endpoint(address)?;
+        let works = core.configuration != 0 && core.halted & 1 << index == 0;
+        works.then_some(endpoint.packet.into())
+    }
+
+    /// Asks the function for a packet of up to `most` bytes.
+    fn data_in(&self, number: u8, most: usize, data: &mut [u8]) -> Handshake {
+        let mut packet = [0; MAX_PACKET];
+        match self.function.data_in(number, &mut packet[..most]) {
+            Handshake::Ack(len) if len > data.len() => Handshake::Babble,
+            Handshake::Ack(len) => {
+                data[..len].copy_from_slice(&packet[..len]);
+                Handshake::Ack(len)
+            }
+            other => other,
+        }
     }
 
     fn setup(&self, core: &mut Core, data: &[u8]) -> Handshake {
@@ -219,16 +240,22 @@ impl Peripheral {
         let descriptors = self.function.descriptors();
         let attributes = descriptors.attributes();
         let done = Ok(Vec::new());
+        // The bit of the endpoint that a request is about; none for the control endpoint.
+        let endpoint = match descriptors.endpoint(setup.index as u8) {
+            _ if setup.index & 0x0f == 0 => Some(0),
+            Some((place, _)) if setup.index < 0x100 => Some(1 << place),
+            _ => None,
+        };
         Some(match (setup.code(), setup.value) {
             (request::DEVICE_STATUS, _) => {
                 let powered = attributes & attribute::SELF_POWERED != 0;
                 Ok(vec![u8::from(powered) | u8::from(core.remote_wakeup) << 1, 0])
             }
             (request::INTERFACE_STATUS, _) => Ok(vec![0, 0]),
-            (request::ENDPOINT_STATUS, _) if setup.index & 0x0f == 0 => Ok(vec![0, 0]),
-            (request::ENDPOINT_STATUS, _) if setup.index == INTERRUPT_ENDPOINT => {
-                Ok(vec![core.halted.into(), 0])
-            }
+            (request::ENDPOINT_STATUS, _) => match endpoint {
+                Some(bit) => Ok(vec![u8::from(core.halted & bit != 0), 0]),
+                None => Err(Stalled),
+            },
             (request::CLEAR_DEVICE_FEATURE, REMOTE_WAKEUP) => {
                 core.remote_wakeup = false;
                 done
@@ -239,20 +266,12 @@ impl Peripheral {
                 core.remote_wakeup = true;
                 done
             }
-            (request::CLEAR_ENDPOINT_FEATURE, ENDPOINT_HALT)
-            | (request::SET_ENDPOINT_FEATURE, ENDPOINT_HALT)
-                if setup.index & 0x0f == 0 =>
-            {
+            (request::CLEAR_ENDPOINT_FEATURE, ENDPOINT_HALT) if endpoint.is_some() => {
+                core.halted &= !endpoint.unwrap_or(0);
                 done
             }
-            (request::CLEAR_ENDPOINT_FEATURE, ENDPOINT_HALT)
-                if setup.index == INTERRUPT_ENDPOINT =>
-            {
-                core.halted = false;
-                done
-            }
-            (request::SET_ENDPOINT_FEATURE, ENDPOINT_HALT) if setup.index == INTERRUPT_ENDPOINT => {
-                core.halted = true;
+            (request::SET_ENDPOINT_FEATURE, ENDPOINT_HALT) if endpoint.is_some() => {
+                core.halted |= endpoint.unwrap_or(0);
                 done
             }
             (request::SET_ADDRESS, 0..=127) => {
@@ -266,13 +285,13 @@ impl Peripheral {
             (request::GET_CONFIGURATION, _) => Ok(vec![core.configuration]),
             (request::SET_CONFIGURATION, value @ 0..=1) => {
                 core.configuration = value as u8;
-                core.halted = false;
+                core.halted = 0;
                 self.function.configured(value == 1);
                 done
             }
             (request::GET_INTERFACE, _) if setup.index == 0 => Ok(vec![0]),
             (request::SET_INTERFACE, 0) if setup.index == 0 => {
-                core.halted = false;
+                core.halted = 0;
                 done
             }
             _ if setup.request_type & 0x60 == 0 && setup.request_type & 0x1f != 1 => Err(Stalled),
@@ -323,7 +342,16 @@ impl Device for Peripheral {
     }
 
     fn reset(&self) {
-        self.bus_reset();
+        *lock(&self.core) = Core::default();
+        self.function.power_on();
+    }
+
+    fn pause(&self) {
+        self.function.pause();
+    }
+
+    fn resume(&self) {
+        self.function.resume();
     }
 
     fn save(&self) -> Saved {

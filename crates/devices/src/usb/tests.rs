@@ -25,7 +25,7 @@ impl Host {
 }
 
 /// One transaction; what came back.
-fn packet(
+pub(super) fn packet(
     device: &Peripheral,
     address: u8,
     endpoint: u8,
@@ -36,7 +36,7 @@ fn packet(
 }
 
 /// A control transfer that reads.
-fn control_read(device: &Peripheral, address: u8, setup: [u8; 8]) -> Option<Vec<u8>> {
+pub(super) fn control_read(device: &Peripheral, address: u8, setup: [u8; 8]) -> Option<Vec<u8>> {
     let mut setup = setup;
     let length = usize::from(u16::from_le_bytes([setup[6], setup[7]]));
     assert_eq!(packet(device, address, 0, Token::Setup, &mut setup), Some(Handshake::Ack(8)));
@@ -59,7 +59,7 @@ fn control_read(device: &Peripheral, address: u8, setup: [u8; 8]) -> Option<Vec<
 }
 
 /// A control transfer that writes; whether it was taken.
-fn control_write(device: &Peripheral, address: u8, setup: [u8; 8], data: &[u8]) -> bool {
+pub(super) fn control_write(device: &Peripheral, address: u8, setup: [u8; 8], data: &[u8]) -> bool {
     let mut setup = setup;
     assert_eq!(packet(device, address, 0, Token::Setup, &mut setup), Some(Handshake::Ack(8)));
     for chunk in data.chunks(8) {
@@ -73,7 +73,7 @@ fn control_write(device: &Peripheral, address: u8, setup: [u8; 8], data: &[u8]) 
 }
 
 /// Gives the device an address and its configuration.
-fn set_up(device: &Peripheral, address: u8) {
+pub(super) fn set_up(device: &Peripheral, address: u8) {
     device.bus_reset();
     assert!(control_write(device, 0, [0, 5, address, 0, 0, 0, 0, 0], &[]));
     assert!(control_write(device, address, [0, 9, 1, 0, 0, 0, 0, 0], &[]));

@@ -99,7 +99,6 @@ fn pci_root(config: &Config) -> Sequence {
         "PCI0".into(),
         vec![
             &hid("PNP0A03"),
-            &Name::new("_ADR".into(), &ZERO),
             &Name::new("_UID".into(), &ZERO),
             &Name::new("_CRS".into(), &resources),
             &Name::new("_PRT".into(), &routing_table()),

@@ -302,6 +302,11 @@ impl Pc {
         (0..self.spec.smp.cpus).map(|index| topology.apic_id(index) as u8).collect()
     }
 
+    /// The devices, in the order in which they are reset; no vCPUs.
+    pub fn devices(&self) -> &[Arc<dyn Device>] {
+        &self.devices
+    }
+
     /// The drives, in the order of their options.
     pub fn drives(&self) -> &[Arc<Drive>] {
         &self.drives

@@ -132,6 +132,22 @@ fn debian_boots_from_an_ide_disk() {
 }
 
 #[test]
+fn grub_starts_from_a_usb_disk() {
+    with_images("grub_starts_from_a_usb_disk", ["debian.img"], |builder, [disk]| {
+        let drive = format!("file={disk},format=raw,if=none,id=stick,snapshot=on");
+        let device = "usb-storage,drive=stick,removable=on,bootindex=1";
+        let mut vm = builder
+            .args(["-m", "64", "-usb", "-drive", &drive, "-device", device, "-device", "usb-kbd"])
+            .spawn()?;
+        vm.wait_screen("GNU GRUB")?;
+        // The keyboard is on the bus, too; firmware asks it for GRUB.
+        press(&mut vm, &["c"])?;
+        vm.wait_screen("grub>")?;
+        quit(vm)
+    });
+}
+
+#[test]
 fn debian_boots_by_uefi() {
     const NAME: &str = "debian_boots_by_uefi";
     if !Path::new(OVMF_CODE).is_file() {

@@ -3,11 +3,11 @@
 //!
 //! `RHEA_RECORD=1` writes the files again, that of the peer where QEMU is installed.
 
-use super::{Linux, SEABIOS, binary, with_linux};
+use super::{SEABIOS, binary};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
-use testkit::{Vm, VmBuilder};
+use testkit::{Guest, Vm, VmBuilder};
 
 /// Complaints that come of how fast the host is and how busy.
 const OF_TIMING: &[&str] = &[
@@ -34,14 +34,15 @@ fn golden(name: &str) -> PathBuf {
 }
 
 /// Boots a PC with what it has by default, and a disk.
-fn report(program: &Path, linux: &Linux, firmware: &[&str]) -> Result<Report> {
+fn report(program: &Path, linux: &Guest, firmware: &[&str]) -> Result<Report> {
     let builder = VmBuilder::bare(program)?
         .disk()?
         .args(["-display", "none", "-serial", "stdio", "-nic", "none", "-accel", "tcg"])
-        .args(["-machine", "pc,usb=on", "-m", "256", "-smp", "2"])
+        .args(["-machine", "pc,usb=on", "-smp", "2"])
         .args(["-uuid", "550e8400-e29b-41d4-a716-446655440000"])
         .args(firmware);
-    let mut vm = linux.start(builder)?;
+    let mut vm = builder.linux(linux, "commands").spawn()?;
+    vm.serial.wait_for("rhea-guest: commands\r\n")?;
     let text = format!(
         "== lspci -nn\n{}\n== /proc/interrupts\n{}\n== /proc/cpuinfo\n{}\n== /sys/power\n{}\n\
          == dmidecode\n{}\n",
@@ -82,10 +83,14 @@ fn complaints(log: &str) -> Vec<String> {
     lasting.map(|message| message.replace(|c: char| c.is_ascii_digit(), "")).collect()
 }
 
-fn check(name: &str, linux: &Linux, firmware: &[&str]) -> Result<()> {
+fn is_recording() -> bool {
+    std::env::var_os("RHEA_RECORD").is_some()
+}
+
+fn check(name: &str, linux: &Guest, firmware: &[&str]) -> Result<()> {
     let report = report(&binary(), linux, firmware)?;
-    let recording = std::env::var_os("RHEA_RECORD").is_some();
-    if recording {
+    if is_recording() {
+        fs::create_dir_all(golden("."))?;
         fs::write(golden(name), &report.text)?;
         record_peer(linux)?;
     }
@@ -101,7 +106,7 @@ fn check(name: &str, linux: &Linux, firmware: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn record_peer(linux: &Linux) -> Result<()> {
+fn record_peer(linux: &Guest) -> Result<()> {
     let Some(peer) = testkit::peer() else { return Ok(()) };
     let report = report(&peer, linux, &[])?;
     fs::write(golden("peer"), report.text)?;
@@ -111,14 +116,31 @@ fn record_peer(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
+/// Runs the test called `name` with Debian's kernel for all machines and an initramfs of drivers and tools,
+/// or skips it. `file` is what it is compared with.
+fn with_linux(name: &str, file: &str, body: impl FnOnce(&Guest) -> Result<()>) {
+    if !golden(file).is_file() && !is_recording() {
+        let reason = format!("no golden/platform/{file}: run it with RHEA_RECORD=1");
+        return testkit::skip(name, &reason);
+    }
+    if !Path::new(SEABIOS).is_file() {
+        return testkit::skip(name, "SeaBIOS is not installed (Debian package seabios)");
+    }
+    let images = ["storage-linux", "platform-initramfs"].map(testkit::guest_image);
+    let [Some(kernel), Some(initrd)] = images else {
+        return testkit::skip(name, "no platform-initramfs: run `cargo xtask guests`");
+    };
+    testkit::run(name, || body(&Guest { kernel, initrd }));
+}
+
 #[test]
 fn linux_reports_what_it_reported() {
-    with_linux("linux_reports_what_it_reported", &[], |linux| check("direct", linux, &[]));
+    with_linux("linux_reports_what_it_reported", "direct", |linux| check("direct", linux, &[]));
 }
 
 #[test]
 fn linux_reports_what_it_reported_by_seabios() {
-    with_linux("linux_reports_what_it_reported_by_seabios", &[SEABIOS], |linux| {
+    with_linux("linux_reports_what_it_reported_by_seabios", "seabios", |linux| {
         check("seabios", linux, &["-bios", "bios-256k.bin"])
     });
 }

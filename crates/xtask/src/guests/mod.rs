@@ -9,6 +9,7 @@
 //! | `packages` | the packages, unpacked |
 //! | `bench_tools` | programs for `cargo xtask bench cpu`, which no test needs: made when it asks |
 //! | `boot_media` | CDs and a floppy disk |
+//! | `display` | an initramfs with drivers of graphics adapters |
 //! | `input` | an initramfs with drivers of input devices |
 //! | `nested` | Linux that runs guests by KVM |
 //! | `platform` | Linux with drivers for the PC itself, and tools that show it |
@@ -19,6 +20,7 @@
 mod bench_tools;
 mod boot_media;
 mod debian;
+mod display;
 mod input;
 mod nested;
 mod packages;
@@ -43,6 +45,7 @@ struct Recipe {
     make: fn(&Kitchen, &Path) -> Result<()>,
 }
 
+/// `storage-linux` and the initramfs with its modules are of one package: they change together.
 const RECIPES: &[Recipe] = &[
     Recipe { file: "memtest.iso", version: 1, make: boot_media::memtest },
     Recipe { file: "ipxe.iso", version: 1, make: boot_media::ipxe },
@@ -52,9 +55,10 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "installer-initrd", version: 1, make: boot_media::installer_initrd },
     Recipe { file: "linux-686", version: 1, make: boot_media::kernel_686 },
     Recipe { file: "initramfs-686", version: 1, make: boot_media::initramfs_686 },
-    Recipe { file: "storage-linux", version: 1, make: storage::kernel },
-    Recipe { file: "storage-initramfs", version: 1, make: storage::initramfs },
-    Recipe { file: "input-initramfs", version: 1, make: input::initramfs },
+    Recipe { file: "storage-linux", version: 2, make: storage::kernel },
+    Recipe { file: "storage-initramfs", version: 2, make: storage::initramfs },
+    Recipe { file: "input-initramfs", version: 2, make: input::initramfs },
+    Recipe { file: "display-initramfs", version: 1, make: display::initramfs },
     Recipe { file: "platform-initramfs", version: 1, make: platform::initramfs },
     Recipe { file: "nested-initramfs", version: 1, make: nested::initramfs },
     Recipe { file: "debian.img", version: 2, make: debian::disk },

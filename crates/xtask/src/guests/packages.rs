@@ -1,6 +1,7 @@
 //! Debian packages, downloaded and unpacked, each into a folder of its own.
 
 use super::run;
+use crate::cpio::Archive;
 use anyhow::{Context as _, Result, bail};
 use std::cell::Cell;
 use std::fs;

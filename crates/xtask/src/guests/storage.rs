@@ -17,6 +17,8 @@ const MODULES: &[&str] = &[
     "virtio_scsi",
     "ahci",
     "ata_piix",
+    "uhci_hcd",
+    "usb_storage",
     "sd_mod",
     "sr_mod",
     "sg",

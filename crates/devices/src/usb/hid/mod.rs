@@ -10,7 +10,7 @@ use input::{EventKinds, InputEvent, InputHub, InputSink, SinkHandle, SinkSpec, T
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
-use super::descriptor::{ConfigurationInfo, Descriptors, DeviceInfo, attribute};
+use super::descriptor::{ConfigurationInfo, Descriptors, DeviceInfo, EndpointInfo, attribute};
 use super::{Handshake, Setup, Stalled, UsbFunction, Waker};
 use crate::lock;
 use keyboard::Keyboard;
@@ -223,8 +223,7 @@ impl Hid {
             power: 50,
             class,
             class_descriptors: hid_descriptor.clone(),
-            packet,
-            interval: 10,
+            endpoints: vec![EndpointInfo::interrupt(packet, 10)],
         };
         let texts = vec![
             (1, "QEMU".to_owned()),

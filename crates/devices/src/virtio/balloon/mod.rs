@@ -101,6 +101,10 @@ struct StatsState {
     poll_seconds: u32,
 }
 
+/// Most pages of one request; drivers have 256. A list may be 4 GiB long, and each page can cost the host
+/// a system call.
+const MAX_PAGES: u64 = 1 << 16;
+
 /// Told when the guest changed the balloon: the guest's memory without it, in bytes.
 pub type BalloonHook = Box<dyn Fn(u64) + Send + Sync>;
 
@@ -223,10 +227,11 @@ impl VirtioBalloon {
         }
     }
 
-    /// Frees the pages whose numbers a request lists, in runs.
+    /// Frees the pages whose numbers a request lists, in runs. What it lists beyond [`MAX_PAGES`] the
+    /// guest gave for nothing.
     fn free_pages(&self, chain: &Chain) -> Result<(), QueueError> {
         let mut run: Option<(u64, u64)> = None;
-        let count = chain.readable_len() / PFN_LEN;
+        let count = (chain.readable_len() / PFN_LEN).min(MAX_PAGES);
         let mut chunk = [0; 1024];
         let mut offset = 0;
         while offset < count * PFN_LEN {

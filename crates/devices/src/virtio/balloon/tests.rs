@@ -89,6 +89,26 @@ fn inflated_pages_are_given_to_the_host() {
 }
 
 #[test]
+fn a_list_without_end_is_not_read_to_its_end() {
+    let Fixture { machine, .. } = mapped();
+    machine.negotiate(PLAIN);
+    let mut inflate = machine.queue(0, 128);
+    machine.driver_ok();
+    machine.memory.write(0x8_0000, &[7; 0x2000]).unwrap();
+    // Pages that are no RAM, then one on each side of the limit.
+    let list_len = 4 * (MAX_PAGES + 1);
+    let list_at = RAM - list_len;
+    machine.memory.write(list_at, &vec![0xff; list_len as usize]).unwrap();
+    machine.memory.write(RAM - 8, &[0x80, 0, 0, 0, 0x81, 0, 0, 0]).unwrap();
+    inflate.submit(&[(list_at, list_len as u32, READ)]);
+    inflate.kick();
+    inflate.wait_used();
+    let mut bytes = [0; 0x2000];
+    machine.memory.read(0x8_0000, &mut bytes).unwrap();
+    assert_eq!((bytes[0], bytes[0x1000]), (0, 7));
+}
+
+#[test]
 fn statistics_are_polled() {
     let Fixture { clock, timers, balloon, machine } = mapped();
     machine.negotiate(PLAIN);

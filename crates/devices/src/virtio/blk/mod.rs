@@ -12,6 +12,7 @@ use vmstate::{RestoreError, Saved, State};
 
 use super::backlog::{Backlog, HeldRequest, Progress};
 use super::{Chain, Kind, QueueError, VirtioCore, VirtioDevice, slices};
+use crate::block_size::{self, BlockSizeError};
 
 #[cfg(test)]
 mod tests;
@@ -109,9 +110,6 @@ impl Default for BlkOptions {
     }
 }
 
-/// Smallest and largest block size in bytes.
-const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=2 << 20;
-
 /// Why a disk can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BlkError {
@@ -121,25 +119,9 @@ pub enum BlkError {
     /// There is no disk in the drive.
     #[error("Device needs media, but drive is empty")]
     Empty,
-    /// A block size out of range.
-    #[error("Property .{name} doesn't take value {size} (minimum: 512, maximum: 2097152)")]
-    BlockSizeRange {
-        /// The property.
-        name: &'static str,
-        /// The value.
-        size: u32,
-    },
-    /// A block size that is no power of two.
-    #[error("Property .{name} doesn't take value '{size}', it's not a power of 2")]
-    BlockSizePower {
-        /// The property.
-        name: &'static str,
-        /// The value.
-        size: u32,
-    },
-    /// Physical blocks smaller than logical ones.
-    #[error("logical_block_size > physical_block_size not supported")]
-    BlockSizeOrder,
+    /// Block sizes that it can't have.
+    #[error(transparent)]
+    BlockSize(#[from] BlockSizeError),
     /// No queue.
     #[error("num-queues property must be larger than 0")]
     NoQueue,
@@ -153,21 +135,7 @@ pub enum BlkError {
 
 impl BlkOptions {
     fn check(&self) -> Result<(), BlkError> {
-        let sizes = [
-            ("logical_block_size", self.logical_block_size),
-            ("physical_block_size", self.physical_block_size),
-        ];
-        for (name, size) in sizes {
-            if !BLOCK_SIZES.contains(&size) {
-                return Err(BlkError::BlockSizeRange { name, size });
-            }
-            if !size.is_power_of_two() {
-                return Err(BlkError::BlockSizePower { name, size });
-            }
-        }
-        if self.physical_block_size < self.logical_block_size {
-            return Err(BlkError::BlockSizeOrder);
-        }
+        block_size::check(self.logical_block_size, self.physical_block_size)?;
         match self.num_queues {
             0 => return Err(BlkError::NoQueue),
             1..=63 => {}

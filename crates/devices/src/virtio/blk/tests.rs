@@ -5,13 +5,14 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use block::{BlockBackend, DriveOptions};
+use block::DriveOptions;
 use bus::Device;
 use proptest::prelude::*;
 
 use super::*;
+use crate::testing::Failing;
 use crate::virtio::testing::{Machine, PLAIN, Queue, READ, WRITE, conformance};
 use crate::virtio::{VirtioPci, VirtioPciOptions};
 
@@ -444,61 +445,9 @@ fn both_interfaces_cannot_be_disabled() {
     assert!(VirtioPci::new(device, options, wiring, machine.memory.clone()).is_err());
 }
 
-/// A disk that fails writes while it is told to.
-#[derive(Default)]
-struct Failing {
-    fails: AtomicBool,
-    writes: std::sync::atomic::AtomicU32,
-    stats: block::IoStats,
-}
-
-impl BlockBackend for Failing {
-    fn read_at(&self, _offset: u64, _bufs: &[block::GuestSlice<'_>]) -> io::Result<()> {
-        Err(io::Error::from_raw_os_error(5))
-    }
-    fn write_at(&self, _offset: u64, _bufs: &[block::GuestSlice<'_>]) -> io::Result<()> {
-        if self.fails.load(Ordering::SeqCst) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.writes.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-    fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
-        Ok(())
-    }
-    fn write_zeroes(&self, _offset: u64, _len: u64, _may_unmap: bool) -> io::Result<()> {
-        Ok(())
-    }
-    fn size(&self) -> u64 {
-        DISK
-    }
-    fn allocated_size(&self) -> u64 {
-        0
-    }
-    fn lock(&self, _share_write: bool) -> Result<(), block::LockError> {
-        Ok(())
-    }
-    fn unlock(&self) {}
-    fn is_read_only(&self) -> bool {
-        false
-    }
-    fn driver(&self) -> &'static str {
-        "failing"
-    }
-    fn filename(&self) -> String {
-        "failing".into()
-    }
-    fn stats(&self) -> &block::IoStats {
-        &self.stats
-    }
-}
-
 #[test]
 fn a_write_that_found_no_space_stops_the_machine_and_is_made_again() {
-    let node = Arc::new(Failing::default());
+    let node = Failing::new(DISK);
     let drive = Arc::new(Drive::with_node("disk0", node.clone(), &DriveOptions::default()));
     let events = Arc::new(Mutex::new(Vec::new()));
     let seen = events.clone();
@@ -508,7 +457,7 @@ fn a_write_that_found_no_space_stops_the_machine_and_is_made_again() {
     }));
     let machine = machine(&drive, BlkOptions::default());
     let mut queue = start(&machine);
-    node.fails.store(true, Ordering::SeqCst);
+    node.fails_writes.store(true, Ordering::SeqCst);
     header(&machine, HEADER_AT, request::OUT, 1);
     let pieces = [(HEADER_AT, 16, READ), (DATA_AT, 512, READ), (STATUS_AT, 1, WRITE)];
     let head = queue.submit(&pieces);
@@ -526,11 +475,12 @@ fn a_write_that_found_no_space_stops_the_machine_and_is_made_again() {
     assert_eq!(drive.io_status(), Some(block::IoStatus::Ok));
     machine.function.restore(&saved).unwrap();
     assert_eq!(machine.function.save(), saved);
-    node.fails.store(false, Ordering::SeqCst);
+    node.fails_writes.store(false, Ordering::SeqCst);
     machine.function.core().resume();
     assert_eq!(queue.wait_used(), (head, 1));
     assert_eq!(node.writes.load(Ordering::SeqCst), 1);
     // Reads are only reported.
+    node.fails_reads.store(true, Ordering::SeqCst);
     assert_eq!(request(&mut queue, request::IN, 0, &[(DATA_AT, 512, WRITE)]), 1);
     assert_eq!(events.lock().unwrap()[1].reason, "Input/output error");
 }

@@ -4,7 +4,7 @@ use memory::GuestMemory;
 
 use super::super::backlog::Progress;
 use super::super::{Chain, QueueError, VirtioCore, slices};
-use super::{HeldRequest, MAX_CDB_SIZE, Running, VirtioScsi};
+use super::{HeldRequest, MAX_CDB_SIZE, Running, Sizes, VirtioScsi};
 use crate::lock;
 use crate::scsi::{Address, Data, Outcome, Route, Sense, Task};
 
@@ -134,7 +134,7 @@ impl VirtioScsi {
             None => Response::BadTarget.into(),
             Some(address) => {
                 lock(&self.running).push(Running { tag: header.tag, address });
-                let ending = self.execute(core, chain, address, header.cdb());
+                let ending = self.execute(core, chain, sizes, address, header.cdb());
                 let mut running = lock(&self.running);
                 let is_this = |r: &Running| r.tag == header.tag && r.address == address;
                 if let Some(at) = running.iter().position(is_this) {
@@ -148,7 +148,7 @@ impl VirtioScsi {
                 }
             }
         };
-        self.respond(core, queue, chain, &ending)?;
+        respond(core, queue, chain, sizes, &ending)?;
         Ok(Progress::Done)
     }
 
@@ -157,10 +157,11 @@ impl VirtioScsi {
         &self,
         core: &VirtioCore,
         chain: &Chain,
+        sizes: Sizes,
         address: Address,
         cdb: &[u8],
     ) -> Result<Option<Ending>, QueueError> {
-        let (before_out, before_in) = self.data_offsets();
+        let (before_out, before_in) = data_offsets(sizes);
         let output_len = chain.readable_len() - before_out;
         let input_len = chain.writable_len() - before_in;
         if output_len > 0 && input_len > 0 {
@@ -206,39 +207,6 @@ impl VirtioScsi {
         Ok(Some(ending))
     }
 
-    /// Where the data begin in what the driver wrote, and in what it has room for.
-    fn data_offsets(&self) -> (u64, u64) {
-        let sizes = *self.sizes();
-        let out = HEADER_LEN as u64 + u64::from(sizes.cdb);
-        (out, RESPONSE_LEN as u64 + u64::from(sizes.sense))
-    }
-
-    fn respond(
-        &self,
-        core: &VirtioCore,
-        queue: u16,
-        chain: &Chain,
-        ending: &Ending,
-    ) -> Result<(), QueueError> {
-        let (before_out, before_in) = self.data_offsets();
-        let room = (chain.readable_len().saturating_sub(before_out))
-            + chain.writable_len().saturating_sub(before_in);
-        let residual = u32::try_from(room - ending.moved.min(room)).unwrap_or(u32::MAX);
-        let sense = ending.sense.map(Sense::fixed);
-        let sense_len = sense.map_or(0, |s| s.len()).min(self.sizes().sense as usize);
-        let status = if sense.is_some() { status::CHECK_CONDITION } else { status::GOOD };
-        let mut bytes = Vec::with_capacity(RESPONSE_LEN + sense_len);
-        bytes.extend((sense_len as u32).to_le_bytes());
-        bytes.extend(residual.to_le_bytes());
-        bytes.extend([0, 0, status, ending.response as u8]);
-        bytes.extend(sense.iter().flatten().take(sense_len));
-        chain.write(core.memory(), 0, &bytes)?;
-        let is_input = chain.writable_len() > before_in;
-        let written = if is_input { before_in + ending.moved } else { bytes.len() as u64 };
-        core.complete(queue, chain, u32::try_from(written).unwrap_or(u32::MAX));
-        Ok(())
-    }
-
     /// Ends the commands that were held back and that `concerned` picks, by tag and address, with
     /// `response`. Returns whether there were any.
     pub(super) fn end_held(
@@ -252,8 +220,10 @@ impl VirtioScsi {
             held.drain(..).partition(|held| self.is_picked(core, &held.chain, &concerned));
         *held = kept;
         drop(held);
+        let sizes = *self.sizes();
         for held in &ended {
-            if let Err(error) = self.respond(core, held.queue, &held.chain, &response.into()) {
+            let ending = response.into();
+            if let Err(error) = respond(core, held.queue, &held.chain, sizes, &ending) {
                 core.fail(&error);
             }
         }
@@ -274,4 +244,37 @@ impl VirtioScsi {
         let header = Header::read(core.memory(), chain, self.sizes().cdb).ok();
         header.is_some_and(|h| h.address.is_some_and(|address| picked(h.tag, address)))
     }
+}
+
+/// Where the data begin in what the driver wrote, and in what it has room for. The driver can change the
+/// sizes at any time: a request keeps those that it was checked against.
+fn data_offsets(sizes: Sizes) -> (u64, u64) {
+    let out = HEADER_LEN as u64 + u64::from(sizes.cdb);
+    (out, RESPONSE_LEN as u64 + u64::from(sizes.sense))
+}
+
+fn respond(
+    core: &VirtioCore,
+    queue: u16,
+    chain: &Chain,
+    sizes: Sizes,
+    ending: &Ending,
+) -> Result<(), QueueError> {
+    let (before_out, before_in) = data_offsets(sizes);
+    let room = (chain.readable_len().saturating_sub(before_out))
+        + chain.writable_len().saturating_sub(before_in);
+    let residual = u32::try_from(room - ending.moved.min(room)).unwrap_or(u32::MAX);
+    let sense = ending.sense.map(Sense::fixed);
+    let sense_len = sense.map_or(0, |s| s.len()).min(sizes.sense as usize);
+    let status = if sense.is_some() { status::CHECK_CONDITION } else { status::GOOD };
+    let mut bytes = Vec::with_capacity(RESPONSE_LEN + sense_len);
+    bytes.extend((sense_len as u32).to_le_bytes());
+    bytes.extend(residual.to_le_bytes());
+    bytes.extend([0, 0, status, ending.response as u8]);
+    bytes.extend(sense.iter().flatten().take(sense_len));
+    chain.write(core.memory(), 0, &bytes)?;
+    let is_input = chain.writable_len() > before_in;
+    let written = if is_input { before_in + ending.moved } else { bytes.len() as u64 };
+    core.complete(queue, chain, u32::try_from(written).unwrap_or(u32::MAX));
+    Ok(())
 }

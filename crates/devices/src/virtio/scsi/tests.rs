@@ -1,16 +1,16 @@
 //! The adapter as its driver sees it.
 
-use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use block::{BlockBackend, Drive, DriveEvent, DriveOptions};
+use block::{Drive, DriveEvent, DriveOptions};
 use bus::Device;
 use proptest::prelude::*;
 
 use super::request::Response;
 use super::*;
 use crate::scsi::{LunOptions, Transport, op};
+use crate::testing::Failing;
 use crate::virtio::VirtioPciOptions;
 use crate::virtio::testing::{Machine, PLAIN, Queue, RAM, READ, WRITE, conformance};
 
@@ -240,59 +240,9 @@ fn events_are_told_or_missed() {
     assert_eq!(read_event(), [3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0x2a, 9, 0, 0]);
 }
 
-/// A disk whose writes fail while it is told to.
-#[derive(Default)]
-struct Failing {
-    fails: AtomicBool,
-    stats: block::IoStats,
-}
-
-impl BlockBackend for Failing {
-    fn read_at(&self, _offset: u64, _bufs: &[block::GuestSlice<'_>]) -> io::Result<()> {
-        Ok(())
-    }
-    fn write_at(&self, _offset: u64, _bufs: &[block::GuestSlice<'_>]) -> io::Result<()> {
-        if self.fails.load(Ordering::SeqCst) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Ok(())
-    }
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-    fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
-        Ok(())
-    }
-    fn write_zeroes(&self, _offset: u64, _len: u64, _may_unmap: bool) -> io::Result<()> {
-        Ok(())
-    }
-    fn size(&self) -> u64 {
-        DISK
-    }
-    fn allocated_size(&self) -> u64 {
-        0
-    }
-    fn lock(&self, _share_write: bool) -> Result<(), block::LockError> {
-        Ok(())
-    }
-    fn unlock(&self) {}
-    fn is_read_only(&self) -> bool {
-        false
-    }
-    fn driver(&self) -> &'static str {
-        "failing"
-    }
-    fn filename(&self) -> String {
-        "failing".into()
-    }
-    fn stats(&self) -> &block::IoStats {
-        &self.stats
-    }
-}
-
 /// A machine whose disk is full, and the write that found that out.
 fn full_disk() -> (Bench, Arc<Failing>) {
-    let node = Arc::new(Failing::default());
+    let node = Failing::new(DISK);
     let drive = Arc::new(Drive::with_node("disk", node.clone(), &DriveOptions::default()));
     let events = Arc::new(Mutex::new(0));
     let seen = events.clone();
@@ -305,7 +255,7 @@ fn full_disk() -> (Bench, Arc<Failing>) {
     {
         let [_, _, mut queue] = start(&bench.machine);
         run(&mut queue, (0, 0), &[op::TEST_UNIT_READY], &[]);
-        node.fails.store(true, Ordering::SeqCst);
+        node.fails_writes.store(true, Ordering::SeqCst);
         write_header(&bench.machine, 0, 0, 9, 0, &[op::WRITE_10, 0, 0, 0, 0, 9, 0, 0, 1, 0]);
         queue.submit(&[(HEADER_AT, 51, READ), (DATA_AT, 512, READ), (RESPONSE_AT, 108, WRITE)]);
         queue.kick();
@@ -325,7 +275,7 @@ fn a_write_that_found_no_space_is_made_again() {
     machine.function.reset();
     machine.function.restore(&saved).unwrap();
     assert_eq!(machine.function.save(), saved);
-    node.fails.store(false, Ordering::SeqCst);
+    node.fails_writes.store(false, Ordering::SeqCst);
     machine.function.core().resume();
     let used = 0x20_0000 + 0x2_0000 + 0xc000 + 2;
     machine.wait("the write", || {

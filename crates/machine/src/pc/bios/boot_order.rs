@@ -16,10 +16,22 @@ impl BootOrder {
         &self,
         properties: &mut Properties,
     ) -> Result<Option<u32>, OptionError> {
-        let index = match properties.take("bootindex") {
+        self.take_key(properties, "bootindex")
+    }
+
+    /// The same for a property of another name.
+    ///
+    /// # Errors
+    /// As for [`Self::take`].
+    pub(in crate::pc) fn take_key(
+        &self,
+        properties: &mut Properties,
+        key: &'static str,
+    ) -> Result<Option<u32>, OptionError> {
+        let index = match properties.take(key) {
             // For a device that is not in the list.
             Some(text) if text == "-1" => None,
-            Some(text) => Some(parse_number::<u32>(properties.option(), "bootindex", &text)?),
+            Some(text) => Some(parse_number::<u32>(properties.option(), key, &text)?),
             None => None,
         };
         match index.filter(|&index| self.0.iter().any(|(other, _)| *other == index)) {

@@ -7,6 +7,7 @@ use devices::fdc::{DriveType, Fdc, FloppyUnit};
 use devices::i8237::I8237;
 use devices::irq::line;
 use devices::parallel::{self, LPT_PORTS, Parallel};
+use devices::piix::Piix3;
 use devices::pvpanic::{self, PvPanic, PvPanicPci};
 use devices::uart16550::COM_PORTS;
 use devices::vmgenid::VmGenId;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 use super::storage::query_name;
 use super::{Bus, Driver, PciPlace};
 use crate::BuildError;
+use crate::pc::bios::pci_path;
 use crate::pc::board::Pc;
 use crate::spec::{DriveInterface, SerialSpec};
 
@@ -97,7 +99,20 @@ impl Pc {
             fdc.connect(Some(spec.unit as usize), unit, FLOPPY_PATH)
                 .map_err(|e| BuildError::Device(format!("{}: {e}", spec.origin)))?;
         }
+        self.add_floppy_boot_order()?;
         Ok(fdc)
+    }
+
+    /// The controller is always there, so that its properties come by `-global isa-fdc...`.
+    fn add_floppy_boot_order(&mut self) -> Result<(), BuildError> {
+        let mut properties = self.global_properties("isa-fdc");
+        for (number, key) in ["bootindexA", "bootindexB"].into_iter().enumerate() {
+            let index = self.boot_order.take_key(&mut properties, key)?;
+            let path = format!("{}/fdc@03f0/floppy@{number}", pci_path("isa", Piix3::DEVFN));
+            self.boot_order.add(index, path);
+        }
+        properties.finish()?;
+        Ok(())
     }
 
     /// Adds the ports of `-parallel`.

@@ -13,6 +13,7 @@ mod storage;
 mod test;
 mod usb;
 mod virtio;
+mod watchdog;
 
 use std::sync::Arc;
 
@@ -62,6 +63,7 @@ pub fn drivers() -> Vec<&'static Driver> {
         test::DRIVERS,
         usb::DRIVERS,
         virtio::DRIVERS,
+        watchdog::DRIVERS,
     ];
     let mut all: Vec<_> = topics.into_iter().flatten().collect();
     all.sort_by_key(|driver| driver.name);
@@ -111,6 +113,13 @@ impl Pc {
         let function = make(self.pci.wiring(devfn, 1)).map_err(failed)?;
         self.pci.attach(devfn, function.clone());
         Ok(function)
+    }
+
+    /// What `-global` says of the device `driver`, which is part of the board.
+    fn global_properties(&self, driver: &str) -> Properties {
+        let ours = self.spec.globals.iter().filter(|global| global.driver == driver);
+        let values = ours.map(|g| (g.property.clone(), g.value.as_str().into())).collect();
+        Properties::from_map(&format!("-global {driver}"), values)
     }
 
     fn add_device(&mut self, device: &DeviceSpec, path: &str) -> Result<(), BuildError> {

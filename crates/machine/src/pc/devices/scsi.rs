@@ -96,9 +96,6 @@ fn take_bytes(properties: &mut Properties, key: &'static str) -> Result<Option<u
 
 /// What `-device` says about a unit itself.
 fn take_unit(properties: &mut Properties, kind: Kind) -> Result<LunOptions, OptionError> {
-    /// The granularity that stands for one chosen by us, and the least that we choose.
-    const AUTOMATIC: u32 = u32::MAX;
-    const LEAST: u32 = 4096;
     let mut options = match kind {
         Kind::Disk => LunOptions::disk(),
         Kind::CdRom => LunOptions::cdrom(Transport::Scsi),
@@ -126,23 +123,34 @@ fn take_unit(properties: &mut Properties, kind: Kind) -> Result<LunOptions, Opti
         options.dpofua = properties.take_bool("dpofua")?.unwrap_or(options.dpofua);
         let rotation_rate = properties.take_number("rotation_rate")?;
         options.rotation_rate = rotation_rate.unwrap_or(options.rotation_rate);
-        let logical = take_bytes(properties, "logical_block_size")?;
-        options.logical_block_size =
-            logical.filter(|&n| n != 0).unwrap_or(options.logical_block_size);
-        let physical = take_bytes(properties, "physical_block_size")?;
-        options.physical_block_size =
-            physical.filter(|&n| n != 0).unwrap_or(options.logical_block_size);
-        options.min_io_size = take_bytes(properties, "min_io_size")?.unwrap_or(0);
-        options.opt_io_size = take_bytes(properties, "opt_io_size")?.unwrap_or(0);
         let max_unmap_size = properties.take_number("max_unmap_size")?;
         options.max_unmap_size = max_unmap_size.unwrap_or(options.max_unmap_size);
-        options.discard_granularity =
-            match take_bytes(properties, "discard_granularity")?.unwrap_or(AUTOMATIC) {
-                AUTOMATIC => options.physical_block_size.max(LEAST),
-                bytes => bytes,
-            };
+        take_blocks(properties, &mut options)?;
     }
     Ok(options)
+}
+
+/// What `-device` says about the blocks of a disk.
+pub(super) fn take_blocks(
+    properties: &mut Properties,
+    options: &mut LunOptions,
+) -> Result<(), OptionError> {
+    /// The granularity that stands for one chosen by us, and the least that we choose.
+    const AUTOMATIC: u32 = u32::MAX;
+    const LEAST: u32 = 4096;
+    let logical = take_bytes(properties, "logical_block_size")?;
+    options.logical_block_size = logical.filter(|&n| n != 0).unwrap_or(options.logical_block_size);
+    let physical = take_bytes(properties, "physical_block_size")?;
+    options.physical_block_size =
+        physical.filter(|&n| n != 0).unwrap_or(options.logical_block_size);
+    options.min_io_size = take_bytes(properties, "min_io_size")?.unwrap_or(0);
+    options.opt_io_size = take_bytes(properties, "opt_io_size")?.unwrap_or(0);
+    options.discard_granularity =
+        match take_bytes(properties, "discard_granularity")?.unwrap_or(AUTOMATIC) {
+            AUTOMATIC => options.physical_block_size.max(LEAST),
+            bytes => bytes,
+        };
+    Ok(())
 }
 
 fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Result<(), BuildError> {

@@ -2,16 +2,22 @@
 
 use std::sync::Arc;
 
+use block::OnError;
 use devices::pci::{Devfn, PciFunction};
+use devices::scsi::{Kind, Lun, LunOptions, Transport};
 use devices::usb::hid::{Hid, HidKind};
 use devices::usb::hub::UsbHub;
+use devices::usb::storage::{UsbStorage, Worker};
 use devices::usb::uhci::{Uhci, UhciModel};
 use devices::usb::{FreePort, Peripheral, UsbBus};
 use input::Target;
 use options::{OptionError, Properties};
 
-use super::{Bus, Driver, PciPlace};
+use super::scsi::take_blocks;
+use super::storage::query_name;
+use super::{Bus, Driver, ON_OFF_AUTO, PciPlace};
 use crate::BuildError;
+use crate::pc::bios::pci_path;
 use crate::pc::board::Pc;
 
 /// Place of the chipset's controller on the PCI bus.
@@ -61,6 +67,13 @@ pub(super) const DRIVERS: &[Driver] = &[
         make: |pc, path, properties| hid(pc, path, properties, HidKind::Mouse),
     },
     Driver {
+        name: "usb-storage",
+        aliases: &[],
+        bus: "usb-bus",
+        description: "disk or CD-ROM drive",
+        make: usb_storage,
+    },
+    Driver {
         name: "usb-tablet",
         aliases: &[],
         bus: "usb-bus",
@@ -84,6 +97,8 @@ pub struct UsbHost {
     /// Begins the serial numbers of the devices that have none of their own.
     path: String,
     ports: UsbBus,
+    /// The controller as firmware names it.
+    firmware: String,
 }
 
 impl Pc {
@@ -116,6 +131,7 @@ impl Pc {
             name: name.clone(),
             path: format!("0000:00:{devfn}"),
             ports: UsbBus::default(),
+            firmware: pci_path("usb", devfn),
         };
         host.ports.add_ports(None, &uhci);
         self.buses.add(name, Bus::Usb(Arc::new(host)));
@@ -225,4 +241,54 @@ fn hid(
     port.plug(peripheral.clone());
     pc.devices.push(peripheral);
     Ok(())
+}
+
+fn usb_storage(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let option = properties.option().to_owned();
+    let failed = |e: String| BuildError::Device(format!("{option}: {e}"));
+    let drive_id =
+        properties.take("drive").ok_or_else(|| failed("drive property not set".into()))?;
+    let kind = pc.spec.drives.iter().find(|spec| spec.id == drive_id).map(|spec| spec.is_cdrom);
+    let mut options = match kind {
+        Some(true) => LunOptions::cdrom(Transport::Scsi),
+        _ => LunOptions::disk(),
+    };
+    options.keeps_sense = true;
+    let serial = properties.take("serial");
+    options.serial = serial.clone().unwrap_or_default();
+    let removable = properties.take_bool("removable")?.unwrap_or(false);
+    let share_rw = properties.take_bool("share-rw")?;
+    options.share_rw = share_rw.unwrap_or(options.share_rw);
+    if options.kind == Kind::Disk {
+        options.removable = removable;
+        take_blocks(&mut properties, &mut options)?;
+    }
+    let on_read_error = properties.take_choice("rerror", OnError::READ)?;
+    let on_write_error = properties.take_choice("werror", OnError::WRITE)?;
+    let write_cache = properties.take_choice("write-cache", ON_OFF_AUTO)?.flatten();
+    let bootindex = pc.boot_order.take(&mut properties)?;
+    let (host, port) = take_port(pc, path, "usb-storage", &mut properties)?;
+    properties.finish()?;
+    let drive = pc.find_drive(&option, "usb-storage.drive", &drive_id)?;
+    options.device_id = serial.as_deref().unwrap_or(&drive_id).chars().take(20).collect();
+    drive.set_error_policy(on_read_error, on_write_error);
+    if let Some(on) = write_cache {
+        drive.set_write_cache(on);
+    }
+    let lun = Lun::new(drive, query_name(path), options).map_err(|e| failed(e.to_string()))?;
+    let serial = serial.unwrap_or_else(|| format!("1-{}-{}", host.path, port.path));
+    let device = UsbStorage::new(lun, serial, Worker::Thread).map_err(|e| failed(e.to_string()))?;
+    pc.boot_order.add(bootindex, storage_path(&host.firmware, &port.path));
+    let peripheral = Peripheral::new(path, device);
+    port.plug(peripheral.clone());
+    pc.devices.push(peripheral);
+    Ok(())
+}
+
+/// How firmware names the disk at `port`, behind hubs if the port's path has more than one part.
+fn storage_path(controller: &str, port: &str) -> String {
+    let (hubs, last) = port.rsplit_once('.').map_or(("", port), |(hubs, last)| (hubs, last));
+    let hubs: String =
+        hubs.split('.').filter(|hub| !hub.is_empty()).map(|hub| format!("/hub@{hub}")).collect();
+    format!("{controller}{hubs}/storage@{last}/channel@0/disk@0,0")
 }
