@@ -26,6 +26,8 @@ pub enum Signal {
     Startup = 1 << 5,
     /// Other CPUs ask this one to drop cached translations; internal to an accelerator.
     Flush = 1 << 6,
+    /// Code that was translated may have been written; internal to an accelerator.
+    Code = 1 << 7,
 }
 
 /// The signals of one CPU.

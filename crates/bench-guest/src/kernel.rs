@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use std::fs::{self, File};
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::process::Command;
+use std::time::Duration;
 
 pub(crate) const PROGRAMS: &[Program] = &[
     Program { name: "syscall", about: "getppid", make: system_calls },
@@ -19,6 +20,23 @@ pub(crate) const PROGRAMS: &[Program] = &[
     Program { name: "fault", about: "fresh pages touched", make: faults },
     Program { name: "files", about: "small files made, read, renamed, removed", make: files },
 ];
+
+/// How long this process, and those that it started and awaited, have been running on a CPU.
+pub(crate) fn cpu_time() -> Duration {
+    let mut sum = Duration::ZERO;
+    for who in [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN] {
+        // SAFETY: all zeroes is a usage, which the kernel then overwrites.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            libc::getrusage(who, &raw mut usage);
+            usage
+        };
+        for time in [usage.ru_utime, usage.ru_stime] {
+            sum += Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1_000);
+        }
+    }
+    sum
+}
 
 fn system_calls(_: &Place) -> Result<Iteration> {
     simple(|| {
@@ -34,7 +52,7 @@ fn system_calls(_: &Place) -> Result<Iteration> {
 fn pipe(_: &Place) -> Result<Iteration> {
     let (question_reader, question) = io::pipe()?;
     let (answer, answer_writer) = io::pipe()?;
-    // SAFETY: this process has one thread; the child only reads, writes and exits.
+    // SAFETY: the child only reads, writes, closes and exits, whatever other threads hold.
     match unsafe { libc::fork() } {
         -1 => return Err(io::Error::last_os_error()).context("fork"),
         0 => {
@@ -70,7 +88,7 @@ fn echo(mut questions: PipeReader, mut answers: PipeWriter) -> ! {
 fn forks(_: &Place) -> Result<Iteration> {
     Ok(Box::new(|| {
         for number in 0..8 {
-            // SAFETY: this process has one thread; the child only exits.
+            // SAFETY: the child only exits.
             let child = unsafe { libc::fork() };
             ensure!(child != -1, "fork: {}", io::Error::last_os_error());
             if child == 0 {

@@ -18,10 +18,11 @@
 //!
 //! ```text
 //! bench: begin NAME
-//! bench: end NAME units=N nanoseconds=N clock=N check=N
+//! bench: end NAME units=N nanoseconds=N clock=N cpu=N check=N
 //! ```
 //!
-//! `nanoseconds` is the time of all units, `clock` that between the two lines.
+//! `nanoseconds` is the time of all units, `clock` that between the two lines, `cpu` what of it this process
+//! and those that it started and awaited were running, all in nanoseconds.
 //!
 //! | module | programs of |
 //! |---|---|
@@ -144,8 +145,7 @@ fn measure(name: &str, place: &Place) -> Result<()> {
         .with_context(|| format!("there is no program '{name}'"))?;
     let mut iteration = (program.make)(place).with_context(|| format!("preparing {name}"))?;
     let limit = Duration::from_secs_f64(place.seconds);
-    println!("bench: begin {name}");
-    let start = Instant::now();
+    let start = Stopwatch::begin(name);
     let mut units = 0;
     let mut own_time = None;
     let mut check = None;
@@ -157,25 +157,41 @@ fn measure(name: &str, place: &Place) -> Result<()> {
         }
         let first = *check.get_or_insert(done.check);
         ensure!(first == done.check, "{name} gave {first}, then {}", done.check);
-        if start.elapsed() >= limit {
+        if start.clock.elapsed() >= limit {
             break;
         }
     }
-    let clock = start.elapsed();
-    end(name, units, own_time.unwrap_or(clock), clock, check.unwrap_or_default());
+    start.end(name, units, own_time, check.unwrap_or_default());
     Ok(())
 }
 
-fn end(name: &str, units: u64, time: Duration, clock: Duration, check: u64) {
-    let (time, clock) = (time.as_nanos(), clock.as_nanos());
-    println!("bench: end {name} units={units} nanoseconds={time} clock={clock} check={check}");
+/// When a program began.
+struct Stopwatch {
+    clock: Instant,
+    cpu: Duration,
+}
+
+impl Stopwatch {
+    fn begin(name: &str) -> Self {
+        println!("bench: begin {name}");
+        Self { clock: Instant::now(), cpu: kernel::cpu_time() }
+    }
+
+    /// `time` is that of all units, if it isn't that since the beginning.
+    fn end(self, name: &str, units: u64, time: Option<Duration>, check: u64) {
+        let clock = self.clock.elapsed();
+        let [time, clock, cpu] =
+            [time.unwrap_or(clock), clock, kernel::cpu_time() - self.cpu].map(|t| t.as_nanos());
+        println!(
+            "bench: end {name} units={units} nanoseconds={time} clock={clock} cpu={cpu} check={check}"
+        );
+    }
 }
 
 /// Runs a program in several processes at once. The units are those of all, and the time is such
 /// that the two give the sum of their rates.
 fn together(count: usize, name: &str, options: &[&str]) -> Result<()> {
-    println!("bench: begin {name}");
-    let start = Instant::now();
+    let start = Stopwatch::begin(name);
     let children = (0..count)
         .map(|_| {
             Command::new(std::env::current_exe()?)
@@ -198,7 +214,7 @@ fn together(count: usize, name: &str, options: &[&str]) -> Result<()> {
         check = field("check=")?;
     }
     let time = Duration::from_nanos((all as f64 / rate) as u64);
-    end(name, all, time, start.elapsed(), check);
+    start.end(name, all, Some(time), check);
     Ok(())
 }
 

@@ -290,7 +290,12 @@ fn source(cpu: &mut Cpu, phys: u64, host: Option<HostPtr>, epoch: &mut u64) -> O
 impl Cpu {
     /// Declares that instructions are decoded from a page; returns its version, and the epoch from
     /// which on the version is to be relied on.
-    fn mark_code(&mut self, log: &PageLog, page: usize, host: HostPtr) -> (CodeVersion, u64) {
+    pub(crate) fn mark_code(
+        &mut self,
+        log: &PageLog,
+        page: usize,
+        host: HostPtr,
+    ) -> (CodeVersion, u64) {
         if log.is_code(page) {
             // Whoever marked it asked for a flush, maybe not yet done.
             return (log.mark_code(page), self.group.epoch());

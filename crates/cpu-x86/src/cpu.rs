@@ -22,6 +22,8 @@ use crate::smm::{IoTrap, SMBASE_RESET};
 use crate::state::{Activity, Segment, TableRegister};
 use crate::svm::Svm;
 use crate::tlb::{Class, Tlb};
+#[cfg(target_arch = "x86_64")]
+use crate::translate::Translator;
 
 /// What a CPU is made from.
 #[derive(Clone)]
@@ -33,6 +35,21 @@ pub struct CpuConfig {
     pub topology: Topology,
     /// What kind of CPU it is.
     pub model: Arc<CpuModel>,
+}
+
+/// How code is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// Size in bytes of the buffer for translated code. When it is full, all is translated anew.
+    pub buffer: usize,
+    /// How often a block is reached, from 1, until it is translated.
+    pub threshold: u8,
+}
+
+impl Default for Translation {
+    fn default() -> Self {
+        Self { buffer: 32 << 20, threshold: 16 }
+    }
 }
 
 /// A software CPU.
@@ -86,7 +103,7 @@ pub struct Cpu {
     /// Debug conditions (bits of DR6) that the running instruction met and that trap after it; and
     /// [`PENDING_SHUTDOWN`](crate::regs::PENDING_SHUTDOWN).
     pub(crate) pending_debug: u64,
-    /// Instructions retired since reset.
+    /// Instructions retired since reset; an estimate while code is translated.
     pub(crate) instructions: u64,
     /// The latest epoch of `group` that this CPU has passed.
     pub(crate) passed_epoch: u64,
@@ -137,8 +154,15 @@ pub struct Cpu {
     pub(crate) member: Arc<Member>,
     pub(crate) glance: Arc<Glance>,
     pub(crate) log: Arc<Log>,
+    /// There is a translator.
+    pub(crate) translates: bool,
+    /// The time-stamp counter up to which translated instructions are counted.
+    pub(crate) counted_to: u64,
     /// Decoded blocks; the run loop takes them out while it runs.
     pub(crate) blocks: BlockCache,
+    /// The translator, if code is translated; the run loop takes it out while it runs.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) translator: Option<Box<Translator>>,
 }
 
 /// What a CPU is wired to.
@@ -220,10 +244,27 @@ impl Cpu {
             group: wiring.group,
             glance: Arc::default(),
             log: Arc::default(),
+            translates: false,
+            counted_to: 0,
             blocks: BlockCache::default(),
+            #[cfg(target_arch = "x86_64")]
+            translator: None,
         };
         cpu.reset_state(false);
         cpu
+    }
+
+    /// Has code translated to the host's from now on, or with `None` only interpreted, as at first.
+    /// Returns whether it is so: not every host can translate.
+    pub fn set_translation(&mut self, how: Option<Translation>) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            self.translator = how.and_then(|how| Translator::new(self, how)).map(Box::new);
+            self.translates = self.translator.is_some();
+            self.translator.is_some() == how.is_some()
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        how.is_none()
     }
 
     /// The state after power-on or, with `init`, after an INIT signal, which leaves the FPU, most

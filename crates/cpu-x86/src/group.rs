@@ -144,7 +144,8 @@ mod tests {
 
     use iced_x86::code_asm::*;
 
-    use crate::testing::{CODE, STACK, load, long_mode_cpus, run_to_halt};
+    use crate::cpu::Translation;
+    use crate::testing::{CODE, STACK, engines, load, long_mode_cpus};
 
     const FUNCTION: u64 = 0x4_0000;
     const ASKED: u64 = 0x5_0000;
@@ -155,7 +156,14 @@ mod tests {
     /// change and serialises first, as the architecture asks for.
     #[test]
     fn code_that_another_cpu_rewrites_is_seen() {
+        engines().for_each(rewrite);
+    }
+
+    fn rewrite(engine: Option<Translation>) {
         let mut cpus = long_mode_cpus(2);
+        for cpu in &mut cpus {
+            assert!(cpu.set_translation(engine), "the host can translate");
+        }
         let mut caller = cpus.remove(0);
         let mut writer = cpus.remove(0);
         load(&caller, |a| {
@@ -219,7 +227,7 @@ mod tests {
             accel::Vcpu::run(&mut writer);
             writer.gpr[3]
         });
-        run_to_halt(&mut caller);
+        assert!(matches!(accel::Vcpu::run(&mut caller), accel::Exit::Halt { .. }));
         signals.raise(accel::Signal::Exit);
         writes.join().unwrap();
         let mut answered = [0; 4];

@@ -5,8 +5,8 @@
 //!   long as the [`memory::GuestMemory`] it came from. A CPU keeps that memory alive by an `Arc` for
 //!   its whole life, and neither a `HostPtr` nor a [`TlbEntry`] leaves its CPU.
 //! - Every access stays within the one page. The pointer is made from a page and an offset below
-//!   [`PAGE_SIZE`]; [`TlbEntry::hit`] compares the page of the *last* byte with its tag, and an entry's
-//!   index is derived from the first, so an access that leaves the page misses.
+//!   [`PAGE_SIZE`]; [`TlbEntry::hit`] asks that the offset leave room for the whole access, so one that
+//!   leaves the page misses.
 //!
 //! Guest RAM is shared with other virtual CPUs and with devices, so accesses are volatile, and of the
 //! guest's own width and order: on an x86-64 host each is one instruction, as atomic as the guest's
@@ -22,9 +22,6 @@ use crate::int::Int;
 
 /// Offset of an address within its page.
 pub(crate) const PAGE_OFFSET: u64 = PAGE_SIZE - 1;
-
-/// A tag that no access can hit: page addresses have their low bits clear.
-const NO_PAGE: u64 = 1;
 
 /// Serialises what the host can't do in one atomic step: locked accesses across pages, and, on hosts
 /// without the instruction, unaligned or 16-byte ones. It guards no data of its own.
@@ -203,15 +200,19 @@ pub(crate) fn with_split_lock<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// One entry of the first-level TLB: a guest page and where it is on the host. The layout is made for
-/// generated code: the tag of the wanted kind of access is compared with the page address of the
-/// access's last byte; if equal, `linear + addend` is the host address.
+/// generated code: the linear address is combined by exclusive or with the tag of the wanted kind of
+/// access. If the page is the tag's, that leaves the offset in the page, which has to be low enough for
+/// the whole access to be in the page; added to `host` it is the host address. If it is not, what it
+/// leaves is above any offset.
+///
+/// An entry for nothing has as its tags the address of a page that belongs to another index.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TlbEntry {
     read: u64,
     write: u64,
     exec: u64,
-    addend: usize,
+    host: usize,
 }
 
 /// Kinds of access, as the TLB tells them apart.
@@ -222,23 +223,56 @@ pub(crate) enum Access {
     Execute,
 }
 
-impl TlbEntry {
-    pub(crate) const EMPTY: Self = Self { read: NO_PAGE, write: NO_PAGE, exec: NO_PAGE, addend: 0 };
+/// What a tag of the entry at `index` holds for a kind of access that is not allowed.
+fn no_page(index: usize) -> u64 {
+    (index as u64 ^ 1) << 12
+}
 
-    /// An entry for the page at `linear` with host page `host`, for the given kinds of access.
-    pub(crate) fn new(linear: u64, host: HostPtr, read: bool, write: bool, exec: bool) -> Self {
+impl TlbEntry {
+    /// Offsets of fields, for generated code.
+    pub(crate) const READ: usize = std::mem::offset_of!(Self, read);
+    /// See [`Self::READ`].
+    pub(crate) const WRITE: usize = std::mem::offset_of!(Self, write);
+    /// See [`Self::READ`].
+    pub(crate) const HOST: usize = std::mem::offset_of!(Self, host);
+
+    /// The entry at `index` for nothing.
+    pub(crate) fn empty(index: usize) -> Self {
+        let tag = no_page(index);
+        Self { read: tag, write: tag, exec: tag, host: 0 }
+    }
+
+    /// An entry, to be put at `index`, for the page at `linear` with host page `host`, for the given
+    /// kinds of access.
+    pub(crate) fn new(
+        index: usize,
+        linear: u64,
+        host: HostPtr,
+        [read, write, exec]: [bool; 3],
+    ) -> Self {
         let page = linear & !PAGE_OFFSET;
-        let tag = |allowed| if allowed { page } else { NO_PAGE };
+        let tag = |allowed| if allowed { page } else { no_page(index) };
         Self {
             read: tag(read),
             write: tag(write),
             exec: tag(exec),
-            addend: (host.0 & !(PAGE_OFFSET as usize)).wrapping_sub(page as usize),
+            host: host.0 & !(PAGE_OFFSET as usize),
         }
     }
 
-    /// The host address of the `len` bytes at `linear`, if they are in this entry's page and `access`
-    /// is allowed. The entry must be the one that `linear`'s page number selects.
+    /// Whether this entry, which is at `index`, is for nothing.
+    pub(crate) fn is_empty(&self, index: usize) -> bool {
+        let tag = no_page(index);
+        self.read == tag && self.write == tag && self.exec == tag
+    }
+
+    /// Whether instructions may be fetched by this entry, which is at `index`.
+    pub(crate) fn is_code(&self, index: usize) -> bool {
+        self.exec != no_page(index)
+    }
+
+    /// The host address of the `len` bytes at `linear`, at most a page, if they are in this entry's
+    /// page and `access` is allowed. The entry must be the one that `linear`'s page number selects.
     #[inline(always)]
     pub(crate) fn hit(&self, linear: u64, len: usize, access: Access) -> Option<HostPtr> {
         let tag = match access {
@@ -246,36 +280,28 @@ impl TlbEntry {
             Access::Write => self.write,
             Access::Execute => self.exec,
         };
-        if tag == linear.wrapping_add(len as u64 - 1) & !PAGE_OFFSET {
-            Some(HostPtr((linear as usize).wrapping_add(self.addend)))
-        } else {
-            None
+        let offset = tag ^ linear;
+        (offset <= PAGE_SIZE - len as u64).then(|| HostPtr(self.host + offset as usize))
+    }
+
+    /// Takes away the right to write, if the entry, which is at `index`, is for the host page at `host`.
+    pub(crate) fn protect(&mut self, index: usize, host: HostPtr) {
+        if self.host == host.0 & !(PAGE_OFFSET as usize) {
+            self.write = no_page(index);
         }
     }
 
-    /// Takes away the right to write, if the entry is for the host page at `host`.
-    pub(crate) fn protect(&mut self, host: HostPtr) {
-        if self.write != NO_PAGE
-            && (self.write as usize).wrapping_add(self.addend) == host.0 & !(PAGE_OFFSET as usize)
-        {
-            self.write = NO_PAGE;
-        }
-    }
-
-    /// Empties the entry if it maps the page at `linear`.
-    pub(crate) fn forget(&mut self, linear: u64) {
+    /// Whether the entry is for the page at `linear`, whose page number selects it.
+    pub(crate) fn is_for(&self, linear: u64) -> bool {
         let page = linear & !PAGE_OFFSET;
-        if self.read == page || self.write == page || self.exec == page {
-            *self = Self::EMPTY;
-        }
+        self.read == page || self.write == page || self.exec == page
     }
 
-    /// Empties the entry if it maps a page in the region of `1 << shift` bytes that holds `linear`.
-    pub(crate) fn forget_region(&mut self, linear: u64, shift: u32) {
+    /// Whether the entry, which is at `index`, maps a page in the region of `1 << shift` bytes that holds
+    /// `linear`.
+    pub(crate) fn is_within(&self, index: usize, linear: u64, shift: u32) -> bool {
         let region = linear >> shift;
-        let within = |tag: u64| tag != NO_PAGE && tag >> shift == region;
-        if within(self.read) || within(self.write) || within(self.exec) {
-            *self = Self::EMPTY;
-        }
+        let within = |tag: u64| tag != no_page(index) && tag >> shift == region;
+        within(self.read) || within(self.write) || within(self.exec)
     }
 }

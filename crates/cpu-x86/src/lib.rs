@@ -25,6 +25,7 @@ mod group;
 mod host;
 mod int;
 mod interrupt;
+mod low;
 mod mem;
 mod mmu;
 mod model;
@@ -46,8 +47,10 @@ mod task;
 mod testing;
 mod tlb;
 mod trace;
+#[cfg(target_arch = "x86_64")]
+mod translate;
 
-pub use cpu::{Cpu, CpuConfig, CpuWiring};
+pub use cpu::{Cpu, CpuConfig, CpuWiring, Translation};
 pub use cpuid::Topology;
 pub use group::CpuGroup;
 pub use model::{CpuModel, ModelError, Vendor};

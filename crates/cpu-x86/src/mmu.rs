@@ -9,7 +9,7 @@ use memory::{Page, WritePath, WriteTarget};
 
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
-use crate::host::{Access, HostPtr, PAGE_OFFSET, TlbEntry};
+use crate::host::{Access, HostPtr, PAGE_OFFSET};
 use crate::regs::{
     CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PKE, CR4_PKS, CR4_PSE, CR4_SMAP, CR4_SMEP,
     EFER_LMA, EFER_NXE,
@@ -566,7 +566,7 @@ impl Cpu {
                 && found.writes == WritePath::Direct
                 && self.memory.is_quiet(found.phys, self.smm);
             let exec = self.allows(rights, Access::Execute, privilege);
-            self.tlb.enter(class, linear, TlbEntry::new(linear, host, read, write, exec));
+            self.tlb.enter(class, linear, host, [read, write, exec]);
         }
         Ok(found)
     }

@@ -8,6 +8,9 @@
 //! or instructions at all privilege levels, such as a kernel's watchdog keeps running, is computed from
 //! the CPU's own count when somebody looks, and costs nothing; its overflow is found some blocks late at
 //! most. For any other the run loop accounts block by block while it is enabled.
+//!
+//! While code is translated, the CPU's own count is an estimate (see `Cpu::count_translated`); with a
+//! counter enabled that is not computed from it, all code is interpreted.
 
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
@@ -347,6 +350,7 @@ impl Cpu {
 
     /// Brings the performance counters up to now. Before any look at them, and every now and then.
     pub(crate) fn sync_performance(&mut self) {
+        self.count_translated();
         let now = self.instructions;
         if self.msrs.pmu.as_mut().is_some_and(|pmu| pmu.sync(now)) {
             self.interrupts.performance_interrupt(self.limits.intel);

@@ -20,11 +20,20 @@ use crate::pmu::{Done, Pmu};
 use crate::regs::{DR6_BREAKPOINTS, DR6_BS, PENDING_SHUTDOWN};
 use crate::segment::CS;
 use crate::state::{Activity, CpuState};
+#[cfg(target_arch = "x86_64")]
+use crate::translate::Translator;
 
 /// Blocks between two updates of what other threads see.
 const BLOCKS_PER_GLANCE: u32 = 1024;
 /// Enable bits of the four breakpoints in DR7.
 const DR7_ENABLES: u64 = 0xff;
+
+/// What a CPU has taken out of itself while it runs.
+struct Engine {
+    blocks: BlockCache,
+    #[cfg(target_arch = "x86_64")]
+    translator: Option<Box<Translator>>,
+}
 
 /// What other threads may see of a CPU.
 #[derive(Debug, Default)]
@@ -86,7 +95,7 @@ impl Cpu {
 
     /// Whether instructions have to be executed one at a time now, or none at all.
     #[inline(always)]
-    fn needs_care(&self) -> bool {
+    pub(crate) fn needs_care(&self) -> bool {
         self.shadow
             | (self.system_flags & self.care_flags != 0)
             | (self.dr[7] & DR7_ENABLES != 0)
@@ -105,12 +114,31 @@ impl Cpu {
 
     /// Executes one block.
     #[inline(always)]
-    fn run_block(&mut self, cache: &mut BlockCache) -> Result {
+    pub(crate) fn run_block(&mut self, cache: &mut BlockCache) -> Result {
         let block = cache.get(self)?;
         if self.check_code_limit(block.len()).is_err() {
             return self.run_one();
         }
         self.execute(block.ops())
+    }
+
+    /// Whether all that has to be taken care of is that one instruction is executed before interrupts
+    /// are looked at.
+    fn needs_shadow_only(&self) -> bool {
+        self.system_flags & (TF | RF) == 0
+            && self.dr[7] & DR7_ENABLES == 0
+            && self.activity == Activity::Running
+    }
+
+    /// Executes one instruction from the cache, which the shadow is for.
+    fn run_first(&mut self, cache: &mut BlockCache) -> Result {
+        self.shadow = false;
+        self.debug_shadow = false;
+        let block = cache.get(self)?;
+        if self.check_code_limit(block.len()).is_err() {
+            return self.run_one();
+        }
+        self.execute(&block.ops()[..1])
     }
 
     /// Executes one instruction.
@@ -149,6 +177,22 @@ impl Cpu {
             self.pending_debug |= DR6_BS;
         }
         Ok(())
+    }
+
+    /// Whether a performance counter is enabled for which every instruction has to be accounted for.
+    #[inline(always)]
+    pub(crate) fn counts_performance(&self) -> bool {
+        self.msrs.pmu.as_ref().is_some_and(Pmu::is_counting)
+    }
+
+    /// Translated code does not count its instructions: for each tick of the time-stamp counter while the
+    /// CPU runs, one is counted instead.
+    pub(crate) fn count_translated(&mut self) {
+        if self.translates {
+            let now = self.clock.tsc();
+            self.instructions += now.saturating_sub(self.counted_to);
+            self.counted_to = now;
+        }
     }
 
     /// Executes as much as [`Self::run_loop`] does at a time, with performance counters on.
@@ -201,6 +245,8 @@ impl Cpu {
             self.group.pass(&self.member, epoch);
             self.passed_epoch = epoch;
         }
+        // That is looked for whenever translated code is entered; it had to be left, no more.
+        self.signals.clear(Signal::Code);
         if self.take_event() == Delivered::Shutdown
             || self.pending_debug != 0
                 && !self.debug_shadow
@@ -211,7 +257,28 @@ impl Cpu {
         (self.activity != Activity::Running).then(|| Exit::Halt { wake: self.wanted_signals() })
     }
 
-    fn run_loop(&mut self, cache: &mut BlockCache) -> Exit {
+    /// Executes one block, or translated code until it is left.
+    #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
+    fn run_some(&mut self, engine: &mut Engine) -> Result {
+        match &mut engine.translator {
+            // What is pending has been looked at and can't be taken now; translated code would be left
+            // for it again and again.
+            Some(translator) if self.signals.pending() == 0 => {
+                translator.run(self, &mut engine.blocks)
+            }
+            _ => self.run_block(&mut engine.blocks),
+        }
+    }
+
+    /// Executes one block.
+    #[inline(always)]
+    #[cfg(not(target_arch = "x86_64"))]
+    fn run_some(&mut self, engine: &mut Engine) -> Result {
+        self.run_block(&mut engine.blocks)
+    }
+
+    fn run_loop(&mut self, engine: &mut Engine) -> Exit {
         let signals = Arc::clone(&self.signals);
         let mut until_glance = BLOCKS_PER_GLANCE;
         loop {
@@ -221,13 +288,16 @@ impl Cpu {
             {
                 return exit;
             }
-            let counts = self.msrs.pmu.as_ref().is_some_and(Pmu::is_counting);
-            let result = if counts {
-                self.run_counted(cache)
+            let result = if self.counts_performance() {
+                self.run_counted(&mut engine.blocks)
             } else if careful && self.needs_care() {
-                self.run_with_care()
+                if self.needs_shadow_only() {
+                    self.run_first(&mut engine.blocks)
+                } else {
+                    self.run_with_care()
+                }
             } else {
-                self.run_block(cache)
+                self.run_some(engine)
             };
             if let Err(exception) = result
                 && self.deliver_exception(exception) == Delivered::Shutdown
@@ -261,18 +331,27 @@ impl Vcpu for Cpu {
     type State = CpuState;
 
     fn run(&mut self) -> Exit {
-        let mut cache = std::mem::take(&mut self.blocks);
+        let mut engine = Engine {
+            blocks: std::mem::take(&mut self.blocks),
+            #[cfg(target_arch = "x86_64")]
+            translator: self.translator.take(),
+        };
         let (epoch, stale) = self.group.enter(&self.member, self.passed_epoch);
         self.passed_epoch = epoch;
         if stale {
             self.tlb.flush_l1();
         }
         self.glance.halted.store(false, Ordering::Relaxed);
-        let exit = self.run_loop(&mut cache);
+        self.counted_to = self.clock.tsc();
+        let exit = self.run_loop(&mut engine);
         self.group.rest(&self.member);
         self.sync_performance();
         self.publish();
-        self.blocks = cache;
+        self.blocks = engine.blocks;
+        #[cfg(target_arch = "x86_64")]
+        {
+            self.translator = engine.translator;
+        }
         exit
     }
 
@@ -341,7 +420,21 @@ mod tests {
         assert_eq!(cpu.gpr[0], 500_500);
         assert_eq!(cpu.gpr[3], 500_500);
         assert_eq!(cpu.gpr[2], 500_500);
-        assert_eq!(cpu.instructions, 2 + 4 * 1000 + 4);
+    }
+
+    #[test]
+    fn the_interpreter_counts_instructions() {
+        let mut cpu = long_mode();
+        load(&cpu, |a| {
+            let mut top = a.create_label();
+            a.mov(ecx, 1000).unwrap();
+            a.set_label(&mut top).unwrap();
+            a.dec(ecx).unwrap();
+            a.jne(top).unwrap();
+            a.hlt().unwrap();
+        });
+        assert!(matches!(cpu.run(), Exit::Halt { .. }));
+        assert_eq!(cpu.instructions, 1 + 2 * 1000 + 1);
     }
 
     /// A loop whose body rewrites the immediate of an instruction that follows in the same block.

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use accel::{Exit, NoBoard, Vcpu};
+use accel::{Exit, NoBoard, Signal, Vcpu};
 use iced_x86::code_asm::CodeAssembler;
 use memory::GuestMemory;
 
-use crate::cpu::{Cpu, CpuConfig, CpuWiring};
+use crate::cpu::{Cpu, CpuConfig, CpuWiring, Translation};
 use crate::cpuid::Topology;
 use crate::regs::{CR0_ET, CR0_NE, CR0_PE, CR0_PG, CR4_OSFXSR, CR4_PAE, EFER_LMA, EFER_LME};
 use crate::segment::{CS, attr};
@@ -38,14 +38,12 @@ fn cpus(count: u32) -> Vec<Cpu> {
     (0..count)
         .map(|index| {
             let wiring = CpuWiring { signals: Arc::default(), ..wiring.clone() };
-            Cpu::new(
-                CpuConfig {
-                    apic_id: index,
-                    topology: Topology { cores: count, threads: 1 },
-                    model: Arc::default(),
-                },
-                wiring,
-            )
+            let config = CpuConfig {
+                apic_id: index,
+                topology: Topology { cores: count, threads: 1 },
+                model: Arc::default(),
+            };
+            Cpu::new(config, wiring)
         })
         .collect()
 }
@@ -98,7 +96,36 @@ pub(crate) fn load(cpu: &Cpu, program: impl FnOnce(&mut CodeAssembler)) {
     cpu.memory.write(CODE, &code).expect("the program fits");
 }
 
-/// Runs `cpu` until it halts.
+/// Both engines: the interpreter, and the translator where there is one.
+pub(crate) fn engines() -> impl Iterator<Item = Option<Translation>> {
+    let eager = Translation { threshold: 1, ..Translation::default() };
+    [None, cfg!(target_arch = "x86_64").then_some(eager)]
+        .into_iter()
+        .enumerate()
+        .filter_map(|(n, engine)| (n == 0 || engine.is_some()).then_some(engine))
+}
+
+/// Runs `cpu` until it halts, with the interpreter, and then the same from the beginning translated: both
+/// must come to the same state and memory.
 pub(crate) fn run_to_halt(cpu: &mut Cpu) {
-    assert!(matches!(cpu.run(), Exit::Halt { .. }), "at rip {:#x}", cpu.rip);
+    let memory = |cpu: &Cpu| {
+        let mut bytes = vec![0; RAM as usize];
+        cpu.memory.read(0, &mut bytes).expect("RAM");
+        bytes
+    };
+    let (before, ram) = (cpu.save(), memory(cpu));
+    let pending = cpu.signals.pending();
+    let signals = [Signal::Interrupt, Signal::Nmi, Signal::Smi, Signal::Init, Signal::Startup];
+    let mut ends = Vec::new();
+    for engine in engines() {
+        cpu.memory.write(0, &ram).expect("RAM");
+        cpu.restore(&before).expect("a state that the CPU was in");
+        assert!(cpu.set_translation(engine), "the host can translate");
+        for signal in signals.into_iter().filter(|&signal| pending & signal as u32 != 0) {
+            cpu.signals.raise(signal);
+        }
+        assert!(matches!(cpu.run(), Exit::Halt { .. }), "{engine:?} at rip {:#x}", cpu.rip);
+        ends.push((cpu.save(), memory(cpu)));
+    }
+    assert!(ends.windows(2).all(|ends| ends[0] == ends[1]), "the engines agree");
 }

@@ -16,9 +16,10 @@
 use memory::WritePath;
 
 use crate::host::{Access, HostPtr, TlbEntry};
+use crate::low::LowBox;
 
 /// Entries of each first-level table.
-const L1_ENTRIES: usize = 512;
+pub(crate) const L1_ENTRIES: usize = 4096;
 /// Entries of the second level.
 const L2_ENTRIES: usize = 4096;
 /// Words of the bitmap of large regions.
@@ -42,7 +43,7 @@ pub(crate) enum Class {
 }
 
 /// Number of [`Class`]es.
-const CLASSES: usize = 4;
+pub(crate) const CLASSES: usize = 4;
 
 bitflags::bitflags! {
     /// What the page tables say about a page, all levels combined.
@@ -154,9 +155,13 @@ impl Spaces {
 
 /// Both levels.
 pub(crate) struct Tlb {
-    l1: Box<[[TlbEntry; L1_ENTRIES]; CLASSES]>,
-    /// Whether anything was entered into a first-level table since it was emptied.
-    l1_used: [bool; CLASSES],
+    l1: LowBox<[[TlbEntry; L1_ENTRIES]; CLASSES]>,
+    /// The entries of each first-level table that are not empty, and maybe some that are.
+    l1_used: [Vec<u16>; CLASSES],
+    /// An entry for instructions was replaced since [`Self::code_epoch`] last changed.
+    code_replaced: bool,
+    /// Changes whenever an entry for instructions may have become invalid.
+    code_epoch: u64,
     l2: Box<[L2Entry]>,
     last_stamp: u64,
     /// Stamp of the current address space.
@@ -188,9 +193,17 @@ fn huge_bit(linear: u64) -> u64 {
 
 impl Tlb {
     pub(crate) fn new() -> Self {
+        let mut l1 = LowBox::<[[TlbEntry; L1_ENTRIES]; CLASSES]>::new();
+        for table in l1.iter_mut() {
+            for (index, entry) in table.iter_mut().enumerate() {
+                *entry = TlbEntry::empty(index);
+            }
+        }
         Self {
-            l1: Box::new([[TlbEntry::EMPTY; L1_ENTRIES]; CLASSES]),
-            l1_used: [false; CLASSES],
+            l1,
+            l1_used: Default::default(),
+            code_replaced: false,
+            code_epoch: 1,
             l2: vec![L2_EMPTY; L2_ENTRIES].into_boxed_slice(),
             last_stamp: 2,
             stamp: 1,
@@ -212,10 +225,46 @@ impl Tlb {
         self.l1[class as usize][l1_index(linear)].hit(linear, len, access)
     }
 
-    /// Enters `entry` for the page of `linear` into the table of `class`.
-    pub(crate) fn enter(&mut self, class: Class, linear: u64, entry: TlbEntry) {
-        self.l1_used[class as usize] = true;
-        self.l1[class as usize][l1_index(linear)] = entry;
+    /// Enters the page of `linear`, at `host`, into the table of `class`, for reads, writes and
+    /// execution as `rights` say.
+    pub(crate) fn enter(&mut self, class: Class, linear: u64, host: HostPtr, rights: [bool; 3]) {
+        let index = l1_index(linear);
+        let entry = &mut self.l1[class as usize][index];
+        let was_empty = entry.is_empty(index);
+        self.code_replaced |= entry.is_code(index);
+        *entry = TlbEntry::new(index, linear, host, rights);
+        if was_empty {
+            self.note_used(class, index);
+        }
+    }
+
+    fn note_used(&mut self, class: Class, index: usize) {
+        let used = &mut self.l1_used[class as usize];
+        if used.len() < 2 * L1_ENTRIES {
+            used.push(index as u16);
+            return;
+        }
+        // Entries were emptied and filled again one by one, and are in the list as often.
+        used.clear();
+        let table = self.l1[class as usize].iter().enumerate();
+        used.extend(table.filter(|(i, entry)| !entry.is_empty(*i)).map(|(i, _)| i as u16));
+    }
+
+    /// Address of the first-level table of `class`, if it is where generated code can reach it.
+    pub(crate) fn table(&self, class: Class) -> Option<u32> {
+        let size = size_of::<[TlbEntry; L1_ENTRIES]>() as u32;
+        self.l1.low_addr().map(|start| start + class as u32 * size)
+    }
+
+    /// A number that changes whenever instructions that could be fetched by the first level no longer
+    /// can, or are elsewhere.
+    pub(crate) fn code_epoch(&self) -> u64 {
+        self.code_epoch
+    }
+
+    fn change_code(&mut self) {
+        self.code_epoch += 1;
+        self.code_replaced = false;
     }
 
     /// Looks `linear` up in the second level.
@@ -248,10 +297,12 @@ impl Tlb {
     /// again before this one writes.
     pub(crate) fn flush_l1(&mut self) {
         for (table, used) in self.l1.iter_mut().zip(&mut self.l1_used) {
-            if std::mem::take(used) {
-                table.fill(TlbEntry::EMPTY);
+            for index in used.drain(..) {
+                let index = usize::from(index) % L1_ENTRIES;
+                table[index] = TlbEntry::empty(index);
             }
         }
+        self.change_code();
     }
 
     /// Makes the address spaces of `asid` current: [`Self::switch`] says which of them.
@@ -334,8 +385,16 @@ impl Tlb {
     /// INVLPG: forgets the page at `linear`, of whatever size, global or not.
     pub(crate) fn invalidate(&mut self, linear: u64) {
         let index = l1_index(linear);
+        let mut code = self.code_replaced;
         for table in self.l1.iter_mut() {
-            table[index].forget(linear);
+            let entry = &mut table[index];
+            if entry.is_for(linear) {
+                code |= entry.is_code(index);
+                *entry = TlbEntry::empty(index);
+            }
+        }
+        if code {
+            self.change_code();
         }
         let entry = &mut self.l2[l2_index(linear)];
         if entry.page == linear & !0xfff {
@@ -352,9 +411,15 @@ impl Tlb {
     }
 
     fn forget_region(&mut self, linear: u64, shift: u32) {
-        for entry in self.l1.iter_mut().flatten() {
-            entry.forget_region(linear, shift);
+        for (table, used) in self.l1.iter_mut().zip(&self.l1_used) {
+            for &index in used {
+                let index = usize::from(index) % L1_ENTRIES;
+                if table[index].is_within(index, linear, shift) {
+                    table[index] = TlbEntry::empty(index);
+                }
+            }
         }
+        self.change_code();
         for entry in self.l2.iter_mut() {
             if entry.page >> shift == linear >> shift {
                 entry.stamp = 0;
@@ -364,8 +429,11 @@ impl Tlb {
 
     /// Takes away the right to write to the host page at `host` from every first-level entry.
     pub(crate) fn protect(&mut self, host: HostPtr) {
-        for entry in self.l1.iter_mut().flatten() {
-            entry.protect(host);
+        for (table, used) in self.l1.iter_mut().zip(&self.l1_used) {
+            for &index in used {
+                let index = usize::from(index) % L1_ENTRIES;
+                table[index].protect(index, host);
+            }
         }
     }
 }

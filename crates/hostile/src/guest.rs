@@ -97,6 +97,15 @@ impl Guest<'_> {
         }
     }
 
+    /// An address and a length of data, in whole sectors and in RAM, unless this is to go wrong.
+    pub(crate) fn data(&mut self) -> (u64, u64) {
+        if self.percent(90) {
+            (self.place(), 512 << self.within(0..=5))
+        } else {
+            (self.address(), self.amount())
+        }
+    }
+
     /// One of the places in the arena, a page apart.
     pub(crate) fn place(&mut self) -> u64 {
         ARENA + 0x1000 * self.within(0..=(ARENA_SIZE >> 12) - 1)

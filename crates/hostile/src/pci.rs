@@ -62,6 +62,15 @@ impl Guest<'_> {
         Ok(())
     }
 
+    /// Puts the BARs of a function back in their places, and switches it on.
+    pub(crate) fn settle(&mut self, function: &Function) -> Result<()> {
+        for bar in &function.bars {
+            let offset = 0x10 + 4 * bar.index;
+            self.write_config(function.devfn, offset, 4, bar.start)?;
+        }
+        self.write_config(function.devfn, 4, 2, 7)
+    }
+
     fn switch_on(&mut self, devfn: u8, id: u32, room: &mut Room) -> Result<Function> {
         self.write_config(devfn, 4, 2, 0)?;
         let mut bars = Vec::new();

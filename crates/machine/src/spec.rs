@@ -12,6 +12,21 @@ use uuid::Uuid;
 
 use crate::smbios::SmbiosSpec;
 
+/// How the software CPU works (`-accel soft,...`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TranslationSpec {
+    /// Translate code for the host; otherwise, and where the host can't, it is interpreted.
+    pub translate: bool,
+    /// MiB of translated code that each CPU keeps.
+    pub buffer_mib: u16,
+}
+
+impl Default for TranslationSpec {
+    fn default() -> Self {
+        Self { translate: true, buffer_mib: 32 }
+    }
+}
+
 /// Which engine runs the vCPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accelerator {
@@ -370,6 +385,8 @@ pub struct MachineSpec {
     pub board: BoardSpec,
     /// Engine.
     pub accelerator: Accelerator,
+    /// How the software CPU works.
+    pub translation: TranslationSpec,
     /// Direct boot.
     pub boot: Option<DirectBoot>,
     /// Firmware.

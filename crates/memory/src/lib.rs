@@ -25,7 +25,7 @@ pub use backing::Backing;
 pub use block::MemoryBlock;
 pub use hook::Change;
 pub use map::{Access, MapId, Mapping, Page, Reads, Visible, WritePath, WriteTarget, Writes};
-pub use page_log::{CodeVersion, PAGE_SHIFT, PAGE_SIZE, PageLog};
+pub use page_log::{CodeVersion, CodeWatcher, PAGE_SHIFT, PAGE_SIZE, PageLog};
 pub use vm_memory;
 
 use std::sync::{Arc, Mutex, MutexGuard};

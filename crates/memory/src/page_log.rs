@@ -5,8 +5,9 @@
 //! a new version, and it counts as plain data until instructions are decoded from it again. Decoded
 //! blocks remember the version they were made from and are stale once it differs.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock, Weak};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 
@@ -20,12 +21,27 @@ pub type CodeVersion = u32;
 
 const CODE: u32 = 1;
 
+/// Is told when a page that held decoded code was written; on the writer's thread, so it must be quick.
+pub type CodeWatcher = dyn Fn() + Send + Sync;
+
+#[derive(Default)]
+struct Watchers(RwLock<Vec<Weak<CodeWatcher>>>);
+
+impl fmt::Debug for Watchers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watchers")
+    }
+}
+
 #[derive(Debug, Default)]
 struct Pages {
     /// One bit a page: written since last cleared.
     dirty: Vec<AtomicU64>,
     /// One [`CodeVersion`] a page.
     code: Vec<AtomicU32>,
+    /// How often a page that held decoded code was written.
+    code_writes: AtomicU64,
+    watchers: Watchers,
 }
 
 /// The log of one RAM range, or of its tail from some offset on.
@@ -40,6 +56,23 @@ impl PageLog {
     /// The page's current version.
     pub fn code_version(&self, page: usize) -> CodeVersion {
         self.pages.code[page].load(Ordering::Acquire)
+    }
+
+    /// A number that changes after the version of any page changes.
+    pub fn code_writes(&self) -> u64 {
+        self.pages.code_writes.load(Ordering::Acquire)
+    }
+
+    /// Has `watcher`, while it lives, called after each change of a page's version.
+    pub fn watch_code(&self, watcher: &Arc<CodeWatcher>) {
+        let mut watchers = self.pages.watchers.0.write().unwrap_or_else(|e| e.into_inner());
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(Arc::downgrade(watcher));
+    }
+
+    /// Whether `self` and `other` are logs of the same range.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pages, &other.pages)
     }
 
     /// Whether instructions were decoded from this page.
@@ -65,6 +98,9 @@ impl PageLog {
             // If it fails, someone else has just done the same.
             let next = version.wrapping_add(1);
             let _ = code.compare_exchange(version, next, Ordering::AcqRel, Ordering::Relaxed);
+            self.pages.code_writes.fetch_add(1, Ordering::Release);
+            let watchers = self.pages.watchers.0.read().unwrap_or_else(|e| e.into_inner());
+            watchers.iter().filter_map(Weak::upgrade).for_each(|watcher| watcher());
         }
     }
 
@@ -126,6 +162,6 @@ impl NewBitmap for PageLog {
         // atomics in place touches none of them: a machine with much RAM starts as fast as a small one.
         let dirty = vec![0; pages.div_ceil(64)].into_iter().map(AtomicU64::new).collect();
         let code = vec![0; pages].into_iter().map(AtomicU32::new).collect();
-        Self { pages: Arc::new(Pages { dirty, code }), offset: 0 }
+        Self { pages: Arc::new(Pages { dirty, code, ..Pages::default() }), offset: 0 }
     }
 }

@@ -45,7 +45,7 @@ fn every_topic_is_as_the_manuals_say() {
     testkit::run("every_topic_is_as_the_manuals_say", || {
         for (name, image) in cpu_guests::TOPICS {
             let besides = BESIDES.iter().find(|(topic, _)| topic == name);
-            let besides = besides.map_or(&[][..], |(_, models)| models);
+            let besides = besides.map_or(&[][..], |(_, models)| *models);
             for model in [EVERYWHERE].iter().chain(besides) {
                 run(name, image, model)?;
             }

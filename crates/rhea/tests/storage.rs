@@ -214,39 +214,6 @@ fn usb_has_a_disk_and_a_cd() {
     });
 }
 
-#[test]
-fn usb_disks_say_of_themselves_what_the_peers_say() {
-    const NAME: &str = "usb_disks_say_of_themselves_what_the_peers_say";
-    const QUESTIONS: &[&str] = &[
-        "cd /sys/bus/usb/devices; for d in 1-1 1-2; do hexdump -v -e '1/1 \"%02x\"' $d/descriptors; \
-         cat $d/product $d/serial $d/configuration; done",
-        "sg_inq /dev/sg0",
-        "sg_vpd -p 0x80 -H /dev/sg0",
-        "sg_vpd -p 0x83 -H /dev/sg0",
-        "sg_modes -a -6 -H /dev/sg0",
-        "sg_readcap -H /dev/sg0",
-        "sg_inq /dev/sg1",
-        "sg_modes -a -6 -H /dev/sg1",
-    ];
-    let Some(peer) = testkit::peer() else {
-        testkit::skip(NAME, "no qemu-system-x86_64");
-        return;
-    };
-    with_images(NAME, |images| {
-        let answers = |binary: &Path| -> Result<Vec<String>> {
-            let mut vm = boot_usb(binary, images)?;
-            let answer = |question: &&str| vm.serial.run(&format!("{question}; true"));
-            QUESTIONS.iter().map(answer).collect()
-        };
-        let ours = answers(&testkit::binary(env!("CARGO_BIN_EXE_rhea")))?;
-        let theirs = answers(&peer)?;
-        for ((question, ours), theirs) in QUESTIONS.iter().zip(ours).zip(theirs) {
-            ensure!(ours == theirs, "{question}\nours:\n{ours}\ntheirs:\n{theirs}");
-        }
-        Ok(())
-    });
-}
-
 /// What `sg3-utils` read out of a disk and a CD-ROM drive on virtio-scsi, for each command.
 const QUESTIONS: &[&str] = &[
     "sg_inq /dev/sg0",

@@ -58,14 +58,14 @@ fn firmware_is_seen_on_a_terminal_of_any_size() {
         terminal.wait_for("No bootable device.")?;
         // A larger terminal has the screen in its middle, a smaller one shows a part.
         terminal.resize(35, 100)?;
-        while terminal.rows()[5].find("SeaBIOS") != Some(10) {
-            terminal.wait_for("SeaBIOS (version")?;
-        }
+        terminal.wait_until("SeaBIOS in the middle", |rows| {
+            (rows.get(5)?.find("SeaBIOS") == Some(10)).then_some(())
+        })?;
         ensure!(terminal.cursor().is_some(), "the guest's cursor is shown");
         terminal.resize(3, 20)?;
-        while !terminal.rows()[0].starts_with("SeaBIOS") {
-            terminal.wait_for("SeaBIOS")?;
-        }
+        terminal.wait_until("SeaBIOS in the corner", |rows| {
+            (rows.len() == 3 && rows[0].starts_with("SeaBIOS")).then_some(())
+        })?;
         screen.qmp()?.query("quit")?;
         screen.ends()
     });
@@ -99,8 +99,18 @@ fn a_boot_loader_reads_what_is_typed_on_the_terminal() {
         for key in ["N", "o", "_", "s", "u", "c", "h", "-", "1", "x", "\u{7f}"] {
             terminal.press(key)?;
         }
-        let row = terminal.wait_for("boot: No_such-1")?;
-        ensure!(terminal.cursor() == Some((row as u16, 15)), "{:?}", terminal.cursor());
+        let row = terminal.wait_until("what was typed", |rows| {
+            rows.iter().position(|row| row == "boot: No_such-1")
+        })?;
+        // The cursor is set after the text is written.
+        let place = Some((row as u16, 15));
+        for _ in 0..200 {
+            if terminal.cursor() == place {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        ensure!(terminal.cursor() == place, "{:?}", terminal.cursor());
         terminal.press("\r")?;
         terminal.wait_for("No_such-1")?;
         terminal.press("memtest\r")?;

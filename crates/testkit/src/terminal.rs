@@ -81,16 +81,25 @@ impl Terminal {
 
     /// Waits until a row contains `text`; returns its number.
     pub fn wait_for(&mut self, text: &str) -> Result<usize> {
+        self.wait_until(text, |rows| rows.iter().position(|row| row.contains(text)))
+    }
+
+    /// Waits until the rows have something that `find` finds; `what` is told if they never have.
+    pub fn wait_until<T>(
+        &mut self,
+        what: &str,
+        find: impl Fn(&[String]) -> Option<T>,
+    ) -> Result<T> {
         let end = Instant::now() + deadline();
         loop {
             let rows = self.rows();
-            if let Some(row) = rows.iter().position(|row| row.contains(text)) {
-                return Ok(row);
+            if let Some(found) = find(&rows) {
+                return Ok(found);
             }
             let ended = self.child.try_wait()?;
             if Instant::now() > end || ended.is_some() {
                 let shown = rows.join("\n");
-                bail!("the terminal never shows {text:?} ({ended:?}); it shows:\n{shown}");
+                bail!("the terminal never shows {what:?} ({ended:?}); it shows:\n{shown}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }

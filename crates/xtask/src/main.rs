@@ -29,7 +29,8 @@ cargo xtask COMMAND
   test [ARGUMENT...]    run all tests, with real guests; arguments go to the test runner
   bench [WHAT]          measure against a peer: start, boot, cpu, smp, loop, qmp or all;
                         --rounds N, --peer PATH (qemu-system-x86_64 if it is installed),
-                        --skip-peer, --only NAME,... (programs of bench cpu), --accel NAME (ours)
+                        --skip-peer, --accel NAME (ours); for bench cpu: --only NAME,...,
+                        --cpu-time (of the host's CPUs: for a host with other work)
 
 RHEA_BIN names another program to boot, test or measure than this project's own.
 ";

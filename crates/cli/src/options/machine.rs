@@ -19,6 +19,9 @@ const MAX_CPUS: u32 = 64;
 /// Least RAM, in bytes: what lies below 1 MiB plus room for a kernel.
 const MIN_MEMORY: u64 = 2 << 20;
 
+/// Most MiB of translated code.
+const MAX_TB_SIZE: u16 = 1024;
+
 const ACCELERATORS: &[(&str, Option<Accelerator>)] = &[
     ("soft", Some(Accelerator::Soft)),
     ("tcg", Some(Accelerator::Soft)),
@@ -44,6 +47,17 @@ pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionErro
     let mut options = Properties::parse("-accel", value, Some("accel"))?;
     let name = options.require("accel")?;
     set_accelerator(builder, "-accel", &name)?;
+    if let Some(translate) = options.take_bool("translate")? {
+        builder.machine().translation.translate = translate;
+    }
+    if let Some(size) = options.take_number("tb-size")? {
+        if !(1..=MAX_TB_SIZE).contains(&size) {
+            return Err(OptionError::new(format!(
+                "-accel: tb-size={size} is not between 1 and {MAX_TB_SIZE} (MiB)"
+            )));
+        }
+        builder.machine().translation.buffer_mib = size;
+    }
     options.finish()
 }
 
@@ -427,6 +441,19 @@ mod tests {
         cpu(&mut builder, "Nehalem,+smep").unwrap();
         assert_eq!(builder.machine().cpu.name, "Nehalem");
         assert!(builder.machine().cpu.features.has_name("smep"));
+    }
+
+    #[test]
+    fn the_software_cpu_is_told_how_to_work() {
+        let mut builder = Builder::default();
+        accel(&mut builder, "tcg").unwrap();
+        assert_eq!(builder.machine().translation, machine::spec::TranslationSpec::default());
+        accel(&mut builder, "soft,translate=off,tb-size=64").unwrap();
+        let translation = builder.machine().translation;
+        assert_eq!((translation.translate, translation.buffer_mib), (false, 64));
+        for value in ["soft,tb-size=0", "soft,tb-size=2000", "soft,translate=maybe", "soft,tb=1"] {
+            assert!(accel(&mut Builder::default(), value).is_err(), "{value}");
+        }
     }
 
     #[test]

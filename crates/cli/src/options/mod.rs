@@ -56,7 +56,7 @@ pub const OPTIONS: &[OptionItem] = &[
     option(
         "accel",
         &[],
-        Takes::Value("[accel=]name"),
+        Takes::Value("[accel=]name[,translate=on|off][,tb-size=MiB]"),
         "what runs the CPUs: soft (also called tcg), or qtest, which runs none",
         machine::accel,
     ),

@@ -50,6 +50,17 @@ pub(crate) fn decode(
     rip: u64,
     bytes: &[u8],
 ) -> Option<Op> {
+    decode_whole(known, protected, bits, rip, bytes).map(|(op, _)| op)
+}
+
+/// As [`decode`], with the instruction that the operation is of, if it is one that the CPU has.
+pub(crate) fn decode_whole(
+    known: &Instructions,
+    protected: bool,
+    bits: u32,
+    rip: u64,
+    bytes: &[u8],
+) -> Option<(Op, Option<Instruction>)> {
     let options = options(known);
     let mut decoder = Decoder::with_ip(bits, bytes, rip, options);
     let mut insn = decoder.decode();
@@ -77,15 +88,16 @@ pub(crate) fn decode(
                 op.run = too_long;
             }
         }
-        return Some(op);
+        return Some((op, None));
     }
     operands::unpack(&insn, &mut op);
     if let Some(opcode) = fpu::x87_opcode(&bytes[..insn.len()]) {
         op.imm = u64::from(opcode);
     }
-    match select(&insn) {
-        Some(handler) if is_there(&insn, known, protected) => op.run = handler,
-        _ => op.flags |= OpFlags::ENDS_BLOCK,
+    let handler = select(&insn).filter(|_| is_there(&insn, known, protected));
+    match handler {
+        Some(handler) => op.run = handler,
+        None => op.flags |= OpFlags::ENDS_BLOCK,
     }
     if matches!(insn.code(), Code::Rdpmc | Code::Rdmsr | Code::Wrmsr) {
         op.flags |= OpFlags::STARTS_BLOCK;
@@ -96,7 +108,7 @@ pub(crate) fn decode(
     if ends_block(&insn) {
         op.flags |= OpFlags::ENDS_BLOCK;
     }
-    Some(op)
+    Some((op, handler.map(|_| insn)))
 }
 
 /// The handler of an instruction, if any group knows it.

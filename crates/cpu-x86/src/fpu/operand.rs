@@ -24,6 +24,17 @@ impl Cpu {
         self.sse_unavailable()
     }
 
+    /// What vector instructions the host may execute in the guest's place: 0 none, 1 SSE, 2 AVX as well.
+    /// None while one of them might raise an exception.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn vector_level(&self) -> u32 {
+        const MASKS: u32 = 0x1f80;
+        if self.fpu.mxcsr & MASKS != MASKS || self.sse_check().is_err() {
+            return 0;
+        }
+        if self.avx_check().is_ok() { 2 } else { 1 }
+    }
+
     #[cold]
     fn sse_unavailable(&self) -> Result {
         Err(if self.cr0 & CR0_EM != 0 || self.cr4 & CR4_OSFXSR == 0 {

@@ -20,7 +20,7 @@ fn far_jump(a: &mut CodeAssembler, selector: u16, offset: u32) {
 
 #[test]
 fn from_reset_to_64_bit_code() {
-    let (mut cpu, board) = board::machine(&[(0, RAM), (ROM, 0x1_0000)], 1).pop().expect("one CPU");
+    let (mut cpu, board) = machine(&[(0, RAM), (ROM, 0x1_0000)], 1).pop().expect("one CPU");
     for (n, descriptor) in DESCRIPTORS.into_iter().enumerate() {
         put(&board, GDT + 8 * n as u64, descriptor);
     }
@@ -80,7 +80,7 @@ fn from_reset_to_64_bit_code() {
 
 #[test]
 fn a_start_up_ipi_names_the_page_to_begin_in() {
-    let mut machine = board::machine(&[(0, RAM)], 2);
+    let mut machine = machine(&[(0, RAM)], 2);
     let (mut second, board) = machine.pop().expect("two CPUs");
     assert!(matches!(second.run(), Exit::Halt { .. }), "it waits");
     code(&board, 16, 0x9000, |a| {

@@ -21,7 +21,7 @@ fn try_access(
     in_stack: bool,
     access: impl FnOnce(&mut CodeAssembler),
 ) -> Option<u8> {
-    let (mut cpu, board) = board::machine(&[(0, RAM)], 1).pop().expect("one CPU");
+    let (mut cpu, board) = machine(&[(0, RAM)], 1).pop().expect("one CPU");
     for (n, descriptor) in DESCRIPTORS.into_iter().enumerate() {
         put(&board, GDT + 8 * n as u64, descriptor);
     }
@@ -107,7 +107,7 @@ fn faults_of_the_stack_segment_are_their_own() {
 
 #[test]
 fn real_mode_segments_end_at_64_kib() {
-    let (mut cpu, board) = board::machine(&[(0, RAM)], 1).pop().expect("one CPU");
+    let (mut cpu, board) = machine(&[(0, RAM)], 1).pop().expect("one CPU");
     code(&board, 16, 0x8000, |a| {
         // Vector 13 reports.
         a.xor(ax, ax).unwrap();

@@ -29,7 +29,7 @@ fn run_for_long(cpu: &mut Cpu, board: &Board) -> Exit {
 fn code_that_another_cpu_writes_is_executed() {
     const FUNCTION: u64 = 0x3_0000;
     const LAST: u32 = 300;
-    let mut machine = board::machine(&[(0, RAM)], 2);
+    let mut machine = machine(&[(0, RAM)], 2);
     let (mut writer, writer_board) = machine.pop().expect("two CPUs");
     let (mut caller, board) = machine.pop().expect("two CPUs");
     enter_long_mode(&mut caller, &board);
@@ -104,7 +104,7 @@ fn locked_operations_of_four_cpus_lose_nothing() {
     const TIMES: u32 = 20_000;
     // Aligned, across two cache lines, across two pages; each has room for 64 bits.
     const COUNTERS: [u64; 3] = [0x30_0100, 0x30_023d, 0x30_0ffd];
-    let mut machine = board::machine(&[(0, RAM)], 4);
+    let mut machine = machine(&[(0, RAM)], 4);
     for (n, (cpu, board)) in machine.iter_mut().enumerate() {
         enter_long_mode(cpu, board);
         let mut state = cpu.state();

@@ -271,7 +271,7 @@ fn a_state_within_the_mode_is_saved_and_restored() {
 
 #[test]
 fn with_the_a20_gate_closed_addresses_wrap_at_one_megabyte() {
-    let (mut cpu, board) = board::machine(&[(0, RAM)], 1).pop().expect("one CPU");
+    let (mut cpu, board) = machine(&[(0, RAM)], 1).pop().expect("one CPU");
     put(&board, 0x500, 0x1111);
     put(&board, 0x10_0500, 0x2222);
     let load = |a: &mut CodeAssembler| {

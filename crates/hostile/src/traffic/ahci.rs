@@ -10,8 +10,11 @@ use crate::pci::Function;
 pub(super) fn one(guest: &mut Guest<'_>, function: &Function) -> Result<()> {
     let Some(bar) = function.bar(5) else { return Ok(()) };
     let port = bar.start + 0x100 + 0x80 * guest.within(0..=5);
-    let list = guest.address();
-    let received = guest.address();
+    let (list, received) = if guest.percent(90) {
+        (guest.place(), guest.place())
+    } else {
+        (guest.address(), guest.address())
+    };
     if guest.percent(60) {
         guest.store(bar.start + 4, 4, 0x8000_0002)?;
         for (offset, value) in [(0x00, list), (0x04, list >> 32), (0x08, received), (0x0c, 0)] {
@@ -50,8 +53,8 @@ pub(super) fn one(guest: &mut Guest<'_>, function: &Function) -> Result<()> {
 }
 
 fn slot_of(guest: &mut Guest<'_>, list: u64, slot: u64) -> Result<()> {
-    let table = guest.address() & !127;
-    let count = guest.pick(&[0, 1, 2, 3, 200, 65535]);
+    let table = if guest.percent(95) { guest.place() } else { guest.address() & !127 };
+    let count = guest.pick(&[0, 1, 1, 2, 3, 200, 65535]);
     let is_packet = guest.percent(40);
     let length = if guest.percent(95) { 5 } else { guest.within(0..=31) };
     let flags = u64::from(guest.any::<u8>()) & 0xc7 | u64::from(guest.any::<u8>() & 7) << 8;
@@ -82,8 +85,9 @@ fn slot_of(guest: &mut Guest<'_>, list: u64, slot: u64) -> Result<()> {
     let block = scsi::command(guest);
     guest.write(table.wrapping_add(0x40), &block)?;
     let mut regions = Bytes::default();
-    for _ in 0..count.min(3) {
-        let (addr, len) = (guest.address(), guest.amount() << guest.pick(&[0, 9]));
+    for index in 0..count.min(3) {
+        let whole = index == 0 && guest.percent(60);
+        let (addr, len) = if whole { (guest.place(), 1 << 22) } else { guest.data() };
         regions = regions.u64(addr).u32(0).u32(len.wrapping_sub(1));
     }
     guest.write(table.wrapping_add(0x80), &regions.0)

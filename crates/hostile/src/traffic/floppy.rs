@@ -41,10 +41,8 @@ const COMMANDS: &[(u8, u8)] = &[
 
 /// Does one thing.
 pub(super) fn one(guest: &mut Guest<'_>) -> Result<()> {
-    if guest.percent(30) {
-        let value = if guest.percent(70) { 0x1c } else { guest.value() };
-        guest.output(0x3f2, 1, value)?;
-    }
+    let motors = if guest.percent(95) { 0x3c } else { guest.value() };
+    guest.output(0x3f2, 1, motors)?;
     if guest.percent(50) {
         let (addr, count) = (guest.address(), guest.amount());
         let mode = guest.pick(&[0x46, 0x4a, 0x42, 0x56, 0x5a, 0x02, 0xc6]);

@@ -29,7 +29,7 @@ pub(crate) fn one(guest: &mut Guest<'_>) -> Result<()> {
         7 => blind(guest),
         _ => {
             let Some(function) = any_function(guest) else { return blind(guest) };
-            if guest.percent(10) {
+            if guest.percent(5) {
                 return bar(guest, &function);
             }
             match (function.vendor, function.class) {
@@ -98,11 +98,8 @@ fn config(guest: &mut Guest<'_>) -> Result<()> {
     let value = guest.value();
     guest.write_config(function.devfn, offset, size, value)?;
     guest.read_config(function.devfn, offset, size)?;
-    if guest.percent(70) {
-        // Most of what comes needs the function.
-        guest.write_config(function.devfn, 4, 2, 7)?;
-    }
-    Ok(())
+    // Most of what comes needs the function.
+    if guest.percent(90) { guest.settle(&function) } else { Ok(()) }
 }
 
 /// An access to anywhere.

@@ -14,7 +14,10 @@ const CODES: &[u8] = &[
 pub(super) fn command(guest: &mut Guest<'_>) -> [u8; 16] {
     let mut block = [0; 16];
     block[0] = if guest.percent(3) { guest.any() } else { guest.pick(CODES) };
-    let (lba, len) = (guest.amount(), guest.amount() as u32);
+    let small = guest.percent(70);
+    let (lba, len) =
+        if small { (guest.within(0..=3), 1) } else { (guest.amount(), guest.amount() as u32) };
+    let flags = if small { guest.within(0..=1) } else { guest.within(0..=3) };
     match block[0] >> 5 {
         0 => {
             block[1..4].copy_from_slice(&(lba as u32).to_be_bytes()[1..]);
@@ -34,7 +37,7 @@ pub(super) fn command(guest: &mut Guest<'_>) -> [u8; 16] {
         }
     }
     // Flags, page codes and service actions.
-    for _ in 0..guest.within(0..=3) {
+    for _ in 0..flags {
         let at = guest.within(1..=15) as usize;
         block[at] = guest.value() as u8;
     }

@@ -20,7 +20,7 @@ struct Structures {
 pub(super) fn one(guest: &mut Guest<'_>, function: &Function) -> Result<()> {
     let found = structures(guest, function)?;
     match (found, guest.within(0..=9)) {
-        (Some(at), 0 | 1) => set_up(guest, &at),
+        (Some(at), 0 | 1) => set_up(guest, function, &at),
         (Some(at), 2) => {
             let (offset, value, size) =
                 (guest.within(0..=0x40), guest.value(), guest.pick(&[1, 2, 4]));
@@ -36,7 +36,7 @@ pub(super) fn one(guest: &mut Guest<'_>, function: &Function) -> Result<()> {
 
 fn structures(guest: &mut Guest<'_>, function: &Function) -> Result<Option<Structures>> {
     // Transitional devices are driven the old way at times.
-    if function.device < 0x1040 && guest.percent(30) {
+    if function.device < 0x1040 && guest.percent(10) {
         return Ok(None);
     }
     let mut found = Structures::default();
@@ -62,15 +62,16 @@ fn structures(guest: &mut Guest<'_>, function: &Function) -> Result<Option<Struc
 }
 
 /// Where a queue's parts are when nothing else is said: descriptors, available and used ring.
-fn rings(queue: u64) -> (u64, u64, u64) {
-    let base = 0x200_0000 + 0x1_0000 * queue;
+fn rings(function: &Function, queue: u64) -> (u64, u64, u64) {
+    let slot = u64::from(function.devfn >> 3);
+    let base = 0x200_0000 + 0x1_0000 * (8 * slot + queue);
     (base, base + 0x4000, base + 0x8000)
 }
 
 /// Entries of a queue when nothing else is said.
 const QUEUE_SIZE: u64 = 16;
 
-fn set_up(guest: &mut Guest<'_>, at: &Structures) -> Result<()> {
+fn set_up(guest: &mut Guest<'_>, function: &Function, at: &Structures) -> Result<()> {
     guest.store(at.common + 0x14, 1, 0)?;
     guest.store(at.common + 0x14, 1, 3)?;
     let mask = if guest.percent(50) { u64::MAX } else { guest.any() };
@@ -84,7 +85,7 @@ fn set_up(guest: &mut Guest<'_>, at: &Structures) -> Result<()> {
     guest.store(at.common + 0x14, 1, 0xb)?;
     let queues = guest.load(at.common + 0x12, 2)?.min(8);
     for queue in 0..queues {
-        let (mut desc, mut avail, mut used) = rings(queue);
+        let (mut desc, mut avail, mut used) = rings(function, queue);
         if guest.percent(3) {
             (desc, avail, used) = (guest.address(), guest.address(), guest.address());
         }
@@ -129,7 +130,8 @@ fn legacy(guest: &mut Guest<'_>, function: &Function) -> Result<()> {
         for queue in 0..4 {
             guest.output(base + 14, 2, queue)?;
             // With the size that the device has, available entries are behind all descriptors.
-            let page = (if guest.percent(95) { rings(queue).0 } else { guest.address() }) >> 12;
+            let page =
+                (if guest.percent(95) { rings(function, queue).0 } else { guest.address() }) >> 12;
             guest.output(base + 8, 4, page)?;
         }
         guest.output(base + 18, 1, 7)?;
@@ -137,7 +139,7 @@ fn legacy(guest: &mut Guest<'_>, function: &Function) -> Result<()> {
     chains(guest, function, queue)?;
     guest.output(base + 14, 2, queue)?;
     let size = u64::from(guest.input(base + 12, 2)?);
-    let avail = rings(queue).0 + 16 * size;
+    let avail = rings(function, queue).0 + 16 * size;
     let (index, head) = (guest.within(0..=20), guest.within(0..=20));
     guest.write(avail, &Bytes::default().u16(0).u16(index).u16(head).u16(0).0)?;
     guest.output(base + 16, 2, queue)
@@ -145,7 +147,7 @@ fn legacy(guest: &mut Guest<'_>, function: &Function) -> Result<()> {
 
 /// Puts chains into a queue and makes them available.
 fn chains(guest: &mut Guest<'_>, function: &Function, queue: u64) -> Result<()> {
-    let (desc, avail, _) = rings(queue);
+    let (desc, avail, _) = rings(function, queue);
     let index = guest.load(avail + 2, 2)?;
     let mut ring = Bytes::default();
     let count = guest.within(1..=3);
@@ -169,18 +171,24 @@ fn chain(
     head: u64,
 ) -> Result<()> {
     let header = header(guest, function, queue);
-    let place = 0x240_0000 + 0x1000 * head;
+    let place = 0x300_0000 + 0x1_0000 * u64::from(function.devfn >> 3) + 0x1000 * head;
     guest.write(place, &header)?;
     let mut parts = vec![(place, header.len() as u64, 0)];
+    // Data go one way.
+    let flags = guest.pick(&[0, 2]);
     for _ in 0..guest.within(0..=2) {
-        let (addr, len) = (guest.address(), guest.amount() << guest.pick(&[0, 0, 9]));
-        let flags = guest.pick(&[0, 2]);
+        let (addr, len) = guest.data();
         parts.push((addr, len, flags));
     }
-    parts.push((place + 0x800, guest.pick(&[1, 24, 108, 44, 4096]), 2));
-    if guest.percent(90) {
-        parts.sort_by_key(|part| part.2);
-    }
+    let answer = match function.device {
+        0x1001 | 0x1042 => 1,
+        0x1004 | 0x1048 => 108,
+        _ => 1024,
+    };
+    let answer = (place + 0x800, if guest.percent(95) { answer } else { guest.amount() }, 2);
+    // A SCSI response is before the data, the others are behind.
+    let at = if answer.1 == 108 && flags == 2 { 1 } else { parts.len() };
+    parts.insert(at, answer);
     let mut table = Bytes::default();
     let last = parts.len() as u64 - 1;
     // At times a table of its own, which is then the only entry.
@@ -218,12 +226,12 @@ fn header(guest: &mut Guest<'_>, function: &Function, queue: u64) -> Vec<u8> {
 
 fn block(guest: &mut Guest<'_>) -> Bytes {
     let kind = guest.pick(&[0, 0, 1, 1, 4, 8, 11, 13, 14, 2]);
-    let sector = guest.amount();
+    let sector = if guest.percent(80) { guest.within(0..=2) } else { guest.amount() };
     let header = Bytes::default().u32(kind).u32(0).u64(sector);
-    if !guest.percent(30) {
+    if !matches!(kind, 11 | 13) && !guest.percent(3) {
         return header;
     }
-    // Segments of a discard.
+    // A segment of a discard.
     let (first, count, flags) = (guest.amount(), guest.amount(), guest.within(0..=3));
     header.u64(first).u32(count).u32(flags)
 }

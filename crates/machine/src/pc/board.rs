@@ -46,7 +46,7 @@ use crate::acpi;
 use crate::chardevs::Chardevs;
 use crate::qtest::Tap;
 use crate::run::{Board, ResetKind};
-use crate::spec::{Accelerator, BoardSpec, Graphics, MachineSpec, SerialSpec};
+use crate::spec::{Accelerator, BoardSpec, Graphics, MachineSpec, SerialSpec, TranslationSpec};
 
 /// The devices that every board has.
 struct Chipset {
@@ -252,6 +252,11 @@ impl Pc {
                     },
                 );
                 cpu.set_log(Arc::clone(&self.log));
+                let TranslationSpec { translate, buffer_mib } = self.spec.translation;
+                let buffer = usize::from(buffer_mib) << 20;
+                // A host that can't translate interprets.
+                let how = cpu_x86::Translation { buffer, ..Default::default() };
+                cpu.set_translation(translate.then_some(how));
                 cpu
             })
             .collect()

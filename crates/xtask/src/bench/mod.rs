@@ -25,6 +25,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
         match argument.as_str() {
             "--peer" => bench.peer = Some(value()?.into()),
             "--skip-peer" => bench.peer = None,
+            "--cpu-time" => bench.cpu_time = true,
             "--rounds" => bench.rounds = Some(value()?.parse().context("--rounds is a number")?),
             "--only" => bench.only = value()?.split(',').map(str::to_owned).collect(),
             "--accel" => bench.accel = Some(value()?.clone()),
@@ -62,6 +63,8 @@ struct Bench {
     rounds: Option<usize>,
     /// The programs of `bench cpu`; all, if empty.
     only: Vec<String>,
+    /// Whether `bench cpu` is to show the time of the host's CPUs and not that on the clock.
+    cpu_time: bool,
     /// What ours gets as `-accel`, instead of what it does by itself.
     accel: Option<String>,
 }

@@ -6,7 +6,8 @@
 //! runs in the three places one after the other, so that a busy host harms all of them.
 //!
 //! A guest measures by its own clock, which an emulator could make slow. So the host measures too, by
-//! what the guest prints on its serial port before and after.
+//! what the guest prints on its serial port before and after. It also measures what its CPUs spend on each,
+//! which says more on a host with other work.
 
 mod place;
 mod table;
@@ -36,7 +37,8 @@ pub(super) fn run(bench: &Bench) -> Result<()> {
     let guests = Guests::make()?;
     let mut places = Places::start(bench, &guests, 1)?;
     let names = chosen(places.native.programs()?, &bench.only)?;
-    println!("\ncpu: programs in Linux; time of one repetition, medians");
+    let time = if bench.cpu_time { "time of the host's CPUs for" } else { "time of" };
+    println!("\ncpu: programs in Linux; {time} one repetition, medians");
     let mut rows: Vec<Row> = names
         .into_iter()
         .map(|name| Row { name, native: Vec::new(), peer: Vec::new(), ours: Vec::new() })
@@ -48,7 +50,7 @@ pub(super) fn run(bench: &Bench) -> Result<()> {
         }
         eprintln!();
     }
-    table::print(&rows);
+    table::print(&rows, bench.cpu_time);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Where programs run: on the host, or in a guest that takes commands on its serial console.
 
+use crate::bench::memory;
 use crate::boot::cargo_build;
 use crate::cpio::Archive;
 use crate::{guest, guests};
@@ -7,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use testkit::{Guest, Serial, Vm, VmBuilder};
 
@@ -20,6 +21,8 @@ const MEMORY: &str = "768";
 pub(super) struct Sample {
     /// Time of a repetition in nanoseconds, by the clock of where it ran.
     pub(super) nanoseconds: f64,
+    /// Time in nanoseconds that the host's CPUs spent on a repetition.
+    pub(super) cpu: f64,
     /// The host's clock divided by that clock, over all repetitions.
     pub(super) drift: f64,
     /// The program's result.
@@ -133,7 +136,8 @@ impl Place {
             }
             Self::Guest(vm) => {
                 vm.serial.send(&format!("bench-guest {what} --tools /bench --work /tmp\n"))?;
-                let sample = read(&mut vm.serial);
+                let pid = vm.pid();
+                let sample = read(&mut vm.serial, || memory::cpu_nanoseconds(pid).ok());
                 vm.serial.wait_for("rhea-guest: status ")?;
                 vm.serial.wait_for("\n")?;
                 sample
@@ -144,31 +148,37 @@ impl Place {
 
 fn read_native(child: &mut Child) -> Result<Sample> {
     let output = child.stdout.take().context("standard output is a pipe")?;
-    read(&mut Serial::new(output, std::io::sink()))
+    read(&mut Serial::new(output, std::io::sink()), || None)
 }
 
-/// Follows what `bench-guest` prints, measuring the time from its beginning to its end.
-fn read(output: &mut Serial) -> Result<Sample> {
+/// Follows what `bench-guest` prints, measuring the time from its beginning to its end. `cpu` gives the
+/// time that CPUs of the host have spent; if it doesn't, what `bench-guest` says is taken.
+fn read(output: &mut Serial, cpu: impl Fn() -> Option<u64>) -> Result<Sample> {
     let mut begin = None;
     loop {
         output.wait_for("bench: ")?;
         let line = output.wait_for("\n")?;
-        let now = Instant::now();
+        let now = (Instant::now(), cpu());
         match (line.trim().split_once(' '), begin) {
             (Some(("begin", _)), _) => begin = Some(now),
-            (Some(("end", fields)), Some(begin)) => return sample(fields, now - begin),
+            (Some(("end", fields)), Some((start, spent))) => {
+                let cpu = now.1.zip(spent).map(|(end, begin)| end - begin);
+                return sample(fields, now.0 - start, cpu);
+            }
             _ => bail!("{}", line.trim()),
         }
     }
 }
 
-fn sample(fields: &str, elapsed: std::time::Duration) -> Result<Sample> {
+fn sample(fields: &str, elapsed: Duration, cpu: Option<u64>) -> Result<Sample> {
     let field = |name: &str| -> Result<u64> {
         let value = fields.split(' ').find_map(|word| word.strip_prefix(name));
         Ok(value.with_context(|| format!("no {name} in {fields:?}"))?.parse()?)
     };
+    let units = field("units=")?.max(1) as f64;
     Ok(Sample {
-        nanoseconds: field("nanoseconds=")? as f64 / field("units=")?.max(1) as f64,
+        nanoseconds: field("nanoseconds=")? as f64 / units,
+        cpu: cpu.map_or_else(|| field("cpu="), Ok)? as f64 / units,
         drift: elapsed.as_secs_f64() * 1e9 / field("clock=")?.max(1) as f64,
         check: field("check=")?,
     })
@@ -177,12 +187,12 @@ fn sample(fields: &str, elapsed: std::time::Duration) -> Result<Sample> {
 #[test]
 fn a_line_is_read() {
     let mut output = Serial::new(
-        "noise\r\nbench: begin sort\r\nbench: end sort units=4 nanoseconds=10 clock=11 check=7\r\n"
+        "noise\r\nbench: begin sort\r\nbench: end sort units=4 nanoseconds=10 clock=11 cpu=8 check=7\r\n"
             .as_bytes(),
         std::io::sink(),
     );
-    let sample = read(&mut output).unwrap();
-    assert_eq!((sample.nanoseconds, sample.check), (2.5, 7));
+    let sample = read(&mut output, || None).unwrap();
+    assert_eq!((sample.nanoseconds, sample.cpu, sample.check), (2.5, 2.0, 7));
     let mut output = Serial::new("bench: error: no tools\n".as_bytes(), std::io::sink());
-    assert!(read(&mut output).unwrap_err().to_string().contains("no tools"));
+    assert!(read(&mut output, || None).unwrap_err().to_string().contains("no tools"));
 }

@@ -1,11 +1,13 @@
 //! The tables of `bench cpu` and `bench smp`.
 
-use super::{Row, Samples};
+use super::{Row, Sample, Samples};
 
 /// Above this the guest's clock and the host's differ more than by the time of a line on a console.
 const DRIFT: f64 = 1.1;
 
-pub(super) fn print(rows: &[Row]) {
+/// Prints times; with `cpu_time` those that the host's CPUs spent, which a busy host does not change.
+pub(super) fn print(rows: &[Row], cpu_time: bool) {
+    let of = |sample: &Sample| if cpu_time { sample.cpu } else { sample.nanoseconds };
     println!(
         "{:<12}{:>12}{:>12}{:>12}{:>14}{:>14}{:>12}",
         "", "native", "peer", "ours", "peer/native", "ours/native", "peer/ours"
@@ -13,7 +15,7 @@ pub(super) fn print(rows: &[Row]) {
     let mut all: [Vec<f64>; 3] = Default::default();
     for row in rows {
         let [native, peer, ours] =
-            [&row.native, &row.peer, &row.ours].map(|samples| median(samples, |s| s.nanoseconds));
+            [&row.native, &row.peer, &row.ours].map(|samples| median(samples, of));
         let ratios = [divide(peer, native), divide(ours, native), divide(peer, ours)];
         for (all, ratio) in all.iter_mut().zip(ratios) {
             all.extend(ratio);
@@ -59,7 +61,7 @@ pub(super) fn print_scaling(rows: &[(Row, Row)]) {
     println!("{:<12}{native:>12}{peer:>12}{ours:>12}", "mean");
 }
 
-fn median(samples: &Samples, of: impl Fn(&super::Sample) -> f64) -> Option<f64> {
+fn median(samples: &Samples, of: impl Fn(&Sample) -> f64) -> Option<f64> {
     let values: Vec<Vec<f64>> = samples.iter().map(|sample| vec![of(sample)]).collect();
     crate::bench::median(&values, 0)
 }

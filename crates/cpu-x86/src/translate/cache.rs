@@ -1,0 +1,316 @@
+//! The translations of one CPU: how they are found, and how they become stale.
+//!
+//! A translation is found by the host address of its first byte, its RIP, and how the CPU runs. It is
+//! made from one page, and is good while the page's version is the one it was made at, as the
+//! interpreter's blocks are. Links lead from one translation to another in the same page at the same
+//! linear address: they hold whenever the page is where it was when the first was entered, and all of a
+//! page's links are undone when its version changes.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use accel::{Signal, Signals};
+use memory::{CodeVersion, CodeWatcher, PageLog};
+
+use crate::cpu::Cpu;
+use crate::host::HostPtr;
+use crate::op::Op;
+use crate::segment::Mode;
+use crate::tlb::Class;
+
+/// How the CPU runs, as far as translations depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) mode: Mode,
+    pub(super) class: Class,
+}
+
+impl Key {
+    /// How `cpu` runs now, if that is a way that translations are made for.
+    pub(super) fn of(cpu: &Cpu) -> Option<Self> {
+        // Nobody uses the levels between.
+        let level = matches!(cpu.cpl, 0 | 3);
+        let key = Self { mode: cpu.mode, class: cpu.class };
+        (cpu.mode.is_64() && level && cpu.class != Class::Watched && key.fits(cpu)).then_some(key)
+    }
+
+    /// Whether `cpu` still runs so.
+    pub(super) fn fits(self, cpu: &Cpu) -> bool {
+        // Translated code intercepts nothing, and takes events wherever it may.
+        let intercepts = cpu.svm.guest || !cpu.svm.gif;
+        self.mode == cpu.mode && self.class == cpu.class && !intercepts
+    }
+}
+
+/// What a translation is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Host address of the first byte.
+    pub(super) host: usize,
+    pub(super) rip: u64,
+    pub(super) key: Key,
+}
+
+impl std::hash::Hash for Place {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write_u64(self.host as u64 ^ self.rip.rotate_left(32) ^ self.key.class as u64);
+    }
+}
+
+/// One multiplication.
+#[derive(Default)]
+pub(super) struct PlaceHasher(u64);
+
+impl Hasher for PlaceHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 32;
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+}
+
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<PlaceHasher>>;
+
+/// A translation.
+pub(super) struct Translation {
+    pub(super) place: Place,
+    /// Address of its code.
+    pub(super) code: u64,
+    /// The version of its page that it is known to agree with.
+    version: CodeVersion,
+    /// Index of its page.
+    page: usize,
+    /// What it was made from.
+    source: Box<[u8]>,
+    /// Where its only instruction goes on, if it crosses into another page.
+    second: Option<Second>,
+    pub(super) ops: Box<[Op]>,
+}
+
+/// The second page of an instruction that crosses into it.
+#[derive(Clone, Copy, Debug)]
+struct Second {
+    host: HostPtr,
+    page: usize,
+    version: CodeVersion,
+}
+
+/// A page that code is translated from.
+#[derive(Clone)]
+pub(super) struct SourcePage {
+    pub(super) host: HostPtr,
+    pub(super) log: PageLog,
+    pub(super) index: usize,
+    pub(super) version: CodeVersion,
+}
+
+/// A page with translations.
+struct Page {
+    log: PageLog,
+    index: usize,
+    /// The version when it was last looked at.
+    version: CodeVersion,
+    /// Links that are made.
+    made: Vec<u32>,
+}
+
+/// A jump that can be made to lead to another translation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    /// Address of its displacement.
+    pub(super) at: u64,
+    /// Where it leads while it is not made.
+    pub(super) unlinked: u64,
+    pub(super) target: u64,
+    pub(super) key: Key,
+    page: usize,
+}
+
+/// A translation as it is made.
+pub(super) struct NewTranslation {
+    pub(super) place: Place,
+    pub(super) code: u64,
+    pub(super) source: Box<[u8]>,
+    pub(super) ops: Box<[Op]>,
+    pub(super) first: SourcePage,
+    pub(super) second: Option<SourcePage>,
+}
+
+/// All translations.
+pub(super) struct Cache {
+    pub(super) translations: Vec<Translation>,
+    places: Map<Place, u32>,
+    pages: Vec<Page>,
+    /// Indices into `pages` by host page.
+    page_of: Map<usize, usize>,
+    pub(super) links: Vec<Link>,
+    /// Each log that has translated pages, with its count of writes to code when it was last looked at.
+    logs: Vec<(PageLog, u64)>,
+    /// Makes the CPU leave translated code when any of it may have been written.
+    watcher: Arc<CodeWatcher>,
+}
+
+/// What was found for a place.
+pub(super) enum Found {
+    /// Good code.
+    Code(u32),
+    /// Code for a page whose version has changed since.
+    Stale(u32),
+    Nothing,
+}
+
+impl Cache {
+    /// No translations yet, for the CPU with `signals`.
+    pub(super) fn new(signals: &Arc<Signals>) -> Self {
+        let signals = Arc::clone(signals);
+        Self {
+            translations: Vec::new(),
+            places: Map::default(),
+            pages: Vec::new(),
+            page_of: Map::default(),
+            links: Vec::new(),
+            logs: Vec::new(),
+            watcher: Arc::new(move || signals.raise(Signal::Code)),
+        }
+    }
+
+    pub(super) fn find(&self, place: &Place) -> Found {
+        match self.places.get(place) {
+            None => Found::Nothing,
+            Some(&n) => {
+                let translation = &self.translations[n as usize];
+                let page = &self.pages[translation.page];
+                let version = page.log.code_version(page.index);
+                let second = translation.second.is_none_or(|second| {
+                    let page = &self.pages[second.page];
+                    page.log.code_version(page.index) == second.version
+                });
+                if translation.version == version && page.version == version && second {
+                    Found::Code(n)
+                } else {
+                    Found::Stale(n)
+                }
+            }
+        }
+    }
+
+    /// Whether any page that has translations was written since this was last asked; returns the links
+    /// that have to be undone then.
+    pub(super) fn look_for_writes(&mut self) -> Option<Vec<Link>> {
+        let mut changed = false;
+        for (log, seen) in &mut self.logs {
+            let writes = log.code_writes();
+            changed |= writes != *seen;
+            *seen = writes;
+        }
+        if !changed {
+            return None;
+        }
+        let mut undone = Vec::new();
+        let mut any = false;
+        for page in &mut self.pages {
+            let version = page.log.code_version(page.index);
+            if version != page.version {
+                page.version = version;
+                any = true;
+                undone.extend(page.made.drain(..).map(|n| self.links[n as usize]));
+            }
+        }
+        any.then_some(undone)
+    }
+
+    /// Takes note that page `version`, at which translation `n` agrees with memory, is the current one.
+    pub(super) fn renew(&mut self, n: u32, version: CodeVersion) {
+        let translation = &mut self.translations[n as usize];
+        translation.version = version;
+        self.pages[translation.page].version = version;
+    }
+
+    /// Whether the memory at `host` has what translation `n` was made from.
+    pub(super) fn matches(&self, n: u32, host: HostPtr) -> bool {
+        let source = &self.translations[n as usize].source;
+        let mut bytes = vec![0; source.len()];
+        host.read_bytes(&mut bytes);
+        bytes[..] == source[..]
+    }
+
+    /// The log of the page of translation `n`.
+    pub(super) fn page_log(&self, n: u32) -> (PageLog, usize) {
+        let page = &self.pages[self.translations[n as usize].page];
+        (page.log.clone(), page.index)
+    }
+
+    /// The host page that translation `n` goes on in, if it does.
+    pub(super) fn second(&self, n: u32) -> Option<HostPtr> {
+        self.translations[n as usize].second.map(|second| second.host)
+    }
+
+    /// The index of a page, which is known from now on.
+    fn page(&mut self, source: SourcePage) -> usize {
+        let next = self.pages.len();
+        let page = *self.page_of.entry(source.host.addr() >> 12).or_insert(next);
+        if page == next {
+            if !self.logs.iter().any(|(log, _)| log.is_same(&source.log)) {
+                source.log.watch_code(&self.watcher);
+                self.logs.push((source.log.clone(), source.log.code_writes()));
+            }
+            let SourcePage { log, index, version, .. } = source;
+            self.pages.push(Page { log, index, version, made: Vec::new() });
+        }
+        page
+    }
+
+    /// Adds a translation; returns its page's index.
+    pub(super) fn add(&mut self, new: NewTranslation) -> usize {
+        let version = new.first.version;
+        let page = self.page(new.first);
+        let second = new.second.map(|source| {
+            let (host, version) = (source.host, source.version);
+            Second { host, version, page: self.page(source) }
+        });
+        self.places.insert(new.place, self.translations.len() as u32);
+        self.translations.push(Translation {
+            place: new.place,
+            code: new.code,
+            version,
+            page,
+            source: new.source,
+            second,
+            ops: new.ops,
+        });
+        page
+    }
+
+    /// Adds a link of page `page`.
+    pub(super) fn add_link(&mut self, at: u64, unlinked: u64, target: u64, key: Key, page: usize) {
+        self.links.push(Link { at, unlinked, target, key, page });
+    }
+
+    /// The link numbered `n`, from 1, if it may be made to lead to translation `to`. It is then taken to
+    /// be made.
+    pub(super) fn make_link(&mut self, n: u32, to: u32) -> Option<Link> {
+        let link = *self.links.get(n.checked_sub(1)? as usize)?;
+        let target = &self.translations[to as usize];
+        if target.second.is_some()
+            || link.target != target.place.rip
+            || link.key != target.place.key
+            || link.page != target.page
+        {
+            return None;
+        }
+        self.pages[link.page].made.push(n - 1);
+        Some(link)
+    }
+}

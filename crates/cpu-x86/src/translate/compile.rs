@@ -1,0 +1,443 @@
+//! From guest instructions to a translation: the frame that the other modules fill.
+//!
+//! A translation begins at one guest address and goes on in a straight line through branches that are
+//! not taken, within one page. Each instruction either becomes host code or a call of the helper that
+//! executes it with the interpreter. So does, out of line, each access to memory that is not where the
+//! TLB says, with everything that may come of it: another page walk, a fault, a device.
+//!
+//! **Flags.** At the beginning and wherever code leaves they are saved: in RAX. In between they may be in
+//! the host's flags only; what destroys those saves them first, so that they can be told at any point
+//! where the instruction after may fault. They are brought back for an instruction that needs them.
+
+use iced_x86::{Code, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register, RflagsBits};
+
+use super::asm::{Asm, Label, abs};
+use super::regs::{HOST, S1, S2};
+use super::state::at;
+use crate::op::{Op, OpFlags};
+
+/// Where translated code finds what does not change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places {
+    /// The `State`.
+    pub(super) state: u32,
+    /// The first-level TLB of the class.
+    pub(super) tlb: u32,
+    /// The jump cache of the class.
+    pub(super) jumps: u32,
+    /// Executes the instruction whose number is in [`S2`]; returns if translated code may go on.
+    pub(super) step: u64,
+    /// Leaves, to go on at the address in [`S1`].
+    pub(super) leave: u64,
+    /// The same by the link whose number is in [`S2`].
+    pub(super) leave_by_link: u64,
+    /// Makes vector registers available at the level in [`S2`], or leaves to interpret at [`S1`].
+    pub(super) vectors: u64,
+    /// The privilege level is 0.
+    pub(super) kernel: bool,
+}
+
+/// An instruction as the translator gets it.
+pub(super) struct Input {
+    pub(super) op: Op,
+    /// The decoded form; `None` if the interpreter alone is to deal with it.
+    pub(super) insn: Option<Instruction>,
+}
+
+/// A jump within the page that may be made to lead to its target.
+pub(super) struct LinkSite {
+    /// Offset in the code of the jump's displacement.
+    pub(super) displacement: usize,
+    /// Offset in the code of where it leads at first.
+    pub(super) unlinked: usize,
+    pub(super) target: u64,
+}
+
+/// Code out of line that executes an instruction with the interpreter.
+struct Slow {
+    from: Label,
+    back: Label,
+    op: usize,
+    /// The host's flags are needed afterwards.
+    flags: bool,
+}
+
+/// Code out of line that leads to another place in the page.
+struct Exit {
+    from: Label,
+    target: u64,
+    /// The flags have to be saved first.
+    save: bool,
+    /// It goes back.
+    backward: bool,
+}
+
+pub(super) struct Compiler<'a> {
+    pub(super) asm: Asm,
+    pub(super) places: Places,
+    /// RIP of the first instruction.
+    pub(super) start: u64,
+    /// Where code begins when its registers are available.
+    pub(super) top: Label,
+    /// Number of the translation, in the upper half; added to an instruction's it tells which it is.
+    number: u64,
+    first_link: usize,
+    pub(super) info: InstructionInfoFactory,
+    /// Flags are in RAX.
+    saved: bool,
+    /// Flags are in the host's.
+    live: bool,
+    slow: Vec<Slow>,
+    exits: Vec<Exit>,
+    polls: Vec<(Label, u64)>,
+    pub(super) links: Vec<LinkSite>,
+    pub(super) features: &'a super::vector::HostFeatures,
+    /// The instruction under translation.
+    pub(super) index: usize,
+    /// For each instruction, whether the flags after it are overwritten before anything can see them.
+    dead: Vec<bool>,
+}
+
+/// Flags that arithmetic sets.
+pub(super) const ARITH: u32 = RflagsBits::OF
+    | RflagsBits::SF
+    | RflagsBits::ZF
+    | RflagsBits::AF
+    | RflagsBits::CF
+    | RflagsBits::PF;
+
+impl<'a> Compiler<'a> {
+    /// Compiles `input`, whose first instruction is at `start`; the code will be at `at`.
+    pub(super) fn compile(
+        input: &[Input],
+        (start, at): (u64, u64),
+        places: Places,
+        (number, first_link): (u32, usize),
+        features: &'a super::vector::HostFeatures,
+    ) -> (Vec<u8>, Vec<LinkSite>) {
+        let mut asm = Asm::new(at);
+        let top = asm.label();
+        let mut this = Self {
+            asm,
+            places,
+            start,
+            top,
+            number: u64::from(number) << 32,
+            first_link,
+            info: InstructionInfoFactory::new(),
+            saved: true,
+            live: false,
+            slow: Vec::new(),
+            exits: Vec::new(),
+            polls: Vec::new(),
+            links: Vec::new(),
+            features,
+            index: 0,
+            dead: dead_flags(input),
+        };
+        this.head(input);
+        let mut ended = false;
+        for (index, input) in input.iter().enumerate() {
+            this.index = index;
+            ended = this.instruction(input);
+        }
+        if let Some(last) = input.last().filter(|_| !ended) {
+            this.go_to(last.op.next_rip, last.op.next_rip);
+        }
+        this.finish()
+    }
+
+    /// Makes vector registers available, if any instruction uses them.
+    fn head(&mut self, input: &[Input]) {
+        let level = input
+            .iter()
+            .filter_map(|input| input.insn.as_ref())
+            .map(|insn| self.features.level(insn))
+            .max()
+            .unwrap_or(0);
+        self.asm.bind(self.top);
+        if level == 0 {
+            return;
+        }
+        let ready = self.asm.label();
+        let loaded = abs(self.places.state + at::LOADED);
+        self.asm.mi(Code::Cmp_rm32_imm8, loaded, level as i32);
+        self.asm.jcc(super::asm::Cond::AboveEqual, ready);
+        self.asm.mov_imm(S1, self.start);
+        self.asm.mov_imm(S2, u64::from(level));
+        self.asm.call_to(self.places.vectors);
+        self.asm.bind(ready);
+    }
+
+    /// Translates one instruction; returns whether nothing comes after it.
+    fn instruction(&mut self, input: &Input) -> bool {
+        let ends = input.op.flags.contains(OpFlags::ENDS_BLOCK);
+        if let Some(insn) = &input.insn {
+            if let Some(ended) = self.control(insn, &input.op) {
+                return ended;
+            }
+            if insn.mnemonic() == iced_x86::Mnemonic::Cli && self.places.kernel {
+                self.cli();
+                return false;
+            }
+            if !ends && (self.integer(insn, &input.op) || self.vector(insn)) {
+                return false;
+            }
+        }
+        self.step();
+        // The helper does not come back from an instruction that ends a block.
+        ends
+    }
+
+    /// Executes the instruction with the interpreter.
+    fn step(&mut self) {
+        self.save();
+        self.asm.mov_imm(S2, self.number | self.index as u64);
+        self.asm.call_to(self.places.step);
+        self.live = false;
+    }
+
+    /// A place out of line from where the interpreter executes the instruction, and then goes on where
+    /// [`Self::slow_returns`] says.
+    pub(super) fn slow(&mut self) -> Label {
+        debug_assert!(self.saved, "flags are saved where an instruction may fault");
+        let from = self.asm.label();
+        let back = self.asm.label();
+        self.slow.push(Slow { from, back, op: self.index, flags: false });
+        from
+    }
+
+    /// The instruction is done: whatever went to its places out of line comes back here.
+    pub(super) fn slow_returns(&mut self) {
+        let live = self.live;
+        for slow in self.slow.iter_mut().rev().take_while(|slow| slow.op == self.index) {
+            slow.flags = live;
+            self.asm.bind(slow.back);
+        }
+    }
+
+    /// Puts the flags into RAX, so that the host's may be destroyed.
+    pub(super) fn save(&mut self) {
+        if !self.saved {
+            // lahf; seto al
+            self.asm.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
+            self.saved = true;
+        }
+    }
+
+    /// Makes the host's flags the guest's.
+    pub(super) fn want_flags(&mut self) {
+        if !self.live {
+            self.restore_flags();
+            self.live = true;
+        }
+    }
+
+    fn restore_flags(&mut self) {
+        // cmp al, -127 overflows for 1 and does not for 0; sahf
+        self.asm.raw(&[0x3c, 0x81, 0x9e]);
+    }
+
+    /// The host's flags, saved before, are destroyed.
+    pub(super) fn destroyed(&mut self) {
+        debug_assert!(self.saved, "flags are saved before they are destroyed");
+        self.live = false;
+    }
+
+    /// The instruction has put new flags into the host's.
+    pub(super) fn wrote_flags(&mut self) {
+        self.live = true;
+        self.saved = false;
+    }
+
+    /// The host's flags are the guest's on this path.
+    pub(super) fn still_live(&mut self) {
+        self.live = true;
+    }
+
+    /// A place out of line that leaves to go on at `rip`. Flags have to be saved.
+    pub(super) fn leave_out_of_line(&mut self, rip: u64) -> Label {
+        let exit = self.asm.label();
+        self.polls.push((exit, rip));
+        exit
+    }
+
+    /// Brings flags to where an instruction with these needs them.
+    pub(super) fn before(&mut self, flags: FlagUse) {
+        if flags.reads || flags.keeps && !self.dead[self.index] {
+            self.want_flags();
+        }
+    }
+
+    /// The counterpart of [`Self::before`].
+    pub(super) fn after(&mut self, flags: FlagUse) {
+        if !flags.writes {
+            return;
+        }
+        self.wrote_flags();
+        if self.dead[self.index] {
+            // Nobody will miss them.
+            (self.saved, self.live) = (true, false);
+        }
+    }
+
+    /// Memory that holds general register `n` while it has no register.
+    pub(super) fn home(&self, n: usize) -> iced_x86::MemoryOperand {
+        abs(self.places.state + at::GPR + 8 * n as u32)
+    }
+
+    /// A register with general register `n` in it: its own, or `scratch`.
+    pub(super) fn read_gpr(&mut self, n: usize, scratch: Register) -> Register {
+        match HOST[n & 15] {
+            Some(register) => register,
+            None => {
+                let home = self.home(n & 15);
+                self.asm.rm(Code::Mov_r64_rm64, scratch, home);
+                scratch
+            }
+        }
+    }
+
+    /// Sets general register `n` to `from`.
+    pub(super) fn write_gpr(&mut self, n: usize, from: Register) {
+        match HOST[n & 15] {
+            Some(register) => self.asm.mov(register, from),
+            None => {
+                let home = self.home(n & 15);
+                self.asm.mr(Code::Mov_rm64_r64, home, from);
+            }
+        }
+    }
+
+    /// If something wants the CPU's attention, leaves to go on at `rip`. Flags have to be saved, and
+    /// [`S2`] is used.
+    pub(super) fn poll(&mut self, rip: u64) {
+        let exit = self.leave_out_of_line(rip);
+        self.poll_to(exit);
+    }
+
+    fn poll_to(&mut self, exit: Label) {
+        self.asm.rm(Code::Mov_r64_rm64, S2, abs(self.places.state + at::SIGNALS));
+        self.asm.mi(Code::Cmp_rm32_imm8, super::asm::at(S2), 0);
+        self.asm.jcc(super::asm::Cond::NotEqual, exit);
+        self.destroyed();
+    }
+
+    /// A place out of line that leads to `target`, in this page, from the instruction at `rip`.
+    pub(super) fn exit(&mut self, rip: u64, target: u64) -> Label {
+        let from = self.asm.label();
+        self.exits.push(Exit { from, target, save: !self.saved, backward: target <= rip });
+        from
+    }
+
+    /// A jump that can be linked, from out of line code.
+    fn linked_jump(&mut self, target: u64, unlinked: Label) {
+        if target == self.start {
+            self.asm.jmp(self.top);
+            self.asm.bind(unlinked);
+            self.asm.mov_imm(S1, target);
+            self.asm.jmp_to(self.places.leave);
+            return;
+        }
+        // Its displacement is 0 at first.
+        let after = self.asm.here() + 5;
+        self.asm.jmp_to(after);
+        let here = self.asm.len();
+        self.asm.bind(unlinked);
+        self.asm.mov_imm(S1, target);
+        self.asm.mov_imm(S2, (self.first_link + self.links.len() + 1) as u64);
+        self.asm.jmp_to(self.places.leave_by_link);
+        self.links.push(LinkSite { displacement: here - 4, unlinked: here, target });
+    }
+
+    fn finish(mut self) -> (Vec<u8>, Vec<LinkSite>) {
+        for exit in std::mem::take(&mut self.exits) {
+            self.asm.bind(exit.from);
+            self.saved = !exit.save;
+            self.save();
+            let unlinked = self.asm.label();
+            if exit.backward {
+                self.poll_to(unlinked);
+            }
+            self.linked_jump(exit.target, unlinked);
+        }
+        for slow in std::mem::take(&mut self.slow) {
+            self.asm.bind(slow.from);
+            self.asm.mov_imm(S2, self.number | slow.op as u64);
+            self.asm.call_to(self.places.step);
+            if slow.flags {
+                self.restore_flags();
+            }
+            self.asm.jmp(slow.back);
+        }
+        for (exit, rip) in std::mem::take(&mut self.polls) {
+            self.asm.bind(exit);
+            self.asm.mov_imm(S1, rip);
+            self.asm.jmp_to(self.places.leave);
+        }
+        (self.asm.finish(), self.links)
+    }
+}
+
+/// What an instruction does with the arithmetic flags.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FlagUse {
+    /// It reads some.
+    reads: bool,
+    /// It changes some, and may leave others as they were.
+    keeps: bool,
+    /// It changes some.
+    writes: bool,
+}
+
+impl FlagUse {
+    pub(super) fn of(insn: &Instruction) -> Self {
+        let changed = insn.rflags_modified() & ARITH;
+        let writes = changed != 0;
+        Self {
+            reads: insn.rflags_read() & ARITH != 0,
+            keeps: writes && (changed != ARITH || may_count_zero(insn)),
+            writes,
+        }
+    }
+}
+
+/// Whether `insn` leaves the flags alone when a count is zero, and that might be.
+fn may_count_zero(insn: &Instruction) -> bool {
+    use iced_x86::Mnemonic::*;
+    let mnemonic = insn.mnemonic();
+    if !matches!(mnemonic, Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd) {
+        return false;
+    }
+    let last = insn.op_count() - 1;
+    let known = insn.op_kind(last) == OpKind::Immediate8 && insn.immediate8() & 31 != 0;
+    // One is written without a number.
+    !(known || insn.op_count() == 1)
+}
+
+/// For each instruction, whether the flags after it are overwritten before anything can see them.
+fn dead_flags(input: &[Input]) -> Vec<bool> {
+    let mut dead = vec![false; input.len()];
+    let mut seen = true;
+    for (dead, input) in dead.iter_mut().zip(input).rev() {
+        *dead = !seen;
+        match input.insn.filter(super::integer::is_unseen) {
+            None => seen = true,
+            Some(insn) => {
+                let flags = FlagUse::of(&insn);
+                seen = flags.reads || seen && (flags.keeps || !flags.writes);
+            }
+        }
+    }
+    dead
+}
+
+/// Whether an operand is read; one that is written in part counts.
+pub(super) fn reads(access: OpAccess) -> bool {
+    !matches!(access, OpAccess::Write | OpAccess::None | OpAccess::NoMemAccess)
+}
+
+/// Whether an operand is written.
+pub(super) fn writes(access: OpAccess) -> bool {
+    !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None | OpAccess::NoMemAccess)
+}

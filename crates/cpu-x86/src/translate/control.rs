@@ -1,0 +1,194 @@
+//! Branches, calls and returns.
+
+use iced_x86::{Code, FlowControl, Instruction, MemoryOperand, OpKind, Register};
+
+use super::asm::{Cond, abs, abs_plus, at as memory_at, low32};
+use super::compile::Compiler;
+use super::memory::{For, number};
+use super::regs::{GUEST_RSP, S1, S2};
+use super::state::{JUMPS, Jump, at, jump_index};
+use crate::decode::MAX_LEN;
+use crate::host::PAGE_OFFSET;
+use crate::mmu::LINEAR_BITS;
+use crate::op::Op;
+
+const _: () = assert!(size_of::<Jump>() == 16);
+/// Offset of a jump's code in its entry.
+const CODE: u32 = std::mem::offset_of!(Jump, code) as u32;
+
+impl Compiler<'_> {
+    /// Whether code at `target` is wherever this translation is: in the same page, and so that no
+    /// instruction there can go on in the next.
+    fn is_near(&self, target: u64) -> bool {
+        let crosses = |at: u64| at & PAGE_OFFSET > PAGE_OFFSET + 1 - MAX_LEN as u64;
+        self.start >> 12 == target >> 12 && !crosses(self.start) && !crosses(target)
+    }
+
+    /// Translates a branch: `Some(true)` if nothing comes after it, `None`, with nothing done, if it is
+    /// none or can't be translated.
+    pub(super) fn control(&mut self, insn: &Instruction, op: &Op) -> Option<bool> {
+        let wide = insn.op0_kind() == OpKind::NearBranch64;
+        match insn.flow_control() {
+            FlowControl::ConditionalBranch if wide && insn.is_jcc_short_or_near() => {
+                self.branch(insn, op);
+                Some(false)
+            }
+            FlowControl::UnconditionalBranch if wide => {
+                self.go_to(op.rip(), op.imm);
+                Some(true)
+            }
+            FlowControl::Call if wide && is_safely_canonical(op.imm) => {
+                self.access_at(GUEST_RSP, -8, For::Write);
+                self.push_return(op.next_rip);
+                self.slow_returns();
+                self.go_to(op.rip(), op.imm);
+                Some(true)
+            }
+            FlowControl::Return if matches!(insn.code(), Code::Retnq | Code::Retnq_imm16) => {
+                self.ret(op);
+                Some(true)
+            }
+            FlowControl::IndirectBranch if is_wide_target(insn) => {
+                self.save();
+                self.poll(op.rip());
+                self.target(insn);
+                self.look_up();
+                self.asm.m(Code::Jmp_rm64, abs_plus(self.places.jumps + CODE, S2));
+                self.slow_returns();
+                Some(true)
+            }
+            FlowControl::IndirectCall if is_wide_target(insn) => {
+                self.indirect_call(insn, op);
+                Some(true)
+            }
+            _ => None,
+        }
+    }
+
+    fn branch(&mut self, insn: &Instruction, op: &Op) {
+        let condition = insn.condition_code() as u8 - 1;
+        self.want_flags();
+        if self.is_near(op.imm) {
+            let exit = self.exit(op.rip(), op.imm);
+            self.asm.jcc_raw(condition, exit);
+        } else {
+            let not_taken = self.asm.label();
+            self.save();
+            self.asm.jcc_raw(condition ^ 1, not_taken);
+            self.leave_page(op.imm);
+            // The other way, the flags still are in both places.
+            self.still_live();
+            self.asm.bind(not_taken);
+        }
+    }
+
+    /// Goes to `target`, from the instruction at `rip`.
+    pub(super) fn go_to(&mut self, rip: u64, target: u64) {
+        if self.is_near(target) {
+            let exit = self.exit(rip, target);
+            self.asm.jmp(exit);
+        } else {
+            self.save();
+            self.leave_page(target);
+        }
+    }
+
+    /// Goes to `target` in another page by the jump cache, so that it is known to be where the page
+    /// tables have it now. The flags are saved.
+    fn leave_page(&mut self, target: u64) {
+        self.poll(target);
+        let entry = self.places.jumps + (jump_index(target) * size_of::<Jump>()) as u32;
+        match i32::try_from(target as i64) {
+            Ok(target) => self.asm.mi(Code::Cmp_rm64_imm32, abs(entry), target),
+            Err(_) => {
+                self.asm.mov_imm(S1, target);
+                self.asm.mr(Code::Cmp_rm64_r64, abs(entry), S1);
+            }
+        }
+        self.destroyed();
+        let unknown = self.leave_out_of_line(target);
+        self.asm.jcc(Cond::NotEqual, unknown);
+        self.asm.m(Code::Jmp_rm64, abs(entry + CODE));
+    }
+
+    /// Stores the return address `rip` to what [`S1`] points to, and moves the stack pointer.
+    fn push_return(&mut self, rip: u64) {
+        match i32::try_from(rip as i64) {
+            Ok(rip) => self.asm.mi(Code::Mov_rm64_imm32, memory_at(S1), rip),
+            Err(_) => {
+                self.asm.mov_imm(S2, rip);
+                self.asm.mr(Code::Mov_rm64_r64, memory_at(S1), S2);
+            }
+        }
+        self.move_stack(-8);
+    }
+
+    /// Puts the target of an indirect branch into [`S1`].
+    fn target(&mut self, insn: &Instruction) {
+        if insn.op0_kind() == OpKind::Memory {
+            self.access(insn, 8, For::Read, false);
+            self.asm.rm(Code::Mov_r64_rm64, S1, memory_at(S1));
+        } else {
+            let from = self.read_gpr(number(insn.op0_register()), S1);
+            self.asm.mov(S1, from);
+        }
+    }
+
+    /// Looks up the address in [`S1`] in the jump cache; [`S2`] then tells the entry. If it is not
+    /// there, the interpreter executes the instruction.
+    fn look_up(&mut self) {
+        let unknown = self.slow();
+        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, S1, 12);
+        self.asm.rr(Code::Xor_r32_rm32, low32(S2), low32(S1));
+        self.asm.ri(Code::And_rm32_imm32, low32(S2), JUMPS as i32 - 1);
+        self.asm.ri(Code::Shl_rm32_imm8, low32(S2), 4);
+        self.asm.rm(Code::Cmp_r64_rm64, S1, abs_plus(self.places.jumps, S2));
+        self.asm.jcc(Cond::NotEqual, unknown);
+        self.destroyed();
+    }
+
+    fn ret(&mut self, op: &Op) {
+        self.save();
+        self.poll(op.rip());
+        self.access_at(GUEST_RSP, 0, For::Read);
+        self.asm.rm(Code::Mov_r64_rm64, S1, memory_at(S1));
+        self.look_up();
+        let released = MemoryOperand::with_base_displ(GUEST_RSP, 8 + op.imm as i64);
+        self.asm.rm(Code::Lea_r64_m, GUEST_RSP, released);
+        self.asm.m(Code::Jmp_rm64, abs_plus(self.places.jumps + CODE, S2));
+        self.slow_returns();
+    }
+
+    fn indirect_call(&mut self, insn: &Instruction, op: &Op) {
+        self.save();
+        self.poll(op.rip());
+        self.target(insn);
+        self.look_up();
+        let spare = abs(self.places.state + at::SPARE);
+        self.asm.rm(Code::Mov_r64_rm64, S2, abs_plus(self.places.jumps + CODE, S2));
+        self.asm.mr(Code::Mov_rm64_r64, spare, S2);
+        self.access_at(GUEST_RSP, -8, For::Write);
+        self.push_return(op.next_rip);
+        self.asm.m(Code::Jmp_rm64, spare);
+        self.slow_returns();
+    }
+}
+
+/// Whether `address` is canonical, however many levels the page tables have.
+fn is_safely_canonical(address: u64) -> bool {
+    let shift = 64 - LINEAR_BITS;
+    ((address << shift) as i64 >> shift) as u64 == address
+}
+
+/// Whether an indirect branch takes a target of 64 bits.
+fn is_wide_target(insn: &Instruction) -> bool {
+    match insn.op0_kind() {
+        OpKind::Memory => insn.memory_size().size() == 8 && !is_far(insn),
+        OpKind::Register => insn.op0_register().is_gpr64() && insn.op0_register() != Register::None,
+        _ => false,
+    }
+}
+
+fn is_far(insn: &Instruction) -> bool {
+    insn.is_jmp_far_indirect() || insn.is_call_far_indirect()
+}

@@ -1,0 +1,132 @@
+//! Addresses and the probe of the TLB.
+
+use iced_x86::{Code, Instruction, MemoryOperand, Register};
+
+use super::asm::{Cond, Label, abs, abs_plus, low32};
+use super::compile::Compiler;
+use super::regs::{S1, S2};
+use super::state::at;
+use crate::host::TlbEntry;
+use crate::tlb::L1_ENTRIES;
+
+/// log2 of the size of a page, less that of a TLB entry.
+const INDEX_SHIFT: i32 = 12 - 5;
+const _: () = assert!(size_of::<TlbEntry>() == 32);
+
+/// What an access is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum For {
+    Read,
+    Write,
+}
+
+/// The number of a general register.
+pub(super) fn number(register: Register) -> usize {
+    register.full_register().number()
+}
+
+impl Compiler<'_> {
+    /// Puts the linear address of `insn`'s memory operand into [`S1`]. Uses [`S2`]. Destroys flags if
+    /// the segment has a base.
+    pub(super) fn linear(&mut self, insn: &Instruction) {
+        self.offset(insn, S1);
+        let base = match insn.memory_segment() {
+            Register::FS => 0,
+            Register::GS => 1,
+            _ => return,
+        };
+        let base = abs(self.places.state + at::BASES + 8 * base);
+        self.asm.rm(Code::Add_r64_rm64, S1, base);
+        self.destroyed();
+    }
+
+    /// Puts the offset of `insn`'s memory operand into `to`. Uses [`S2`], and `to` if it is not the
+    /// guest's.
+    pub(super) fn offset(&mut self, insn: &Instruction, to: Register) {
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let narrow = base.is_gpr32() || index.is_gpr32() || base == Register::EIP;
+        let narrow = narrow
+            || base == Register::None && index == Register::None && insn.memory_displ_size() == 4;
+        let displacement = insn.memory_displacement64();
+        // As a displacement of 32 bits has to be, whatever the width of the address.
+        let displacement = if narrow { displacement as u32 as i32 as u64 } else { displacement };
+        if insn.is_ip_rel_memory_operand() || base == Register::None && index == Register::None {
+            let mask = if narrow { 0xffff_ffff } else { u64::MAX };
+            self.asm.mov_imm(to, displacement & mask);
+            return;
+        }
+        // What is in memory comes to the scratch registers; they are free, but for `to`, if it is one.
+        let base = (base != Register::None).then(|| self.read_gpr(number(base), S1));
+        let index = (index != Register::None).then(|| self.read_gpr(number(index), S2));
+        let operand = MemoryOperand::new(
+            base.unwrap_or(Register::None),
+            index.unwrap_or(Register::None),
+            insn.memory_index_scale(),
+            displacement as i64,
+            if displacement == 0 && base.is_some() { 0 } else { 1 },
+            false,
+            Register::None,
+        );
+        let operand = with_size(operand, displacement as i64, base.is_none());
+        if narrow {
+            self.asm.rm(Code::Lea_r32_m, low32(to), operand);
+        } else {
+            self.asm.rm(Code::Lea_r64_m, to, operand);
+        }
+    }
+
+    /// Turns the linear address in [`S1`] into a host address of `size` bytes, or goes to `slow`. With
+    /// `aligned` that is also where an address goes that is no multiple of `size`. Destroys [`S2`] and
+    /// the flags.
+    pub(super) fn probe(&mut self, size: usize, what: For, aligned: bool, slow: Label) {
+        let tag = match what {
+            For::Read => TlbEntry::READ,
+            For::Write => TlbEntry::WRITE,
+        };
+        let table = self.places.tlb;
+        let mask = (L1_ENTRIES - 1) << 5;
+        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, S1, INDEX_SHIFT);
+        self.asm.ri(Code::And_rm32_imm32, low32(S2), mask as i32);
+        self.asm.rm(Code::Xor_r64_rm64, S1, abs_plus(table + tag as u32, S2));
+        if aligned {
+            self.asm.ri(Code::Test_rm8_imm8, super::regs::sized(S1, 1), size as i32 - 1);
+            self.asm.jcc(Cond::NotEqual, slow);
+        }
+        self.asm.ri(Code::Cmp_rm64_imm32, S1, 4096 - size as i32);
+        self.asm.jcc(Cond::Above, slow);
+        self.asm.rm(Code::Add_r64_rm64, S1, abs_plus(table + TlbEntry::HOST as u32, S2));
+        self.destroyed();
+    }
+
+    /// Where `insn`'s memory operand of `size` bytes is on the host, in [`S1`].
+    pub(super) fn access(&mut self, insn: &Instruction, size: usize, what: For, aligned: bool) {
+        self.save();
+        self.linear(insn);
+        let slow = self.slow();
+        self.probe(size, what, aligned, slow);
+    }
+
+    /// The same for the linear address `register + displacement`.
+    pub(super) fn access_at(&mut self, register: Register, displacement: i32, what: For) {
+        self.save();
+        if displacement == 0 {
+            self.asm.mov(S1, register);
+        } else {
+            let operand = MemoryOperand::with_base_displ(register, i64::from(displacement));
+            self.asm.rm(Code::Lea_r64_m, S1, operand);
+        }
+        let slow = self.slow();
+        self.probe(8, what, false, slow);
+    }
+}
+
+/// Gives the displacement the size that the encoder wants to be told.
+fn with_size(mut operand: MemoryOperand, displacement: i64, no_base: bool) -> MemoryOperand {
+    operand.displ_size = match () {
+        () if no_base => 8,
+        () if displacement == 0 => 0,
+        () if i8::try_from(displacement).is_ok() => 1,
+        () => 8,
+    };
+    operand
+}

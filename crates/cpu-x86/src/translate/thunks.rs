@@ -1,0 +1,241 @@
+//! The pieces of host code that every translation shares: the way in, the ways out, and the calls of
+//! helpers.
+
+use iced_x86::{Code, MemoryOperand, Register};
+
+use super::asm::{Asm, Cond, Label, abs};
+use super::regs::{HOST, S1, S2};
+use super::state::at;
+
+/// Addresses of the thunks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Thunks {
+    /// A function that runs the code at its argument; returns how it was left.
+    pub(super) enter: u64,
+    pub(super) step: u64,
+    pub(super) leave: u64,
+    pub(super) leave_by_link: u64,
+    pub(super) vectors: u64,
+}
+
+/// How translated code is left: to go on at `State::rip`, where the registers are in `State`.
+pub(super) const LEFT: u32 = 0;
+/// After the helper that executes an instruction, when the registers are the CPU's own again.
+pub(super) const LEFT_BY_STEP: u32 = 1;
+/// As [`LEFT`], and the block that begins there can't run as translated now.
+pub(super) const REFUSED: u32 = 2;
+
+/// What helpers return: to go on after the call.
+pub(super) const GO_ON: u64 = 0;
+/// What helpers return: to leave.
+pub(super) const GIVE_UP: u64 = 1;
+
+/// Registers that a function has to give back as they were.
+const KEPT: [Register; 6] =
+    [Register::RBX, Register::RBP, Register::R12, Register::R13, Register::R14, Register::R15];
+
+struct Writer {
+    asm: Asm,
+    state: u32,
+    avx: bool,
+}
+
+/// Writes all thunks, to be at `start`. The state is at `state`.
+pub(super) fn write(start: u64, state: u32, avx: bool) -> (Vec<u8>, Thunks) {
+    let mut writer = Writer { asm: Asm::new(start), state, avx };
+    let out = writer.asm.label();
+    let enter = writer.enter();
+    let leave = writer.asm.here();
+    writer.asm.mov_imm(S2, 0);
+    let leave_by_link = writer.asm.here();
+    writer.leave(out);
+    let step = writer.step(out);
+    let vectors = writer.vectors(out);
+    (writer.asm.finish(), Thunks { enter, step, leave, leave_by_link, vectors })
+}
+
+impl Writer {
+    fn at(&self, offset: u32) -> MemoryOperand {
+        abs(self.state + offset)
+    }
+
+    fn enter(&mut self) -> u64 {
+        let start = self.asm.here();
+        for register in KEPT {
+            self.asm.r(Code::Push_r64, register);
+        }
+        self.move_stack(-8);
+        self.asm.mov(S1, Register::RDI);
+        self.load_registers();
+        self.asm.r(Code::Jmp_rm64, S1);
+        start
+    }
+
+    fn move_stack(&mut self, by: i64) {
+        let operand = MemoryOperand::with_base_displ(Register::RSP, by);
+        self.asm.rm(Code::Lea_r64_m, Register::RSP, operand);
+    }
+
+    fn load_registers(&mut self) {
+        for (n, register) in HOST.iter().enumerate() {
+            if let Some(register) = *register {
+                let home = self.at(at::GPR + 8 * n as u32);
+                self.asm.rm(Code::Mov_r64_rm64, register, home);
+            }
+        }
+        let flags = self.at(at::FLAGS);
+        self.asm.rm(Code::Mov_r64_rm64, Register::RAX, flags);
+    }
+
+    fn store_registers(&mut self) {
+        for (n, register) in HOST.iter().enumerate() {
+            if let Some(register) = *register {
+                let home = self.at(at::GPR + 8 * n as u32);
+                self.asm.mr(Code::Mov_rm64_r64, home, register);
+            }
+        }
+        let flags = self.at(at::FLAGS);
+        self.asm.mr(Code::Mov_rm64_r64, flags, Register::RAX);
+    }
+
+    fn vector(n: usize) -> Register {
+        Register::try_from(Register::XMM0 as usize + n).unwrap_or(Register::XMM0)
+    }
+
+    fn wide_vector(n: usize) -> Register {
+        Register::try_from(Register::YMM0 as usize + n).unwrap_or(Register::YMM0)
+    }
+
+    /// The guest's vector registers to where the state has them, and the host's MXCSR back.
+    fn store_vectors(&mut self) {
+        for n in 0..16 {
+            let (low, high) = (at::XMM + 16 * n as u32, at::YMM_HIGH + 16 * n as u32);
+            let (low, high) = (self.at(low), self.at(high));
+            if self.avx {
+                self.asm.mr(Code::VEX_Vmovdqu_xmmm128_xmm, low, Self::vector(n));
+                let code = Code::VEX_Vextractf128_xmmm128_ymm_imm8;
+                self.asm.mri(code, high, Self::wide_vector(n), 1);
+            } else {
+                self.asm.mr(Code::Movdqu_xmmm128_xmm, low, Self::vector(n));
+            }
+        }
+        if self.avx {
+            // vzeroupper
+            self.asm.raw(&[0xc5, 0xf8, 0x77]);
+        }
+        let (guest, host) = (self.at(at::MXCSR), self.at(at::MXCSR + 4));
+        self.asm.m(Code::Stmxcsr_m32, guest);
+        self.asm.m(Code::Ldmxcsr_m32, host);
+    }
+
+    /// The inverse of [`Self::store_vectors`].
+    fn load_vectors(&mut self) {
+        for n in 0..16 {
+            let (low, high) = (at::XMM + 16 * n as u32, at::YMM_HIGH + 16 * n as u32);
+            let (low, high) = (self.at(low), self.at(high));
+            if self.avx {
+                self.asm.rm(Code::VEX_Vmovdqu_xmm_xmmm128, Self::vector(n), low);
+                let (code, wide) =
+                    (Code::VEX_Vinsertf128_ymm_ymm_xmmm128_imm8, Self::wide_vector(n));
+                self.asm.rrmi(code, (wide, wide), high, 1);
+            } else {
+                self.asm.rm(Code::Movdqu_xmm_xmmm128, Self::vector(n), low);
+            }
+        }
+        let (guest, host) = (self.at(at::MXCSR), self.at(at::MXCSR + 4));
+        self.asm.m(Code::Stmxcsr_m32, host);
+        self.asm.m(Code::Ldmxcsr_m32, guest);
+    }
+
+    /// Jumps to `label` if no vector registers are loaded.
+    fn skip_if_not_loaded(&mut self, label: Label) {
+        let loaded = self.at(at::LOADED);
+        self.asm.mi(Code::Cmp_rm32_imm8, loaded, 0);
+        self.asm.jcc(Cond::Equal, label);
+    }
+
+    fn store_vectors_if_loaded(&mut self) {
+        let skip = self.asm.label();
+        self.skip_if_not_loaded(skip);
+        self.store_vectors();
+        self.asm.bind(skip);
+    }
+
+    fn leave(&mut self, out: Label) {
+        let (rip, link) = (self.at(at::RIP), self.at(at::LINK));
+        self.asm.mr(Code::Mov_rm64_r64, rip, S1);
+        self.asm.mr(Code::Mov_rm64_r64, link, S2);
+        self.store_registers();
+        self.store_vectors_if_loaded();
+        self.asm.mov_imm(Register::RAX, u64::from(LEFT));
+        self.asm.bind(out);
+        self.move_stack(8);
+        for register in KEPT.into_iter().rev() {
+            self.asm.r(Code::Pop_r64, register);
+        }
+        self.asm.raw(&[0xc3]);
+    }
+
+    /// Calls the helper whose address is at `offset` with [`S2`] as its argument; goes to `failed`
+    /// unless it returns [`GO_ON`].
+    fn call(&mut self, offset: u32, failed: Label) {
+        let (context, helper) = (self.at(at::CONTEXT), self.at(offset));
+        self.asm.rm(Code::Mov_r64_rm64, Register::RDI, context);
+        self.asm.mov(Register::RSI, S2);
+        // The return address of the thunk has misaligned the stack.
+        self.move_stack(-8);
+        self.asm.m(Code::Call_rm64, helper);
+        self.move_stack(8);
+        self.asm.rr(Code::Test_rm64_r64, Register::RAX, Register::RAX);
+        self.asm.jcc(Cond::NotEqual, failed);
+    }
+
+    /// Drops the thunk's return address and leaves, returning `how`.
+    fn give_up(&mut self, how: u32, out: Label) {
+        self.move_stack(8);
+        self.asm.mov_imm(Register::RAX, u64::from(how));
+        self.asm.jmp(out);
+    }
+
+    fn step(&mut self, out: Label) -> u64 {
+        let start = self.asm.here();
+        let (failed, no_vectors) = (self.asm.label(), self.asm.label());
+        self.store_registers();
+        self.store_vectors_if_loaded();
+        self.call(at::STEP, failed);
+        self.skip_if_not_loaded(no_vectors);
+        self.load_vectors();
+        self.asm.bind(no_vectors);
+        self.load_registers();
+        self.asm.raw(&[0xc3]);
+        self.asm.bind(failed);
+        let elsewhere = self.asm.label();
+        self.asm.ri(Code::Cmp_rm64_imm8, Register::RAX, GIVE_UP as i32);
+        self.asm.jcc(Cond::NotEqual, elsewhere);
+        self.give_up(LEFT_BY_STEP, out);
+        // To other code, which finds no vector registers loaded.
+        self.asm.bind(elsewhere);
+        self.asm.mov(S1, Register::RAX);
+        self.move_stack(8);
+        self.load_registers();
+        self.asm.r(Code::Jmp_rm64, S1);
+        start
+    }
+
+    fn vectors(&mut self, out: Label) -> u64 {
+        let start = self.asm.here();
+        let failed = self.asm.label();
+        let rip = self.at(at::RIP);
+        self.asm.mr(Code::Mov_rm64_r64, rip, S1);
+        self.store_registers();
+        // Of two levels the lower may be loaded already.
+        self.store_vectors_if_loaded();
+        self.call(at::VECTORS, failed);
+        self.load_vectors();
+        self.load_registers();
+        self.asm.raw(&[0xc3]);
+        self.asm.bind(failed);
+        self.give_up(REFUSED, out);
+        start
+    }
+}

@@ -1,0 +1,323 @@
+//! The two engines against each other: programs of random instructions, run by the interpreter and
+//! translated, must come to the same registers and the same memory.
+//!
+//! A program sets all registers, runs some instructions, and does that again, so that code becomes hot.
+//! The first exception or HLT ends it. Instructions are whatever random bytes decode to: with useless
+//! prefixes, across pages, into themselves; some programs write to their own code.
+//!
+//! `RHEA_ROUNDS` asks for more programs than the default, `RHEA_SEED` for one of them.
+#![cfg(target_arch = "x86_64")]
+
+mod board;
+
+use std::sync::Arc;
+
+use accel::{Exit, Signal, Vcpu};
+use cpu_x86::state::{Activity, Segment, TableRegister};
+use cpu_x86::{Cpu, CpuState, Translation};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
+
+use board::{Board, machine};
+
+const RAM: u64 = 1 << 20;
+const PML4: u64 = 0x1000;
+const GDT: u64 = 0x4000;
+const IDT: u64 = 0x5000;
+const HANDLER: u64 = 0x6000;
+const CODE: u64 = 0x1_0000;
+/// Data, in pages of which the last is followed by one that is not mapped.
+const DATA: u64 = 0x2_0000;
+const DATA_LEN: u64 = 0x4000;
+const COUNTER: u64 = 0x3_0000;
+const STACK: u64 = 0x4_0800;
+const ROUNDS: u32 = 40;
+const EFER: u32 = 0xc000_0080;
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+
+    /// A register's value: often an address in the data, often near a page's end.
+    fn value(&mut self) -> u64 {
+        match self.below(8) {
+            0 => self.next(),
+            1 => self.next() >> self.below(64),
+            2 => self.below(64).wrapping_sub(32),
+            3 => 1 << self.below(64),
+            4 => DATA + ((1 + self.below(DATA_LEN / 0x1000)) << 12) - self.below(40),
+            _ => DATA + self.below(DATA_LEN - 64),
+        }
+    }
+}
+
+/// Whether two engines at two moments can agree on `insn`, and the program goes on after it.
+fn is_usable(insn: &Instruction, rng: &mut Rng) -> bool {
+    use Mnemonic::*;
+    if insn.is_invalid() {
+        return rng.one_in(200);
+    }
+    match insn.mnemonic() {
+        // Clocks, randomness, ports, and what the host approximates in its own way.
+        Rdtsc | Rdtscp | Rdrand | Rdseed | Rdpmc | Rdmsr | Wrmsr | Hlt | In | Out => return false,
+        Insb | Insw | Insd | Outsb | Outsw | Outsd | Monitor | Mwait => return false,
+        Rcpps | Rcpss | Rsqrtps | Rsqrtss | Vrcpps | Vrcpss | Vrsqrtps | Vrsqrtss => return false,
+        Cpuid => return false,
+        _ => {}
+    }
+    if insn.is_privileged() || insn.op_count() > 0 && insn.op0_register().is_segment_register() {
+        return rng.one_in(300);
+    }
+    match insn.flow_control() {
+        FlowControl::Next => true,
+        FlowControl::ConditionalBranch => {
+            // Not far, and mostly forward.
+            let distance = insn.near_branch_target().wrapping_sub(insn.next_ip()) as i64;
+            (0..100).contains(&distance) || rng.one_in(20)
+        }
+        _ => rng.one_in(40),
+    }
+}
+
+/// Random bytes that are an instruction at `rip`.
+fn instruction(rng: &mut Rng, rip: u64) -> Vec<u8> {
+    const PREFIXES: [u8; 9] = [0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x64, 0x65, 0x2e, 0x36];
+    loop {
+        let mut bytes = Vec::new();
+        while rng.one_in(6) {
+            bytes.push(rng.pick(&PREFIXES));
+        }
+        if rng.one_in(2) {
+            bytes.push(0x40 | rng.below(16) as u8);
+        }
+        match rng.below(10) {
+            0..=2 => bytes.extend([0x0f, rng.next() as u8]),
+            3 => bytes.extend([0x0f, rng.pick(&[0x38, 0x3a]), rng.next() as u8]),
+            4 => {
+                // VEX.
+                bytes.clear();
+                let map = 1 + rng.below(3) as u8;
+                bytes.extend([0xc4, rng.next() as u8 & 0xe0 | map, rng.next() as u8]);
+                bytes.push(rng.next() as u8);
+            }
+            _ => bytes.push(rng.next() as u8),
+        }
+        bytes.push(rng.next() as u8);
+        for _ in 0..6 {
+            bytes.push(if rng.one_in(2) { rng.below(16) as u8 } else { rng.next() as u8 });
+        }
+        let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::AMD);
+        let insn = decoder.decode();
+        if !is_usable(&insn, rng) {
+            continue;
+        }
+        bytes.truncate(insn.len().max(1));
+        if insn.rflags_undefined() != 0 {
+            // cmp esp, esp: no two processors need agree on what is undefined.
+            bytes.extend([0x39, 0xe4]);
+        }
+        return bytes;
+    }
+}
+
+/// A program, and where it begins.
+fn program(rng: &mut Rng) -> (Vec<u8>, u64) {
+    let start = CODE + 0x1000 - rng.below(600);
+    let mut code = Vec::new();
+    for n in 0..16u8 {
+        let value = if n == 4 { STACK - rng.below(16) * 8 } else { rng.value() };
+        code.extend([0x48 | n >> 3, 0xb8 | n & 7]);
+        code.extend(value.to_le_bytes());
+    }
+    if rng.one_in(2) {
+        // cmp eax, ecx
+        code.extend([0x39, 0xc8]);
+    }
+    for _ in 0..1 + rng.below(24) {
+        if rng.one_in(60) {
+            // A store into the code itself: mov byte [rip + disp], imm
+            let at = rng.below(200) as i32 - 40;
+            code.extend([0xc6, 0x05]);
+            code.extend(at.to_le_bytes());
+            code.push(rng.next() as u8);
+        }
+        let rip = start + code.len() as u64;
+        code.extend(instruction(rng, rip));
+    }
+    // dec dword [COUNTER]; jnz start; hlt
+    code.extend([0xff, 0x0c, 0x25]);
+    code.extend((COUNTER as u32).to_le_bytes());
+    let back = -(code.len() as i32 + 6);
+    code.extend([0x0f, 0x85]);
+    code.extend(back.to_le_bytes());
+    code.push(0xf4);
+    (code, start)
+}
+
+fn fill(board: &Board, rng: &mut Rng, code: &[u8], start: u64) {
+    let put = |at: u64, value: u64| board.memory.write(at, &value.to_le_bytes()).expect("RAM");
+    // Whatever goes astray halts.
+    board.memory.write(0x8000, &vec![0xf4; RAM as usize - 0x8000]).expect("RAM");
+    board.memory.write(0, &[0; 0x8000]).expect("RAM");
+    put(PML4, 0x2007);
+    put(0x2000, 0x3007);
+    put(0x3000, 0x7007);
+    for page in 0..RAM >> 12 {
+        let at = page << 12;
+        let rights = match at {
+            _ if at == DATA + DATA_LEN => 0,
+            // No code in random data: what is undefined there would differ.
+            DATA.. => at | 7 | 1 << 63,
+            _ => at | 7,
+        };
+        put(0x7000 + 8 * page, rights);
+    }
+    for (n, entry) in [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff].into_iter().enumerate() {
+        put(GDT + 8 * n as u64, entry);
+    }
+    for vector in 0..32 {
+        put(IDT + 16 * vector, HANDLER & 0xffff | 8 << 16 | 0x8e00 << 32 | (HANDLER >> 16) << 48);
+    }
+    board.memory.write(HANDLER, &[0xf4]).expect("RAM");
+    let data: Vec<u8> = (0..DATA_LEN).map(|_| rng.next() as u8).collect();
+    board.memory.write(DATA, &data).expect("RAM");
+    board.memory.write(COUNTER, &ROUNDS.to_le_bytes()).expect("RAM");
+    board.memory.write(start, code).expect("RAM");
+}
+
+fn initial(cpu: &Cpu, rng: &mut Rng, start: u64) -> CpuState {
+    let mut state = cpu.state();
+    state.cr0 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
+    state.cr2 = 0;
+    state.cr3 = PML4;
+    // PAE, OSFXSR, OSXMMEXCPT, OSXSAVE
+    state.cr4 = 1 << 5 | 1 << 9 | 1 << 10 | 1 << 18;
+    state.xcr0 = 7;
+    let efer = state.msrs.iter_mut().find(|(index, _)| *index == EFER).expect("EFER");
+    efer.1 = 0xd01;
+    let data = Segment { selector: 16, base: 0, limit: u32::MAX, attributes: 0xc093 };
+    let code = Segment { selector: 8, base: 0, limit: u32::MAX, attributes: 0xa09b };
+    state.segments = [data, code, data, data, data, data];
+    // A base in one of them.
+    state.segments[5].base = 0x100;
+    state.gdtr = TableRegister { base: GDT, limit: 0x17 };
+    state.idtr = TableRegister { base: IDT, limit: 0x1ff };
+    state.rip = start;
+    state.gpr = [0; 16];
+    state.gpr[4] = STACK;
+    state.rflags = 2 | rng.next() & 0x8d5;
+    state.activity = Activity::Running;
+    state.mxcsr = if rng.one_in(8) { 0x1f80 & !(1 << (7 + rng.below(6))) } else { 0x1f80 };
+    state.mxcsr |= (rng.below(4) << 13) as u32;
+    state.xmm = std::array::from_fn(|_| match rng.below(3) {
+        0 => u128::from(rng.next()) << 64 | u128::from(rng.next()),
+        1 => u128::from((rng.below(100) as f64).to_bits()) | u128::from(2.5f64.to_bits()) << 64,
+        _ => u128::from((rng.below(100) as f32).to_bits()),
+    });
+    state.ymm_high = std::array::from_fn(|_| u128::from(rng.next()));
+    state
+}
+
+struct Engine {
+    cpu: Cpu,
+    board: Arc<Board>,
+}
+
+impl Engine {
+    fn new(translation: Option<Translation>) -> Self {
+        let (mut cpu, board) = machine(&[(0, RAM)], 1).pop().expect("one CPU");
+        assert!(cpu.set_translation(translation), "the host can translate");
+        Self { cpu, board }
+    }
+
+    /// Runs the program of `seed` to its end; returns what became of it.
+    fn run(&mut self, seed: u64) -> (Exit, CpuState, Vec<u8>) {
+        let mut rng = Rng(seed);
+        let (code, start) = program(&mut rng);
+        fill(&self.board, &mut rng, &code, start);
+        self.cpu.reset();
+        let state = initial(&self.cpu, &mut rng, start);
+        self.cpu.set_state(&state).expect("a valid state");
+        self.board.signals.clear(Signal::Exit);
+        let exit = self.cpu.run();
+        let mut memory = vec![0; RAM as usize];
+        self.board.memory.read(0, &mut memory).expect("RAM");
+        // A processor may look at a page for instructions that it then does not come to.
+        memory[0x7000..0x8000].iter_mut().step_by(8).for_each(|byte| *byte |= 0x20);
+        (exit, self.cpu.state(), memory)
+    }
+}
+
+fn listing(seed: u64) -> String {
+    let (code, start) = program(&mut Rng(seed));
+    let mut decoder = Decoder::with_ip(64, &code, start, DecoderOptions::AMD);
+    let mut text = String::new();
+    while decoder.can_decode() {
+        let insn = decoder.decode();
+        text.push_str(&format!("{:#x}: {insn}\n", insn.ip()));
+    }
+    text
+}
+
+fn compare(seed: u64, [interpreter, translator]: &mut [Engine; 2]) {
+    // Whoever runs for good is stopped; how far it came differs.
+    let (exit, ours, memory) = interpreter.run(seed);
+    if exit == Exit::Interrupted {
+        return;
+    }
+    let (other_exit, mut theirs, other_memory) = translator.run(seed);
+    let place = format!("program {seed}:\n{}", listing(seed));
+    theirs.msrs.clone_from(&ours.msrs);
+    assert_eq!(exit, other_exit, "{place}");
+    if ours != theirs {
+        let (ours, theirs) = (format!("{ours:#x?}"), format!("{theirs:#x?}"));
+        for (a, b) in ours.lines().zip(theirs.lines()).filter(|(a, b)| a != b) {
+            println!("interpreted: {a}\ntranslated:  {b}");
+        }
+        panic!("{place}");
+    }
+    let different = memory.iter().zip(&other_memory).position(|(a, b)| a != b);
+    if let Some(at) = different {
+        panic!("memory at {at:#x}: {:#x} or {:#x}: {place}", memory[at], other_memory[at]);
+    }
+}
+
+#[test]
+fn both_engines_come_to_the_same() {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let rounds = number("RHEA_ROUNDS").unwrap_or(3000);
+    let seeds = number("RHEA_SEED").map_or(0..rounds, |seed| seed..seed + 1);
+    let translation = Translation { threshold: 2, ..Translation::default() };
+    let mut engines = [Engine::new(None), Engine::new(Some(translation))];
+    let signals = engines.each_ref().map(|engine| Arc::clone(&engine.board.signals));
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stop = Arc::clone(&done);
+    let watchdog = std::thread::spawn(move || {
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            signals[0].raise(Signal::Exit);
+        }
+    });
+    for seed in seeds {
+        compare(seed, &mut engines);
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    watchdog.join().expect("no panic");
+}
