@@ -20,6 +20,7 @@ use crate::run::Glance;
 use crate::segment::{CS, Mode, SegAccess, attr};
 use crate::smm::{IoTrap, SMBASE_RESET};
 use crate::state::{Activity, Segment, TableRegister};
+use crate::svm::Svm;
 use crate::tlb::{Class, Tlb};
 #[cfg(target_arch = "x86_64")]
 use crate::translate::Translator;
@@ -58,6 +59,8 @@ pub struct Cpu {
     pub(crate) gpr: [u64; GPR_SLOTS],
     /// Address of the next instruction (see `op`).
     pub(crate) rip: u64,
+    /// The flags for which one instruction is executed at a time.
+    pub(crate) care_flags: u64,
     /// The arithmetic flags.
     pub(crate) flags: LazyFlags,
     /// RFLAGS without the arithmetic flags, which are kept apart (see `flags`).
@@ -133,6 +136,8 @@ pub struct Cpu {
     pub(crate) msrs: Msrs,
     /// Where system management mode has its code and saved state.
     pub(crate) smbase: u64,
+    /// Secure virtual machine mode.
+    pub(crate) svm: Svm,
     /// The I/O instruction that the last SMI came from.
     pub(crate) io_trap: IoTrap,
     pub(crate) entropy: Entropy,
@@ -183,6 +188,7 @@ impl Cpu {
         let mut cpu = Self {
             gpr: [0; GPR_SLOTS],
             rip: 0,
+            care_flags: 0,
             flags: LazyFlags::default(),
             system_flags: 0,
             seg_access: [SegAccess::default(); 8],
@@ -224,6 +230,7 @@ impl Cpu {
             dr: [0; 8],
             msrs: Msrs::new(&config.model),
             smbase: SMBASE_RESET,
+            svm: Svm::default(),
             io_trap: IoTrap::default(),
             entropy: Entropy::default(),
             limits: Limits::of(&config.model),
@@ -264,6 +271,7 @@ impl Cpu {
     /// model-specific registers and the cache control bits alone (APM volume 2, table 14-1).
     pub(crate) fn reset_state(&mut self, init: bool) {
         self.trace_reset();
+        self.reset_svm(init);
         let data = Segment { selector: 0, base: 0, limit: 0xffff, attributes: attr::real(0) };
         self.gpr = [0; GPR_SLOTS];
         // RDX tells family, model and stepping.
@@ -312,7 +320,7 @@ impl Cpu {
         self.activity =
             if self.config.apic_id == 0 { Activity::Running } else { Activity::WaitForStartup };
         self.take_up_map();
-        self.tlb.flush_all();
+        self.tlb.flush_every_asid();
         self.update_mode();
     }
 }

@@ -277,6 +277,10 @@ impl Cpu {
                 };
                 leaf(linear | self.limits.phys_bits, self.features(Word::AddressEbx), ecx, 0)
             }
+            0x8000_000a => {
+                let [eax, ebx, ecx, edx] = self.cpuid_svm();
+                leaf(eax, ebx, ecx, edx)
+            }
             0x8000_001d if self.has_topology_extensions() => self.cpuid_cache(sub),
             0x8000_001e if self.has_topology_extensions() => {
                 let core = self.config.apic_id >> topology.thread_bits();

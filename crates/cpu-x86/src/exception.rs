@@ -21,6 +21,7 @@ pub(crate) mod vector {
     pub(crate) const AC: u8 = 17;
     pub(crate) const MC: u8 = 18;
     pub(crate) const XF: u8 = 19;
+    pub(crate) const SX: u8 = 30;
 }
 
 /// An exception that an instruction raised. For a page fault, CR2 is set when it is raised.
@@ -49,6 +50,8 @@ impl Exception {
 
     /// Not an exception: the instruction waits, and is tried again after interrupts had their turn.
     pub(crate) const RETRY: Self = Self::plain(0xff);
+    /// Not an exception: the running guest is left for its host (see `svm`).
+    pub(crate) const EXIT: Self = Self::plain(0xfe);
     /// #UD
     pub(crate) const UD: Self = Self::plain(vector::UD);
     /// #NM

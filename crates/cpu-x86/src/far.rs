@@ -9,6 +9,7 @@ use crate::flags::bits;
 use crate::regs::CR4_VME;
 use crate::segment::{CS, DS, ES, FS, GS, SS, attr};
 use crate::state::Segment;
+use crate::svm::code;
 use crate::task::Cause;
 
 /// The two kinds of entry to another segment.
@@ -276,6 +277,7 @@ impl Cpu {
         if virtual_if && (self.cr4 & CR4_VME == 0 || size != 2) {
             return Err(Exception::GP0);
         }
+        self.intercept(code::IRET)?;
         if self.mode.is_protected() && self.system_flags & bits::NT != 0 {
             return if self.long_mode() { Err(Exception::GP0) } else { self.return_from_task() };
         }

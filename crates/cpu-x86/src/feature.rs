@@ -31,12 +31,14 @@ pub(crate) enum Word {
     PowerEdx,
     /// Leaf 0x8000_0008, EBX.
     AddressEbx,
+    /// Leaf 0x8000_000a, EDX.
+    SvmEdx,
     /// Leaf 0x8000_0021, EAX.
     Extended2Eax,
 }
 
 /// Number of [`Word`]s.
-const WORDS: usize = 11;
+const WORDS: usize = 12;
 
 /// One feature.
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +157,7 @@ pub const FEATURES: &[Feature] = {
         feature("rdtscp", ExtendedEdx, 27, &[F::RDTSCP]),
         feature("lm|i64", ExtendedEdx, 29, &[F::X64]),
         feature("lahf-lm", ExtendedEcx, 0, &[]),
+        feature("svm", ExtendedEcx, 2, &[F::SVM, F::SKINIT_or_SVM]),
         feature("cr8legacy", ExtendedEcx, 4, &[]),
         feature("abm", ExtendedEcx, 5, &[F::LZCNT]),
         feature("topoext", ExtendedEcx, 22, &[]),
@@ -163,6 +166,17 @@ pub const FEATURES: &[Feature] = {
         feature("clzero", AddressEbx, 0, &[F::CLZERO]),
         feature("xsaveerptr", AddressEbx, 2, &[]),
         feature("wbnoinvd", AddressEbx, 9, &[F::WBNOINVD]),
+        feature("npt", SvmEdx, 0, &[]),
+        feature("nrip-save", SvmEdx, 3, &[]),
+        feature("tsc-scale", SvmEdx, 4, &[]),
+        feature("vmcb-clean", SvmEdx, 5, &[]),
+        feature("flushbyasid", SvmEdx, 6, &[]),
+        feature("decodeassists", SvmEdx, 7, &[]),
+        feature("pause-filter", SvmEdx, 10, &[]),
+        feature("pfthreshold", SvmEdx, 12, &[]),
+        feature("v-vmsave-vmload", SvmEdx, 15, &[]),
+        feature("vgif", SvmEdx, 16, &[]),
+        feature("svme-addr-chk", SvmEdx, 28, &[]),
         feature("lfence-always-serializing", Extended2Eax, 2, &[]),
         feature("null-sel-clr-base", Extended2Eax, 6, &[]),
     ]
@@ -175,6 +189,24 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("sse", &["sse2"]),
     ("sse2", &["pni", "aes", "pclmulqdq", "sha-ni"]),
     ("xsave", &["xsaveopt", "xsavec", "xgetbv1", "xsaves", "avx"]),
+    (
+        "svm",
+        &[
+            "npt",
+            "nrip-save",
+            "tsc-scale",
+            "vmcb-clean",
+            "flushbyasid",
+            "decodeassists",
+            "pause-filter",
+            "pfthreshold",
+            "v-vmsave-vmload",
+            "vgif",
+            "svme-addr-chk",
+        ],
+    ),
+    ("npt", &["v-vmsave-vmload"]),
+    ("pause-filter", &["pfthreshold"]),
     ("avx", &["avx2", "fma", "f16c", "vaes", "vpclmulqdq"]),
 ];
 
@@ -199,6 +231,7 @@ pub const ABSENT: &[&str] = &[
     "amx-bf16",
     "amx-int8",
     "amx-tile",
+    "avic",
     "avx-vnni",
     "avx512-bf16",
     "avx512-fp16",
@@ -225,13 +258,12 @@ pub const ABSENT: &[&str] = &[
     "gfni",
     "hle",
     "ibs",
+    "lbrv",
     "lwp",
     "misalignsse",
     "movdir64b",
     "movdiri",
     "mpx",
-    "npt",
-    "nrip-save",
     "osvw",
     "pdcm",
     "perfctr-core",
@@ -243,7 +275,7 @@ pub const ABSENT: &[&str] = &[
     "ssbd",
     "sse4a",
     "stibp",
-    "svm",
+    "svm-lock",
     "tbm",
     "tce",
     "tm",

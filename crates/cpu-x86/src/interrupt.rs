@@ -14,10 +14,13 @@ use crate::flags::bits;
 use crate::segment::{CS, DS, ES, FS, GS, SS, attr};
 use crate::stack::NewStack;
 use crate::state::{Activity, Segment};
+use crate::svm::code;
 use crate::task::Cause;
 
 /// Bit 0 of an error code: the event came from outside the program.
 const EXTERNAL: u16 = 1;
+/// The error code of a security exception that an INIT raised (APM volume 2, section 8.2.21).
+const REDIRECTED_INIT: u16 = 1;
 /// Bit 1 of an error code: the index is one into the IDT.
 const IN_IDT: u16 = 2;
 
@@ -53,30 +56,56 @@ impl Cpu {
     /// Delivers an exception that an instruction raised, with `rip` at that instruction (a fault) or
     /// after it (a trap).
     pub(crate) fn deliver_exception(&mut self, exception: Exception) -> Delivered {
-        if exception == Exception::RETRY {
-            return Delivered::Yes;
+        match exception {
+            Exception::RETRY => Delivered::Yes,
+            Exception::EXIT => self.vmexit(),
+            _ => self.deliver_event(exception, Source::Exception),
         }
-        self.deliver_event(exception, Source::Exception)
     }
 
     /// Delivers `event` or the exception that comes of trying.
-    fn deliver_event(&mut self, event: Exception, source: Source) -> Delivered {
-        let mut current = event;
-        let mut source = source;
-        loop {
-            let Err(next) = self.deliver(current.vector, source, current.error_code) else {
-                return Delivered::Yes;
-            };
-            self.keep_rip = false;
-            if current.vector == vector::DF && source == Source::Exception {
-                return Delivered::Shutdown;
+    pub(crate) fn deliver_event(&mut self, event: Exception, source: Source) -> Delivered {
+        if self.svm.guest && source == Source::Exception && self.intercepts_exception(event) {
+            return self.vmexit();
+        }
+        match self.deliver(event.vector, source, event.error_code) {
+            Ok(()) => Delivered::Yes,
+            Err(next) => self.deliver_instead(event, source, next),
+        }
+    }
+
+    /// Delivers the exception that comes of `next`, which was raised in the attempt to deliver `event`.
+    #[cold]
+    pub(crate) fn deliver_instead(
+        &mut self,
+        event: Exception,
+        source: Source,
+        next: Exception,
+    ) -> Delivered {
+        self.keep_rip = false;
+        self.note_vectoring(event.vector, source, event.error_code);
+        if next == Exception::EXIT {
+            return self.vmexit();
+        }
+        if event.vector == vector::DF && source == Source::Exception {
+            self.svm.vectoring = 0;
+            return self.shut_down();
+        }
+        // The second exception is intercepted for itself, before it is combined with the first.
+        if self.svm.guest && self.intercepts_exception(next) {
+            return self.vmexit();
+        }
+        let first = if source == Source::Exception { event.vector } else { vector::NMI };
+        let doubles = is_contributory(first) && is_contributory(next.vector)
+            || first == vector::PF && (next.vector == vector::PF || is_contributory(next.vector));
+        self.svm.vectoring = 0;
+        if doubles {
+            self.deliver_event(Exception::with_code(vector::DF, 0), Source::Exception)
+        } else {
+            match self.deliver(next.vector, Source::Exception, next.error_code) {
+                Ok(()) => Delivered::Yes,
+                Err(third) => self.deliver_instead(next, Source::Exception, third),
             }
-            let first = if source == Source::Exception { current.vector } else { vector::NMI };
-            let doubles = is_contributory(first) && is_contributory(next.vector)
-                || first == vector::PF
-                    && (next.vector == vector::PF || is_contributory(next.vector));
-            current = if doubles { Exception::with_code(vector::DF, 0) } else { next };
-            source = Source::Exception;
         }
     }
 
@@ -101,6 +130,8 @@ impl Cpu {
             fault
         })?;
         self.activity = Activity::Running;
+        self.shadow = false;
+        self.svm.vectoring = 0;
         Ok(())
     }
 
@@ -322,7 +353,8 @@ impl Cpu {
 
     /// INT n and its relatives, called by their handlers with `rip` after the instruction.
     pub(crate) fn software_interrupt(&mut self, vector: u8, source: Source) -> Result {
-        self.deliver(vector, source, None)?;
+        self.deliver(vector, source, None)
+            .inspect_err(|_| self.note_vectoring(vector, source, None))?;
         // The handler was entered with TF clear, and INT itself is not stepped.
         self.ends_step = true;
         Ok(())
@@ -332,12 +364,27 @@ impl Cpu {
     /// instructions; [`Signal::Exit`] and [`Signal::Flush`] are the run loop's.
     pub(crate) fn take_event(&mut self) -> Delivered {
         let io = std::mem::take(&mut self.io_trap);
+        if !self.svm.gif {
+            return Delivered::Yes;
+        }
         let ready = self.activity != Activity::WaitForStartup && !self.shadow;
-        if ready && !self.in_smm() && self.signals.clear(Signal::Smi) {
+        if ready && !self.in_smm() && self.signals.is_raised(Signal::Smi) {
+            if self.intercepts(code::SMI) {
+                return self.exit_for(code::SMI);
+            }
+            self.signals.clear(Signal::Smi);
             self.enter_smm(io);
             return Delivered::Yes;
         }
-        if !self.in_smm() && self.signals.clear(Signal::Init) {
+        if !self.in_smm() && self.signals.is_raised(Signal::Init) {
+            if self.intercepts(code::INIT) {
+                return self.exit_for(code::INIT);
+            }
+            self.signals.clear(Signal::Init);
+            if self.redirects_init() {
+                let redirected = Exception::with_code(vector::SX, REDIRECTED_INIT);
+                return self.deliver_event(redirected, Source::Exception);
+            }
             self.reset_state(true);
             if self.config.apic_id != 0 {
                 self.activity = Activity::WaitForStartup;
@@ -353,16 +400,29 @@ impl Cpu {
         if self.activity == Activity::WaitForStartup || self.shadow {
             return Delivered::Yes;
         }
+        self.take_interrupt()
+    }
+
+    /// Takes an NMI, an external interrupt or a virtual one, in this order.
+    fn take_interrupt(&mut self) -> Delivered {
         if self.signals.is_raised(Signal::Nmi) && !self.nmi_blocked {
+            if self.intercepts(code::NMI) {
+                return self.exit_for(code::NMI);
+            }
             self.signals.clear(Signal::Nmi);
             self.nmi_blocked = true;
             return self.deliver_event(Exception::plain(vector::NMI), Source::External);
         }
-        if self.signals.is_raised(Signal::Interrupt)
-            && self.system_flags & bits::IF != 0
-            && let Some(vector) = self.interrupts.acknowledge()
-        {
-            return self.deliver_event(Exception::plain(vector), Source::External);
+        if self.signals.is_raised(Signal::Interrupt) && self.interrupts_enabled() {
+            if self.intercepts(code::INTR) {
+                return self.exit_for(code::INTR);
+            }
+            if let Some(vector) = self.interrupts.acknowledge() {
+                return self.deliver_event(Exception::plain(vector), Source::External);
+            }
+        }
+        if self.virtual_interrupt_is_due() {
+            return self.take_virtual_interrupt();
         }
         Delivered::Yes
     }
@@ -370,6 +430,9 @@ impl Cpu {
     /// The bits of `signals` that [`Self::take_event`] would act on in the CPU's present state.
     #[inline]
     pub(crate) fn wanted_signals(&self) -> u32 {
+        if !self.svm.gif {
+            return 0;
+        }
         let mut wanted = Signal::Startup as u32;
         if !self.in_smm() {
             wanted |= Signal::Init as u32;
@@ -381,7 +444,7 @@ impl Cpu {
             if !self.nmi_blocked {
                 wanted |= Signal::Nmi as u32;
             }
-            if self.system_flags & bits::IF != 0 {
+            if self.interrupts_enabled() {
                 wanted |= Signal::Interrupt as u32;
             }
         }

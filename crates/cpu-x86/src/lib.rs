@@ -40,6 +40,7 @@ mod segment;
 mod smm;
 mod stack;
 pub mod state;
+mod svm;
 mod system;
 mod task;
 #[cfg(test)]

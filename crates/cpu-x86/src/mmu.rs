@@ -9,11 +9,12 @@ use memory::{Page, WritePath, WriteTarget};
 
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
-use crate::host::{Access, HostPtr};
+use crate::host::{Access, HostPtr, PAGE_OFFSET};
 use crate::regs::{
     CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PKE, CR4_PKS, CR4_PSE, CR4_SMAP, CR4_SMEP,
     EFER_LMA, EFER_NXE,
 };
+use crate::svm::Purpose;
 use crate::tlb::{Class, Rights, Translation};
 
 /// Width of guest physical addresses in bits, if the model says nothing else.
@@ -24,29 +25,29 @@ pub(crate) const LINEAR_BITS: u32 = 48;
 pub(crate) const LINEAR_BITS_57: u32 = 57;
 
 /// Bits of page table entries.
-mod pte {
-    pub(super) const PRESENT: u64 = 1 << 0;
-    pub(super) const WRITE: u64 = 1 << 1;
-    pub(super) const USER: u64 = 1 << 2;
-    pub(super) const ACCESSED: u64 = 1 << 5;
-    pub(super) const DIRTY: u64 = 1 << 6;
-    pub(super) const LARGE: u64 = 1 << 7;
-    pub(super) const GLOBAL: u64 = 1 << 8;
-    pub(super) const NX: u64 = 1 << 63;
+pub(crate) mod pte {
+    pub(crate) const PRESENT: u64 = 1 << 0;
+    pub(crate) const WRITE: u64 = 1 << 1;
+    pub(crate) const USER: u64 = 1 << 2;
+    pub(crate) const ACCESSED: u64 = 1 << 5;
+    pub(crate) const DIRTY: u64 = 1 << 6;
+    pub(crate) const LARGE: u64 = 1 << 7;
+    pub(crate) const GLOBAL: u64 = 1 << 8;
+    pub(crate) const NX: u64 = 1 << 63;
     /// Address bits of a long entry.
-    pub(super) const ADDR: u64 = 0x000f_ffff_ffff_f000;
+    pub(crate) const ADDR: u64 = 0x000f_ffff_ffff_f000;
     /// Where a leaf entry of long mode has its protection key.
-    pub(super) const KEY_SHIFT: u32 = 59;
+    pub(crate) const KEY_SHIFT: u32 = 59;
 }
 
 /// Bits of the page fault error code.
-mod code {
-    pub(super) const PRESENT: u16 = 1 << 0;
-    pub(super) const WRITE: u16 = 1 << 1;
-    pub(super) const USER: u16 = 1 << 2;
-    pub(super) const RESERVED: u16 = 1 << 3;
-    pub(super) const FETCH: u16 = 1 << 4;
-    pub(super) const KEY: u16 = 1 << 5;
+pub(crate) mod code {
+    pub(crate) const PRESENT: u16 = 1 << 0;
+    pub(crate) const WRITE: u16 = 1 << 1;
+    pub(crate) const USER: u16 = 1 << 2;
+    pub(crate) const RESERVED: u16 = 1 << 3;
+    pub(crate) const FETCH: u16 = 1 << 4;
+    pub(crate) const KEY: u16 = 1 << 5;
 }
 
 /// Whose rights an access has.
@@ -66,6 +67,8 @@ enum Miss {
     Reserved,
     /// Another CPU changed an entry meanwhile: start again.
     Changed,
+    /// A guest's tables are where its host does not let it be.
+    Nested(Exception),
 }
 
 /// Where a leaf entry is and what it says.
@@ -119,10 +122,10 @@ impl Cpu {
         {
             return Ok(found);
         }
+        self.svm.fetching = access == Access::Execute;
         if self.cr0 & CR0_PG == 0 {
             let rights = Rights::WRITE | Rights::USER | Rights::EXECUTE | Rights::DIRTY;
-            let phys = linear & 0xffff_f000 & self.address_lines;
-            let found = self.on_host(phys, rights);
+            let found = self.on_system(linear & 0xffff_ffff, access, rights)?;
             self.tlb.remember(linear, found);
             return Ok(found);
         }
@@ -136,12 +139,13 @@ impl Cpu {
                         }
                         return Err(self.page_fault(linear, access, privilege, code));
                     }
-                    if let Some(found) = self.finish(&leaf, access) {
+                    if let Some(found) = self.finish(&leaf, linear, access)? {
                         self.tlb.remember(linear, found);
                         return Ok(found);
                     }
                 }
                 Err(Miss::Changed) => {}
+                Err(Miss::Nested(exit)) => return Err(exit),
                 Err(Miss::NotPresent) => {
                     return Err(self.page_fault(linear, access, privilege, 0));
                 }
@@ -218,23 +222,60 @@ impl Cpu {
         if privilege == Privilege::User {
             code |= code::USER;
         }
-        self.cr2 = linear;
+        self.svm.old_cr2 = std::mem::replace(&mut self.cr2, linear);
         Exception::with_code(vector::PF, code)
     }
 
     /// Sets the leaf's accessed bit, and dirty bit for a write. `None` if the entry changed meanwhile.
-    fn finish(&mut self, leaf: &Leaf, access: Access) -> Option<Translation> {
+    fn finish(&mut self, leaf: &Leaf, linear: u64, access: Access) -> Result<Option<Translation>> {
+        let mut rights = leaf.rights;
+        let phys = leaf.phys | linear & PAGE_OFFSET;
+        // What a guest's page is to its host comes before the guest's own dirty bit.
+        let system = if self.svm.nested {
+            Some(self.on_system(phys, access, rights | Rights::DIRTY)?)
+        } else {
+            None
+        };
         let mut wanted = leaf.value | pte::ACCESSED;
         if access == Access::Write {
             wanted |= pte::DIRTY;
         }
         if wanted != leaf.value && !self.update_entry(leaf.at, leaf.wide, leaf.value, wanted) {
-            return None;
+            return Ok(None);
         }
-        let mut rights = leaf.rights;
-        rights.set(Rights::DIRTY, wanted & pte::DIRTY != 0);
-        let phys = leaf.phys & self.address_lines;
-        Some(self.on_host(phys, rights))
+        let dirty = wanted & pte::DIRTY != 0;
+        if let Some(mut found) = system {
+            found.rights.set(Rights::DIRTY, dirty && found.rights.contains(Rights::DIRTY));
+            return Ok(Some(found));
+        }
+        rights.set(Rights::DIRTY, dirty);
+        Ok(Some(self.on_host(leaf.phys & self.address_lines, rights)))
+    }
+
+    /// The page of physical address `phys`, which a guest's host translates further. Of `rights`, which
+    /// the guest gives, those are left that the host gives as well; DIRTY stands for "writable and
+    /// dirty" to the host.
+    fn on_system(&mut self, phys: u64, access: Access, mut rights: Rights) -> Result<Translation> {
+        let mut page = phys & !PAGE_OFFSET;
+        if self.svm.nested {
+            let found = self.nested_page(phys, access, Purpose::Final)?;
+            page = found.phys;
+            rights.set(Rights::DIRTY, rights.contains(Rights::DIRTY) && found.writable);
+            rights.set(Rights::EXECUTE, rights.contains(Rights::EXECUTE) && found.executable);
+        }
+        Ok(self.on_host(page & self.address_lines, rights))
+    }
+
+    /// Where the page table entry at physical address `at` is, which a guest's host translates further.
+    #[inline]
+    fn table_entry(&mut self, at: u64) -> std::result::Result<u64, Miss> {
+        if !self.svm.nested {
+            return Ok(at);
+        }
+        match self.nested_page(at, Access::Write, Purpose::Table) {
+            Ok(page) => Ok(page.phys | at & PAGE_OFFSET),
+            Err(exit) => Err(Miss::Nested(exit)),
+        }
     }
 
     fn walk(&mut self, linear: u64) -> std::result::Result<Leaf, Miss> {
@@ -254,9 +295,18 @@ impl Cpu {
         cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && efer & EFER_LMA == 0
     }
 
+    /// Bits of a page directory pointer of PAE paging that have to be zero in one that is present.
+    pub(crate) fn reserved_pointer_bits(&self) -> u64 {
+        0x1e6 | u64::MAX << self.limits.phys_bits
+    }
+
     /// The four page directory pointers at `cr3`. #GP(0) if one that is present has reserved bits set.
+    /// A guest with nested paging reads them when it walks its tables.
     pub(crate) fn read_pdptes(&self, cr3: u64) -> Result<[u64; 4]> {
-        let reserved = 0x1e6 | u64::MAX << self.limits.phys_bits;
+        if self.svm.nested {
+            return Ok([0; 4]);
+        }
+        let reserved = self.reserved_pointer_bits();
         let table = cr3 & 0xffff_ffe0;
         let entries = [0, 8, 16, 24].map(|offset| self.read_entry(table + offset, true));
         let wrong = |entry: &u64| entry & pte::PRESENT != 0 && entry & reserved != 0;
@@ -265,9 +315,18 @@ impl Cpu {
 
     /// PAE: four page directory pointers, without rights of their own, above two long levels.
     fn walk_pae(&mut self, linear: u64) -> std::result::Result<Leaf, Miss> {
-        let entry = self.pdptes[(linear >> 30 & 3) as usize];
+        let index = linear >> 30 & 3;
+        let entry = if self.svm.nested {
+            let at = self.table_entry((self.cr3 & 0xffff_ffe0) + index * 8)?;
+            self.read_entry(at, true)
+        } else {
+            self.pdptes[index as usize]
+        };
         if entry & pte::PRESENT == 0 {
             return Err(Miss::NotPresent);
+        }
+        if entry & self.reserved_pointer_bits() != 0 {
+            return Err(Miss::Reserved);
         }
         let rights = Rights::WRITE | Rights::USER | Rights::EXECUTE;
         self.walk_long(linear, entry & pte::ADDR, 2, rights)
@@ -294,7 +353,7 @@ impl Cpu {
         }
         loop {
             let shift = 12 + 9 * (level - 1);
-            let at = table + (linear >> shift & 0x1ff) * 8;
+            let at = self.table_entry(table + (linear >> shift & 0x1ff) * 8)?;
             let value = self.read_entry(at, true);
             if value & pte::PRESENT == 0 {
                 return Err(Miss::NotPresent);
@@ -347,8 +406,9 @@ impl Cpu {
             rights.set(Rights::USER, a & b & pte::USER != 0);
             rights
         };
-        let global = |value: u64| self.cr4 & CR4_PGE != 0 && value & pte::GLOBAL != 0;
-        let at = (self.cr3 & 0xffff_f000) + (linear >> 22 & 0x3ff) * 4;
+        let globals = self.cr4 & CR4_PGE != 0;
+        let global = |value: u64| globals && value & pte::GLOBAL != 0;
+        let at = self.table_entry((self.cr3 & 0xffff_f000) + (linear >> 22 & 0x3ff) * 4)?;
         let directory = self.read_entry(at, false);
         if directory & pte::PRESENT == 0 {
             return Err(Miss::NotPresent);
@@ -366,13 +426,13 @@ impl Cpu {
             return Ok(Leaf { at, value: directory, wide: false, phys, rights });
         }
         self.set_accessed(at, false, directory)?;
-        let at = (directory & 0xffff_f000) + (linear >> 12 & 0x3ff) * 4;
+        let at = self.table_entry((directory & 0xffff_f000) + (linear >> 12 & 0x3ff) * 4)?;
         let value = self.read_entry(at, false);
         if value & pte::PRESENT == 0 {
             return Err(Miss::NotPresent);
         }
         let mut rights = combine(directory, value);
-        rights.set(Rights::GLOBAL, self.cr4 & CR4_PGE != 0 && value & pte::GLOBAL != 0);
+        rights.set(Rights::GLOBAL, global(value));
         Ok(Leaf { at, value, wide: false, phys: value & 0xffff_f000, rights })
     }
 
@@ -401,7 +461,7 @@ impl Cpu {
         self.page_at(phys).host.map(|page| HostPtr::new(page, 0))
     }
 
-    fn read_entry(&self, at: u64, wide: bool) -> u64 {
+    pub(crate) fn read_entry(&self, at: u64, wide: bool) -> u64 {
         let at = at & self.address_lines;
         match self.host_page(at) {
             Some(page) if wide => page.at(at).read::<u64>(),
@@ -417,7 +477,7 @@ impl Cpu {
         self.address_lines = if closed { !(1 << 20) } else { u64::MAX };
         if version != self.map_version {
             self.map_version = version;
-            self.tlb.flush_all();
+            self.tlb.flush_every_asid();
             self.tlb.switch(self.pcid(), true);
         }
     }
@@ -429,6 +489,14 @@ impl Cpu {
                 Some(page) => page.at(at).read(),
                 None => self.bus.read_mmio(at, 1) as u8,
             };
+        }
+    }
+
+    /// Reads physical memory within one page as the CPU itself.
+    pub(crate) fn read_physical_page(&self, at: u64, buf: &mut [u8]) {
+        match self.host_page(at) {
+            Some(page) => page.at(at).read_bytes(buf),
+            None => self.read_physical(at, buf),
         }
     }
 
@@ -452,7 +520,7 @@ impl Cpu {
     }
 
     /// Replaces a page table entry if it still is `old`. Entries outside RAM keep their value.
-    fn update_entry(&mut self, at: u64, wide: bool, old: u64, new: u64) -> bool {
+    pub(crate) fn update_entry(&mut self, at: u64, wide: bool, old: u64, new: u64) -> bool {
         let at = at & self.address_lines;
         let Page { host: Some(page), writes: WritePath::Direct } = self.page_at(at) else {
             return true;

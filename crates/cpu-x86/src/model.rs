@@ -113,7 +113,12 @@ impl Limits {
             ("pks", CR4_PKS),
             ("la57", CR4_LA57),
         ]);
-        let efer = bits(&[("syscall", EFER_SCE), ("lm", EFER_LME | EFER_LMA), ("nx", EFER_NXE)]);
+        let efer = bits(&[
+            ("syscall", EFER_SCE),
+            ("lm", EFER_LME | EFER_LMA),
+            ("nx", EFER_NXE),
+            ("svm", EFER_SVME),
+        ]);
         Self {
             cr4: cr4 | CR4_PCE,
             efer,
@@ -225,7 +230,7 @@ const ICELAKE: &str =
     "la57 umip vaes vpclmulqdq rdpid fsrm wbnoinvd sha-ni xsaves arch-capabilities";
 const DENVERTON: &str = "tsc-deadline xsave rdrand 3dnowprefetch pdpe1gb rdtscp fsgsbase smep erms rdseed \
     smap clflushopt sha-ni spec-ctrl arch-capabilities xsaveopt xsavec xgetbv1 movbe";
-const AMD: &str = "topoext 3dnowprefetch abm rdtscp pdpe1gb cr8legacy";
+const AMD: &str = "topoext 3dnowprefetch abm rdtscp pdpe1gb cr8legacy svm npt nrip-save";
 const EPYC: &str = "sse4.1 sse4.2 popcnt aes pclmulqdq avx xsave xsaveopt f16c rdrand fsgsbase smep fma \
     movbe bmi1 bmi2 avx2 rdseed adx smap clflushopt sha-ni xsavec xgetbv1";
 const ROME: &str = "clwb umip rdpid xsaveerptr";
@@ -292,7 +297,7 @@ const MODELS: &[Known] = {
             Amd,
             [15, 107, 1],
             "QEMU Virtual CPU version 2.5+",
-            &[X86_64, "pni cx16 lahf-lm"],
+            &[X86_64, "pni cx16 lahf-lm svm"],
         ),
         known(
             "qemu32",
@@ -349,7 +354,7 @@ const MODELS: &[Known] = {
             Amd,
             [16, 2, 3],
             "AMD Phenom(tm) 9550 Quad-Core Processor",
-            &[X86_64, "vme pni monitor cx16 popcnt pdpe1gb rdtscp lahf-lm abm"],
+            &[X86_64, "vme pni monitor cx16 popcnt pdpe1gb rdtscp lahf-lm abm svm npt"],
         ),
         known(
             "Conroe",
@@ -491,7 +496,7 @@ const MODELS: &[Known] = {
             Amd,
             [15, 6, 1],
             "AMD Opteron 22xx (Gen 2 Class Opteron)",
-            &[X86_64, "vme pni cx16 lahf-lm"],
+            &[X86_64, "vme pni cx16 lahf-lm svm"],
         ),
         known(
             "Opteron_G3",
@@ -499,7 +504,7 @@ const MODELS: &[Known] = {
             Amd,
             [16, 2, 3],
             "AMD Opteron 23xx (Gen 3 Class Opteron)",
-            &[X86_64, "vme pni cx16 popcnt monitor rdtscp abm lahf-lm"],
+            &[X86_64, "vme pni cx16 popcnt monitor rdtscp abm lahf-lm svm"],
         ),
         known(
             "Opteron_G4",
@@ -509,7 +514,7 @@ const MODELS: &[Known] = {
             "AMD Opteron 62xx class CPU",
             &[
                 X86_64,
-                "vme pni pclmulqdq ssse3 cx16 sse4.1 sse4.2 popcnt aes xsave avx pdpe1gb rdtscp lahf-lm abm 3dnowprefetch",
+                "vme pni pclmulqdq ssse3 cx16 sse4.1 sse4.2 popcnt aes xsave avx pdpe1gb rdtscp lahf-lm abm 3dnowprefetch svm npt nrip-save",
             ],
         ),
         known(
@@ -520,7 +525,7 @@ const MODELS: &[Known] = {
             "AMD Opteron 63xx class CPU",
             &[
                 X86_64,
-                "vme pni pclmulqdq ssse3 fma cx16 sse4.1 sse4.2 popcnt aes xsave avx f16c pdpe1gb rdtscp lahf-lm abm 3dnowprefetch",
+                "vme pni pclmulqdq ssse3 fma cx16 sse4.1 sse4.2 popcnt aes xsave avx f16c pdpe1gb rdtscp lahf-lm abm 3dnowprefetch svm npt nrip-save",
             ],
         ),
         known(

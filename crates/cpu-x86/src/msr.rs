@@ -7,7 +7,7 @@
 use crate::cpu::Cpu;
 use crate::model::{CpuModel, Groups};
 use crate::pmu::Pmu;
-use crate::regs::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE};
+use crate::regs::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SVME};
 use crate::segment::{FS, GS};
 
 /// Number of variable-range MTRRs.
@@ -54,6 +54,7 @@ pub(crate) mod index {
     pub(crate) const X2APIC_LAST: u32 = 0x8ff;
     pub(crate) const XSS: u32 = 0xda0;
     pub(crate) const EFER: u32 = 0xc000_0080;
+    pub(crate) const TSC_RATIO: u32 = 0xc000_0104;
     pub(crate) const STAR: u32 = 0xc000_0081;
     pub(crate) const LSTAR: u32 = 0xc000_0082;
     pub(crate) const CSTAR: u32 = 0xc000_0083;
@@ -69,6 +70,7 @@ pub(crate) mod index {
     pub(crate) const NB_CFG: u32 = 0xc001_001f;
     pub(crate) const INT_PENDING: u32 = 0xc001_0055;
     pub(crate) const VM_CR: u32 = 0xc001_0114;
+    pub(crate) const VM_HSAVE_PA: u32 = 0xc001_0117;
     pub(crate) const LS_CFG: u32 = 0xc001_1020;
     pub(crate) const IC_CFG: u32 = 0xc001_1021;
     pub(crate) const DC_CFG: u32 = 0xc001_1022;
@@ -112,7 +114,7 @@ pub(crate) struct Msrs {
     pub(crate) tsc_aux: u64,
     /// TSC_ADJUST: what the guest's writes have added to the clock's time-stamp counter.
     pub(crate) tsc_offset: u64,
-    pat: u64,
+    pub(crate) pat: u64,
     mtrr_def_type: u64,
     mtrr_variable: [u64; 2 * VARIABLE_MTRRS],
     /// 64 KiB, two of 16 KiB, eight of 4 KiB ranges.
@@ -214,6 +216,11 @@ fn is_pat_type(kind: u8) -> bool {
     matches!(kind, 0 | 1 | 4..=7)
 }
 
+/// Whether PAT can be `value`.
+pub(crate) fn is_pat(value: u64) -> bool {
+    value.to_le_bytes().into_iter().all(is_pat_type)
+}
+
 /// Whether a byte is a memory type that an MTRR can hold.
 fn is_mtrr_type(kind: u8) -> bool {
     matches!(kind, 0 | 1 | 4..=6)
@@ -240,6 +247,12 @@ fn is_controllers(register: u32) -> bool {
 impl Cpu {
     /// The time-stamp counter as the guest sees it.
     pub(crate) fn tsc(&self) -> u64 {
+        let tsc = self.own_tsc();
+        if self.svm.guest { self.guest_tsc(tsc) } else { tsc }
+    }
+
+    /// The time-stamp counter as it is to who is no nested guest.
+    fn own_tsc(&self) -> u64 {
         self.clock.tsc().wrapping_add(self.msrs.tsc_offset)
     }
 
@@ -303,11 +316,12 @@ impl Cpu {
             | index::IC_CFG
             | index::DC_CFG
             | index::BU_CFG => 0,
-            // SVM is disabled.
-            index::VM_CR => 1 << 4,
             // LFENCE serialises.
             index::DE_CFG => 1 << 1,
-            _ => return msrs.pmu.as_ref()?.read(register),
+            _ => {
+                let counter = msrs.pmu.as_ref().and_then(|pmu| pmu.read(register));
+                return counter.or_else(|| self.read_svm_msr(register));
+            }
         })
     }
 
@@ -371,7 +385,7 @@ impl Cpu {
                 let valid = value.to_le_bytes().into_iter().all(is_mtrr_type);
                 (&mut msrs.mtrr_fixed[fixed_slot(register)], valid)
             }
-            index::PAT => (&mut msrs.pat, value.to_le_bytes().into_iter().all(is_pat_type)),
+            index::PAT => (&mut msrs.pat, is_pat(value)),
             index::MTRR_DEF_TYPE => {
                 (&mut msrs.mtrr_def_type, value & !0xcff == 0 && is_mtrr_type(value as u8))
             }
@@ -398,7 +412,7 @@ impl Cpu {
                 self.sync_performance();
                 let msrs = &mut self.msrs;
                 let written = msrs.pmu.as_mut().and_then(|pmu| pmu.write(register, value));
-                return written.unwrap_or(false);
+                return written.unwrap_or_else(|| self.write_svm_msr(register, value));
             }
         };
         if valid {
@@ -459,7 +473,11 @@ impl Cpu {
         // LMA follows LME and paging; what is written to it does not count.
         let value = value & !EFER_LMA | self.efer & EFER_LMA;
         let changed = value ^ self.efer;
-        if value & !self.limits.efer != 0 || changed & EFER_LME != 0 && self.cr0 & CR0_PG != 0 {
+        let disabled = value & EFER_SVME != 0 && self.is_svm_disabled();
+        if disabled
+            || value & !self.limits.efer != 0
+            || changed & EFER_LME != 0 && self.cr0 & CR0_PG != 0
+        {
             return false;
         }
         self.efer = value;
@@ -472,8 +490,8 @@ impl Cpu {
 
     /// The registers to save, in ascending order.
     pub(crate) fn saved_msrs(&self) -> Vec<(u32, u64)> {
-        let mut saved: Vec<_> =
-            SAVED.iter().filter_map(|&n| Some((n, self.read_msr(n)?))).collect();
+        let value = |n| if n == index::TSC { Some(self.own_tsc()) } else { self.read_msr(n) };
+        let mut saved: Vec<_> = SAVED.iter().filter_map(|&n| Some((n, value(n)?))).collect();
         saved.extend((index::MC_FIRST..).zip(self.msrs.mc_banks));
         saved.extend(self.msrs.pmu.iter().flat_map(Pmu::saved));
         saved.sort_unstable_by_key(|&(n, _)| n);

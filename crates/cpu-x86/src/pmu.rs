@@ -357,10 +357,15 @@ impl Cpu {
         }
     }
 
+    /// Whether the program may execute RDPMC.
+    pub(crate) fn may_read_counters(&self) -> bool {
+        self.cpl == 0 || self.mode.is_real() || self.cr4 & crate::regs::CR4_PCE != 0
+    }
+
     /// RDPMC's value. #GP(0) if there is no such counter or the program may not read it.
     pub(crate) fn read_performance_counter(&mut self, number: u32) -> Result<u64> {
         self.sync_performance();
-        let allowed = self.cpl == 0 || self.mode.is_real() || self.cr4 & crate::regs::CR4_PCE != 0;
+        let allowed = self.may_read_counters();
         let counter = self.msrs.pmu.as_ref().and_then(|pmu| pmu.counter(number));
         counter.filter(|_| allowed).ok_or(Exception::GP0)
     }

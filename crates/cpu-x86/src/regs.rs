@@ -51,9 +51,12 @@ pub(crate) const EFER_SCE: u64 = 1 << 0;
 pub(crate) const EFER_LME: u64 = 1 << 8;
 pub(crate) const EFER_LMA: u64 = 1 << 10;
 pub(crate) const EFER_NXE: u64 = 1 << 11;
+pub(crate) const EFER_SVME: u64 = 1 << 12;
 
 /// DR6 bits that read as one.
 pub(crate) const DR6_FIXED: u64 = 0xffff_0ff0;
+/// DR6 bits of the four breakpoints.
+pub(crate) const DR6_BREAKPOINTS: u64 = 0xf;
 pub(crate) const DR6_BD: u64 = 1 << 13;
 pub(crate) const DR6_BS: u64 = 1 << 14;
 pub(crate) const DR6_BT: u64 = 1 << 15;

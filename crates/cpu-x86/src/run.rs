@@ -17,7 +17,7 @@ use crate::flags::bits::{RF, TF};
 use crate::interrupt::Delivered;
 use crate::op::Op;
 use crate::pmu::{Done, Pmu};
-use crate::regs::{DR6_BS, PENDING_SHUTDOWN};
+use crate::regs::{DR6_BREAKPOINTS, DR6_BS, PENDING_SHUTDOWN};
 use crate::segment::CS;
 use crate::state::{Activity, CpuState};
 #[cfg(target_arch = "x86_64")]
@@ -97,7 +97,7 @@ impl Cpu {
     #[inline(always)]
     pub(crate) fn needs_care(&self) -> bool {
         self.shadow
-            | (self.system_flags & (TF | RF) != 0)
+            | (self.system_flags & self.care_flags != 0)
             | (self.dr[7] & DR7_ENABLES != 0)
             | (self.activity != Activity::Running)
     }
@@ -155,18 +155,21 @@ impl Cpu {
     #[inline(never)]
     fn run_with_care(&mut self) -> Result {
         let shielded = self.system_flags & RF != 0;
-        if !shielded && !self.debug_shadow && self.dr[7] & DR7_ENABLES != 0 {
+        let breakpoints = self.dr[7] & DR7_ENABLES != 0 && self.svm.gif;
+        if !shielded && !self.debug_shadow && breakpoints {
             self.check_code_breakpoints(self.code_linear())?;
         }
         let single_step = self.system_flags & TF != 0;
         self.system_flags &= !RF;
-        self.shadow = false;
+        let shadow = std::mem::take(&mut self.shadow);
         self.debug_shadow = false;
         self.ends_step = false;
         if let Err(exception) = self.run_one() {
             if shielded {
                 self.system_flags |= RF;
             }
+            // A host is told whether the instruction was held in a shadow.
+            self.shadow |= shadow && self.svm.guest && exception != Exception::RETRY;
             return Err(exception);
         }
         // A step that ends in a shadow has no trap; breakpoints that were met there wait.
@@ -217,7 +220,12 @@ impl Cpu {
     fn deliver_debug_trap(&mut self) -> Delivered {
         let pending = std::mem::take(&mut self.pending_debug);
         if pending & PENDING_SHUTDOWN != 0 {
-            return Delivered::Shutdown;
+            return self.shut_down();
+        }
+        // While the global interrupt flag is clear, breakpoints are not noticed.
+        let pending = if self.svm.gif { pending } else { pending & !DR6_BREAKPOINTS };
+        if pending == 0 {
+            return Delivered::Yes;
         }
         self.set_debug_conditions(pending);
         self.deliver_exception(Exception::plain(vector::DB))

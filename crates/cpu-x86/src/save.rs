@@ -44,6 +44,7 @@ impl Cpu {
             smm: self.smm,
             smm_nmi_blocked: self.smm_nmi_blocked,
             smbase: self.smbase as u32,
+            svm: self.save_svm(),
             ..CpuState::default()
         };
         self.fpu.save(&mut state);
@@ -94,7 +95,7 @@ impl Cpu {
         self.pending_debug = 0;
         self.derive_cpl();
         self.take_up_map();
-        self.tlb.flush_all();
+        self.restore_svm(&state.svm);
         self.tlb.switch(self.pcid(), true);
         self.update_mode();
         Ok(())
@@ -129,7 +130,9 @@ impl Cpu {
     ) -> Result<(), String> {
         let reject = |what: &str, value: u64| Err(format!("{what} cannot hold {value:#x}"));
         let long = cr0 & CR0_PG != 0 && efer & EFER_LME != 0;
-        if cr0 & !(CR0_VALID | CR0_ET) != 0 || cr0 & CR0_PG != 0 && cr0 & CR0_PE == 0 {
+        // VMRUN and RSM may enter real mode with paging.
+        let paged = cr0 & CR0_PG != 0 && cr0 & CR0_PE == 0 && !self.has_svm();
+        if cr0 & !(CR0_VALID | CR0_ET) != 0 || paged {
             return reject("CR0", cr0);
         }
         if cr4 & !self.limits.cr4 != 0 || long && cr4 & CR4_PAE == 0 {
@@ -149,6 +152,7 @@ impl Cpu {
         let efer =
             state.msrs.iter().find(|(n, _)| *n == index::EFER).map_or(0, |(_, value)| *value);
         self.check_modes(state.cr0, state.cr3, state.cr4, efer)?;
+        self.check_svm(&state.svm)?;
         if !self.is_xcr0(state.xcr0) {
             return Err(format!("XCR0 cannot hold {:#x}", state.xcr0));
         }

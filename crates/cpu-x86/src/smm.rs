@@ -19,6 +19,7 @@ use crate::regs::{
 };
 use crate::segment::{CS, attr};
 use crate::state::{Activity, Segment, TableRegister};
+use crate::svm::{code, int_ctl};
 
 /// SMBASE after power-on.
 pub(crate) const SMBASE_RESET: u64 = 0x3_0000;
@@ -47,8 +48,17 @@ mod at {
     pub(super) const IO_RESTART: usize = 0xc8;
     pub(super) const HALT_RESTART: usize = 0xc9;
     pub(super) const EFER: usize = 0xd0;
+    /// A guest was running (see `svm`), and what it was running by.
+    pub(super) const SVM_STATE: usize = 0xd8;
+    pub(super) const SVM_VMCB: usize = 0xe0;
+    pub(super) const SVM_INTERRUPT: usize = 0xe8;
     pub(super) const REVISION: usize = 0xfc;
     pub(super) const SMBASE: usize = 0x100;
+    pub(super) const GUEST_PAT: usize = 0x120;
+    pub(super) const HOST_EFER: usize = 0x128;
+    pub(super) const HOST_CR4: usize = 0x130;
+    pub(super) const NESTED_CR3: usize = 0x138;
+    pub(super) const HOST_CR0: usize = 0x140;
     pub(super) const CR4: usize = 0x148;
     pub(super) const CR3: usize = 0x150;
     pub(super) const CR0: usize = 0x158;
@@ -197,6 +207,7 @@ impl Cpu {
     pub(crate) fn enter_smm(&mut self, io: IoTrap) {
         let mut area = Area([0; AREA_LEN]);
         self.save_area(&mut area, io);
+        self.suspend_guest();
         self.switch_smm(true);
         self.write_physical(self.smbase.wrapping_add(AREA), &area.0);
         self.smm_nmi_blocked = std::mem::replace(&mut self.nmi_blocked, true);
@@ -233,6 +244,17 @@ impl Cpu {
             area.put(at::IO_TRAP, io.word.to_le_bytes());
         }
         area.put(at::HALT_RESTART, [u8::from(self.activity == Activity::Halted)]);
+        if let Some(vmcb) = self.guest_vmcb() {
+            let (host, control) = (&self.svm.host, &self.svm.control);
+            area.put64(at::SVM_STATE, 1);
+            area.put64(at::SVM_VMCB, vmcb);
+            area.put64(at::SVM_INTERRUPT, control.int_ctl & int_ctl::V_IRQ);
+            area.put64(at::GUEST_PAT, self.msrs.pat);
+            area.put64(at::HOST_EFER, host.efer);
+            area.put64(at::HOST_CR4, host.cr4);
+            area.put64(at::HOST_CR0, host.cr0);
+            area.put64(at::NESTED_CR3, control.n_cr3);
+        }
         area.put64(at::EFER, self.efer);
         area.put(at::REVISION, REVISION.to_le_bytes());
         area.put(at::SMBASE, (self.smbase as u32).to_le_bytes());
@@ -288,6 +310,7 @@ impl Cpu {
         }
         self.derive_cpl();
         self.switch_smm(false);
+        self.resume_guest();
         if Self::is_pae(cr0, cr4, efer) {
             match self.read_pdptes(cr3) {
                 Ok(entries) => self.pdptes = entries,
@@ -304,6 +327,8 @@ impl Cpu {
 }
 
 fn rsm(cpu: &mut Cpu, _: &Op) -> Result {
+    // A host may give its guest a system management mode of its own making.
+    cpu.intercept(code::RSM)?;
     if !cpu.in_smm() {
         return Err(Exception::UD);
     }

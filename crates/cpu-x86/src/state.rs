@@ -139,9 +139,104 @@ pub struct CpuState {
     pub smm_nmi_blocked: bool,
     /// SMBASE.
     pub smbase: u32,
+    /// Secure virtual machine mode.
+    pub svm: SvmState,
+}
+
+/// Secure virtual machine mode (APM volume 2, chapter 15).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SvmState {
+    /// The global interrupt flag.
+    pub gif: bool,
+    /// VM_CR.
+    pub vm_cr: u64,
+    /// VM_HSAVE_PA.
+    pub hsave: u64,
+    /// TSC_RATIO.
+    pub tsc_ratio: u64,
+    /// The guest that runs, if one does: the rest of [`CpuState`] is then its.
+    pub guest: Option<Box<SvmGuest>>,
+}
+
+impl Default for SvmState {
+    /// As after a reset: no guest, interrupts let in, time as it is.
+    fn default() -> Self {
+        Self { gif: true, vm_cr: 0, hsave: 0, tsc_ratio: 1 << 32, guest: None }
+    }
+}
+
+/// A guest in the CPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SvmGuest {
+    /// Physical address of its control block.
+    pub vmcb: u64,
+    /// It waits for the end of system management mode.
+    pub suspended: bool,
+    /// Its control area.
+    pub control: SvmControl,
+    /// Its host.
+    pub host: SvmHost,
+    /// PAUSEs until one is intercepted.
+    pub pause_left: u16,
+}
+
+/// The control area of a running guest, as VMRUN read it, with the present state of virtual interrupts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SvmControl {
+    /// The six words of intercepts.
+    pub intercepts: [u32; 6],
+    /// Time in ticks after which a PAUSE is the first again.
+    pub pause_threshold: u16,
+    /// PAUSEs that are let pass.
+    pub pause_count: u16,
+    /// Physical address of the map of I/O permissions.
+    pub iopm: u64,
+    /// Physical address of the map of model-specific register permissions.
+    pub msrpm: u64,
+    /// Added to the time-stamp counter.
+    pub tsc_offset: u64,
+    /// Address space identifier.
+    pub asid: u32,
+    /// Virtual interrupts, at offset 0x60.
+    pub int_ctl: u64,
+    /// Nested paging is on.
+    pub nested: bool,
+    /// Root of the nested page tables.
+    pub n_cr3: u64,
+    /// Virtualisation extensions, at offset 0xb8.
+    pub virt_ext: u64,
+}
+
+/// The state that a host goes on with after its guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SvmHost {
+    /// ES, CS, SS, DS.
+    pub segments: [Segment; 4],
+    /// GDTR.
+    pub gdtr: TableRegister,
+    /// IDTR.
+    pub idtr: TableRegister,
+    /// EFER.
+    pub efer: u64,
+    /// CR0.
+    pub cr0: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// Address of the instruction after VMRUN.
+    pub rip: u64,
+    /// RSP.
+    pub rsp: u64,
+    /// RAX, the control block's address.
+    pub rax: u64,
+    /// The page attribute table.
+    pub pat: u64,
 }
 
 impl vmstate::State for CpuState {
     const NAME: &'static str = "cpu-x86";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 }

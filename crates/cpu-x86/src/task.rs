@@ -15,6 +15,7 @@ use crate::interrupt::is_fault;
 use crate::regs::{CR0_PG, CR0_TS, DR6_BT};
 use crate::segment::{CS, DS, ES, FS, GS, SS, attr};
 use crate::state::Segment;
+use crate::svm::task_info;
 
 /// Local enable bits of DR7's breakpoints, and LE.
 const DR7_LOCAL: u64 = 0x155;
@@ -139,6 +140,7 @@ impl Cpu {
         if new.limit < limit {
             return Err(ts(selector));
         }
+        self.intercept_task_switch(selector, self.task_exit_info(cause))?;
         // Everything that may fault comes first.
         let task = self.read_task(&new)?;
         let old = self.tr;
@@ -183,6 +185,17 @@ impl Cpu {
             self.nmi_blocked = false;
         }
         self.load_task(&task, cause).inspect_err(|_| self.keep_rip = true)
+    }
+
+    /// What EXITINFO2 tells of a switch because of `cause`.
+    fn task_exit_info(&self, cause: Cause) -> u64 {
+        let why = match cause {
+            Cause::Return => task_info::IRET,
+            Cause::Jump => task_info::JUMP,
+            Cause::Event { error_code: Some(code), .. } => task_info::HAS_CODE | u64::from(code),
+            Cause::Call | Cause::Event { .. } => 0,
+        };
+        if self.system_flags & bits::RF != 0 { why | task_info::RF } else { why }
     }
 
     /// Reads the task state segment `tss`.

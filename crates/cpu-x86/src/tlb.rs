@@ -7,7 +7,8 @@
 //! The second level holds results of page walks with the rights as the tables gave them. An entry is
 //! valid while its stamp is the current one of its address space (or that of the global pages), so an
 //! address space is flushed by giving it a new stamp, and a switch of address spaces by PCID costs
-//! nothing.
+//! nothing. Guests have stamps of their own (`svm`): the address space identifier (ASID) says whose
+//! are current, 0 for the host's.
 //!
 //! Pages larger than 4 KiB are entered in pieces of 4 KiB. A small bitmap knows in which large regions
 //! that happened, so that INVLPG knows when it has to search for the other pieces.
@@ -114,6 +115,44 @@ const L2_EMPTY: L2Entry = L2Entry {
     },
 };
 
+/// What decides how a guest's tables are read, and so whether what was entered for it is of use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SpaceKey {
+    /// Paging is on.
+    pub(crate) paged: bool,
+    /// The bits of CR4 and EFER that are about the form of entries.
+    pub(crate) cr4: u64,
+    pub(crate) efer: u64,
+    /// The root of the nested tables.
+    pub(crate) nested: Option<u64>,
+}
+
+/// The address spaces of one ASID.
+struct Spaces {
+    key: SpaceKey,
+    /// Stamp of global pages.
+    global_stamp: u64,
+    /// Stamps of all address spaces by PCID; 0 for one that has no entries.
+    stamps: Box<[u64]>,
+    /// Bit n: a piece of a 2 or 4 MiB page was entered whose 2 MiB region hashes to n.
+    large: [u64; LARGE_WORDS],
+    /// The same for 1 GiB.
+    huge: u64,
+}
+
+impl Spaces {
+    /// Those of an ASID that no entry is of, with a stamp that none has.
+    fn new(global_stamp: u64) -> Self {
+        Self {
+            key: SpaceKey::default(),
+            global_stamp,
+            stamps: vec![0; ADDRESS_SPACES].into_boxed_slice(),
+            large: [0; LARGE_WORDS],
+            huge: 0,
+        }
+    }
+}
+
 /// Both levels.
 pub(crate) struct Tlb {
     l1: LowBox<[[TlbEntry; L1_ENTRIES]; CLASSES]>,
@@ -127,14 +166,11 @@ pub(crate) struct Tlb {
     last_stamp: u64,
     /// Stamp of the current address space.
     stamp: u64,
-    /// Stamp of global pages.
-    global_stamp: u64,
-    /// Stamps of all address spaces by PCID; 0 for one that has no entries.
-    stamps: Box<[u64]>,
-    /// Bit n: a piece of a 2 or 4 MiB page was entered whose 2 MiB region hashes to n.
-    large: [u64; LARGE_WORDS],
-    /// The same for 1 GiB.
-    huge: u64,
+    /// The address spaces of the current ASID.
+    spaces: Spaces,
+    asid: usize,
+    /// Those of the others, by ASID, as far as they were ever entered.
+    others: Vec<Option<Spaces>>,
 }
 
 fn l1_index(linear: u64) -> usize {
@@ -171,10 +207,9 @@ impl Tlb {
             l2: vec![L2_EMPTY; L2_ENTRIES].into_boxed_slice(),
             last_stamp: 2,
             stamp: 1,
-            global_stamp: 2,
-            stamps: vec![0; ADDRESS_SPACES].into_boxed_slice(),
-            large: [0; LARGE_WORDS],
-            huge: 0,
+            spaces: Spaces::new(2),
+            asid: 0,
+            others: Vec::new(),
         }
     }
 
@@ -235,7 +270,7 @@ impl Tlb {
     /// Looks `linear` up in the second level.
     pub(crate) fn lookup(&self, linear: u64) -> Option<Translation> {
         let entry = &self.l2[l2_index(linear)];
-        let valid = entry.stamp == self.stamp || entry.stamp == self.global_stamp;
+        let valid = entry.stamp == self.stamp || entry.stamp == self.spaces.global_stamp;
         (valid && entry.page == linear & !0xfff).then_some(entry.translation)
     }
 
@@ -244,11 +279,12 @@ impl Tlb {
         let rights = translation.rights;
         if rights.contains(Rights::LARGE) {
             let (word, bit) = large_bit(linear);
-            self.large[word] |= bit;
+            self.spaces.large[word] |= bit;
         } else if rights.contains(Rights::HUGE) {
-            self.huge |= huge_bit(linear);
+            self.spaces.huge |= huge_bit(linear);
         }
-        let stamp = if rights.contains(Rights::GLOBAL) { self.global_stamp } else { self.stamp };
+        let stamp =
+            if rights.contains(Rights::GLOBAL) { self.spaces.global_stamp } else { self.stamp };
         self.l2[l2_index(linear)] = L2Entry { page: linear & !0xfff, stamp, translation };
     }
 
@@ -269,21 +305,63 @@ impl Tlb {
         self.change_code();
     }
 
-    /// Empties everything.
+    /// Makes the address spaces of `asid` current: [`Self::switch`] says which of them.
+    pub(crate) fn enter_asid(&mut self, asid: usize) {
+        if asid == self.asid {
+            return;
+        }
+        self.flush_l1();
+        let unused = self.next_stamp();
+        let most = asid.max(self.asid) + 1;
+        if self.others.len() < most {
+            self.others.resize_with(most, || None);
+        }
+        let spaces = self.others[asid].take().unwrap_or_else(|| Spaces::new(unused));
+        let left = std::mem::replace(&mut self.spaces, spaces);
+        self.others[self.asid] = Some(left);
+        self.asid = asid;
+        self.stamp = unused;
+    }
+
+    /// Empties the address spaces of the current ASID if they were filled by other rules than `key`'s.
+    pub(crate) fn require(&mut self, key: SpaceKey) {
+        if self.spaces.key != key {
+            self.spaces.key = key;
+            self.flush_all();
+        }
+    }
+
+    /// Empties everything, of all ASIDs.
+    pub(crate) fn flush_every_asid(&mut self) {
+        self.others.clear();
+        self.flush_all();
+    }
+
+    /// Forgets the page at `linear` in all address spaces of `asid`.
+    pub(crate) fn invalidate_in(&mut self, asid: usize, linear: u64) {
+        if asid == self.asid {
+            self.invalidate(linear);
+        } else if let Some(spaces) = self.others.get_mut(asid) {
+            // One that has to be filled anew has forgotten.
+            *spaces = None;
+        }
+    }
+
+    /// Empties everything of the current ASID.
     pub(crate) fn flush_all(&mut self) {
         self.flush_l1();
-        self.stamps.fill(0);
-        self.global_stamp = self.next_stamp();
+        self.spaces.stamps.fill(0);
+        self.spaces.global_stamp = self.next_stamp();
         self.stamp = self.next_stamp();
-        self.large = [0; LARGE_WORDS];
-        self.huge = 0;
+        self.spaces.large = [0; LARGE_WORDS];
+        self.spaces.huge = 0;
     }
 
     /// Switches to address space `pcid`; `flush` empties it first. Global pages stay.
     pub(crate) fn switch(&mut self, pcid: u16, flush: bool) {
         self.flush_l1();
         let fresh = self.next_stamp();
-        let slot = &mut self.stamps[usize::from(pcid) % ADDRESS_SPACES];
+        let slot = &mut self.spaces.stamps[usize::from(pcid) % ADDRESS_SPACES];
         if flush || *slot == 0 {
             *slot = fresh;
         }
@@ -292,7 +370,7 @@ impl Tlb {
 
     /// Empties address space `pcid` without its global pages. `current` says that it is the active one.
     pub(crate) fn flush_space(&mut self, pcid: u16, current: bool) {
-        self.stamps[usize::from(pcid) % ADDRESS_SPACES] = 0;
+        self.spaces.stamps[usize::from(pcid) % ADDRESS_SPACES] = 0;
         if current {
             self.switch(pcid, true);
         }
@@ -300,7 +378,7 @@ impl Tlb {
 
     /// Empties all address spaces, but not the global pages.
     pub(crate) fn flush_non_global(&mut self, pcid: u16) {
-        self.stamps.fill(0);
+        self.spaces.stamps.fill(0);
         self.switch(pcid, true);
     }
 
@@ -323,11 +401,11 @@ impl Tlb {
             entry.stamp = 0;
         }
         let (word, bit) = large_bit(linear);
-        if self.large[word] & bit != 0 {
+        if self.spaces.large[word] & bit != 0 {
             // A page of 4 MiB (32-bit paging) has two such regions.
             self.forget_region(linear, 22);
         }
-        if self.huge & huge_bit(linear) != 0 {
+        if self.spaces.huge & huge_bit(linear) != 0 {
             self.forget_region(linear, 30);
         }
     }

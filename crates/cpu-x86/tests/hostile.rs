@@ -18,6 +18,9 @@ const RAM: u64 = 1 << 20;
 /// Times that a guest is stopped before it is left for another.
 const SLICES: u32 = 2;
 
+/// Pages some of which hold control blocks of nested guests.
+const BLOCKS: std::ops::Range<u64> = 8..64;
+
 struct Rng(u64);
 
 impl Rng {
@@ -56,7 +59,7 @@ impl Rng {
 fn code(rng: &mut Rng, len: usize) -> Vec<u8> {
     const PREFIXES: [u8; 15] =
         [0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65, 0x40, 0x48, 0x4f, 0x41];
-    const SYSTEM: [&[u8]; 24] = [
+    const SYSTEM: [&[u8]; 26] = [
         &[0x0f, 0x00],
         &[0x0f, 0x01],
         &[0x0f, 0x20],
@@ -81,6 +84,8 @@ fn code(rng: &mut Rng, len: usize) -> Vec<u8> {
         &[0xcd],
         &[0xff],
         &[0x0f, 0x38, 0x82],
+        &[0x0f, 0x01, 0xd8],
+        &[0x0f, 0x01, 0xd9],
     ];
     let mut bytes = Vec::with_capacity(len + 32);
     while bytes.len() < len {
@@ -115,10 +120,52 @@ fn descriptor(rng: &mut Rng) -> u64 {
         | (rng.next() & 0xf) << 52
 }
 
-/// Page table entries, descriptors and code all over memory: any page may be taken for any of them.
+/// A control block of a nested guest (APM volume 2, appendix B) that VMRUN may enter.
+fn control_block(rng: &mut Rng) -> Vec<u8> {
+    let mut page: Vec<u8> =
+        (0..4096).map(|_| if rng.one_in(4) { rng.next() as u8 } else { 0 }).collect();
+    let mut put = |at: usize, value: u64, len: usize| {
+        page[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
+    };
+    // VMRUN is intercepted; the maps are in memory.
+    put(0x10, rng.next() | 1, 4);
+    put(0x40, rng.below(RAM) & !0xfff, 8);
+    put(0x48, rng.below(RAM) & !0xfff, 8);
+    put(0x58, 1 + rng.below(100), 4);
+    put(0x5c, rng.below(8), 1);
+    put(0x60, rng.next() & 0xff_030f_030f, 8);
+    put(0x68, rng.below(2), 8);
+    put(0x90, rng.below(2), 8);
+    let event = if rng.one_in(4) { 1 << 31 | rng.next() & 0xfff } else { 0 };
+    put(0xa8, event, 8);
+    put(0xb0, rng.below(RAM) & !0xfff, 8);
+    put(0xb8, rng.below(4), 8);
+    for n in 0..10 {
+        let kind = if n == 1 { rng.pick(&[0x09b, 0xc9b, 0xa9b]) } else { 0xc93 };
+        put(0x400 + 16 * n, rng.next(), 2);
+        put(0x402 + 16 * n, kind, 2);
+        put(0x404 + 16 * n, rng.pick(&[0xffff, u64::from(u32::MAX)]), 4);
+        put(0x408 + 16 * n, if n > 5 { rng.below(RAM) } else { 0 }, 8);
+    }
+    put(0x4cb, rng.below(4), 1);
+    put(0x4d0, rng.pick(&[0x1000, 0x1500, 0x1d01]), 8);
+    put(0x548, rng.pick(&[0, 0x10, 0x20, 0x20, 0x6a0]), 8);
+    put(0x550, rng.below(RAM) & !0xfff, 8);
+    put(0x558, rng.pick(&[0x10, 0x11, 0x8000_0011, 0x8001_0031, 0x8000_0010]), 8);
+    put(0x560, 0x400, 8);
+    put(0x568, 0xffff_0ff0, 8);
+    put(0x570, rng.next() & 0x3_7fd7 & !(1 << 17) | 2, 8);
+    put(0x578, rng.below(RAM), 8);
+    put(0x5d8, rng.below(RAM), 8);
+    put(0x5f8, rng.value(), 8);
+    put(0x668, 0x0007_0406_0007_0406, 8);
+    page
+}
+
+/// Page table entries, descriptors, control blocks and code all over memory: any page may be taken for any of them.
 fn fill(rng: &mut Rng, board: &Board) {
     for page in 0..RAM >> 12 {
-        let bytes: Vec<u8> = match rng.below(4) {
+        let bytes: Vec<u8> = match rng.below(5) {
             0 => (0..512)
                 .flat_map(|_| {
                     let mut entry = rng.below(RAM) & !0xfff | rng.next() & 0xfff;
@@ -132,6 +179,7 @@ fn fill(rng: &mut Rng, board: &Board) {
                 })
                 .collect(),
             1 => (0..512).flat_map(|_| descriptor(rng).to_le_bytes()).collect(),
+            2 if BLOCKS.contains(&page) => control_block(rng),
             _ => code(rng, 4096),
         };
         board.memory.write(page << 12, &bytes).expect("RAM");
@@ -180,8 +228,11 @@ fn state(rng: &mut Rng, cpu: &Cpu) -> CpuState {
     state.cr3 = rng.below(RAM) & !0xfff;
     for (index, value) in &mut state.msrs {
         if *index == 0xc000_0080 {
-            *value = if long { 0x501 } else { 0 } | rng.next() & 0x800;
+            *value = if long { 0x501 } else { 0 } | rng.next() & 0x1800;
         }
+    }
+    if rng.one_in(2) {
+        state.gpr[0] = (BLOCKS.start + rng.below(BLOCKS.end - BLOCKS.start)) << 12;
     }
     state.gdtr = TableRegister { base: rng.below(RAM), limit: rng.value() as u16 };
     state.idtr = TableRegister { base: rng.below(RAM), limit: rng.value() as u16 };
@@ -225,15 +276,16 @@ fn run(rng: &mut Rng, cpu: &mut Cpu, board: &Board) {
                     break;
                 }
             }
-            Exit::Halt { .. } => match rng.below(4) {
+            Exit::Halt { .. } => match rng.below(5) {
                 0 => board.signals.raise(Signal::Nmi),
                 1 => board.signals.raise(Signal::Init),
+                2 => board.signals.raise(Signal::Smi),
                 _ => board.interrupt(rng.next() as u8),
             },
             _ => break,
         }
     }
-    for signal in [Signal::Nmi, Signal::Init, Signal::Startup, Signal::Interrupt] {
+    for signal in [Signal::Nmi, Signal::Init, Signal::Startup, Signal::Interrupt, Signal::Smi] {
         board.signals.clear(signal);
     }
     board.vectors.lock().unwrap().clear();

@@ -17,6 +17,7 @@ use crate::exec;
 use crate::feature::Instructions;
 use crate::fpu;
 use crate::op::{Handler, Op, OpFlags};
+use crate::svm;
 use crate::system;
 
 /// Longest possible instruction in bytes; a longer one raises #GP(0).
@@ -131,7 +132,7 @@ fn too_long(_: &mut Cpu, _: &Op) -> Result {
 
 /// Whether what follows `insn` may have to be decoded, or interrupted, differently because of it.
 fn ends_block(insn: &Instruction) -> bool {
-    if insn.flow_control() != FlowControl::Next || insn.is_privileged() {
+    if insn.flow_control() != FlowControl::Next || insn.is_privileged() || svm::is_one(insn) {
         return true;
     }
     match insn.mnemonic() {

@@ -23,7 +23,8 @@ fn nop(_: &mut Cpu, _: &Op) -> Result {
     Ok(())
 }
 
-fn pause(_: &mut Cpu, _: &Op) -> Result {
+fn pause(cpu: &mut Cpu, _: &Op) -> Result {
+    cpu.intercept_pause()?;
     std::hint::spin_loop();
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::op::{Handler, Op, OpFlags};
 use crate::reg::{RAX, RCX, RDI, RDX, RSI, addr_mask};
 use crate::segment::ES;
 use crate::smm::IoAccess;
+use crate::svm::IoKind;
 use crate::tlb::Class;
 
 /// Steps of a repeated instruction between two looks at the CPU's signals.
@@ -224,9 +225,19 @@ fn scas<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     })
 }
 
+/// Asks a guest's host, unless nothing is to be repeated.
+fn intercept_io(cpu: &mut Cpu, op: &Op, port: u16, size: usize, is_in: bool) -> Result {
+    let repeated = op.flags.intersects(OpFlags::REP | OpFlags::REPNE);
+    if repeated && cpu.reg_sized(RCX, op.addr_size) == 0 {
+        return Ok(());
+    }
+    cpu.intercept_io(op, port, size as u8, IoKind { is_in, is_string: true })
+}
+
 fn ins<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     let port = cpu.reg::<u16>(RDX);
     cpu.check_io(port, T::BYTES as u8)?;
+    intercept_io(cpu, op, port, T::BYTES, true)?;
     repeat(cpu, op, |cpu, op, _| {
         let offset = cpu.reg_sized(RDI, op.addr_size);
         cpu.probe_write(ES, offset, T::BYTES)?;
@@ -243,6 +254,7 @@ fn ins<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
 fn outs<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     let port = cpu.reg::<u16>(RDX);
     cpu.check_io(port, T::BYTES as u8)?;
+    intercept_io(cpu, op, port, T::BYTES, false)?;
     repeat(cpu, op, |cpu, op, _| {
         let value = cpu.load::<T>(op.seg, cpu.reg_sized(RSI, op.addr_size))?;
         cpu.note_io_breakpoints(port, T::BYTES);

@@ -285,7 +285,7 @@ fn select_mmx_move(code: Code) -> Option<Handler> {
 }
 
 /// Checks for instructions that use both kinds of registers.
-pub(super) fn mixed_check(cpu: &Cpu) -> Result {
+pub(super) fn mixed_check(cpu: &mut Cpu) -> Result {
     cpu.sse_check()?;
     cpu.mmx_check()
 }

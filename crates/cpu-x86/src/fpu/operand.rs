@@ -12,6 +12,7 @@ use crate::host::Access;
 use crate::int::Int;
 use crate::op::{Op, OpFlags};
 use crate::regs::{CR0_EM, CR0_NE, CR0_TS, CR4_OSFXSR, CR4_OSXMMEXCPT};
+use crate::svm::code;
 
 impl Cpu {
     /// Checks that SSE instructions may run.
@@ -44,7 +45,7 @@ impl Cpu {
     }
 
     /// Checks that MMX instructions may run.
-    pub(super) fn mmx_check(&self) -> Result {
+    pub(super) fn mmx_check(&mut self) -> Result {
         if self.cr0 & CR0_EM != 0 {
             return Err(Exception::UD);
         }
@@ -57,16 +58,20 @@ impl Cpu {
     /// Delivers an exception that an earlier x87 instruction left pending: as #MF or, with CR0.NE clear,
     /// through FERR# to the board, which answers with an interrupt.
     #[inline]
-    pub(super) fn x87_pending_check(&self) -> Result {
+    pub(super) fn x87_pending_check(&mut self) -> Result {
         if self.fpu.pending() { self.x87_error() } else { Ok(()) }
     }
 
     #[cold]
-    fn x87_error(&self) -> Result {
+    fn x87_error(&mut self) -> Result {
         if self.cr0 & CR0_NE != 0 {
             return Err(Exception::plain(vector::MF));
         }
-        if self.bus.floating_point_error(true) { Ok(()) } else { Err(Exception::RETRY) }
+        if self.bus.floating_point_error(true) {
+            return Ok(());
+        }
+        self.intercept(code::FERR_FREEZE)?;
+        Err(Exception::RETRY)
     }
 
     /// Tells the board that the x87's errors are about to be cleared, if it knows of them.

@@ -10,6 +10,7 @@ use crate::op::{Handler, Op, OpFlags};
 use crate::reg::{RAX, RCX, RDX};
 use crate::regs::*;
 use crate::segment::{CS, attr};
+use crate::svm::code;
 
 impl Cpu {
     /// Whether XCR0 can be `value`.
@@ -122,13 +123,16 @@ impl Cpu {
 
 fn read_cr(cpu: &mut Cpu, op: &Op) -> Result {
     require_cpl0(cpu)?;
+    if !matches!(op.src, 0 | 2 | 3 | 4 | 8) {
+        return Err(Exception::UD);
+    }
+    cpu.intercept_mov_cr(code::CR_READ, op.src, op.dst)?;
     let value = match op.src {
         0 => cpu.cr0,
         2 => cpu.cr2,
         3 => cpu.cr3,
         4 => cpu.cr4,
-        8 => u64::from(cpu.interrupts.task_priority()),
-        _ => return Err(Exception::UD),
+        _ => cpu.cr8(),
     };
     if cpu.mode.is_64() {
         cpu.set_reg(op.dst, value);
@@ -143,10 +147,14 @@ fn write_cr(cpu: &mut Cpu, op: &Op) -> Result {
         return Err(Exception::UD);
     }
     require_cpl0(cpu)?;
+    cpu.intercept_mov_cr(code::CR_WRITE, op.dst, op.src)?;
     let mask = if cpu.mode.is_64() { u64::MAX } else { 0xffff_ffff };
     let value = cpu.gpr(op.src) & mask;
     match op.dst {
-        0 => cpu.write_cr0(value),
+        0 => {
+            cpu.intercept_cr0_change(value, Cpu::mov_cr_info(op.src))?;
+            cpu.write_cr0(value)
+        }
         2 => {
             cpu.cr2 = value;
             Ok(())
@@ -155,7 +163,7 @@ fn write_cr(cpu: &mut Cpu, op: &Op) -> Result {
         4 => cpu.write_cr4(value),
         _ if value > 15 => Err(Exception::GP0),
         _ => {
-            cpu.interrupts.set_task_priority(value as u8);
+            cpu.write_cr8(value as u8);
             Ok(())
         }
     }
@@ -163,14 +171,18 @@ fn write_cr(cpu: &mut Cpu, op: &Op) -> Result {
 
 fn lmsw(cpu: &mut Cpu, op: &Op) -> Result {
     require_cpl0(cpu)?;
+    cpu.intercept(code::CR_WRITE)?;
     let value = u64::from(super::source16(cpu, op, op.dst)?);
     // PE can be set, not cleared.
     let low = CR0_MP | CR0_EM | CR0_TS;
-    cpu.write_cr0(cpu.cr0 & !low | value & (low | CR0_PE))
+    let value = cpu.cr0 & !low | value & (low | CR0_PE);
+    cpu.intercept_cr0_change(value, 0)?;
+    cpu.write_cr0(value)
 }
 
 fn smsw<const BYTES: u8>(cpu: &mut Cpu, op: &Op) -> Result {
     require_visible_tables(cpu)?;
+    cpu.intercept(code::CR_READ)?;
     if op.flags.contains(OpFlags::MEM) {
         return store16(cpu, op, BYTES, cpu.cr0 as u16);
     }
@@ -184,6 +196,7 @@ fn smsw<const BYTES: u8>(cpu: &mut Cpu, op: &Op) -> Result {
 
 fn clts(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
+    cpu.intercept(code::CR_WRITE)?;
     cpu.cr0 &= !CR0_TS;
     Ok(())
 }
@@ -193,6 +206,7 @@ fn invlpg(cpu: &mut Cpu, op: &Op) -> Result {
     let offset = cpu.ea(op);
     let linear =
         cpu.seg_access[usize::from(op.seg & 7)].base.wrapping_add(offset) & cpu.linear_mask;
+    cpu.intercept_assisted(code::INVLPG, linear)?;
     cpu.tlb.invalidate(linear);
     Ok(())
 }
@@ -200,6 +214,7 @@ fn invlpg(cpu: &mut Cpu, op: &Op) -> Result {
 /// INVPCID: the type is in the register, PCID and address in memory.
 fn invpcid(cpu: &mut Cpu, op: &Op) -> Result {
     require_cpl0(cpu)?;
+    cpu.intercept(code::INVPCID)?;
     let offset = cpu.ea(op);
     let wide = cpu.mode.is_64();
     let kind = if wide { cpu.gpr(op.dst) } else { cpu.gpr(op.dst) & 0xffff_ffff };
@@ -229,9 +244,16 @@ fn invpcid(cpu: &mut Cpu, op: &Op) -> Result {
     Ok(())
 }
 
-/// INVD, WBINVD, WBNOINVD: there are no caches to write back.
+/// INVD: there are no caches.
 fn invd(cpu: &mut Cpu, _: &Op) -> Result {
-    require_cpl0(cpu)
+    require_cpl0(cpu)?;
+    cpu.intercept(code::INVD)
+}
+
+/// WBINVD, WBNOINVD: there is nothing to write back.
+fn wbinvd(cpu: &mut Cpu, _: &Op) -> Result {
+    require_cpl0(cpu)?;
+    cpu.intercept(code::WBINVD)
 }
 
 fn xgetbv(cpu: &mut Cpu, _: &Op) -> Result {
@@ -253,6 +275,7 @@ fn xsetbv(cpu: &mut Cpu, _: &Op) -> Result {
         return Err(Exception::UD);
     }
     require_cpl0(cpu)?;
+    cpu.intercept(code::XSETBV)?;
     let value = u64::from(cpu.reg::<u32>(RAX)) | u64::from(cpu.reg::<u32>(RDX)) << 32;
     if cpu.gpr(RCX) as u32 != 0 || !cpu.is_xcr0(value) {
         return Err(Exception::GP0);
@@ -302,7 +325,8 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         Code::Clts => clts,
         Code::Invlpg_m => invlpg,
         Code::Invpcid_r32_m128 | Code::Invpcid_r64_m128 => invpcid,
-        Code::Invd | Code::Wbinvd | Code::Wbnoinvd => invd,
+        Code::Invd => invd,
+        Code::Wbinvd | Code::Wbnoinvd => wbinvd,
         Code::Xgetbv => xgetbv,
         Code::Xsetbv => xsetbv,
         Code::Rdpkru => rdpkru,

@@ -7,6 +7,7 @@ use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
 use crate::op::{Handler, Op};
 use crate::regs::{CR4_DE, DR6_BD, DR6_FIXED, DR7_FIXED, DR7_GD};
+use crate::svm::code;
 
 /// The register behind number `n`, after the checks that reads and writes share.
 fn register(cpu: &mut Cpu, n: u8) -> Result<usize> {
@@ -26,6 +27,7 @@ fn register(cpu: &mut Cpu, n: u8) -> Result<usize> {
 
 fn read(cpu: &mut Cpu, op: &Op) -> Result {
     let index = register(cpu, op.src)?;
+    cpu.intercept_assisted(code::DR_READ + u32::from(op.src), u64::from(op.dst))?;
     let value = cpu.dr[index];
     store(cpu, op.dst, value);
     Ok(())
@@ -42,6 +44,7 @@ fn store(cpu: &mut Cpu, n: u8, value: u64) {
 
 fn write(cpu: &mut Cpu, op: &Op) -> Result {
     let index = register(cpu, op.dst)?;
+    cpu.intercept_assisted(code::DR_WRITE + u32::from(op.dst), u64::from(op.src))?;
     let value = if cpu.mode.is_64() { cpu.gpr(op.src) } else { cpu.gpr(op.src) & 0xffff_ffff };
     cpu.dr[index] = match index {
         6 | 7 if value >> 32 != 0 => return Err(Exception::GP0),

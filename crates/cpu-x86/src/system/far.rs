@@ -8,6 +8,7 @@ use crate::interrupt::Source;
 use crate::op::{Handler, Op};
 use crate::reg::addr_mask;
 use crate::regs::CR4_VME;
+use crate::svm::code;
 
 /// The far pointer in memory: offset, then selector.
 fn pointer(cpu: &mut Cpu, op: &Op, size: u8) -> Result<(u16, u64)> {
@@ -44,26 +45,42 @@ fn iret<const SIZE: u8>(cpu: &mut Cpu, _: &Op) -> Result {
 }
 
 fn int_n(cpu: &mut Cpu, op: &Op) -> Result {
-    if cpu.mode.is_vm86() {
-        if cpu.cr4 & CR4_VME != 0 && cpu.redirected_interrupt(op.imm as u8)? {
+    let vector = op.imm as u8;
+    let by_program = cpu.mode.is_vm86() && cpu.cr4 & CR4_VME != 0;
+    if cpu.mode.is_vm86() && cpu.iopl() != 3 && !by_program {
+        return Err(Exception::GP0);
+    }
+    cpu.intercept_assisted(code::SOFTWARE_INTERRUPT, vector.into())?;
+    if by_program {
+        if cpu.redirected_interrupt(vector)? {
             return Ok(());
         }
         if cpu.iopl() != 3 {
             return Err(Exception::GP0);
         }
     }
-    cpu.software_interrupt(op.imm as u8, Source::Software)
+    cpu.software_interrupt(vector, Source::Software)
+}
+
+/// INT3 and INTO: exceptions to who intercepts them, though a gate's DPL counts.
+fn raise(cpu: &mut Cpu, vector: u8) -> Result {
+    cpu.intercept(code::EXCEPTION + u32::from(vector))?;
+    cpu.software_interrupt(vector, Source::Software)
+        .inspect_err(|_| cpu.note_vectoring(vector, Source::Exception, None))
 }
 
 fn int3(cpu: &mut Cpu, _: &Op) -> Result {
-    cpu.software_interrupt(vector::BP, Source::Software)
+    raise(cpu, vector::BP)
 }
 
 fn into(cpu: &mut Cpu, _: &Op) -> Result {
-    if cpu.of() { cpu.software_interrupt(vector::OF, Source::Software) } else { Ok(()) }
+    if cpu.of() { raise(cpu, vector::OF) } else { Ok(()) }
 }
 
 fn int1(cpu: &mut Cpu, _: &Op) -> Result {
+    cpu.intercept(code::ICEBP)?;
+    // A trap: who intercepts it finds it done.
+    cpu.intercept(code::EXCEPTION + u32::from(vector::DB)).inspect_err(|_| cpu.keep_rip = true)?;
     cpu.software_interrupt(vector::DB, Source::Icebp)
 }
 

@@ -12,6 +12,7 @@ use crate::reg::RAX;
 use crate::regs::{CR4_PVI, CR4_VME};
 use crate::segment::DS;
 use crate::state::Activity;
+use crate::svm::code;
 
 /// Which flag CLI and STI change.
 enum InterruptFlag {
@@ -67,16 +68,17 @@ fn is_virtual(cpu: &Cpu, size: usize) -> Result<bool> {
 }
 
 fn pushf<T: Int>(cpu: &mut Cpu, _: &Op) -> Result {
-    let flags = if is_virtual(cpu, T::BYTES)? {
-        cpu.virtual_flags()
-    } else {
-        cpu.rflags() & !(bits::VM | bits::RF)
-    };
+    let is_virtual = is_virtual(cpu, T::BYTES)?;
+    cpu.intercept(code::PUSHF)?;
+    let flags =
+        if is_virtual { cpu.virtual_flags() } else { cpu.rflags() & !(bits::VM | bits::RF) };
     cpu.push(T::from_u64(flags))
 }
 
 fn popf<T: Int>(cpu: &mut Cpu, _: &Op) -> Result {
-    if is_virtual(cpu, T::BYTES)? {
+    let is_virtual = is_virtual(cpu, T::BYTES)?;
+    cpu.intercept(code::POPF)?;
+    if is_virtual {
         let before = cpu.gpr[4];
         let value = cpu.pop::<T>()?.to_u64();
         if let Err(fault) = cpu.check_virtual_flags(value) {
@@ -116,6 +118,7 @@ fn stac(cpu: &mut Cpu, _: &Op) -> Result {
 
 fn hlt(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
+    cpu.intercept(code::HLT)?;
     cpu.activity = Activity::Halted;
     cpu.break_block = true;
     Ok(())
@@ -124,6 +127,7 @@ fn hlt(cpu: &mut Cpu, _: &Op) -> Result {
 /// MONITOR: the address is checked as for a load; nothing is watched.
 fn monitor(cpu: &mut Cpu, op: &Op) -> Result {
     require_cpl0(cpu)?;
+    cpu.intercept(code::MONITOR)?;
     if cpu.gpr(1) as u32 != 0 {
         return Err(Exception::GP0);
     }
@@ -136,6 +140,7 @@ fn monitor(cpu: &mut Cpu, op: &Op) -> Result {
 /// MWAIT returns at once, as it may at any time.
 fn mwait(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
+    cpu.intercept(code::MWAIT)?;
     if cpu.gpr(1) as u32 > 1 {
         return Err(Exception::GP0);
     }

@@ -10,8 +10,10 @@ use crate::int::Int;
 use crate::op::{Handler, Op};
 use crate::reg::{RAX, RBX, RCX, RDX};
 use crate::regs::CR4_TSD;
+use crate::svm::code;
 
 fn cpuid(cpu: &mut Cpu, _: &Op) -> Result {
+    cpu.intercept(code::CPUID)?;
     let leaf = cpu.cpuid(cpu.reg(RAX), cpu.reg(RCX));
     cpu.set_reg(RAX, leaf.eax);
     cpu.set_reg(RBX, leaf.ebx);
@@ -28,6 +30,7 @@ fn set_pair(cpu: &mut Cpu, value: u64) {
 fn rdmsr(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
     let register = cpu.reg(RCX);
+    cpu.intercept_msr(register, false)?;
     cpu.sync_performance();
     let Some(value) = cpu.read_msr(register) else {
         cpu.trace_msr("read", register);
@@ -41,6 +44,7 @@ fn wrmsr(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
     let value = u64::from(cpu.reg::<u32>(RAX)) | u64::from(cpu.reg::<u32>(RDX)) << 32;
     let register = cpu.reg(RCX);
+    cpu.intercept_msr(register, true)?;
     if cpu.write_msr(register, value) {
         return Ok(());
     }
@@ -55,13 +59,17 @@ fn require_tsc(cpu: &Cpu) -> Result {
 
 fn rdtsc(cpu: &mut Cpu, _: &Op) -> Result {
     require_tsc(cpu)?;
+    cpu.intercept(code::RDTSC)?;
     let now = cpu.tsc();
     set_pair(cpu, now);
     Ok(())
 }
 
-fn rdtscp(cpu: &mut Cpu, op: &Op) -> Result {
-    rdtsc(cpu, op)?;
+fn rdtscp(cpu: &mut Cpu, _: &Op) -> Result {
+    require_tsc(cpu)?;
+    cpu.intercept(code::RDTSCP)?;
+    let now = cpu.tsc();
+    set_pair(cpu, now);
     cpu.set_reg(RCX, cpu.msrs.tsc_aux as u32);
     Ok(())
 }
@@ -72,6 +80,9 @@ fn rdpid<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
 }
 
 fn rdpmc(cpu: &mut Cpu, _: &Op) -> Result {
+    if cpu.may_read_counters() {
+        cpu.intercept(code::RDPMC)?;
+    }
     let value = cpu.read_performance_counter(cpu.reg(RCX))?;
     set_pair(cpu, value);
     Ok(())

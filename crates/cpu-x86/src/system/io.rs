@@ -9,6 +9,7 @@ use crate::int::Int;
 use crate::op::{Handler, Op};
 use crate::reg::{RAX, RDX};
 use crate::smm::IoAccess;
+use crate::svm::IoKind;
 
 impl Cpu {
     /// #GP(0) unless the program may use the `size` ports from `port` on.
@@ -35,6 +36,7 @@ impl Cpu {
 fn input<T: Int>(cpu: &mut Cpu, op: &Op, port: u16) -> Result {
     let size = T::BYTES as u8;
     cpu.check_io(port, size)?;
+    cpu.intercept_io(op, port, size, IoKind { is_in: true, is_string: false })?;
     cpu.note_io_breakpoints(port, T::BYTES);
     let value = cpu.bus.read_port(port, size);
     cpu.note_io(op, IoAccess { port, size, is_in: true, is_string: false });
@@ -45,6 +47,7 @@ fn input<T: Int>(cpu: &mut Cpu, op: &Op, port: u16) -> Result {
 fn output<T: Int>(cpu: &mut Cpu, op: &Op, port: u16) -> Result {
     let size = T::BYTES as u8;
     cpu.check_io(port, size)?;
+    cpu.intercept_io(op, port, size, IoKind { is_in: false, is_string: false })?;
     cpu.note_io_breakpoints(port, T::BYTES);
     cpu.bus.write_port(port, size, cpu.reg::<T>(RAX).to_u64() as u32);
     cpu.note_io(op, IoAccess { port, size, is_in: false, is_string: false });

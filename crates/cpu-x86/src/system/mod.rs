@@ -30,6 +30,7 @@ pub(crate) fn select(insn: &Instruction) -> Option<Handler> {
         .or_else(|| fast::select(insn))
         .or_else(|| ident::select(insn))
         .or_else(|| crate::smm::select(insn))
+        .or_else(|| crate::svm::select(insn))
 }
 
 /// #GP(0) unless the CPL is 0.

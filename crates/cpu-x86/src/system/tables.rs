@@ -12,10 +12,13 @@ use crate::int::Int;
 use crate::op::{Handler, Op, OpFlags};
 use crate::segment::attr;
 use crate::state::{Segment, TableRegister};
+use crate::svm::code;
 
-/// Reads a table register from memory: the limit, then a base of 3, 4 or 8 bytes.
-fn load_table(cpu: &mut Cpu, op: &Op, base_bytes: usize) -> Result<TableRegister> {
+/// Reads a table register from memory: the limit, then a base of 3, 4 or 8 bytes. `code` is the exit's
+/// of a guest in which this is intercepted.
+fn load_table(cpu: &mut Cpu, op: &Op, base_bytes: usize, code: u32) -> Result<TableRegister> {
     require_cpl0(cpu)?;
+    cpu.intercept(code)?;
     let offset = cpu.ea(op);
     let mut image = [0; 10];
     let stored = if base_bytes == 8 { 8 } else { 4 };
@@ -30,8 +33,15 @@ fn load_table(cpu: &mut Cpu, op: &Op, base_bytes: usize) -> Result<TableRegister
 }
 
 /// Writes a table register to memory.
-fn store_table(cpu: &mut Cpu, op: &Op, table: TableRegister, base_bytes: usize) -> Result {
+fn store_table(
+    cpu: &mut Cpu,
+    op: &Op,
+    table: TableRegister,
+    base_bytes: usize,
+    code: u32,
+) -> Result {
     require_visible_tables(cpu)?;
+    cpu.intercept(code)?;
     let mut image = [0; 10];
     image[..2].copy_from_slice(&table.limit.to_le_bytes());
     image[2..].copy_from_slice(&table.base.to_le_bytes());
@@ -40,21 +50,21 @@ fn store_table(cpu: &mut Cpu, op: &Op, table: TableRegister, base_bytes: usize) 
 }
 
 fn lgdt<const BASE: usize>(cpu: &mut Cpu, op: &Op) -> Result {
-    cpu.gdtr = load_table(cpu, op, BASE)?;
+    cpu.gdtr = load_table(cpu, op, BASE, code::GDTR_WRITE)?;
     Ok(())
 }
 
 fn lidt<const BASE: usize>(cpu: &mut Cpu, op: &Op) -> Result {
-    cpu.idtr = load_table(cpu, op, BASE)?;
+    cpu.idtr = load_table(cpu, op, BASE, code::IDTR_WRITE)?;
     Ok(())
 }
 
 fn sgdt<const BASE: usize>(cpu: &mut Cpu, op: &Op) -> Result {
-    store_table(cpu, op, cpu.gdtr, BASE)
+    store_table(cpu, op, cpu.gdtr, BASE, code::GDTR_READ)
 }
 
 fn sidt<const BASE: usize>(cpu: &mut Cpu, op: &Op) -> Result {
-    store_table(cpu, op, cpu.idtr, BASE)
+    store_table(cpu, op, cpu.idtr, BASE, code::IDTR_READ)
 }
 
 /// The hidden part of LDTR or TR for a checked descriptor.
@@ -72,6 +82,7 @@ fn system_segment(cpu: &mut Cpu, descriptor: Descriptor, selector: u16) -> Resul
 fn lldt(cpu: &mut Cpu, op: &Op) -> Result {
     require_protected(cpu)?;
     require_cpl0(cpu)?;
+    cpu.intercept(code::LDTR_WRITE)?;
     let selector = source16(cpu, op, op.dst)?;
     if is_null(selector) {
         cpu.ldtr = Segment { selector, ..Segment::default() };
@@ -94,6 +105,7 @@ fn lldt(cpu: &mut Cpu, op: &Op) -> Result {
 fn ltr(cpu: &mut Cpu, op: &Op) -> Result {
     require_protected(cpu)?;
     require_cpl0(cpu)?;
+    cpu.intercept(code::TR_WRITE)?;
     let selector = source16(cpu, op, op.dst)?;
     if is_null(selector) {
         return Err(Exception::GP0);
@@ -121,12 +133,14 @@ fn ltr(cpu: &mut Cpu, op: &Op) -> Result {
 fn sldt<const BYTES: u8>(cpu: &mut Cpu, op: &Op) -> Result {
     require_protected(cpu)?;
     require_visible_tables(cpu)?;
+    cpu.intercept(code::LDTR_READ)?;
     store16(cpu, op, BYTES, cpu.ldtr.selector)
 }
 
 fn str_<const BYTES: u8>(cpu: &mut Cpu, op: &Op) -> Result {
     require_protected(cpu)?;
     require_visible_tables(cpu)?;
+    cpu.intercept(code::TR_READ)?;
     store16(cpu, op, BYTES, cpu.tr.selector)
 }
 

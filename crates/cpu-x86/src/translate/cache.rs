@@ -31,13 +31,15 @@ impl Key {
     pub(super) fn of(cpu: &Cpu) -> Option<Self> {
         // Nobody uses the levels between.
         let level = matches!(cpu.cpl, 0 | 3);
-        (cpu.mode.is_64() && level && cpu.class != Class::Watched)
-            .then_some(Self { mode: cpu.mode, class: cpu.class })
+        let key = Self { mode: cpu.mode, class: cpu.class };
+        (cpu.mode.is_64() && level && cpu.class != Class::Watched && key.fits(cpu)).then_some(key)
     }
 
     /// Whether `cpu` still runs so.
     pub(super) fn fits(self, cpu: &Cpu) -> bool {
-        self.mode == cpu.mode && self.class == cpu.class
+        // Translated code intercepts nothing, and takes events wherever it may.
+        let intercepts = cpu.svm.guest || !cpu.svm.gif;
+        self.mode == cpu.mode && self.class == cpu.class && !intercepts
     }
 }
 

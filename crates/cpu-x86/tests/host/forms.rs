@@ -77,6 +77,9 @@ fn reason(code: Code) -> Option<&'static str> {
             "it is two instructions, WAIT and one that is compared"
         }
         Ud0 if operands.op_count() > 0 => "AMD's processors know the one without operands",
+        Vmrun | Vmload | Vmsave | Vmmcall | Stgi | Clgi | Invlpga | Skinit => {
+            "whether there is virtualisation is the host's kernel's or hypervisor's to say"
+        }
         Int1 => "the kernel does not tell it from a single step",
         _ => return None,
     })

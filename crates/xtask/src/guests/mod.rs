@@ -11,6 +11,7 @@
 //! | `boot_media` | CDs and a floppy disk |
 //! | `display` | an initramfs with drivers of graphics adapters |
 //! | `input` | an initramfs with drivers of input devices |
+//! | `nested` | Linux that runs guests by KVM |
 //! | `platform` | Linux with drivers for the PC itself, and tools that show it |
 //! | `programs` | programs of packages in an initramfs |
 //! | `storage` | Linux with drivers for all disks, and tools |
@@ -21,6 +22,7 @@ mod boot_media;
 mod debian;
 mod display;
 mod input;
+mod nested;
 mod packages;
 mod platform;
 mod programs;
@@ -58,6 +60,7 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "input-initramfs", version: 2, make: input::initramfs },
     Recipe { file: "display-initramfs", version: 1, make: display::initramfs },
     Recipe { file: "platform-initramfs", version: 1, make: platform::initramfs },
+    Recipe { file: "nested-initramfs", version: 1, make: nested::initramfs },
     Recipe { file: "debian.img", version: 2, make: debian::disk },
 ];
 

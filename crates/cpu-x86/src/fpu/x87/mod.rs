@@ -160,7 +160,7 @@ impl Cpu {
     }
 
     /// What waiting instructions do first.
-    fn x87_wait(&self) -> Result {
+    fn x87_wait(&mut self) -> Result {
         self.x87_available()?;
         self.x87_pending_check()
     }
