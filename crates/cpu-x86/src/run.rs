@@ -123,10 +123,11 @@ impl Cpu {
     }
 
     /// Whether all that has to be taken care of is that one instruction is executed before interrupts
-    /// are looked at.
+    /// are looked at. A nested guest's host wants to know of the shadow.
     fn needs_shadow_only(&self) -> bool {
         self.system_flags & (TF | RF) == 0
             && self.dr[7] & DR7_ENABLES == 0
+            && !self.svm.guest
             && self.activity == Activity::Running
     }
 

@@ -153,6 +153,9 @@ impl Cpu {
             state.msrs.iter().find(|(n, _)| *n == index::EFER).map_or(0, |(_, value)| *value);
         self.check_modes(state.cr0, state.cr3, state.cr4, efer)?;
         self.check_svm(&state.svm)?;
+        if state.cr0 & (CR0_PG | CR0_PE) == CR0_PG && state.svm.guest.is_none() {
+            return Err("only a nested guest can be in real mode with paging".into());
+        }
         if !self.is_xcr0(state.xcr0) {
             return Err(format!("XCR0 cannot hold {:#x}", state.xcr0));
         }

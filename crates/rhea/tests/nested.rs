@@ -3,7 +3,7 @@
 //! The guest comes from `cargo xtask guests storage-linux nested-initramfs`; without it these tests are
 //! skipped, loudly. `RHEA_BIN=qemu-system-x86_64` proves the tests on QEMU.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use testkit::{Guest, VmBuilder};
 
 /// Boots Linux with CPU model `cpu` and has it run nested guests; `paging` is what KVM says of it.

@@ -45,8 +45,8 @@ pub(super) fn smbios(builder: &mut Builder, value: &str) -> Result<(), OptionErr
         11 => oem_strings(spec, &mut options),
         17 => memory_device(spec, &mut options)?,
         41 => onboard_device(spec, &mut options)?,
-        0..=127 => return wrong(&format!("Don't know how to build fields for SMBIOS type {kind}")),
-        _ => return wrong("out of range!"),
+        128.. => return wrong("out of range!"),
+        _ => return wrong(&format!("Don't know how to build fields for SMBIOS type {kind}")),
     }
     options.finish()?;
     if uuid.is_some() {

@@ -146,7 +146,7 @@ impl Cpu {
         if u16::from_le_bytes(bits) >> (port % 8) & mask == 0 {
             return Ok(());
         }
-        let mut info = u64::from(port) << io::PORT_SHIFT | io::SIZE * u64::from(size);
+        let mut info = (u64::from(port) << io::PORT_SHIFT) | (io::SIZE * u64::from(size));
         if kind.is_in {
             info |= io::IN;
         }

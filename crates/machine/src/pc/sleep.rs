@@ -49,9 +49,11 @@ impl SleepStates {
         let ours = globals.iter().filter(|global| global.driver == DRIVER);
         let values = ours.map(|g| (g.property.clone(), g.value.as_str().into())).collect();
         let mut properties = Properties::from_map(&format!("-global {DRIVER}"), values);
-        let mut states = Self::default();
-        states.suspend = properties.take_number::<u8>("disable_s3")?.unwrap_or(0) == 0;
-        states.hibernate = properties.take_number::<u8>("disable_s4")?.unwrap_or(0) == 0;
+        let mut states = Self {
+            suspend: properties.take_number::<u8>("disable_s3")?.unwrap_or(0) == 0,
+            hibernate: properties.take_number::<u8>("disable_s4")?.unwrap_or(0) == 0,
+            ..Self::default()
+        };
         if let Some(kind) = properties.take_number::<u8>("s4_val")? {
             states.hibernate_type = kind;
         }

@@ -103,7 +103,7 @@ fn program(linux: &Linux) -> Result<(Vec<u8>, u16), IcedError> {
         request(&mut a, key, size, fetch)?;
         a.jc(fail)?;
     }
-    a.mov(ax, (SETUP_ADDRESS >> 4) as u32)?;
+    a.mov(ax, SETUP_ADDRESS >> 4)?;
     a.mov(es, ax)?;
     if !linux.initrd.is_empty() {
         place_initrd(&mut a, linux, fail)?;
