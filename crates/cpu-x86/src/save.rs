@@ -117,7 +117,8 @@ impl Cpu {
         };
     }
 
-    /// Whether the control registers can have these values together.
+    /// Whether the control registers can have these values together; `guest` says that they are a nested
+    /// guest's.
     ///
     /// # Errors
     /// Names the one that can't.
@@ -127,11 +128,12 @@ impl Cpu {
         cr3: u64,
         cr4: u64,
         efer: u64,
+        guest: bool,
     ) -> Result<(), String> {
         let reject = |what: &str, value: u64| Err(format!("{what} cannot hold {value:#x}"));
         let long = cr0 & CR0_PG != 0 && efer & EFER_LME != 0;
-        // VMRUN and RSM may enter real mode with paging.
-        let paged = cr0 & CR0_PG != 0 && cr0 & CR0_PE == 0 && !self.has_svm();
+        // VMRUN may enter real mode with paging, and RSM go back there.
+        let paged = cr0 & CR0_PG != 0 && cr0 & CR0_PE == 0 && !guest;
         if cr0 & !(CR0_VALID | CR0_ET) != 0 || paged {
             return reject("CR0", cr0);
         }
@@ -151,11 +153,8 @@ impl Cpu {
     fn check(&self, state: &CpuState) -> Result<u64, String> {
         let efer =
             state.msrs.iter().find(|(n, _)| *n == index::EFER).map_or(0, |(_, value)| *value);
-        self.check_modes(state.cr0, state.cr3, state.cr4, efer)?;
+        self.check_modes(state.cr0, state.cr3, state.cr4, efer, state.svm.guest.is_some())?;
         self.check_svm(&state.svm)?;
-        if state.cr0 & (CR0_PG | CR0_PE) == CR0_PG && state.svm.guest.is_none() {
-            return Err("only a nested guest can be in real mode with paging".into());
-        }
         if !self.is_xcr0(state.xcr0) {
             return Err(format!("XCR0 cannot hold {:#x}", state.xcr0));
         }

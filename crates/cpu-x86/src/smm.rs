@@ -283,7 +283,7 @@ impl Cpu {
         let efer = area.get64(at::EFER) & !EFER_LMA | if long { EFER_LMA } else { 0 };
         let rflags = area.get64(at::RFLAGS);
         let vm86 = rflags & bits::VM != 0;
-        if self.check_modes(cr0, cr3, cr4, efer).is_err() || long && vm86 {
+        if self.check_modes(cr0, cr3, cr4, efer, self.svm.suspended).is_err() || long && vm86 {
             self.pending_debug |= PENDING_SHUTDOWN;
             return;
         }

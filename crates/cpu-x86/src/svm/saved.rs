@@ -40,7 +40,7 @@ impl Cpu {
             return Err("a nested guest's control block or map is at no page's address".into());
         }
         let host = &guest.host;
-        self.check_modes(host.cr0, host.cr3, host.cr4, host.efer)
+        self.check_modes(host.cr0, host.cr3, host.cr4, host.efer, false)
             .map_err(|reason| format!("the host of a nested guest: {reason}"))
     }
 
