@@ -439,8 +439,12 @@ impl Cpu {
         // The controller counts without the guest's offset; a deadline that is past is one, too.
         let deadline = match value {
             0 => 0,
-            _ => match value.checked_sub(self.tsc()) {
-                Some(ahead) => self.clock.tsc().saturating_add(ahead).max(1),
+            _ => match value.checked_sub(self.own_tsc()) {
+                // Without the offset again, and not by what the clock says now, it reads back the same.
+                Some(ahead) => match self.clock.tsc().checked_add(ahead) {
+                    Some(_) => value.wrapping_sub(self.msrs.tsc_offset).max(1),
+                    None => u64::MAX,
+                },
                 None => 1,
             },
         };

@@ -820,7 +820,7 @@ fn usb_storage() -> Rig {
         let drive = block::Drive::with_node("d", Arc::new(Blank::default()), &options);
         let options = LunOptions { keeps_sense: true, ..LunOptions::disk() };
         let lun = Lun::new(Arc::new(drive), "usb0", options).unwrap();
-        Peripheral::new("usb0", UsbStorage::new(lun, "1".into(), Worker::None).unwrap())
+        Peripheral::new("usb-storage0", UsbStorage::new(lun, "1".into(), Worker::None).unwrap())
     });
     let other =
         move |kind: u32, value: u64| {
