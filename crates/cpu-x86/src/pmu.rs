@@ -5,9 +5,9 @@
 //! guest can rely on are counted: cycles, instructions, branches; anything else stays at zero.
 //!
 //! Counting is exact, and a block begins with each instruction that can see a counter. A counter of cycles
-//! or instructions at all privilege levels, such as a kernel's watchdog keeps running, is computed from
-//! the CPU's own count when somebody looks, and costs nothing; its overflow is found some blocks late at
-//! most. For any other the run loop accounts block by block while it is enabled.
+//! at all privilege levels, such as a kernel's watchdog keeps running, is computed from the CPU's own count
+//! when somebody looks, and costs nothing; its overflow is found some blocks late at most. For any other
+//! the run loop accounts block by block while it is enabled.
 //!
 //! While code is translated, the CPU's own count is an estimate (see `Cpu::count_translated`); with a
 //! counter enabled that is not computed from it, all code is interpreted.
@@ -40,6 +40,8 @@ mod select {
 
 /// Fixed counter control: four bits a counter.
 mod fixed {
+    /// Number of the counter of instructions; the others count cycles.
+    pub(super) const INSTRUCTIONS: usize = 0;
     pub(super) const SYSTEM: u64 = 1 << 0;
     pub(super) const USER: u64 = 1 << 1;
     pub(super) const INTERRUPT: u64 = 1 << 3;
@@ -131,18 +133,24 @@ impl Pmu {
         self.control >> (32 + n) & 1 != 0 && self.fixed_control >> (4 * n) & 3 != 0
     }
 
-    /// Whether counter `n` counts instructions at all levels, and so can be computed.
+    /// Whether counter `n` counts cycles at all levels, and so can be computed.
     fn is_computed(&self, n: usize) -> bool {
         let select = self.selects[n];
         let everywhere = select & (select::USER | select::SYSTEM) == select::USER | select::SYSTEM;
+        let everywhere = everywhere && !Self::is_of_instructions(select);
         let done = |user| Done { instructions: 1, branches: 0, user };
         everywhere && self.count(select, done(true)) == 1 && self.count(select, done(false)) == 1
+    }
+
+    /// Whether `select` is of the event of retired instructions.
+    fn is_of_instructions(select: u64) -> bool {
+        select & 0xff == 0xc0
     }
 
     /// The same of fixed counter `n`.
     fn is_fixed_computed(&self, n: usize) -> bool {
         let levels = fixed::USER | fixed::SYSTEM;
-        self.fixed_control >> (4 * n) & levels == levels
+        n != fixed::INSTRUCTIONS && self.fixed_control >> (4 * n) & levels == levels
     }
 
     fn update(&mut self) {
