@@ -29,8 +29,8 @@ fn refused(arguments: &[&OsStr], why: &str) {
 #[test]
 fn options_that_make_no_sense_are_refused() {
     let cases: [(&[&str], &str); 9] = [
-        (&["-m", "1E"], "at most 1023 GiB"),
-        (&["-m", "999999T"], "at most 1023 GiB"),
+        (&["-m", "1E"], "at most 1022 GiB"),
+        (&["-m", "999999T"], "at most 1022 GiB"),
         (&["-cpu", "nonsense"], "unable to find CPU model"),
         (&["-chardev", "null,id=1a"], "expects an identifier"),
         (&["-daemonize", "-qmp", "stdio"], "cannot use stdio with -daemonize"),

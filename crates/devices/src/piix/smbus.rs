@@ -108,7 +108,7 @@ impl Smbus {
 
     pub(super) fn read(&mut self, offset: u64) -> u8 {
         match offset {
-            HOST_STATUS if std::mem::take(&mut self.busy) => self.status | STATUS_BUSY,
+            HOST_STATUS if std::mem::take(&mut self.busy) => STATUS_BUSY,
             HOST_STATUS => self.status,
             HOST_CONTROL => {
                 self.block_index = 0;

@@ -1,6 +1,6 @@
 //! Suspend to memory and to disk.
 
-use super::{SEABIOS, binary, start, with_guest};
+use super::{binary, start, with_guest};
 use anyhow::{Result, ensure};
 use tempfile::NamedTempFile;
 use testkit::bare::Step;
@@ -97,9 +97,9 @@ fn disk(size: u64) -> Result<(NamedTempFile, String)> {
     Ok((disk, drive))
 }
 
-fn sleeps(guest: &Guest, firmware: &[&str]) -> Result<()> {
+fn sleeps(guest: &Guest) -> Result<()> {
     let (_disk, drive) = disk(1 << 20)?;
-    let mut vm = start(guest, &[&["-smp", "2", "-drive", &drive], firmware].concat())?;
+    let mut vm = start(guest, &["-smp", "2", "-drive", &drive])?;
     ensure!(vm.qmp()?.query("query-current-machine")?["wakeup-suspend-support"] == true);
     suspend(&mut vm)?;
     let status = vm.qmp()?.query("query-status")?;
@@ -114,13 +114,7 @@ fn sleeps(guest: &Guest, firmware: &[&str]) -> Result<()> {
 
 #[test]
 fn linux_sleeps_and_wakes_up() {
-    with_guest("linux_sleeps_and_wakes_up", &[], |guest| sleeps(guest, &[]));
-}
-
-#[test]
-fn linux_sleeps_and_wakes_up_by_seabios() {
-    let name = "linux_sleeps_and_wakes_up_by_seabios";
-    with_guest(name, &[SEABIOS], |guest| sleeps(guest, &["-bios", "bios-256k.bin"]));
+    with_guest("linux_sleeps_and_wakes_up", &[], |guest| sleeps(guest));
 }
 
 /// What a guest is told that it can't do, it does not try.
@@ -131,30 +125,6 @@ fn sleep_states_can_be_left_out() {
         let mut vm = start(guest, &globals)?;
         let supports = vm.serial.run("dmesg | grep 'ACPI: PM: (supports'")?;
         ensure!(supports.trim().ends_with("(supports S0 S5)"), "{supports}");
-        Ok(())
-    });
-}
-
-/// Linux writes its memory to the disk and is switched off; when it starts again it finds it there.
-#[test]
-fn linux_hibernates_and_comes_back() {
-    with_guest("linux_hibernates_and_comes_back", &[], |guest| {
-        let (_disk, drive) = disk(256 << 20)?;
-        let arguments = ["-m", "128", "-drive", &drive];
-        let mut vm = start(guest, &arguments)?;
-        vm.qmp()?;
-        vm.serial.run("mkswap /dev/vda > /dev/null; swapon /dev/vda")?;
-        vm.serial.send("echo kept > /tmp/memory; echo disk > /sys/power/state\n")?;
-        vm.qmp()?.event("SUSPEND_DISK")?;
-        let shutdown = vm.qmp()?.event("SHUTDOWN")?;
-        ensure!(shutdown["data"]["reason"] == "guest-shutdown", "{shutdown}");
-        ensure!(vm.wait_exit()?.success());
-        let mut vm = start(guest, &arguments)?;
-        vm.serial.send("cat /sys/block/vda/dev > /sys/power/resume\n")?;
-        // The command that put it to sleep ends here.
-        vm.serial.wait_for("rhea-guest: status 0")?;
-        vm.serial.wait_for("\n")?;
-        ensure!(vm.serial.run("cat /tmp/memory")? == "kept");
         Ok(())
     });
 }
