@@ -189,6 +189,8 @@ impl Smbus {
                     eeprom.write(byte);
                 }
             }
+            // A block of nothing is taken.
+            (5, false) if data[0] == 0 => eeprom.next = command,
             _ => return Err(NoAnswer),
         }
         Ok(())

@@ -36,7 +36,7 @@ fn a_guest_goes_on_at_its_waking_vector() {
         vm.qmp()?;
         let status = loop {
             let status = vm.qmp()?.query("query-status")?;
-            if status["status"] != "running" {
+            if status["status"] != "prelaunch" && status["status"] != "running" {
                 break status;
             }
         };
