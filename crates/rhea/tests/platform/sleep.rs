@@ -114,7 +114,7 @@ fn sleeps(guest: &Guest) -> Result<()> {
 
 #[test]
 fn linux_sleeps_and_wakes_up() {
-    with_guest("linux_sleeps_and_wakes_up", &[], |guest| sleeps(guest));
+    with_guest("linux_sleeps_and_wakes_up", &[], sleeps);
 }
 
 /// What a guest is told that it can't do, it does not try.
