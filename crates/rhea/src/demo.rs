@@ -58,6 +58,7 @@ impl Demo {
             NamedChardev { id: "monitor".to_owned(), spec: socket(demo.monitor()) },
         ];
         machine.serials = vec![SerialSpec::Chardev("serial0".to_owned())];
+        machine.parallels.clear();
         machine.drives = vec![DriveSpec {
             id: "disk0".to_owned(),
             file: Some(demo.disk()),

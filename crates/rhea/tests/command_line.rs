@@ -141,3 +141,16 @@ fn nographic_shows_the_serial_port() {
         Ok(())
     });
 }
+
+/// The README's first command.
+#[test]
+fn the_demonstration_shows_a_guest_and_its_monitor() {
+    let output = Command::new(env!("CARGO_BIN_EXE_rhea"))
+        .arg("-demo")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("rhea runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("guest: ready") && text.contains("<- {\"running\":true"), "{text}");
+}
