@@ -133,6 +133,11 @@ impl Pmu {
         self.control >> (32 + n) & 1 != 0 && self.fixed_control >> (4 * n) & 3 != 0
     }
 
+    /// Whether `select` is of the event of retired instructions.
+    fn is_of_instructions(select: u64) -> bool {
+        select & 0xff == 0xc0
+    }
+
     /// Whether counter `n` counts cycles at all levels, and so can be computed.
     fn is_computed(&self, n: usize) -> bool {
         let select = self.selects[n];
@@ -140,11 +145,6 @@ impl Pmu {
         let everywhere = everywhere && !Self::is_of_instructions(select);
         let done = |user| Done { instructions: 1, branches: 0, user };
         everywhere && self.count(select, done(true)) == 1 && self.count(select, done(false)) == 1
-    }
-
-    /// Whether `select` is of the event of retired instructions.
-    fn is_of_instructions(select: u64) -> bool {
-        select & 0xff == 0xc0
     }
 
     /// The same of fixed counter `n`.
@@ -434,8 +434,7 @@ mod tests {
         assert_eq!(pmu.read(0xc1), Some(COUNT_MASK - 1));
         assert_eq!(pmu.write(0x38f, 0), Some(true));
         assert!(!pmu.is_counting());
-        // The fixed counter counts the kernel's alone: one of everything is computed.
-        assert_eq!(pmu.write(0x38d, 0x9), Some(true));
+        assert_eq!(pmu.write(0x38d, 0xb), Some(true));
         assert_eq!(pmu.write(0x38f, 1 | 1 << 32), Some(true));
         assert!(!pmu.account(COUNTED));
         assert_eq!(pmu.read(0x38e), Some(1));
