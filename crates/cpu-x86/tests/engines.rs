@@ -9,6 +9,7 @@
 #![cfg(target_arch = "x86_64")]
 
 mod board;
+mod splitmix;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use cpu_x86::{Cpu, CpuState, Translation};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 use board::{Board, machine};
+use splitmix::Rng;
 
 const RAM: u64 = 1 << 20;
 const PML4: u64 = 0x1000;
@@ -33,28 +35,7 @@ const STACK: u64 = 0x4_0800;
 const ROUNDS: u32 = 40;
 const EFER: u32 = 0xc000_0080;
 
-struct Rng(u64);
-
 impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ x >> 31
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-
     /// A register's value: often an address in the data, often near a page's end.
     fn value(&mut self) -> u64 {
         match self.below(8) {

@@ -4,6 +4,7 @@
 //! in a release is a failure here.
 
 mod board;
+mod splitmix;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use cpu_x86::state::{Activity, Segment, TableRegister};
 use cpu_x86::{Cpu, CpuState, Translation};
 
 use board::{Board, machine};
+use splitmix::Rng;
 
 const RAM: u64 = 1 << 20;
 /// Times that a guest is stopped before it is left for another.
@@ -21,28 +23,7 @@ const SLICES: u32 = 2;
 /// Pages some of which hold control blocks of nested guests.
 const BLOCKS: std::ops::Range<u64> = 8..64;
 
-struct Rng(u64);
-
 impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ x >> 31
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-
     fn value(&mut self) -> u64 {
         match self.below(6) {
             0 => self.next(),

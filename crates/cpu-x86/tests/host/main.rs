@@ -14,6 +14,8 @@ mod forms;
 mod generate;
 mod native;
 mod rng;
+#[path = "../splitmix/mod.rs"]
+mod splitmix;
 mod state;
 
 use std::collections::BTreeMap;
