@@ -7,6 +7,7 @@ use accel::{CpuBus, GuestClock, InterruptController, Signals};
 use memory::GuestMemory;
 
 use crate::block::BlockCache;
+use crate::counters::Counters;
 use crate::cpuid::Topology;
 use crate::entropy::Entropy;
 use crate::flags::LazyFlags;
@@ -154,6 +155,7 @@ pub struct Cpu {
     pub(crate) member: Arc<Member>,
     pub(crate) glance: Arc<Glance>,
     pub(crate) log: Arc<Log>,
+    pub(crate) counters: Arc<Counters>,
     /// There is a translator.
     pub(crate) translates: bool,
     /// The time-stamp counter up to which translated instructions are counted.
@@ -185,6 +187,7 @@ pub struct CpuWiring {
 impl Cpu {
     /// Makes a CPU in its state after power-on.
     pub fn new(config: CpuConfig, wiring: CpuWiring) -> Self {
+        let counters = Arc::<Counters>::default();
         let mut cpu = Self {
             gpr: [0; GPR_SLOTS],
             rip: 0,
@@ -212,7 +215,7 @@ impl Cpu {
             passed_epoch: 0,
             map_version: 0,
             address_lines: u64::MAX,
-            tlb: Tlb::new(),
+            tlb: Tlb::new(&counters),
             fpu: Fpu::default(),
             seg: [Segment::default(); 6],
             ldtr: Segment::default(),
@@ -244,6 +247,7 @@ impl Cpu {
             group: wiring.group,
             glance: Arc::default(),
             log: Arc::default(),
+            counters,
             translates: false,
             counted_to: 0,
             blocks: BlockCache::default(),
@@ -252,6 +256,11 @@ impl Cpu {
         };
         cpu.reset_state(false);
         cpu
+    }
+
+    /// What the CPU counts; the same object for its whole life.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
     }
 
     /// Has code translated to the host's from now on, or with `None` only interpreted, as at first.

@@ -291,6 +291,16 @@ impl TlbEntry {
         }
     }
 
+    /// Takes away the right to write from the entry, which is at `index`.
+    pub(crate) fn forbid_writes(&mut self, index: usize) {
+        self.write = no_page(index);
+    }
+
+    /// The page that instructions may be fetched from by the entry, which is at `index`.
+    pub(crate) fn code(&self, index: usize) -> Option<u64> {
+        self.is_code(index).then_some(self.exec)
+    }
+
     /// Whether the entry is for the page at `linear`, whose page number selects it.
     pub(crate) fn is_for(&self, linear: u64) -> bool {
         let page = linear & !PAGE_OFFSET;

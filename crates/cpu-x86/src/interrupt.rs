@@ -7,6 +7,7 @@
 
 use accel::Signal;
 
+use crate::counters::Count;
 use crate::cpu::Cpu;
 use crate::descriptor::{Descriptor, gp, is_null, np, system_type};
 use crate::exception::{Exception, Result, vector};
@@ -117,6 +118,7 @@ impl Cpu {
         error_code: Option<u16>,
     ) -> Result {
         self.trace_event(vector, source, error_code);
+        self.counters.count(Count::Events);
         let done = if self.mode.is_real() {
             self.deliver_real(vector)
         } else {
@@ -449,6 +451,13 @@ impl Cpu {
             }
         }
         wanted
+    }
+
+    /// The bits of `signals` for which running code has to stop between two instructions.
+    #[inline]
+    pub(crate) fn urgent_signals(&self) -> u32 {
+        const ALWAYS: u32 = Signal::Exit as u32 | Signal::Flush as u32 | Signal::Code as u32;
+        self.wanted_signals() | ALWAYS
     }
 
     /// Starts a waiting application processor at page `vector` of the first megabyte.

@@ -7,8 +7,10 @@
 //! - [`state`]: the architectural state as it is saved, restored and shown.
 //! - `cpu`: the running form of that state.
 //! - `op`: one decoded instruction, ready to execute.
+//! - `counters`: what a CPU counts of its own work.
 
 mod block;
+mod counters;
 mod cpu;
 mod cpuid;
 mod debug;
@@ -50,6 +52,7 @@ mod trace;
 #[cfg(target_arch = "x86_64")]
 mod translate;
 
+pub use counters::{Counters, report};
 pub use cpu::{Cpu, CpuConfig, CpuWiring, Translation};
 pub use cpuid::Topology;
 pub use group::CpuGroup;

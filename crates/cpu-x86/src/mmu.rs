@@ -7,6 +7,7 @@
 
 use memory::{Page, WritePath, WriteTarget};
 
+use crate::counters::Count;
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
 use crate::host::{Access, HostPtr, PAGE_OFFSET};
@@ -122,6 +123,7 @@ impl Cpu {
         {
             return Ok(found);
         }
+        self.counters.count(Count::Walks);
         self.svm.fetching = access == Access::Execute;
         if self.cr0 & CR0_PG == 0 {
             let rights = Rights::WRITE | Rights::USER | Rights::EXECUTE | Rights::DIRTY;
@@ -554,6 +556,7 @@ impl Cpu {
         access: Access,
         class: Class,
     ) -> Result<Translation> {
+        self.counters.count(Count::TlbMisses);
         let privilege = self.privilege_of(class);
         let found = self.translate(linear, access, privilege)?;
         if let Some(host) = found.host {
@@ -566,7 +569,8 @@ impl Cpu {
                 && found.writes == WritePath::Direct
                 && self.memory.is_quiet(found.phys, self.smm);
             let exec = self.allows(rights, Access::Execute, privilege);
-            self.tlb.enter(class, linear, host, [read, write, exec]);
+            let global = rights.contains(Rights::GLOBAL);
+            self.tlb.enter(class, linear, host, [read, write, exec], global);
         }
         Ok(found)
     }

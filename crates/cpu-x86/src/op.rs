@@ -82,6 +82,8 @@ pub(crate) struct Op {
     pub(crate) addr_size: u8,
     /// Prefixes and properties.
     pub(crate) flags: OpFlags,
+    /// `iced-x86`'s number of the instruction's name.
+    pub(crate) mnemonic: u16,
 }
 
 impl Op {
@@ -102,6 +104,7 @@ impl Op {
         size: 0,
         addr_size: 0,
         flags: OpFlags::empty(),
+        mnemonic: 0,
     };
 
     /// Whether the instruction has a LOCK prefix.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use accel::{CpuGlance, Exit, Signal, Signals, Vcpu};
 
 use crate::block::{BlockCache, decode_block};
+use crate::counters::Count;
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
 use crate::flags::bits::{RF, TF};
@@ -242,7 +243,7 @@ impl Cpu {
         if self.signals.clear(Signal::Flush) {
             let epoch = self.group.epoch();
             self.take_up_map();
-            self.tlb.flush_l1();
+            self.tlb.forbid_writes();
             self.group.pass(&self.member, epoch);
             self.passed_epoch = epoch;
         }
@@ -263,12 +264,16 @@ impl Cpu {
     #[cfg(target_arch = "x86_64")]
     fn run_some(&mut self, engine: &mut Engine) -> Result {
         match &mut engine.translator {
-            // What is pending has been looked at and can't be taken now; translated code would be left
-            // for it again and again.
-            Some(translator) if self.signals.pending() == 0 => {
+            // What is pending has been looked at; if it stays so, translated code would be left for it
+            // again and again.
+            Some(translator) if self.signals.pending() & self.urgent_signals() == 0 => {
                 translator.run(self, &mut engine.blocks)
             }
-            _ => self.run_block(&mut engine.blocks),
+            Some(_) => {
+                self.counters.count(Count::Pending);
+                self.run_block(&mut engine.blocks)
+            }
+            None => self.run_block(&mut engine.blocks),
         }
     }
 
@@ -292,6 +297,7 @@ impl Cpu {
             let result = if self.counts_performance() {
                 self.run_counted(&mut engine.blocks)
             } else if careful && self.needs_care() {
+                self.counters.count(Count::Careful);
                 if self.needs_shadow_only() {
                     self.run_first(&mut engine.blocks)
                 } else {
@@ -340,7 +346,7 @@ impl Vcpu for Cpu {
         let (epoch, stale) = self.group.enter(&self.member, self.passed_epoch);
         self.passed_epoch = epoch;
         if stale {
-            self.tlb.flush_l1();
+            self.tlb.forbid_writes();
         }
         self.glance.halted.store(false, Ordering::Relaxed);
         self.counted_to = self.clock.tsc();

@@ -2,7 +2,8 @@
 //!
 //! Two levels. The first holds [`TlbEntry`]s, one direct-mapped table a [`Class`] of access, each
 //! entry with all rights already decided, so that a hit needs one comparison. It is emptied whenever
-//! anything that decided a right changes, which is cheap, as the second level refills it.
+//! anything that decided a right changes, which is cheap, as the second level refills it. Only global
+//! pages stay when the address space changes.
 //!
 //! The second level holds results of page walks with the rights as the tables gave them. An entry is
 //! valid while its stamp is the current one of its address space (or that of the global pages), so an
@@ -13,8 +14,11 @@
 //! Pages larger than 4 KiB are entered in pieces of 4 KiB. A small bitmap knows in which large regions
 //! that happened, so that INVLPG knows when it has to search for the other pieces.
 
+use std::sync::Arc;
+
 use memory::WritePath;
 
+use crate::counters::{Count, Counters};
 use crate::host::{Access, HostPtr, TlbEntry};
 use crate::low::LowBox;
 
@@ -23,7 +27,9 @@ pub(crate) const L1_ENTRIES: usize = 4096;
 /// Entries of the second level.
 const L2_ENTRIES: usize = 4096;
 /// Words of the bitmap of large regions.
-const LARGE_WORDS: usize = 64;
+const LARGE_WORDS: usize = 1024;
+/// Words of the bitmap of pages whose entries for instructions were replaced.
+const REPLACED_WORDS: usize = 64;
 /// Number of PCIDs, each with an address space of its own.
 const ADDRESS_SPACES: usize = 4096;
 
@@ -156,12 +162,10 @@ impl Spaces {
 /// Both levels.
 pub(crate) struct Tlb {
     l1: LowBox<[[TlbEntry; L1_ENTRIES]; CLASSES]>,
-    /// The entries of each first-level table that are not empty, and maybe some that are.
-    l1_used: [Vec<u16>; CLASSES],
-    /// An entry for instructions was replaced since [`Self::code_epoch`] last changed.
-    code_replaced: bool,
-    /// Changes whenever an entry for instructions may have become invalid.
-    code_epoch: u64,
+    /// What is known of each first-level table beside its entries.
+    tables: [Table; CLASSES],
+    /// By class: changes whenever an entry for instructions may have become invalid.
+    code_epochs: [u64; CLASSES],
     l2: Box<[L2Entry]>,
     last_stamp: u64,
     /// Stamp of the current address space.
@@ -171,6 +175,98 @@ pub(crate) struct Tlb {
     asid: usize,
     /// Those of the others, by ASID, as far as they were ever entered.
     others: Vec<Option<Spaces>>,
+    counters: Arc<Counters>,
+}
+
+/// What is known of a first-level table beside its entries.
+struct Table {
+    /// The entries that are not empty and not global, and maybe some that are.
+    local: Vec<u16>,
+    /// The entries that are not empty and global, and maybe some that are not.
+    global: Vec<u16>,
+    /// Bit n: entry n is global.
+    is_global: [u64; L1_ENTRIES / 64],
+    /// Bit n: an entry for instructions was replaced, of a page whose number hashes to n.
+    replaced: [u64; REPLACED_WORDS],
+    /// There is such an entry; one that was not global.
+    any_replaced: bool,
+    local_replaced: bool,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            local: Vec::new(),
+            global: Vec::new(),
+            is_global: [0; L1_ENTRIES / 64],
+            replaced: [0; REPLACED_WORDS],
+            any_replaced: false,
+            local_replaced: false,
+        }
+    }
+}
+
+impl Table {
+    fn is_global(&self, index: usize) -> bool {
+        self.is_global[index / 64] >> (index % 64) & 1 != 0
+    }
+
+    fn set_global(&mut self, index: usize, global: bool) {
+        let bit = 1 << (index % 64);
+        let word = &mut self.is_global[index / 64];
+        *word = if global { *word | bit } else { *word & !bit };
+    }
+
+    /// Takes note that the entry for instructions in `page` is replaced.
+    fn note_replaced(&mut self, page: u64, global: bool) {
+        let (word, bit) = replaced_bit(page);
+        self.replaced[word] |= bit;
+        self.any_replaced = true;
+        self.local_replaced |= !global;
+    }
+
+    /// Whether instructions in the page at `linear` may be known to whoever keeps what the table had.
+    fn may_have_had(&self, linear: u64) -> bool {
+        let (word, bit) = replaced_bit(linear);
+        self.replaced[word] & bit != 0
+    }
+
+    fn forget_replaced(&mut self) {
+        if self.any_replaced {
+            self.replaced = [0; REPLACED_WORDS];
+            (self.any_replaced, self.local_replaced) = (false, false);
+        }
+    }
+
+    /// Adds entry `index` of `entries` to the list that it belongs to.
+    fn note_used(&mut self, index: usize, entries: &[TlbEntry]) {
+        let global = self.is_global(index);
+        let used = if global { &mut self.global } else { &mut self.local };
+        if used.len() < 2 * L1_ENTRIES {
+            used.push(index as u16);
+            return;
+        }
+        // Entries were emptied and filled again one by one, and are in the list as often.
+        let entries = entries.iter().enumerate();
+        let is_used = |(index, entry): &(usize, &TlbEntry)| {
+            !entry.is_empty(*index) && self.is_global(*index) == global
+        };
+        let listed = entries.filter(is_used).map(|(index, _)| index as u16).collect();
+        if global {
+            self.global = listed;
+        } else {
+            self.local = listed;
+        }
+    }
+
+    fn used(&self) -> impl Iterator<Item = usize> {
+        self.local.iter().chain(&self.global).map(|&index| usize::from(index) % L1_ENTRIES)
+    }
+}
+
+fn replaced_bit(linear: u64) -> (usize, u64) {
+    let hash = (linear >> 12 ^ linear >> 28) as usize % (REPLACED_WORDS * 64);
+    (hash / 64, 1 << (hash % 64))
 }
 
 fn l1_index(linear: u64) -> usize {
@@ -192,7 +288,7 @@ fn huge_bit(linear: u64) -> u64 {
 }
 
 impl Tlb {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(counters: &Arc<Counters>) -> Self {
         let mut l1 = LowBox::<[[TlbEntry; L1_ENTRIES]; CLASSES]>::new();
         for table in l1.iter_mut() {
             for (index, entry) in table.iter_mut().enumerate() {
@@ -201,15 +297,15 @@ impl Tlb {
         }
         Self {
             l1,
-            l1_used: Default::default(),
-            code_replaced: false,
-            code_epoch: 1,
+            tables: Default::default(),
+            code_epochs: [1; CLASSES],
             l2: vec![L2_EMPTY; L2_ENTRIES].into_boxed_slice(),
             last_stamp: 2,
             stamp: 1,
             spaces: Spaces::new(2),
             asid: 0,
             others: Vec::new(),
+            counters: Arc::clone(counters),
         }
     }
 
@@ -226,28 +322,31 @@ impl Tlb {
     }
 
     /// Enters the page of `linear`, at `host`, into the table of `class`, for reads, writes and
-    /// execution as `rights` say.
-    pub(crate) fn enter(&mut self, class: Class, linear: u64, host: HostPtr, rights: [bool; 3]) {
+    /// execution as `rights` say. `global` says that the page is in all address spaces.
+    pub(crate) fn enter(
+        &mut self,
+        class: Class,
+        linear: u64,
+        host: HostPtr,
+        rights: [bool; 3],
+        global: bool,
+    ) {
         let index = l1_index(linear);
-        let entry = &mut self.l1[class as usize][index];
-        let was_empty = entry.is_empty(index);
-        self.code_replaced |= entry.is_code(index);
-        *entry = TlbEntry::new(index, linear, host, rights);
-        if was_empty {
-            self.note_used(class, index);
+        let entries = &mut self.l1[class as usize];
+        let table = &mut self.tables[class as usize];
+        let was_empty = entries[index].is_empty(index);
+        let was_global = table.is_global(index);
+        let new = TlbEntry::new(index, linear, host, rights);
+        if let Some(page) = entries[index].code(index)
+            && new.code(index) != Some(page)
+        {
+            table.note_replaced(page, was_global);
         }
-    }
-
-    fn note_used(&mut self, class: Class, index: usize) {
-        let used = &mut self.l1_used[class as usize];
-        if used.len() < 2 * L1_ENTRIES {
-            used.push(index as u16);
-            return;
+        entries[index] = new;
+        if was_empty || was_global != global {
+            table.set_global(index, global);
+            table.note_used(index, &entries[..]);
         }
-        // Entries were emptied and filled again one by one, and are in the list as often.
-        used.clear();
-        let table = self.l1[class as usize].iter().enumerate();
-        used.extend(table.filter(|(i, entry)| !entry.is_empty(*i)).map(|(i, _)| i as u16));
     }
 
     /// Address of the first-level table of `class`, if it is where generated code can reach it.
@@ -256,15 +355,15 @@ impl Tlb {
         self.l1.low_addr().map(|start| start + class as u32 * size)
     }
 
-    /// A number that changes whenever instructions that could be fetched by the first level no longer
-    /// can, or are elsewhere.
-    pub(crate) fn code_epoch(&self) -> u64 {
-        self.code_epoch
+    /// For each class a number that changes whenever instructions that could be fetched by the
+    /// first-level table of the class no longer can, or are elsewhere.
+    pub(crate) fn code_epochs(&self) -> [u64; CLASSES] {
+        self.code_epochs
     }
 
-    fn change_code(&mut self) {
-        self.code_epoch += 1;
-        self.code_replaced = false;
+    fn change_code(&mut self, class: usize) {
+        self.tables[class].forget_replaced();
+        self.code_epochs[class] += 1;
     }
 
     /// Looks `linear` up in the second level.
@@ -296,13 +395,45 @@ impl Tlb {
     /// Empties the first level: what decides a right has changed, or another CPU wants to be asked
     /// again before this one writes.
     pub(crate) fn flush_l1(&mut self) {
-        for (table, used) in self.l1.iter_mut().zip(&mut self.l1_used) {
-            for index in used.drain(..) {
+        self.counters.count(Count::TlbFlushes);
+        for class in 0..CLASSES {
+            let (entries, table) = (&mut self.l1[class], &mut self.tables[class]);
+            for index in table.local.drain(..).chain(table.global.drain(..)) {
                 let index = usize::from(index) % L1_ENTRIES;
-                table[index] = TlbEntry::empty(index);
+                entries[index] = TlbEntry::empty(index);
+            }
+            self.change_code(class);
+        }
+    }
+
+    /// Empties the first level but for global pages.
+    fn flush_local(&mut self) {
+        self.counters.count(Count::TlbFlushes);
+        for class in 0..CLASSES {
+            let (entries, table) = (&mut self.l1[class], &mut self.tables[class]);
+            let mut local = std::mem::take(&mut table.local);
+            let mut code = table.local_replaced;
+            for index in local.drain(..) {
+                let index = usize::from(index) % L1_ENTRIES;
+                if !table.is_global(index) {
+                    code |= entries[index].is_code(index);
+                    entries[index] = TlbEntry::empty(index);
+                }
+            }
+            table.local = local;
+            if code {
+                self.change_code(class);
             }
         }
-        self.change_code();
+    }
+
+    /// Takes away the right to write from all first-level entries: whoever writes has to ask again.
+    pub(crate) fn forbid_writes(&mut self) {
+        for (entries, table) in self.l1.iter_mut().zip(&self.tables) {
+            for index in table.used() {
+                entries[index].forbid_writes(index);
+            }
+        }
     }
 
     /// Makes the address spaces of `asid` current: [`Self::switch`] says which of them.
@@ -360,6 +491,17 @@ impl Tlb {
     /// Switches to address space `pcid`; `flush` empties it first. Global pages stay.
     pub(crate) fn switch(&mut self, pcid: u16, flush: bool) {
         self.flush_l1();
+        self.select(pcid, flush);
+    }
+
+    /// The same when nothing else changes that decides about pages: CR3 is loaded.
+    pub(crate) fn switch_space(&mut self, pcid: u16, flush: bool) {
+        self.counters.count(Count::Switches);
+        self.flush_local();
+        self.select(pcid, flush);
+    }
+
+    fn select(&mut self, pcid: u16, flush: bool) {
         let fresh = self.next_stamp();
         let slot = &mut self.spaces.stamps[usize::from(pcid) % ADDRESS_SPACES];
         if flush || *slot == 0 {
@@ -384,17 +526,18 @@ impl Tlb {
 
     /// INVLPG: forgets the page at `linear`, of whatever size, global or not.
     pub(crate) fn invalidate(&mut self, linear: u64) {
+        self.counters.count(Count::PageFlushes);
         let index = l1_index(linear);
-        let mut code = self.code_replaced;
-        for table in self.l1.iter_mut() {
-            let entry = &mut table[index];
+        for class in 0..CLASSES {
+            let entry = &mut self.l1[class][index];
+            let mut code = self.tables[class].may_have_had(linear);
             if entry.is_for(linear) {
                 code |= entry.is_code(index);
                 *entry = TlbEntry::empty(index);
             }
-        }
-        if code {
-            self.change_code();
+            if code {
+                self.change_code(class);
+            }
         }
         let entry = &mut self.l2[l2_index(linear)];
         if entry.page == linear & !0xfff {
@@ -411,15 +554,20 @@ impl Tlb {
     }
 
     fn forget_region(&mut self, linear: u64, shift: u32) {
-        for (table, used) in self.l1.iter_mut().zip(&self.l1_used) {
-            for &index in used {
-                let index = usize::from(index) % L1_ENTRIES;
-                if table[index].is_within(index, linear, shift) {
-                    table[index] = TlbEntry::empty(index);
+        self.counters.count(Count::Searches);
+        for class in 0..CLASSES {
+            let (entries, table) = (&mut self.l1[class], &self.tables[class]);
+            let mut code = table.any_replaced;
+            for index in table.used() {
+                if entries[index].is_within(index, linear, shift) {
+                    code |= entries[index].is_code(index);
+                    entries[index] = TlbEntry::empty(index);
                 }
             }
+            if code {
+                self.change_code(class);
+            }
         }
-        self.change_code();
         for entry in self.l2.iter_mut() {
             if entry.page >> shift == linear >> shift {
                 entry.stamp = 0;
@@ -429,10 +577,9 @@ impl Tlb {
 
     /// Takes away the right to write to the host page at `host` from every first-level entry.
     pub(crate) fn protect(&mut self, host: HostPtr) {
-        for (table, used) in self.l1.iter_mut().zip(&self.l1_used) {
-            for &index in used {
-                let index = usize::from(index) % L1_ENTRIES;
-                table[index].protect(index, host);
+        for (entries, table) in self.l1.iter_mut().zip(&self.tables) {
+            for index in table.used() {
+                entries[index].protect(index, host);
             }
         }
     }

@@ -3,7 +3,8 @@
 //!
 //! A program sets all registers, runs some instructions, and does that again, so that code becomes hot.
 //! The first exception or HLT ends it. Instructions are whatever random bytes decode to: with useless
-//! prefixes, across pages, into themselves; some programs write to their own code.
+//! prefixes, across pages, into themselves; some programs write to their own code. Half of them are of 64
+//! bits, the others of 32, under an operating system of 64 bits or of 32.
 //!
 //! `RHEA_ROUNDS` asks for more programs than the default, `RHEA_SEED` for one of them.
 #![cfg(target_arch = "x86_64")]
@@ -34,6 +35,31 @@ const COUNTER: u64 = 0x3_0000;
 const STACK: u64 = 0x4_0800;
 const ROUNDS: u32 = 40;
 const EFER: u32 = 0xc000_0080;
+/// What protected mode without long mode has in place of [`PML4`] and [`IDT`].
+const PDPT: u64 = 0x1800;
+const NARROW_IDT: u64 = 0x5800;
+
+/// What a program runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Long,
+    Compatibility,
+    Protected,
+}
+
+impl Mode {
+    fn of(seed: u64) -> Self {
+        match seed % 4 {
+            2 => Self::Compatibility,
+            3 => Self::Protected,
+            _ => Self::Long,
+        }
+    }
+
+    fn bits(self) -> u32 {
+        if self == Self::Long { 64 } else { 32 }
+    }
+}
 
 impl Rng {
     /// A register's value: often an address in the data, often near a page's end.
@@ -61,6 +87,7 @@ fn is_usable(insn: &Instruction, rng: &mut Rng) -> bool {
         Insb | Insw | Insd | Outsb | Outsw | Outsd | Monitor | Mwait => return false,
         Rcpps | Rcpss | Rsqrtps | Rsqrtss | Vrcpps | Vrcpss | Vrsqrtps | Vrsqrtss => return false,
         Cpuid => return false,
+        Lds | Les | Lfs | Lgs | Lss => return rng.one_in(300),
         _ => {}
     }
     if insn.is_privileged() || insn.op_count() > 0 && insn.op0_register().is_segment_register() {
@@ -78,14 +105,14 @@ fn is_usable(insn: &Instruction, rng: &mut Rng) -> bool {
 }
 
 /// Random bytes that are an instruction at `rip`.
-fn instruction(rng: &mut Rng, rip: u64) -> Vec<u8> {
+fn instruction(rng: &mut Rng, rip: u64, bits: u32) -> Vec<u8> {
     const PREFIXES: [u8; 9] = [0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x64, 0x65, 0x2e, 0x36];
     loop {
         let mut bytes = Vec::new();
         while rng.one_in(6) {
             bytes.push(rng.pick(&PREFIXES));
         }
-        if rng.one_in(2) {
+        if bits == 64 && rng.one_in(2) {
             bytes.push(0x40 | rng.below(16) as u8);
         }
         match rng.below(10) {
@@ -95,7 +122,9 @@ fn instruction(rng: &mut Rng, rip: u64) -> Vec<u8> {
                 // VEX.
                 bytes.clear();
                 let map = 1 + rng.below(3) as u8;
-                bytes.extend([0xc4, rng.next() as u8 & 0xe0 | map, rng.next() as u8]);
+                let inverted = if bits == 64 { 0 } else { 0xc0 };
+                let high = rng.next() as u8 & 0xe0 | inverted;
+                bytes.extend([0xc4, high | map, rng.next() as u8]);
                 bytes.push(rng.next() as u8);
             }
             _ => bytes.push(rng.next() as u8),
@@ -104,7 +133,7 @@ fn instruction(rng: &mut Rng, rip: u64) -> Vec<u8> {
         for _ in 0..6 {
             bytes.push(if rng.one_in(2) { rng.below(16) as u8 } else { rng.next() as u8 });
         }
-        let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::AMD);
+        let mut decoder = Decoder::with_ip(bits, &bytes, rip, DecoderOptions::AMD);
         let insn = decoder.decode();
         if !is_usable(&insn, rng) {
             continue;
@@ -119,13 +148,18 @@ fn instruction(rng: &mut Rng, rip: u64) -> Vec<u8> {
 }
 
 /// A program, and where it begins.
-fn program(rng: &mut Rng) -> (Vec<u8>, u64) {
+fn program(rng: &mut Rng, bits: u32) -> (Vec<u8>, u64) {
     let start = CODE + 0x1000 - rng.below(600);
     let mut code = Vec::new();
-    for n in 0..16u8 {
+    for n in 0..if bits == 64 { 16 } else { 8u8 } {
         let value = if n == 4 { STACK - rng.below(16) * 8 } else { rng.value() };
-        code.extend([0x48 | n >> 3, 0xb8 | n & 7]);
-        code.extend(value.to_le_bytes());
+        if bits == 64 {
+            code.extend([0x48 | n >> 3, 0xb8 | n & 7]);
+            code.extend(value.to_le_bytes());
+        } else {
+            code.push(0xb8 | n);
+            code.extend((value as u32).to_le_bytes());
+        }
     }
     if rng.one_in(2) {
         // cmp eax, ecx
@@ -133,14 +167,17 @@ fn program(rng: &mut Rng) -> (Vec<u8>, u64) {
     }
     for _ in 0..1 + rng.below(24) {
         if rng.one_in(60) {
-            // A store into the code itself: mov byte [rip + disp], imm
-            let at = rng.below(200) as i32 - 40;
+            // A store into the code itself: mov byte [rip + disp], imm, without RIP in 32-bit code.
+            let mut at = rng.below(200) as i32 - 40;
+            if bits == 32 {
+                at += (start + code.len() as u64) as i32;
+            }
             code.extend([0xc6, 0x05]);
             code.extend(at.to_le_bytes());
             code.push(rng.next() as u8);
         }
         let rip = start + code.len() as u64;
-        code.extend(instruction(rng, rip));
+        code.extend(instruction(rng, rip, bits));
     }
     // dec dword [COUNTER]; jnz start; hlt
     code.extend([0xff, 0x0c, 0x25]);
@@ -158,6 +195,7 @@ fn fill(board: &Board, rng: &mut Rng, code: &[u8], start: u64) {
     board.memory.write(0x8000, &vec![0xf4; RAM as usize - 0x8000]).expect("RAM");
     board.memory.write(0, &[0; 0x8000]).expect("RAM");
     put(PML4, 0x2007);
+    put(PDPT, 0x3001);
     put(0x2000, 0x3007);
     put(0x3000, 0x7007);
     for page in 0..RAM >> 12 {
@@ -170,11 +208,13 @@ fn fill(board: &Board, rng: &mut Rng, code: &[u8], start: u64) {
         };
         put(0x7000 + 8 * page, rights);
     }
-    for (n, entry) in [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff].into_iter().enumerate() {
+    let gdt = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_9b00_0000_ffff];
+    for (n, entry) in gdt.into_iter().enumerate() {
         put(GDT + 8 * n as u64, entry);
     }
     for vector in 0..32 {
         put(IDT + 16 * vector, HANDLER & 0xffff | 8 << 16 | 0x8e00 << 32 | (HANDLER >> 16) << 48);
+        put(NARROW_IDT + 8 * vector, HANDLER & 0xffff | 24 << 16 | 0x8e00 << 32);
     }
     board.memory.write(HANDLER, &[0xf4]).expect("RAM");
     let data: Vec<u8> = (0..DATA_LEN).map(|_| rng.next() as u8).collect();
@@ -183,7 +223,7 @@ fn fill(board: &Board, rng: &mut Rng, code: &[u8], start: u64) {
     board.memory.write(start, code).expect("RAM");
 }
 
-fn initial(cpu: &Cpu, rng: &mut Rng, start: u64) -> CpuState {
+fn initial(cpu: &Cpu, rng: &mut Rng, start: u64, mode: Mode) -> CpuState {
     let mut state = cpu.state();
     state.cr0 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
     state.cr2 = 0;
@@ -192,14 +232,25 @@ fn initial(cpu: &Cpu, rng: &mut Rng, start: u64) -> CpuState {
     state.cr4 = 1 << 5 | 1 << 9 | 1 << 10 | 1 << 18;
     state.xcr0 = 7;
     let efer = state.msrs.iter_mut().find(|(index, _)| *index == EFER).expect("EFER");
-    efer.1 = 0xd01;
+    efer.1 = if mode == Mode::Protected { 0x801 } else { 0xd01 };
     let data = Segment { selector: 16, base: 0, limit: u32::MAX, attributes: 0xc093 };
     let code = Segment { selector: 8, base: 0, limit: u32::MAX, attributes: 0xa09b };
     state.segments = [data, code, data, data, data, data];
     // A base in one of them.
     state.segments[5].base = 0x100;
-    state.gdtr = TableRegister { base: GDT, limit: 0x17 };
+    state.gdtr = TableRegister { base: GDT, limit: 0x1f };
     state.idtr = TableRegister { base: IDT, limit: 0x1ff };
+    if mode != Mode::Long {
+        state.segments[1] = Segment { selector: 24, attributes: 0xc09b, ..code };
+        // And a limit in another.
+        state.segments[4].limit = (DATA + DATA_LEN / 2) as u32;
+        state.segments[4].attributes = 0x4093;
+    }
+    if mode == Mode::Protected {
+        state.cr3 = PDPT;
+        state.pdptes = [0x3001, 0, 0, 0];
+        state.idtr = TableRegister { base: NARROW_IDT, limit: 0xff };
+    }
     state.rip = start;
     state.gpr = [0; 16];
     state.gpr[4] = STACK;
@@ -231,10 +282,11 @@ impl Engine {
     /// Runs the program of `seed` to its end; returns what became of it.
     fn run(&mut self, seed: u64) -> (Exit, CpuState, Vec<u8>) {
         let mut rng = Rng(seed);
-        let (code, start) = program(&mut rng);
+        let mode = Mode::of(seed);
+        let (code, start) = program(&mut rng, mode.bits());
         fill(&self.board, &mut rng, &code, start);
         self.cpu.reset();
-        let state = initial(&self.cpu, &mut rng, start);
+        let state = initial(&self.cpu, &mut rng, start, mode);
         self.cpu.set_state(&state).expect("a valid state");
         self.board.signals.clear(Signal::Exit);
         let exit = self.cpu.run();
@@ -247,9 +299,10 @@ impl Engine {
 }
 
 fn listing(seed: u64) -> String {
-    let (code, start) = program(&mut Rng(seed));
-    let mut decoder = Decoder::with_ip(64, &code, start, DecoderOptions::AMD);
-    let mut text = String::new();
+    let mode = Mode::of(seed);
+    let (code, start) = program(&mut Rng(seed), mode.bits());
+    let mut decoder = Decoder::with_ip(mode.bits(), &code, start, DecoderOptions::AMD);
+    let mut text = format!("{mode:?}\n");
     while decoder.can_decode() {
         let insn = decoder.decode();
         text.push_str(&format!("{:#x}: {insn}\n", insn.ip()));

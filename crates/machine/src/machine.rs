@@ -6,7 +6,7 @@ use std::sync::Arc;
 use accel::log::Log;
 use block::{Drive, DriveEvent, ErrorAction};
 use chardev::{CharBackend, ChardevInfo};
-use cpu_x86::Cpu;
+use cpu_x86::{Counters, Cpu};
 use devices::virtio::balloon::VirtioBalloon;
 use display::Console;
 use input::InputHub;
@@ -25,6 +25,7 @@ pub struct Machine {
     spec: MachineSpec,
     board: Arc<Pc>,
     cpus: Arc<Vec<VcpuThread<Cpu>>>,
+    counters: Vec<Arc<Counters>>,
     run: RunHandle,
     _qtest: Option<Qtest>,
 }
@@ -80,15 +81,16 @@ impl Machine {
         let execute = spec.accelerator != Accelerator::Qtest;
         let spawn =
             |(index, cpu)| VcpuThread::spawn(index, cpu, execute, gate.clone(), guest.clone());
-        let cpus: Result<Vec<_>, _> =
-            board.make_cpus().into_iter().enumerate().map(spawn).collect();
+        let cpus = board.make_cpus();
+        let counters = cpus.iter().map(Cpu::counters).collect();
+        let cpus: Result<Vec<_>, _> = cpus.into_iter().enumerate().map(spawn).collect();
         let cpus = Arc::new(cpus.map_err(BuildError::Thread)?);
         let qtest = spec.qtest.as_ref().zip(board.qtest_chardev());
         let qtest =
             qtest.map(|(spec, chardev)| start_qtest(&board, spec, chardev.clone())).transpose()?;
         let (owner, run) =
             Owner::new(Arc::clone(&board), Arc::clone(&cpus), guest, spec.actions, events);
-        Ok((Self { spec: spec.clone(), board, cpus, run, _qtest: qtest }, owner))
+        Ok((Self { spec: spec.clone(), board, cpus, counters, run, _qtest: qtest }, owner))
     }
 
     /// The machine's name, if it was given one.
@@ -109,6 +111,12 @@ impl Machine {
     /// The processors.
     pub fn cpus(&self) -> &[VcpuThread<Cpu>] {
         &self.cpus
+    }
+
+    /// What the processors' engine has counted; `None` if nothing executes them.
+    pub fn translation_report(&self) -> Option<String> {
+        let executes = self.spec.accelerator != Accelerator::Qtest;
+        executes.then(|| cpu_x86::report(&self.counters))
     }
 
     /// The path of CPU `index` in the tree of the machine's objects.

@@ -23,7 +23,7 @@ pub struct TranslationSpec {
 
 impl Default for TranslationSpec {
     fn default() -> Self {
-        Self { translate: true, buffer_mib: 32 }
+        Self { translate: true, buffer_mib: 128 }
     }
 }
 

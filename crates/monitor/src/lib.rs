@@ -116,6 +116,9 @@ impl Commands for Monitor {
     async fn query_cpus(&self) -> Result<Vec<schema::CpuInfo>, QmpError> {
         Ok(self.cpus())
     }
+    async fn x_query_jit(&self) -> Result<schema::HumanReadableText, QmpError> {
+        self.translation_report()
+    }
     async fn query_cpus_fast(&self) -> Result<Vec<schema::CpuInfoFast>, QmpError> {
         Ok(self.cpus_fast())
     }

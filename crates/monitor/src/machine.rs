@@ -2,7 +2,7 @@
 
 use schema::{
     BalloonInfo, CpuInfo, CpuInfoFast, CpuInstanceProperties, CurrentMachineParams, GuidInfo,
-    KvmInfo, QmpError, SysEmuTarget, TargetInfo, UuidInfo, commands,
+    HumanReadableText, KvmInfo, QmpError, SysEmuTarget, TargetInfo, UuidInfo, commands,
 };
 
 use crate::{Monitor, int};
@@ -59,6 +59,13 @@ impl Monitor {
             }
         })
         .collect()
+    }
+
+    pub(crate) fn translation_report(&self) -> Result<HumanReadableText, QmpError> {
+        let text = self.machine.translation_report();
+        let text = text
+            .ok_or_else(|| QmpError::generic("JIT information is only available with accel=tcg"))?;
+        Ok(HumanReadableText { human_readable_text: text })
     }
 
     pub(crate) fn cpus_fast(&self) -> Vec<CpuInfoFast> {

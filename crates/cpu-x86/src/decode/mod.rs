@@ -77,6 +77,7 @@ pub(crate) fn decode_whole(
         run: undefined,
         next_rip: rip.wrapping_add(insn.len() as u64),
         len: insn.len() as u8,
+        mnemonic: insn.mnemonic() as u16,
         ..Op::EMPTY
     };
     if insn.is_invalid() {

@@ -78,7 +78,7 @@ impl Cpu {
             self.pdptes = self.read_pdptes(value)?;
         }
         self.cr3 = value;
-        self.tlb.switch(self.pcid(), !keep);
+        self.tlb.switch_space(self.pcid(), !keep);
         self.break_block = true;
         Ok(())
     }

@@ -5,13 +5,14 @@ use iced_x86::{Code, Instruction};
 
 use super::require_cpl0;
 use crate::cpu::Cpu;
+use crate::descriptor::SELECTOR_INDEX;
 use crate::exception::{Exception, Result};
 use crate::flags::bits;
 use crate::int::Int;
 use crate::op::{Handler, Op};
 use crate::reg::{RCX, RDX, RSP};
 use crate::regs::{CR4_FSGSBASE, EFER_SCE};
-use crate::segment::{FS, GS, SS, attr};
+use crate::segment::{CS, FS, GS, SS, attr};
 use crate::state::Segment;
 
 /// A flat segment as these instructions load without looking at a table.
@@ -33,6 +34,37 @@ fn flat_stack(selector: u16, level: u16) -> Segment {
 /// Whether SYSCALL and SYSRET are there now: an Intel processor has them in 64-bit mode only.
 fn has_syscall(cpu: &Cpu) -> bool {
     cpu.efer & EFER_SCE != 0 && cpu.mode.is_protected() && (cpu.mode.is_64() || !cpu.limits.intel)
+}
+
+/// What SYSCALL and SYSRET between 64-bit code of the two levels do beside registers, for whoever
+/// executes the rest of them: the mode stays.
+impl Cpu {
+    /// Whether they do nothing that is unusual: SYSCALL leaves neither AC nor TF set.
+    pub(crate) fn has_plain_syscall(&self) -> bool {
+        let cleared = bits::AC | bits::TF;
+        self.efer & EFER_SCE != 0 && self.msrs.sfmask & cleared == cleared
+    }
+
+    /// SYSCALL came from level 3 to level 0.
+    pub(crate) fn finish_syscall(&mut self) {
+        let selector = (self.msrs.star >> 32) as u16 & 0xfffc;
+        self.cross(flat_code(selector, true, 0), flat_stack(selector.wrapping_add(8), 0), 0);
+    }
+
+    /// SYSRET went back.
+    pub(crate) fn finish_sysret(&mut self) {
+        let base = (self.msrs.star >> 48) as u16 | 3;
+        let stack = flat_stack(base.wrapping_add(8) | 3, 3);
+        self.cross(flat_code(base.wrapping_add(16) | 3, true, 3), stack, 3);
+    }
+
+    fn cross(&mut self, code: Segment, stack: Segment, level: u8) {
+        self.seg[usize::from(CS)] =
+            Segment { selector: code.selector & SELECTOR_INDEX | u16::from(level), ..code };
+        self.seg[usize::from(SS)] = stack;
+        self.cpl = level;
+        self.update_class();
+    }
 }
 
 fn syscall(cpu: &mut Cpu, _: &Op) -> Result {

@@ -16,7 +16,7 @@ use memory::{CodeVersion, CodeWatcher, PageLog};
 use crate::cpu::Cpu;
 use crate::host::HostPtr;
 use crate::op::Op;
-use crate::segment::Mode;
+use crate::segment::{CS, DS, ES, Mode, READ_FLAT, SS, WRITE_FLAT};
 use crate::tlb::Class;
 
 /// How the CPU runs, as far as translations depend on it.
@@ -32,14 +32,30 @@ impl Key {
         // Nobody uses the levels between.
         let level = matches!(cpu.cpl, 0 | 3);
         let key = Self { mode: cpu.mode, class: cpu.class };
-        (cpu.mode.is_64() && level && cpu.class != Class::Watched && key.fits(cpu)).then_some(key)
+        (level && cpu.class != Class::Watched && key.fits(cpu)).then_some(key)
+    }
+
+    /// Whether code of 32 bits can run now as it is translated: with a stack of the same width, and in
+    /// segments that are the whole address space. FS and GS are looked at when they are used.
+    fn is_flat(cpu: &Cpu) -> bool {
+        let flat = |segment: u8, flags| {
+            let access = &cpu.seg_access[usize::from(segment)];
+            access.base == 0 && access.flags & flags == flags
+        };
+        let data = READ_FLAT | WRITE_FLAT;
+        cpu.mode.code_bits() == 32
+            && cpu.mode.is_protected()
+            && cpu.stack_mask == 0xffff_ffff
+            && flat(CS, READ_FLAT)
+            && [DS, ES, SS].into_iter().all(|segment| flat(segment, data))
     }
 
     /// Whether `cpu` still runs so.
     pub(super) fn fits(self, cpu: &Cpu) -> bool {
         // Translated code intercepts nothing, and takes events wherever it may.
         let intercepts = cpu.svm.guest || !cpu.svm.gif;
-        self.mode == cpu.mode && self.class == cpu.class && !intercepts
+        let mode = self.mode == cpu.mode && (self.mode.is_64() || Self::is_flat(cpu));
+        mode && self.class == cpu.class && !intercepts
     }
 }
 

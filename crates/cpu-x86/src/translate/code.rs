@@ -57,6 +57,10 @@ impl CodeBuffer {
         self.used = self.used.min(used);
     }
 
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
     pub(super) fn used(&self) -> usize {
         self.used
     }

@@ -9,12 +9,19 @@
 //! the host's flags only; what destroys those saves them first, so that they can be told at any point
 //! where the instruction after may fault. They are brought back for an instruction that needs them.
 
-use iced_x86::{Code, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register, RflagsBits};
+use iced_x86::{
+    Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+    RflagsBits,
+};
 
 use super::asm::{Asm, Label, abs};
 use super::regs::{HOST, S1, S2};
-use super::state::at;
+use super::state::{JUMPS, Jump, at};
 use crate::op::{Op, OpFlags};
+use crate::tlb::Class;
+
+/// In the number of an instruction that a helper executes: only because of its access to memory.
+pub(super) const FOR_ACCESS: u64 = 1 << 31;
 
 /// Where translated code finds what does not change.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +30,10 @@ pub(super) struct Places {
     pub(super) state: u32,
     /// The first-level TLB of the class.
     pub(super) tlb: u32,
-    /// The jump cache of the class.
+    /// The jump caches of all classes, in the code's mode.
     pub(super) jumps: u32,
+    /// For whom the code runs.
+    pub(super) class: Class,
     /// Executes the instruction whose number is in [`S2`]; returns if translated code may go on.
     pub(super) step: u64,
     /// Leaves, to go on at the address in [`S1`].
@@ -35,6 +44,15 @@ pub(super) struct Places {
     pub(super) vectors: u64,
     /// The privilege level is 0.
     pub(super) kernel: bool,
+    /// The code is of 64 bits, not 32.
+    pub(super) wide: bool,
+}
+
+impl Places {
+    /// The jump cache of `class`.
+    pub(super) fn jumps_of(&self, class: Class) -> u32 {
+        self.jumps + size_of::<[Jump; JUMPS]>() as u32 * class as u32
+    }
 }
 
 /// An instruction as the translator gets it.
@@ -90,6 +108,8 @@ pub(super) struct Compiler<'a> {
     slow: Vec<Slow>,
     exits: Vec<Exit>,
     polls: Vec<(Label, u64)>,
+    /// The instruction after which signals have to be looked at.
+    pub(super) poll_after: Option<usize>,
     pub(super) links: Vec<LinkSite>,
     pub(super) features: &'a super::vector::HostFeatures,
     /// The instruction under translation.
@@ -130,6 +150,7 @@ impl<'a> Compiler<'a> {
             slow: Vec::new(),
             exits: Vec::new(),
             polls: Vec::new(),
+            poll_after: None,
             links: Vec::new(),
             features,
             index: 0,
@@ -137,9 +158,14 @@ impl<'a> Compiler<'a> {
         };
         this.head(input);
         let mut ended = false;
-        for (index, input) in input.iter().enumerate() {
+        for (index, this_input) in input.iter().enumerate() {
             this.index = index;
-            ended = this.instruction(input);
+            let next = input.get(index + 1).and_then(|next| next.insn.as_ref());
+            ended = this.instruction(this_input, next);
+            if this.poll_after == Some(index) {
+                this.save();
+                this.poll(this_input.op.next_rip);
+            }
         }
         if let Some(last) = input.last().filter(|_| !ended) {
             this.go_to(last.op.next_rip, last.op.next_rip);
@@ -169,24 +195,22 @@ impl<'a> Compiler<'a> {
         self.asm.bind(ready);
     }
 
-    /// Translates one instruction; returns whether nothing comes after it.
-    fn instruction(&mut self, input: &Input) -> bool {
+    /// Translates one instruction; returns whether nothing comes after it. `next` is what does.
+    fn instruction(&mut self, input: &Input, next: Option<&Instruction>) -> bool {
         let ends = input.op.flags.contains(OpFlags::ENDS_BLOCK);
-        if let Some(insn) = &input.insn {
+        if let Some(insn) = input.insn.as_ref().filter(|insn| self.can_address(insn)) {
             if let Some(ended) = self.control(insn, &input.op) {
                 return ended;
             }
-            if insn.mnemonic() == iced_x86::Mnemonic::Cli && self.places.kernel {
-                self.cli();
-                return false;
+            if let Some(ended) = self.system(insn, &input.op, next) {
+                return ended;
             }
             if !ends && (self.integer(insn, &input.op) || self.vector(insn)) {
                 return false;
             }
         }
         self.step();
-        // The helper does not come back from an instruction that ends a block.
-        ends
+        false
     }
 
     /// Executes the instruction with the interpreter.
@@ -317,8 +341,10 @@ impl<'a> Compiler<'a> {
     }
 
     fn poll_to(&mut self, exit: Label) {
-        self.asm.rm(Code::Mov_r64_rm64, S2, abs(self.places.state + at::SIGNALS));
-        self.asm.mi(Code::Cmp_rm32_imm8, super::asm::at(S2), 0);
+        let (signals, wanted) = (self.places.state + at::SIGNALS, self.places.state + at::WANTED);
+        self.asm.rm(Code::Mov_r64_rm64, S2, abs(signals));
+        self.asm.rm(Code::Mov_r32_rm32, super::asm::low32(S2), super::asm::at(S2));
+        self.asm.mr(Code::Test_rm32_r32, abs(wanted), super::asm::low32(S2));
         self.asm.jcc(super::asm::Cond::NotEqual, exit);
         self.destroyed();
     }
@@ -363,7 +389,7 @@ impl<'a> Compiler<'a> {
         }
         for slow in std::mem::take(&mut self.slow) {
             self.asm.bind(slow.from);
-            self.asm.mov_imm(S2, self.number | slow.op as u64);
+            self.asm.mov_imm(S2, self.number | FOR_ACCESS | slow.op as u64);
             self.asm.call_to(self.places.step);
             if slow.flags {
                 self.restore_flags();
@@ -419,8 +445,12 @@ fn may_count_zero(insn: &Instruction) -> bool {
 fn dead_flags(input: &[Input]) -> Vec<bool> {
     let mut dead = vec![false; input.len()];
     let mut seen = true;
-    for (dead, input) in dead.iter_mut().zip(input).rev() {
+    for (index, dead) in dead.iter_mut().enumerate().rev() {
+        // After what follows STI the code may be left.
+        let before = index.checked_sub(1).and_then(|before| input[before].insn);
+        seen |= before.is_some_and(|insn| insn.mnemonic() == Mnemonic::Sti);
         *dead = !seen;
+        let input = &input[index];
         match input.insn.filter(super::integer::is_unseen) {
             None => seen = true,
             Some(insn) => {
@@ -430,6 +460,17 @@ fn dead_flags(input: &[Input]) -> Vec<bool> {
         }
     }
     dead
+}
+
+/// Whether translated code goes on after an instruction that ends a block of the interpreter's: it is
+/// none that goes elsewhere or waits, and the helper sees whether what changed allows it.
+pub(super) fn goes_on(input: &Input) -> bool {
+    input.insn.as_ref().is_some_and(|insn| {
+        insn.is_jcc_short_or_near()
+            || insn.flow_control() == FlowControl::Next
+                && insn.mnemonic() != Mnemonic::Hlt
+                && !crate::svm::is_one(insn)
+    })
 }
 
 /// Whether an operand is read; one that is written in part counts.

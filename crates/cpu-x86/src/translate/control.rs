@@ -1,8 +1,8 @@
 //! Branches, calls and returns.
 
-use iced_x86::{Code, FlowControl, Instruction, MemoryOperand, OpKind, Register};
+use iced_x86::{Code, FlowControl, Instruction, OpKind};
 
-use super::asm::{Cond, abs, abs_plus, at as memory_at, low32};
+use super::asm::{Cond, Label, abs, abs_plus, at as memory_at, low32};
 use super::compile::Compiler;
 use super::memory::{For, number};
 use super::regs::{GUEST_RSP, S1, S2};
@@ -14,7 +14,7 @@ use crate::op::Op;
 
 const _: () = assert!(size_of::<Jump>() == 16);
 /// Offset of a jump's code in its entry.
-const CODE: u32 = std::mem::offset_of!(Jump, code) as u32;
+pub(super) const CODE: u32 = std::mem::offset_of!(Jump, code) as u32;
 
 impl Compiler<'_> {
     /// Whether code at `target` is wherever this translation is: in the same page, and so that no
@@ -27,7 +27,8 @@ impl Compiler<'_> {
     /// Translates a branch: `Some(true)` if nothing comes after it, `None`, with nothing done, if it is
     /// none or can't be translated.
     pub(super) fn control(&mut self, insn: &Instruction, op: &Op) -> Option<bool> {
-        let wide = insn.op0_kind() == OpKind::NearBranch64;
+        let near = if self.places.wide { OpKind::NearBranch64 } else { OpKind::NearBranch32 };
+        let wide = insn.op0_kind() == near;
         match insn.flow_control() {
             FlowControl::ConditionalBranch if wide && insn.is_jcc_short_or_near() => {
                 self.branch(insn, op);
@@ -38,26 +39,26 @@ impl Compiler<'_> {
                 Some(true)
             }
             FlowControl::Call if wide && is_safely_canonical(op.imm) => {
-                self.access_at(GUEST_RSP, -8, For::Write);
+                self.access_at(GUEST_RSP, -(self.word() as i32), For::Write);
                 self.push_return(op.next_rip);
                 self.slow_returns();
                 self.go_to(op.rip(), op.imm);
                 Some(true)
             }
-            FlowControl::Return if matches!(insn.code(), Code::Retnq | Code::Retnq_imm16) => {
+            FlowControl::Return if self.is_return(insn) => {
                 self.ret(op);
                 Some(true)
             }
-            FlowControl::IndirectBranch if is_wide_target(insn) => {
+            FlowControl::IndirectBranch if self.is_target(insn) => {
                 self.save();
                 self.poll(op.rip());
                 self.target(insn);
                 self.look_up();
-                self.asm.m(Code::Jmp_rm64, abs_plus(self.places.jumps + CODE, S2));
+                self.jump_to_found();
                 self.slow_returns();
                 Some(true)
             }
-            FlowControl::IndirectCall if is_wide_target(insn) => {
+            FlowControl::IndirectCall if self.is_target(insn) => {
                 self.indirect_call(insn, op);
                 Some(true)
             }
@@ -75,7 +76,7 @@ impl Compiler<'_> {
             let not_taken = self.asm.label();
             self.save();
             self.asm.jcc_raw(condition ^ 1, not_taken);
-            self.leave_page(op.imm);
+            self.leave_page(op.rip(), op.imm);
             // The other way, the flags still are in both places.
             self.still_live();
             self.asm.bind(not_taken);
@@ -89,15 +90,23 @@ impl Compiler<'_> {
             self.asm.jmp(exit);
         } else {
             self.save();
-            self.leave_page(target);
+            self.leave_page(rip, target);
         }
     }
 
     /// Goes to `target` in another page by the jump cache, so that it is known to be where the page
-    /// tables have it now. The flags are saved.
-    fn leave_page(&mut self, target: u64) {
-        self.poll(target);
-        let entry = self.places.jumps + (jump_index(target) * size_of::<Jump>()) as u32;
+    /// tables have it now, from the instruction at `rip`. The flags are saved.
+    fn leave_page(&mut self, rip: u64, target: u64) {
+        // No loop goes forward only.
+        if target <= rip {
+            self.poll(target);
+        }
+        self.jump_by_cache(target, self.places.jumps_of(self.places.class));
+    }
+
+    /// Goes to `target` by the jump cache `jumps`. The flags are saved.
+    pub(super) fn jump_by_cache(&mut self, target: u64, jumps: u32) {
+        let entry = jumps + (jump_index(target) * size_of::<Jump>()) as u32;
         match i32::try_from(target as i64) {
             Ok(target) => self.asm.mi(Code::Cmp_rm64_imm32, abs(entry), target),
             Err(_) => {
@@ -114,23 +123,28 @@ impl Compiler<'_> {
     /// Stores the return address `rip` to what [`S1`] points to, and moves the stack pointer.
     fn push_return(&mut self, rip: u64) {
         match i32::try_from(rip as i64) {
+            _ if !self.places.wide => self.asm.mi(Code::Mov_rm32_imm32, memory_at(S1), rip as i32),
             Ok(rip) => self.asm.mi(Code::Mov_rm64_imm32, memory_at(S1), rip),
             Err(_) => {
                 self.asm.mov_imm(S2, rip);
                 self.asm.mr(Code::Mov_rm64_r64, memory_at(S1), S2);
             }
         }
-        self.move_stack(-8);
+        self.move_stack(-(self.word() as i32));
     }
 
     /// Puts the target of an indirect branch into [`S1`].
     fn target(&mut self, insn: &Instruction) {
         if insn.op0_kind() == OpKind::Memory {
-            self.access(insn, 8, For::Read, false);
-            self.asm.rm(Code::Mov_r64_rm64, S1, memory_at(S1));
+            self.access(insn, self.word(), For::Read, false);
+            self.load_word(S1, memory_at(S1));
         } else {
             let from = self.read_gpr(number(insn.op0_register()), S1);
-            self.asm.mov(S1, from);
+            if self.places.wide {
+                self.asm.mov(S1, from);
+            } else {
+                self.asm.rr(Code::Mov_r32_rm32, low32(S1), low32(from));
+            }
         }
     }
 
@@ -138,24 +152,35 @@ impl Compiler<'_> {
     /// there, the interpreter executes the instruction.
     fn look_up(&mut self) {
         let unknown = self.slow();
+        self.look_up_in(self.places.jumps_of(self.places.class), unknown);
+    }
+
+    /// The same in the jump cache `jumps`; goes to `unknown` if it is not there.
+    pub(super) fn look_up_in(&mut self, jumps: u32, unknown: Label) {
         self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, S1, 12);
         self.asm.rr(Code::Xor_r32_rm32, low32(S2), low32(S1));
         self.asm.ri(Code::And_rm32_imm32, low32(S2), JUMPS as i32 - 1);
         self.asm.ri(Code::Shl_rm32_imm8, low32(S2), 4);
-        self.asm.rm(Code::Cmp_r64_rm64, S1, abs_plus(self.places.jumps, S2));
+        self.asm.rm(Code::Cmp_r64_rm64, S1, abs_plus(jumps, S2));
         self.asm.jcc(Cond::NotEqual, unknown);
         self.destroyed();
+    }
+
+    /// Goes to the code that [`Self::look_up`] has found.
+    fn jump_to_found(&mut self) {
+        let jumps = self.places.jumps_of(self.places.class);
+        self.asm.m(Code::Jmp_rm64, abs_plus(jumps + CODE, S2));
     }
 
     fn ret(&mut self, op: &Op) {
         self.save();
         self.poll(op.rip());
         self.access_at(GUEST_RSP, 0, For::Read);
-        self.asm.rm(Code::Mov_r64_rm64, S1, memory_at(S1));
+        self.load_word(S1, memory_at(S1));
         self.look_up();
-        let released = MemoryOperand::with_base_displ(GUEST_RSP, 8 + op.imm as i64);
-        self.asm.rm(Code::Lea_r64_m, GUEST_RSP, released);
-        self.asm.m(Code::Jmp_rm64, abs_plus(self.places.jumps + CODE, S2));
+        let released = self.word() as i32 + op.imm as i32;
+        self.lea_word(GUEST_RSP, GUEST_RSP, released);
+        self.jump_to_found();
         self.slow_returns();
     }
 
@@ -165,12 +190,34 @@ impl Compiler<'_> {
         self.target(insn);
         self.look_up();
         let spare = abs(self.places.state + at::SPARE);
-        self.asm.rm(Code::Mov_r64_rm64, S2, abs_plus(self.places.jumps + CODE, S2));
+        let jumps = self.places.jumps_of(self.places.class);
+        self.asm.rm(Code::Mov_r64_rm64, S2, abs_plus(jumps + CODE, S2));
         self.asm.mr(Code::Mov_rm64_r64, spare, S2);
-        self.access_at(GUEST_RSP, -8, For::Write);
+        self.access_at(GUEST_RSP, -(self.word() as i32), For::Write);
         self.push_return(op.next_rip);
         self.asm.m(Code::Jmp_rm64, spare);
         self.slow_returns();
+    }
+
+    /// Whether `insn` is a return to an address of the code's width.
+    fn is_return(&self, insn: &Instruction) -> bool {
+        if self.places.wide {
+            matches!(insn.code(), Code::Retnq | Code::Retnq_imm16)
+        } else {
+            matches!(insn.code(), Code::Retnd | Code::Retnd_imm16)
+        }
+    }
+
+    /// Whether an indirect branch takes a target of the code's width.
+    fn is_target(&self, insn: &Instruction) -> bool {
+        match insn.op0_kind() {
+            OpKind::Memory => insn.memory_size().size() == self.word() && !is_far(insn),
+            OpKind::Register => {
+                let register = insn.op0_register();
+                register.is_gpr() && register.size() == self.word()
+            }
+            _ => false,
+        }
     }
 }
 
@@ -178,15 +225,6 @@ impl Compiler<'_> {
 fn is_safely_canonical(address: u64) -> bool {
     let shift = 64 - LINEAR_BITS;
     ((address << shift) as i64 >> shift) as u64 == address
-}
-
-/// Whether an indirect branch takes a target of 64 bits.
-fn is_wide_target(insn: &Instruction) -> bool {
-    match insn.op0_kind() {
-        OpKind::Memory => insn.memory_size().size() == 8 && !is_far(insn),
-        OpKind::Register => insn.op0_register().is_gpr64() && insn.op0_register() != Register::None,
-        _ => false,
-    }
 }
 
 fn is_far(insn: &Instruction) -> bool {

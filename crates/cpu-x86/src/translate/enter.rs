@@ -9,20 +9,26 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use accel::Signal;
+
 use super::Translator;
-use super::state::{bits_to_flags, flags_to_bits};
+use super::compile::FOR_ACCESS;
+use super::state::{ENTERED_KERNEL, LEFT_KERNEL, bits_to_flags, flags_to_bits};
 use super::thunks::{GIVE_UP, GO_ON, LEFT, LEFT_BY_STEP};
+use crate::counters::Count;
 use crate::cpu::Cpu;
 use crate::exception::Result;
-use crate::flags::bits::ARITH;
+use crate::flags::bits::{AC, ARITH, RF};
 use crate::op::OpFlags;
-use crate::segment::{FS, GS};
+use crate::segment::{FS, GS, READ_FLAT, WRITE_FLAT};
 
 /// What helpers work on.
 struct Context {
     cpu: *mut Cpu,
     translator: *mut Translator,
     result: Result,
+    /// The next block is to be interpreted.
+    interpret: bool,
     panic: Option<Box<dyn Any + Send>>,
 }
 
@@ -50,7 +56,8 @@ pub(super) fn enter(translator: &mut Translator, cpu: &mut Cpu, code: u64) -> Re
     give_registers(translator, cpu);
     translator.state.loaded = 0;
     let run = translator.thunks.enter as usize as *const ();
-    let mut context = Context { cpu, translator, result: Ok(()), panic: None };
+    cpu.counters.count(Count::Entries);
+    let mut context = Context { cpu, translator, result: Ok(()), interpret: false, panic: None };
     let context = &raw mut context;
     // SAFETY: `context` and what it points to live until this function ends, and are not used otherwise
     // while translated code runs. `run` is the thunk that `thunks` wrote for a function of this type, and
@@ -66,15 +73,21 @@ pub(super) fn enter(translator: &mut Translator, cpu: &mut Cpu, code: u64) -> Re
         let context = &mut *context;
         (&mut *context.cpu, &mut *context.translator, context.result, context.panic.take())
     };
+    // SAFETY: as above.
+    let interpret = unsafe { (*context).interpret };
     if let Some(panic) = panic {
         resume_unwind(panic);
     }
     if how == LEFT_BY_STEP {
-        return result.map(|()| Left::At { link: 0 });
+        return result.map(|()| if interpret { Left::Interpret } else { Left::At { link: 0 } });
     }
     take_registers(translator, cpu);
     cpu.rip = translator.state.rip;
-    Ok(if how == LEFT { Left::At { link: translator.state.link as u32 } } else { Left::Interpret })
+    if how == LEFT {
+        return Ok(Left::At { link: translator.state.link as u32 });
+    }
+    cpu.counters.count(Count::Refused);
+    Ok(Left::Interpret)
 }
 
 /// The CPU's registers to where translated code has them, but for vectors.
@@ -83,7 +96,16 @@ fn give_registers(translator: &mut Translator, cpu: &Cpu) {
     state.gpr.copy_from_slice(&cpu.gpr[..16]);
     state.flags = bits_to_flags(cpu.rflags() & ARITH);
     state.system_flags = cpu.system_flags;
-    state.bases = [cpu.seg_access[usize::from(FS)].base, cpu.seg_access[usize::from(GS)].base];
+    let [fs, gs] = [FS, GS].map(|segment| &cpu.seg_access[usize::from(segment)]);
+    state.bases = [fs.base, gs.base];
+    let flat = READ_FLAT | WRITE_FLAT;
+    state.flat = [fs, gs].map(|access| u32::from(access.flags & flat == flat));
+    state.kernel_gs = cpu.msrs.kernel_gs_base;
+    state.lstar = cpu.msrs.lstar;
+    state.flag_mask = !(cpu.msrs.sfmask | RF);
+    state.fast_calls = u32::from(cpu.has_plain_syscall());
+    let wanted = cpu.urgent_signals();
+    state.wanted = [wanted, wanted & !(Signal::Interrupt as u32)];
 }
 
 /// The registers that translated code has to the CPU.
@@ -91,7 +113,17 @@ fn take_registers(translator: &mut Translator, cpu: &mut Cpu) {
     let state = &mut *translator.state;
     cpu.gpr[..16].copy_from_slice(&state.gpr);
     cpu.set_rflags_arith(flags_to_bits(state.flags));
+    let gs = usize::from(GS);
+    (cpu.seg[gs].base, cpu.seg_access[gs].base) = (state.bases[1], state.bases[1]);
+    cpu.msrs.kernel_gs_base = state.kernel_gs;
+    let changed = cpu.system_flags ^ state.system_flags;
     cpu.system_flags = state.system_flags;
+    match std::mem::take(&mut state.crossing) {
+        ENTERED_KERNEL => cpu.finish_syscall(),
+        LEFT_KERNEL => cpu.finish_sysret(),
+        _ if changed & AC != 0 => cpu.update_class(),
+        _ => {}
+    }
     if state.loaded != 0 {
         cpu.fpu.xmm = state.xmm;
         cpu.fpu.ymm_high = state.ymm_high;
@@ -117,14 +149,14 @@ fn give_vectors(translator: &mut Translator, cpu: &Cpu, level: u32) -> bool {
 /// Runs `f` on what `context` has; a panic counts as failure.
 fn with(
     context: *mut Context,
-    f: impl FnOnce(&mut Cpu, &mut Translator, &mut Result) -> u64,
+    f: impl FnOnce(&mut Cpu, &mut Translator, &mut Result, &mut bool) -> u64,
 ) -> u64 {
     // SAFETY: translated code passes the context of the `enter` that runs it, which lent both to it.
     let context = unsafe { &mut *context };
     // SAFETY: as above.
     let (cpu, translator) = unsafe { (&mut *context.cpu, &mut *context.translator) };
-    let result = &mut context.result;
-    match catch_unwind(AssertUnwindSafe(|| f(cpu, translator, result))) {
+    let (result, interpret) = (&mut context.result, &mut context.interpret);
+    match catch_unwind(AssertUnwindSafe(|| f(cpu, translator, result, interpret))) {
         Ok(answer) => answer,
         Err(panic) => {
             context.panic = Some(panic);
@@ -136,10 +168,16 @@ fn with(
 /// Executes an instruction with the interpreter. Returns [`GO_ON`] if translated code may go on after it,
 /// or the address of other translated code to go on with, both with the registers in the state again.
 extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
-    with(context, |cpu, translator, result| {
+    with(context, |cpu, translator, result, interpret| {
         take_registers(translator, cpu);
         let Some((op, key)) = translator.site(site) else { return GIVE_UP };
-        let code_epoch = cpu.tlb.code_epoch();
+        if site & FOR_ACCESS != 0 {
+            cpu.counters.count(Count::SlowAccesses);
+        } else {
+            cpu.counters.count(Count::Steps);
+            cpu.counters.leave(op.mnemonic);
+        }
+        let code_epochs = cpu.tlb.code_epochs();
         cpu.rip = op.next_rip;
         *result = (op.run)(cpu, &op);
         let broken = std::mem::take(&mut cpu.break_block);
@@ -152,29 +190,41 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
         if cpu.pending_debug != 0 || cpu.needs_care() {
             return GIVE_UP;
         }
+        // What may have changed what interrupts, or how instructions are accounted for.
+        let ends = op.flags.contains(OpFlags::ENDS_BLOCK);
+        if ends && must_leave(cpu) {
+            return GIVE_UP;
+        }
         let goes_on = !broken
-            && !op.flags.contains(OpFlags::ENDS_BLOCK)
             && cpu.rip == op.next_rip
             && key.fits(cpu)
-            && cpu.tlb.code_epoch() == code_epoch;
+            && cpu.tlb.code_epochs() == code_epochs;
         let level = translator.state.loaded;
         if goes_on && (level == 0 || give_vectors(translator, cpu, level)) {
             give_registers(translator, cpu);
             return GO_ON;
         }
         translator.state.loaded = 0;
-        if cpu.signals.pending() != 0 || cpu.counts_performance() {
+        if must_leave(cpu) {
             return GIVE_UP;
         }
-        let Some(code) = translator.next(cpu) else { return GIVE_UP };
+        let Some(code) = translator.next(cpu) else {
+            *interpret = true;
+            return GIVE_UP;
+        };
         give_registers(translator, cpu);
         code
     })
 }
 
+/// Whether translated code can't run now although the CPU's mode allows it.
+fn must_leave(cpu: &Cpu) -> bool {
+    cpu.signals.pending() & cpu.urgent_signals() != 0 || cpu.counts_performance()
+}
+
 /// Gives translated code the vector registers, at the level `level`.
 extern "sysv64" fn vectors(context: *mut Context, level: u64) -> u64 {
-    with(context, |cpu, translator, _| {
+    with(context, |cpu, translator, _, _| {
         take_registers(translator, cpu);
         translator.state.loaded = 0;
         if give_vectors(translator, cpu, level as u32) { GO_ON } else { GIVE_UP }

@@ -10,7 +10,6 @@ use super::compile::{Compiler, FlagUse, reads, writes};
 use super::memory::{For, number};
 use super::regs::{GUEST_RAX, GUEST_RSP, HOST, S1, S2, sized};
 use super::state;
-use crate::flags::bits;
 use crate::op::Op;
 
 /// A register operand that is in memory between instructions.
@@ -156,6 +155,10 @@ fn long_form(code: Code) -> Code {
         Test_AX_imm16 => Test_rm16_imm16,
         Test_EAX_imm32 => Test_rm32_imm32,
         Test_RAX_imm32 => Test_rm64_imm32,
+        Inc_r16 => Inc_rm16,
+        Inc_r32 => Inc_rm32,
+        Dec_r16 => Dec_rm16,
+        Dec_r32 => Dec_rm32,
         Xchg_r16_AX => Xchg_rm16_r16,
         Xchg_r32_EAX => Xchg_rm32_r32,
         Xchg_r64_RAX => Xchg_rm64_r64,
@@ -203,6 +206,11 @@ fn point_at_host(out: &mut Instruction) {
     out.set_segment_prefix(Register::None);
 }
 
+/// Whether `register` is a general register of `size` bytes.
+fn is_gpr_of(register: Register, size: usize) -> bool {
+    register.is_gpr() && register.size() == size
+}
+
 /// Whether more than one register operand of `insn` is a part of general register `n`.
 fn uses_twice(insn: &Instruction, n: usize) -> bool {
     let is_part = |&k: &u32| {
@@ -241,7 +249,7 @@ impl Compiler<'_> {
                     insn.op0_kind() == OpKind::Memory && insn.op1_kind() == OpKind::Register;
                 if string { self.bit_string(insn) } else { self.plain(insn) }
             }
-            Pushfq => self.push_flags(insn),
+            Pushfq | Pushfd => self.push_flags(insn),
             mnemonic if is_plain(mnemonic) => self.plain(insn),
             _ => false,
         }
@@ -380,79 +388,62 @@ impl Compiler<'_> {
     }
 
     fn push(&mut self, insn: &Instruction, op: &Op) -> bool {
-        if insn.code() == Code::Push_rm64 && insn.op0_kind() == OpKind::Memory {
+        let word = self.word();
+        if insn.stack_pointer_increment() != -(word as i32) {
+            return false;
+        }
+        if insn.op0_kind() == OpKind::Memory {
             self.push_memory(insn);
             return true;
         }
-        if insn.op0_kind() == OpKind::Memory || insn.stack_pointer_increment() != -8 {
-            return false;
-        }
         let register = insn.op0_kind() == OpKind::Register;
-        if register && !insn.op0_register().is_gpr64() {
+        if register && !is_gpr_of(insn.op0_register(), word) {
             return false;
         }
-        self.access_at(GUEST_RSP, -8, For::Write);
+        self.access_at(GUEST_RSP, -(word as i32), For::Write);
         if register {
             let value = self.read_gpr(number(insn.op0_register()), S2);
-            self.asm.mr(Code::Mov_rm64_r64, at(S1), value);
+            self.store_word(at(S1), value);
         } else {
-            self.asm.mi(Code::Mov_rm64_imm32, at(S1), op.imm as i32);
+            let code = if self.places.wide { Code::Mov_rm64_imm32 } else { Code::Mov_rm32_imm32 };
+            self.asm.mi(code, at(S1), op.imm as i32);
         }
-        self.move_stack(-8);
+        self.move_stack(-(word as i32));
         self.slow_returns();
         true
     }
 
     fn push_memory(&mut self, insn: &Instruction) {
         let spare = abs(self.places.state + state::at::SPARE);
-        self.access(insn, 8, For::Read, false);
-        self.asm.rm(Code::Mov_r64_rm64, S2, at(S1));
+        let word = self.word();
+        self.access(insn, word, For::Read, false);
+        self.load_word(S2, at(S1));
         self.asm.mr(Code::Mov_rm64_r64, spare, S2);
-        self.access_at(GUEST_RSP, -8, For::Write);
+        self.access_at(GUEST_RSP, -(word as i32), For::Write);
         self.asm.rm(Code::Mov_r64_rm64, S2, spare);
-        self.asm.mr(Code::Mov_rm64_r64, at(S1), S2);
-        self.move_stack(-8);
+        self.store_word(at(S1), S2);
+        self.move_stack(-(word as i32));
         self.slow_returns();
     }
 
     fn push_flags(&mut self, insn: &Instruction) -> bool {
-        if insn.code() != Code::Pushfq {
+        let code = if self.places.wide { Code::Pushfq } else { Code::Pushfd };
+        if insn.code() != code {
             return false;
         }
-        let spare = abs(self.places.state + state::at::SPARE);
-        let system = abs(self.places.state + state::at::SYSTEM_FLAGS);
-        let (wide, eax) = (low32(S2), Register::EAX);
-        self.access_at(GUEST_RSP, -8, For::Write);
-        // OF, then the others, then those that arithmetic does not set, and bit 1, which always is.
-        self.asm.rr(Code::Movzx_r32_rm8, wide, Register::AL);
-        self.asm.ri(Code::Shl_rm32_imm8, wide, 11);
-        self.asm.mr(Code::Mov_rm64_r64, spare, S2);
-        self.asm.rr(Code::Mov_r32_rm32, wide, eax);
-        self.asm.ri(Code::Shr_rm32_imm8, wide, 8);
-        self.asm.ri(Code::And_rm32_imm32, wide, 0xd5);
-        self.asm.ri(Code::Or_rm32_imm8, wide, 2);
-        self.asm.rm(Code::Or_r64_rm64, S2, spare);
-        self.asm.rm(Code::Or_r64_rm64, S2, system);
-        self.asm.mr(Code::Mov_rm64_r64, at(S1), S2);
-        self.destroyed();
-        self.move_stack(-8);
+        self.access_at(GUEST_RSP, -(self.word() as i32), For::Write);
+        self.read_flags();
+        self.store_word(at(S1), S2);
+        self.move_stack(-(self.word() as i32));
         self.slow_returns();
         true
-    }
-
-    /// CLI where it always may be executed.
-    pub(super) fn cli(&mut self) {
-        self.save();
-        let system = abs(self.places.state + state::at::SYSTEM_FLAGS);
-        self.asm.mi(Code::And_rm32_imm32, system, !(bits::IF as i32));
-        self.destroyed();
     }
 
     /// BT and its like with a bit number in a register, which selects an element first.
     fn bit_string(&mut self, insn: &Instruction) -> bool {
         let size = insn.op1_register().size();
         let narrow = insn.memory_base().is_gpr32() || insn.memory_index().is_gpr32();
-        if !matches!(size, 4 | 8) || narrow {
+        if !matches!(size, 4 | 8) || narrow && self.places.wide {
             return false;
         }
         let (bits, sar, movsx) = if size == 8 {
@@ -470,7 +461,11 @@ impl Compiler<'_> {
         }
         self.asm.ri(sar, S2, bits);
         let element = MemoryOperand::with_base_index_scale(S1, S2, size as u32);
-        self.asm.rm(Code::Lea_r64_m, S1, element);
+        if self.places.wide {
+            self.asm.rm(Code::Lea_r64_m, S1, element);
+        } else {
+            self.asm.rm(Code::Lea_r32_m, low32(S1), element);
+        }
         let slow = self.slow();
         let what = if insn.mnemonic() == Mnemonic::Bt { For::Read } else { For::Write };
         self.probe(size, what, false, slow);
@@ -490,36 +485,36 @@ impl Compiler<'_> {
 
     /// Adds to the stack pointer and leaves the flags alone.
     pub(super) fn move_stack(&mut self, by: i32) {
-        let operand = MemoryOperand::with_base_displ(GUEST_RSP, i64::from(by));
-        self.asm.rm(Code::Lea_r64_m, GUEST_RSP, operand);
+        self.lea_word(GUEST_RSP, GUEST_RSP, by);
     }
 
     fn pop(&mut self, insn: &Instruction) -> bool {
         let to = insn.op0_register();
-        if insn.op0_kind() != OpKind::Register || !to.is_gpr64() || to == Register::RSP {
+        let word = self.word();
+        let known = insn.op0_kind() == OpKind::Register && is_gpr_of(to, word);
+        if !known || number(to) == number(Register::RSP) {
             return false;
         }
         self.access_at(GUEST_RSP, 0, For::Read);
         match HOST[number(to)] {
-            Some(host) => self.asm.rm(Code::Mov_r64_rm64, host, at(S1)),
+            Some(host) => self.load_word(host, at(S1)),
             None => {
-                self.asm.rm(Code::Mov_r64_rm64, S2, at(S1));
+                self.load_word(S2, at(S1));
                 self.write_gpr(number(to), S2);
             }
         }
-        self.move_stack(8);
+        self.move_stack(word as i32);
         self.slow_returns();
         true
     }
 
     fn leave(&mut self, insn: &Instruction) -> bool {
-        if insn.code() != Code::Leaveq {
+        if insn.code() != if self.places.wide { Code::Leaveq } else { Code::Leaved } {
             return false;
         }
         self.access_at(Register::RBP, 0, For::Read);
-        let above = MemoryOperand::with_base_displ(Register::RBP, 8);
-        self.asm.rm(Code::Lea_r64_m, GUEST_RSP, above);
-        self.asm.rm(Code::Mov_r64_rm64, Register::RBP, at(S1));
+        self.lea_word(GUEST_RSP, Register::RBP, self.word() as i32);
+        self.load_word(Register::RBP, at(S1));
         self.slow_returns();
         true
     }

@@ -1,6 +1,6 @@
 //! Addresses and the probe of the TLB.
 
-use iced_x86::{Code, Instruction, MemoryOperand, Register};
+use iced_x86::{Code, Instruction, MemoryOperand, OpKind, Register};
 
 use super::asm::{Cond, Label, abs, abs_plus, low32};
 use super::compile::Compiler;
@@ -28,6 +28,8 @@ pub(super) fn number(register: Register) -> usize {
 impl Compiler<'_> {
     /// Puts the linear address of `insn`'s memory operand into [`S1`]. Uses [`S2`]. Destroys flags if
     /// the segment has a base.
+    ///
+    /// [`Self::can_address`] has to have said that it can.
     pub(super) fn linear(&mut self, insn: &Instruction) {
         self.offset(insn, S1);
         let base = match insn.memory_segment() {
@@ -35,9 +37,37 @@ impl Compiler<'_> {
             Register::GS => 1,
             _ => return,
         };
+        if !self.places.wide {
+            let slow = self.slow();
+            let flat = abs(self.places.state + at::FLAT + 4 * base);
+            self.asm.mi(Code::Cmp_rm32_imm8, flat, 0);
+            self.asm.jcc(Cond::Equal, slow);
+        }
         let base = abs(self.places.state + at::BASES + 8 * base);
-        self.asm.rm(Code::Add_r64_rm64, S1, base);
+        if self.places.wide {
+            self.asm.rm(Code::Add_r64_rm64, S1, base);
+        } else {
+            self.asm.rm(Code::Add_r32_rm32, low32(S1), base);
+        }
         self.destroyed();
+    }
+
+    /// Whether translated code can address the memory operands of `insn`: outside 64-bit mode only by
+    /// offsets of 32 bits.
+    pub(super) fn can_address(&self, insn: &Instruction) -> bool {
+        let is_memory = |n: u32| insn.op_kind(n) == OpKind::Memory;
+        if self.places.wide || !(0..insn.op_count()).any(is_memory) {
+            return true;
+        }
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let short = base.is_gpr16() || index.is_gpr16();
+        let none = base == Register::None && index == Register::None;
+        let flat = match insn.memory_segment() {
+            // It can't be written to.
+            Register::CS => insn.mnemonic() == iced_x86::Mnemonic::Lea,
+            _ => true,
+        };
+        !short && !(none && insn.memory_displ_size() == 2) && flat
     }
 
     /// Puts the offset of `insn`'s memory operand into `to`. Uses [`S2`], and `to` if it is not the
@@ -109,14 +139,46 @@ impl Compiler<'_> {
     /// The same for the linear address `register + displacement`.
     pub(super) fn access_at(&mut self, register: Register, displacement: i32, what: For) {
         self.save();
-        if displacement == 0 {
+        if displacement != 0 {
+            self.lea_word(S1, register, displacement);
+        } else if self.places.wide {
             self.asm.mov(S1, register);
         } else {
-            let operand = MemoryOperand::with_base_displ(register, i64::from(displacement));
-            self.asm.rm(Code::Lea_r64_m, S1, operand);
+            self.asm.rr(Code::Mov_r32_rm32, low32(S1), low32(register));
         }
         let slow = self.slow();
-        self.probe(8, what, false, slow);
+        self.probe(self.word(), what, false, slow);
+    }
+
+    /// Size in bytes of addresses, and of what the stack has.
+    pub(super) fn word(&self) -> usize {
+        if self.places.wide { 8 } else { 4 }
+    }
+
+    /// Puts `register + displacement`, as wide as addresses are, into `to`. Leaves the flags alone.
+    pub(super) fn lea_word(&mut self, to: Register, register: Register, displacement: i32) {
+        let operand = MemoryOperand::with_base_displ(register, i64::from(displacement));
+        let (code, to) =
+            if self.places.wide { (Code::Lea_r64_m, to) } else { (Code::Lea_r32_m, low32(to)) };
+        self.asm.rm(code, to, operand);
+    }
+
+    /// Loads what is as wide as an address.
+    pub(super) fn load_word(&mut self, to: Register, from: MemoryOperand) {
+        if self.places.wide {
+            self.asm.rm(Code::Mov_r64_rm64, to, from);
+        } else {
+            self.asm.rm(Code::Mov_r32_rm32, low32(to), from);
+        }
+    }
+
+    /// Stores what is as wide as an address.
+    pub(super) fn store_word(&mut self, to: MemoryOperand, from: Register) {
+        if self.places.wide {
+            self.asm.mr(Code::Mov_rm64_r64, to, from);
+        } else {
+            self.asm.mr(Code::Mov_rm32_r32, to, low32(from));
+        }
     }
 }
 

@@ -7,12 +7,12 @@
 //! - `state`: what translated code and the rest of the CPU exchange.
 //! - `asm`, `code`: writing host code, and the memory it is in.
 //! - `compile`: the frame of a translation, and the flags; `memory`: the probe of the TLB; `integer`,
-//!   `control`, `vector`: instructions by kind.
+//!   `control`, `vector`, `system`: instructions by kind.
 //! - `thunks`, `enter`: the ways in and out, and the helpers.
 //! - `cache`: which translations there are.
 //!
 //! **Safety.** Guest code decides nothing about host code but by the instructions that `integer`,
-//! `control` and `vector` name one by one. Host code reaches guest memory only by an address that the
+//! `control`, `vector` and `system` name one by one. Host code reaches guest memory only by an address that the
 //! probe of the TLB has given it, with no index added after; and the CPU's state, the TLB and the jump
 //! cache, at addresses below two gigabytes that are part of the code. It calls nothing but the two
 //! helpers of `enter`, through the thunks.
@@ -33,20 +33,27 @@ mod integer;
 mod memory;
 mod regs;
 mod state;
+mod system;
+#[cfg(test)]
+mod tests;
 mod thunks;
 mod vector;
 
+use std::sync::Arc;
+
 use crate::block::BlockCache;
+use crate::counters::{Count, Counters};
 use crate::cpu::{Cpu, Translation};
 use crate::decode::{MAX_LEN, decode_whole};
 use crate::exception::Result;
 use crate::host::{HostPtr, PAGE_OFFSET};
 use crate::low::LowBox;
 use crate::op::{Op, OpFlags};
+use crate::segment::Mode;
 use crate::tlb::CLASSES;
 use cache::{Cache, Found, Key, NewTranslation, Place, SourcePage};
 use code::CodeBuffer;
-use compile::{Compiler, Input, Places};
+use compile::{Compiler, FOR_ACCESS, Input, Places, goes_on};
 use enter::Left;
 use state::{JUMPS, Jump, NOWHERE, State};
 use thunks::Thunks;
@@ -60,13 +67,17 @@ const MAX_OPS: usize = 64;
 const MAX_SOURCE: usize = 512;
 /// Room that a translation may take, and more than any does.
 const ROOM: usize = 64 << 10;
+/// Jump caches: one a class for 64-bit code, and one for code of 32 bits.
+const JUMP_TABLES: usize = 2 * CLASSES;
 
 /// What one CPU needs to run translated code.
 pub(crate) struct Translator {
     state: LowBox<State>,
-    jumps: LowBox<[[Jump; JUMPS]; CLASSES]>,
-    /// Entries of `jumps` that are set, by class.
-    jumps_used: Vec<(u8, u16)>,
+    jumps: LowBox<[[Jump; JUMPS]; JUMP_TABLES]>,
+    /// Entries of each jump cache that are set.
+    jumps_used: [Vec<u16>; JUMP_TABLES],
+    /// The mode of the code of 32 bits that the jump cache of each class knows.
+    narrow_modes: [Mode; CLASSES],
     code: CodeBuffer,
     /// Bytes of `code` that the thunks take.
     fixed: usize,
@@ -75,8 +86,9 @@ pub(crate) struct Translator {
     cache: Cache,
     heat: Box<[u8]>,
     threshold: u8,
-    /// The TLB's `code_epoch` that `jumps` is of.
-    code_epoch: u64,
+    /// The TLB's `code_epochs` that `jumps` is of.
+    code_epochs: [u64; CLASSES],
+    counters: Arc<Counters>,
     /// The link by which translated code was left.
     link: u32,
 }
@@ -90,7 +102,7 @@ impl Translator {
         }
         cpu.tlb.table(cpu.class)?;
         let mut state = LowBox::<State>::new();
-        let mut jumps = LowBox::<[[Jump; JUMPS]; CLASSES]>::new();
+        let mut jumps = LowBox::<[[Jump; JUMPS]; JUMP_TABLES]>::new();
         jumps.low_addr()?;
         jumps.as_flattened_mut().fill(Jump { rip: NOWHERE, code: 0 });
         state.signals = std::ptr::from_ref(cpu.signals.word()) as u64;
@@ -98,10 +110,13 @@ impl Translator {
         let mut code = CodeBuffer::new(how.buffer.max(4 * ROOM)).ok()?;
         let (bytes, thunks) = thunks::write(code.next(), state.low_addr()?, features.avx);
         code.push(&bytes);
+        cpu.counters.set(Count::Size, code.size() as u64);
+        cpu.counters.set(Count::Used, code.used() as u64);
         Some(Self {
             state,
             jumps,
-            jumps_used: Vec::new(),
+            jumps_used: Default::default(),
+            narrow_modes: [Mode::default(); CLASSES],
             fixed: code.used(),
             code,
             thunks,
@@ -109,7 +124,8 @@ impl Translator {
             cache: Cache::new(&cpu.signals),
             heat: vec![0; 1 << HEAT_BITS].into(),
             threshold: how.threshold.max(1),
-            code_epoch: 0,
+            code_epochs: [0; CLASSES],
+            counters: cpu.counters(),
             link: 0,
         })
     }
@@ -117,7 +133,8 @@ impl Translator {
     /// The instruction that `site` names in translated code, and how the CPU has to run for it.
     fn site(&self, site: u64) -> Option<(Op, Key)> {
         let translation = self.cache.translations.get((site >> 32) as usize)?;
-        Some((*translation.ops.get(site as u32 as usize)?, translation.place.key))
+        let index = (site & (FOR_ACCESS - 1)) as usize;
+        Some((*translation.ops.get(index)?, translation.place.key))
     }
 
     /// Runs translated code from `cpu`'s current instruction on, or interprets a block.
@@ -141,62 +158,107 @@ impl Translator {
     fn next(&mut self, cpu: &mut Cpu) -> Option<u64> {
         if let Some(undone) = self.cache.look_for_writes() {
             undone.iter().for_each(|link| self.code.patch(link.at, link.unlinked));
+            self.counters.count(Count::Invalidations);
+            self.counters.add(Count::Unlinks, undone.len() as u64);
             self.empty_jumps();
         }
-        if self.code_epoch != cpu.tlb.code_epoch() {
-            self.code_epoch = cpu.tlb.code_epoch();
-            self.empty_jumps();
+        if self.code_epochs != cpu.tlb.code_epochs() {
+            self.follow_tlb(cpu.tlb.code_epochs());
         }
-        let key = Key::of(cpu)?;
+        let Some(key) = Key::of(cpu) else {
+            self.link = 0;
+            self.counters.count(Count::OtherMode);
+            return None;
+        };
         self.look_up(cpu, key)
     }
 
-    fn empty_jumps(&mut self) {
-        for (class, index) in self.jumps_used.drain(..) {
-            self.jumps[usize::from(class)][usize::from(index)].rip = NOWHERE;
+    /// Empties the jump caches of the classes for which the TLB has dropped entries for instructions.
+    fn follow_tlb(&mut self, epochs: [u64; CLASSES]) {
+        for (class, epoch) in epochs.into_iter().enumerate() {
+            if std::mem::replace(&mut self.code_epochs[class], epoch) != epoch {
+                self.empty_table(class);
+                self.empty_table(CLASSES + class);
+            }
         }
+    }
+
+    fn empty_jumps(&mut self) {
+        (0..JUMP_TABLES).for_each(|table| self.empty_table(table));
+    }
+
+    fn empty_table(&mut self, table: usize) {
+        if !self.jumps_used[table].is_empty() {
+            self.counters.count(Count::Emptied);
+        }
+        for index in self.jumps_used[table].drain(..) {
+            self.jumps[table][usize::from(index)].rip = NOWHERE;
+        }
+    }
+
+    /// Which jump cache is for code of `key`.
+    fn jump_table(&mut self, key: Key) -> usize {
+        let class = key.class as usize;
+        if key.mode.is_64() {
+            return class;
+        }
+        if self.narrow_modes[class] != key.mode {
+            self.narrow_modes[class] = key.mode;
+            self.empty_table(CLASSES + class);
+        }
+        CLASSES + class
     }
 
     /// As [`Self::next`], when what is known of code is current.
     #[inline]
     fn look_up(&mut self, cpu: &mut Cpu, key: Key) -> Option<u64> {
         let link = std::mem::take(&mut self.link);
-        let jump = self.jumps[key.class as usize][state::jump_index(cpu.rip)];
+        let table = self.jump_table(key);
+        let jump = self.jumps[table][state::jump_index(cpu.rip)];
         if link == 0 && jump.rip == cpu.rip {
             return Some(jump.code);
         }
-        let host = cpu.probe_code(cpu.rip)?;
+        self.counters.count(Count::LookUps);
+        let Some(host) = cpu.probe_code(cpu.rip) else {
+            self.counters.count(Count::NoEntry);
+            return None;
+        };
         let place = Place { host: host.addr(), rip: cpu.rip, key };
         let n = match self.cache.find(&place) {
             Found::Code(n) => n,
             Found::Stale(n) if self.cache.second(n).is_none() && self.renew(cpu, n, host) => n,
-            Found::Stale(_) => self.translate(cpu, &place, host)?,
+            Found::Stale(_) => self.translated(cpu, &place, host)?,
             Found::Nothing => {
                 let hash = (host.addr() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let heat = &mut self.heat[(hash >> (64 - HEAT_BITS)) as usize];
                 *heat += 1;
                 if *heat < self.threshold {
+                    self.counters.count(Count::Cold);
                     return None;
                 }
                 *heat = 0;
-                self.translate(cpu, &place, host)?
+                self.translated(cpu, &place, host)?
             }
         };
         let n = match self.cache.second(n) {
             // Where its second page is, is known if the TLB knows.
             Some(second) => match cpu.probe_code((cpu.rip | PAGE_OFFSET).wrapping_add(1))? {
                 host if host == second => n,
-                _ => self.translate(cpu, &place, host)?,
+                _ => self.translated(cpu, &place, host)?,
             },
             None => n,
         };
         let code = self.cache.translations[n as usize].code;
         if let Some(link) = self.cache.make_link(link, n) {
+            self.counters.count(Count::Links);
             self.code.patch(link.at, code);
         }
         let index = state::jump_index(cpu.rip);
-        self.jumps[key.class as usize][index] = Jump { rip: cpu.rip, code };
-        self.jumps_used.push((key.class as u8, index as u16));
+        let slot = &mut self.jumps[table][index];
+        if slot.rip == NOWHERE {
+            self.jumps_used[table].push(index as u16);
+        }
+        *slot = Jump { rip: cpu.rip, code };
         Some(code)
     }
 
@@ -208,13 +270,27 @@ impl Translator {
             return false;
         }
         self.cache.renew(n, version);
+        self.counters.count(Count::Renewed);
         true
+    }
+
+    /// As [`Self::translate`], and counts.
+    fn translated(&mut self, cpu: &mut Cpu, place: &Place, host: HostPtr) -> Option<u32> {
+        let made = self.translate(cpu, place, host);
+        self.counters.count(if made.is_some() { Count::Made } else { Count::NotWorth });
+        self.counters.set(Count::Present, self.cache.translations.len() as u64);
+        self.counters.set(Count::Used, self.code.used() as u64);
+        made
     }
 
     /// Translates from `cpu`'s current instruction on, which is at `host`. `None` if it is to be
     /// interpreted for now.
     #[cold]
     fn translate(&mut self, cpu: &mut Cpu, place: &Place, host: HostPtr) -> Option<u32> {
+        // There the instruction pointer wraps around.
+        if !place.key.mode.is_64() && place.rip >> 12 == 0xf_ffff {
+            return None;
+        }
         let first = source_page(cpu, place.rip)?;
         if first.host.at(place.rip) != host {
             return None;
@@ -234,6 +310,7 @@ impl Translator {
             second = Some(source);
         }
         if !is_worth_it(&input) {
+            input.iter().for_each(|input| self.counters.leave(input.op.mnemonic));
             return None;
         }
         if self.code.free() < ROOM {
@@ -270,11 +347,14 @@ impl Translator {
 
     /// Where translations for `key` find what does not change.
     fn places(&self, cpu: &Cpu, key: Key) -> Option<Places> {
-        let jumps = size_of::<[Jump; JUMPS]>() as u32 * key.class as u32;
+        let wide = key.mode.is_64();
+        let first = if wide { 0 } else { (size_of::<[Jump; JUMPS]>() * CLASSES) as u32 };
         Some(Places {
             state: self.state.low_addr()?,
             tlb: cpu.tlb.table(key.class)?,
-            jumps: self.jumps.low_addr()? + jumps,
+            jumps: self.jumps.low_addr()? + first,
+            class: key.class,
+            wide,
             step: self.thunks.step,
             leave: self.thunks.leave,
             leave_by_link: self.thunks.leave_by_link,
@@ -285,6 +365,7 @@ impl Translator {
 
     /// Drops all translations.
     fn forget_all(&mut self, cpu: &Cpu) {
+        self.counters.count(Count::Flushes);
         self.cache = Cache::new(&cpu.signals);
         self.code.truncate(self.fixed);
         self.empty_jumps();
@@ -314,9 +395,10 @@ fn decode_line(cpu: &Cpu, rip: u64, bytes: &[u8]) -> (Vec<Input>, usize) {
         let decoded = decode_whole(known, cpu.mode.is_protected(), bits, rip, &bytes[len..]);
         let Some((op, insn)) = decoded else { break };
         len += usize::from(op.len);
-        let goes_on = insn.is_some_and(|insn| insn.is_jcc_short_or_near());
-        input.push(Input { op, insn });
-        if op.flags.contains(OpFlags::ENDS_BLOCK) && !goes_on {
+        let next = Input { op, insn };
+        let ends = op.flags.contains(OpFlags::ENDS_BLOCK) && !goes_on(&next);
+        input.push(next);
+        if ends {
             break;
         }
     }

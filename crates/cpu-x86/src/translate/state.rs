@@ -29,18 +29,37 @@ pub(super) struct State {
     pub(super) step: u64,
     /// Address of the helper that makes vector registers available.
     pub(super) vectors: u64,
-    /// A value that needs a place for a moment.
-    pub(super) spare: u64,
+    /// Values that need a place for a moment.
+    pub(super) spare: [u64; 2],
+    /// What SWAPGS exchanges GS's base with.
+    pub(super) kernel_gs: u64,
+    /// Where SYSCALL goes to from 64-bit code.
+    pub(super) lstar: u64,
+    /// The bits of RFLAGS that SYSCALL leaves as they are.
+    pub(super) flag_mask: u64,
+    /// SYSCALL and SYSRET may be executed by translated code: not 0 if so.
+    pub(super) fast_calls: u32,
+    /// Which of them was the last that the CPU has not heard of; 0 if none.
+    pub(super) crossing: u32,
+    /// The signals for which translated code is left, now and with IF clear.
+    pub(super) wanted: [u32; 2],
+    /// Accesses through FS and GS need no check: not 0 if so.
+    pub(super) flat: [u32; 2],
     /// Whose vector registers the host has: 0 for its own, 1 for the guest's while SSE may run, 2 while
     /// AVX may.
     pub(super) loaded: u32,
     /// MXCSR of guest and host.
     pub(super) mxcsr: [u32; 2],
     /// Keeps what follows aligned.
-    pub(super) unused: [u32; 3],
+    pub(super) unused: u32,
     pub(super) xmm: [u128; 16],
     pub(super) ymm_high: [u128; 16],
 }
+
+/// In [`State::crossing`]: SYSCALL to 64-bit code.
+pub(super) const ENTERED_KERNEL: u32 = 1;
+/// In [`State::crossing`]: SYSRET to 64-bit code.
+pub(super) const LEFT_KERNEL: u32 = 2;
 
 /// Where the code for a guest address is.
 #[repr(C)]
@@ -75,6 +94,13 @@ pub(super) mod at {
     pub(in super::super) const STEP: u32 = offset_of!(State, step) as u32;
     pub(in super::super) const VECTORS: u32 = offset_of!(State, vectors) as u32;
     pub(in super::super) const SPARE: u32 = offset_of!(State, spare) as u32;
+    pub(in super::super) const KERNEL_GS: u32 = offset_of!(State, kernel_gs) as u32;
+    pub(in super::super) const LSTAR: u32 = offset_of!(State, lstar) as u32;
+    pub(in super::super) const FLAG_MASK: u32 = offset_of!(State, flag_mask) as u32;
+    pub(in super::super) const FAST_CALLS: u32 = offset_of!(State, fast_calls) as u32;
+    pub(in super::super) const CROSSING: u32 = offset_of!(State, crossing) as u32;
+    pub(in super::super) const WANTED: u32 = offset_of!(State, wanted) as u32;
+    pub(in super::super) const FLAT: u32 = offset_of!(State, flat) as u32;
     pub(in super::super) const LOADED: u32 = offset_of!(State, loaded) as u32;
     pub(in super::super) const MXCSR: u32 = offset_of!(State, mxcsr) as u32;
     pub(in super::super) const XMM: u32 = offset_of!(State, xmm) as u32;
