@@ -39,6 +39,10 @@ bitflags::bitflags! {
         const STARTS_BLOCK = 1 << 7;
         /// A branch, conditional or not, as performance counters count them.
         const BRANCH = 1 << 8;
+        /// `disp` is an address relative to RIP.
+        const RELATIVE_MEM = 1 << 9;
+        /// `imm` is a branch target relative to RIP.
+        const RELATIVE_TARGET = 1 << 10;
     }
 }
 
@@ -106,6 +110,19 @@ impl Op {
         flags: OpFlags::empty(),
         mnemonic: 0,
     };
+
+    /// The same instruction `distance` bytes further on, in 64-bit code.
+    pub(crate) fn moved(mut self, distance: u64) -> Self {
+        self.next_rip = self.next_rip.wrapping_add(distance);
+        if self.flags.contains(OpFlags::RELATIVE_MEM) {
+            let mask = if self.addr_size == 8 { u64::MAX } else { 0xffff_ffff };
+            self.disp = self.disp.wrapping_add(distance) & mask;
+        }
+        if self.flags.contains(OpFlags::RELATIVE_TARGET) {
+            self.imm = self.imm.wrapping_add(distance);
+        }
+        self
+    }
 
     /// Whether the instruction has a LOCK prefix.
     #[inline(always)]

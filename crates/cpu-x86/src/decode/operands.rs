@@ -48,6 +48,7 @@ pub(super) fn unpack(insn: &Instruction, op: &mut Op) {
             }
             OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
                 op.imm = insn.near_branch_target();
+                op.flags |= OpFlags::RELATIVE_TARGET;
             }
             OpKind::FarBranch16 => {
                 op.imm =
@@ -110,6 +111,7 @@ fn memory(insn: &Instruction, op: &mut Op) {
     let index = insn.memory_index();
     op.seg = segment(insn, if is_stack_base(base) { Register::SS } else { Register::DS });
     op.disp = insn.memory_displacement64();
+    op.flags.set(OpFlags::RELATIVE_MEM, insn.is_ip_rel_memory_operand());
     op.scale = insn.memory_index_scale().trailing_zeros() as u8;
     op.addr_size = match (base, index) {
         (Register::None, _) if index.is_vector_register() => match insn.memory_displ_size() {

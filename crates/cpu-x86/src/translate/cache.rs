@@ -1,7 +1,8 @@
 //! The translations of one CPU: how they are found, and how they become stale.
 //!
-//! A translation is found by the host address of its first byte, its RIP, and how the CPU runs. It is
-//! made from one page, and is good while the page's version is the one it was made at, as the
+//! A translation is found by the host address of its first byte and how the CPU runs. Where in the
+//! guest's address space its page is does not matter: a program is translated once, wherever it is loaded.
+//! (Code of 32 bits, and code near where canonical addresses end, is for one address.) It is made from one page, and is good while the page's version is the one it was made at, as the
 //! interpreter's blocks are. Links lead from one translation to another in the same page at the same
 //! linear address: they hold whenever the page is where it was when the first was entered, and all of a
 //! page's links are undone when its version changes.
@@ -14,7 +15,7 @@ use accel::{Signal, Signals};
 use memory::{CodeVersion, CodeWatcher, PageLog};
 
 use crate::cpu::Cpu;
-use crate::host::HostPtr;
+use crate::host::{HostPtr, PAGE_OFFSET};
 use crate::op::Op;
 use crate::segment::{CS, DS, ES, Mode, READ_FLAT, SS, WRITE_FLAT};
 use crate::tlb::Class;
@@ -64,13 +65,22 @@ impl Key {
 pub(super) struct Place {
     /// Host address of the first byte.
     pub(super) host: usize,
-    pub(super) rip: u64,
+    /// The page of its RIP, if the translation is for that one only; otherwise 0.
+    pub(super) page: u64,
     pub(super) key: Key,
+}
+
+impl Place {
+    /// Whether both are the same in pages that are.
+    fn is_like(&self, other: &Self) -> bool {
+        let offset = |place: &Self| place.host & PAGE_OFFSET as usize;
+        (offset(self), self.page, self.key) == (offset(other), other.page, other.key)
+    }
 }
 
 impl std::hash::Hash for Place {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        hasher.write_u64(self.host as u64 ^ self.rip.rotate_left(32) ^ self.key.class as u64);
+        hasher.write_u64(self.host as u64 ^ self.page.rotate_left(32) ^ self.key.class as u64);
     }
 }
 
@@ -102,6 +112,8 @@ type Map<K, V> = HashMap<K, V, BuildHasherDefault<PlaceHasher>>;
 /// A translation.
 pub(super) struct Translation {
     pub(super) place: Place,
+    /// The page that it was in when it was made, which `ops` are for.
+    pub(super) made_at: u64,
     /// Address of its code.
     pub(super) code: u64,
     /// The version of its page that it is known to agree with.
@@ -149,14 +161,15 @@ pub(super) struct Link {
     pub(super) at: u64,
     /// Where it leads while it is not made.
     pub(super) unlinked: u64,
-    pub(super) target: u64,
-    pub(super) key: Key,
+    /// Where it leads; of the host address only the offset in the page counts.
+    pub(super) target: Place,
     page: usize,
 }
 
 /// A translation as it is made.
 pub(super) struct NewTranslation {
     pub(super) place: Place,
+    pub(super) made_at: u64,
     pub(super) code: u64,
     pub(super) source: Box<[u8]>,
     pub(super) ops: Box<[Op]>,
@@ -299,6 +312,7 @@ impl Cache {
         self.places.insert(new.place, self.translations.len() as u32);
         self.translations.push(Translation {
             place: new.place,
+            made_at: new.made_at,
             code: new.code,
             version,
             page,
@@ -310,8 +324,8 @@ impl Cache {
     }
 
     /// Adds a link of page `page`.
-    pub(super) fn add_link(&mut self, at: u64, unlinked: u64, target: u64, key: Key, page: usize) {
-        self.links.push(Link { at, unlinked, target, key, page });
+    pub(super) fn add_link(&mut self, at: u64, unlinked: u64, target: Place, page: usize) {
+        self.links.push(Link { at, unlinked, target, page });
     }
 
     /// The link numbered `n`, from 1, if it may be made to lead to translation `to`. It is then taken to
@@ -320,8 +334,7 @@ impl Cache {
         let link = *self.links.get(n.checked_sub(1)? as usize)?;
         let target = &self.translations[to as usize];
         if target.second.is_some()
-            || link.target != target.place.rip
-            || link.key != target.place.key
+            || !link.target.is_like(&target.place)
             || link.page != target.page
         {
             return None;

@@ -10,16 +10,19 @@
 //! where the instruction after may fault. They are brought back for an instruction that needs them.
 
 use iced_x86::{
-    Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
-    RflagsBits,
+    Code, FlowControl, Instruction, InstructionInfoFactory, MemoryOperand, Mnemonic, OpAccess,
+    OpKind, Register, RflagsBits,
 };
 
 use super::asm::{Asm, Label, abs};
 use super::regs::{HOST, S1, S2};
 use super::state::{JUMPS, Jump, at};
+use crate::host::PAGE_OFFSET;
 use crate::op::{Op, OpFlags};
 use crate::tlb::Class;
 
+/// Length of the code before what links from the same page lead to.
+pub(super) const ENTRY: usize = 15;
 /// In the number of an instruction that a helper executes: only because of its access to memory.
 pub(super) const FOR_ACCESS: u64 = 1 << 31;
 
@@ -46,6 +49,8 @@ pub(super) struct Places {
     pub(super) kernel: bool,
     /// The code is of 64 bits, not 32.
     pub(super) wide: bool,
+    /// The code runs wherever its page is mapped.
+    pub(super) relative: bool,
 }
 
 impl Places {
@@ -93,7 +98,7 @@ struct Exit {
 pub(super) struct Compiler<'a> {
     pub(super) asm: Asm,
     pub(super) places: Places,
-    /// RIP of the first instruction.
+    /// RIP of the first instruction, where the code was first met.
     pub(super) start: u64,
     /// Where code begins when its registers are available.
     pub(super) top: Label,
@@ -156,6 +161,7 @@ impl<'a> Compiler<'a> {
             index: 0,
             dead: dead_flags(input),
         };
+        this.entry();
         this.head(input);
         let mut ended = false;
         for (index, this_input) in input.iter().enumerate() {
@@ -171,6 +177,32 @@ impl<'a> Compiler<'a> {
             this.go_to(last.op.next_rip, last.op.next_rip);
         }
         this.finish()
+    }
+
+    /// What is done when the code is come to from another page, or from outside, with its address in
+    /// [`S1`]; its length is [`ENTRY`].
+    fn entry(&mut self) {
+        let page = abs(self.places.state + at::PAGE);
+        self.asm.ri(Code::And_rm64_imm32, S1, -(PAGE_OFFSET as i32 + 1));
+        self.asm.mr(Code::Mov_rm64_r64, page, S1);
+        debug_assert_eq!(self.asm.len(), ENTRY);
+    }
+
+    /// Puts `address`, which is one of the code or relative to it, into `to`. The flags stay.
+    pub(super) fn address(&mut self, to: Register, address: u64) {
+        if !self.places.relative {
+            self.asm.mov_imm(to, address);
+            return;
+        }
+        let from_page = address.wrapping_sub(self.start & !PAGE_OFFSET) as i64;
+        self.asm.rm(Code::Mov_r64_rm64, to, abs(self.places.state + at::PAGE));
+        // Operands relative to RIP may be a little beyond two gigabytes from the page's beginning.
+        let half = i64::from(i32::try_from(from_page).unwrap_or((from_page / 2) as i32));
+        self.asm.rm(Code::Lea_r64_m, to, MemoryOperand::with_base_displ(to, half));
+        if half != from_page {
+            let rest = MemoryOperand::with_base_displ(to, from_page - half);
+            self.asm.rm(Code::Lea_r64_m, to, rest);
+        }
     }
 
     /// Makes vector registers available, if any instruction uses them.
@@ -189,7 +221,7 @@ impl<'a> Compiler<'a> {
         let loaded = abs(self.places.state + at::LOADED);
         self.asm.mi(Code::Cmp_rm32_imm8, loaded, level as i32);
         self.asm.jcc(super::asm::Cond::AboveEqual, ready);
-        self.asm.mov_imm(S1, self.start);
+        self.address(S1, self.start);
         self.asm.mov_imm(S2, u64::from(level));
         self.asm.call_to(self.places.vectors);
         self.asm.bind(ready);
@@ -306,7 +338,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// Memory that holds general register `n` while it has no register.
-    pub(super) fn home(&self, n: usize) -> iced_x86::MemoryOperand {
+    pub(super) fn home(&self, n: usize) -> MemoryOperand {
         abs(self.places.state + at::GPR + 8 * n as u32)
     }
 
@@ -361,7 +393,7 @@ impl<'a> Compiler<'a> {
         if target == self.start {
             self.asm.jmp(self.top);
             self.asm.bind(unlinked);
-            self.asm.mov_imm(S1, target);
+            self.address(S1, target);
             self.asm.jmp_to(self.places.leave);
             return;
         }
@@ -370,7 +402,7 @@ impl<'a> Compiler<'a> {
         self.asm.jmp_to(after);
         let here = self.asm.len();
         self.asm.bind(unlinked);
-        self.asm.mov_imm(S1, target);
+        self.address(S1, target);
         self.asm.mov_imm(S2, (self.first_link + self.links.len() + 1) as u64);
         self.asm.jmp_to(self.places.leave_by_link);
         self.links.push(LinkSite { displacement: here - 4, unlinked: here, target });
@@ -398,7 +430,7 @@ impl<'a> Compiler<'a> {
         }
         for (exit, rip) in std::mem::take(&mut self.polls) {
             self.asm.bind(exit);
-            self.asm.mov_imm(S1, rip);
+            self.address(S1, rip);
             self.asm.jmp_to(self.places.leave);
         }
         (self.asm.finish(), self.links)

@@ -2,11 +2,11 @@
 
 use iced_x86::{Code, FlowControl, Instruction, OpKind};
 
-use super::asm::{Cond, Label, abs, abs_plus, at as memory_at, low32};
+use super::asm::{Cond, Label, abs_plus, at as memory_at, low32};
 use super::compile::Compiler;
 use super::memory::{For, number};
 use super::regs::{GUEST_RSP, S1, S2};
-use super::state::{JUMPS, Jump, at, jump_index};
+use super::state::{JUMPS, Jump};
 use crate::decode::MAX_LEN;
 use crate::host::PAGE_OFFSET;
 use crate::mmu::LINEAR_BITS;
@@ -106,29 +106,19 @@ impl Compiler<'_> {
 
     /// Goes to `target` by the jump cache `jumps`. The flags are saved.
     pub(super) fn jump_by_cache(&mut self, target: u64, jumps: u32) {
-        let entry = jumps + (jump_index(target) * size_of::<Jump>()) as u32;
-        match i32::try_from(target as i64) {
-            Ok(target) => self.asm.mi(Code::Cmp_rm64_imm32, abs(entry), target),
-            Err(_) => {
-                self.asm.mov_imm(S1, target);
-                self.asm.mr(Code::Cmp_rm64_r64, abs(entry), S1);
-            }
-        }
-        self.destroyed();
         let unknown = self.leave_out_of_line(target);
-        self.asm.jcc(Cond::NotEqual, unknown);
-        self.asm.m(Code::Jmp_rm64, abs(entry + CODE));
+        self.address(S1, target);
+        self.look_up_in(jumps, unknown);
+        self.asm.m(Code::Jmp_rm64, abs_plus(jumps + CODE, S2));
     }
 
     /// Stores the return address `rip` to what [`S1`] points to, and moves the stack pointer.
     fn push_return(&mut self, rip: u64) {
-        match i32::try_from(rip as i64) {
-            _ if !self.places.wide => self.asm.mi(Code::Mov_rm32_imm32, memory_at(S1), rip as i32),
-            Ok(rip) => self.asm.mi(Code::Mov_rm64_imm32, memory_at(S1), rip),
-            Err(_) => {
-                self.asm.mov_imm(S2, rip);
-                self.asm.mr(Code::Mov_rm64_r64, memory_at(S1), S2);
-            }
+        if self.places.wide {
+            self.address(S2, rip);
+            self.asm.mr(Code::Mov_rm64_r64, memory_at(S1), S2);
+        } else {
+            self.asm.mi(Code::Mov_rm32_imm32, memory_at(S1), rip as i32);
         }
         self.move_stack(-(self.word() as i32));
     }
@@ -189,13 +179,10 @@ impl Compiler<'_> {
         self.poll(op.rip());
         self.target(insn);
         self.look_up();
-        let spare = abs(self.places.state + at::SPARE);
-        let jumps = self.places.jumps_of(self.places.class);
-        self.asm.rm(Code::Mov_r64_rm64, S2, abs_plus(jumps + CODE, S2));
-        self.asm.mr(Code::Mov_rm64_r64, spare, S2);
+        self.keep_code(self.places.class);
         self.access_at(GUEST_RSP, -(self.word() as i32), For::Write);
         self.push_return(op.next_rip);
-        self.asm.m(Code::Jmp_rm64, spare);
+        self.go_to_kept();
         self.slow_returns();
     }
 
@@ -222,7 +209,7 @@ impl Compiler<'_> {
 }
 
 /// Whether `address` is canonical, however many levels the page tables have.
-fn is_safely_canonical(address: u64) -> bool {
+pub(super) fn is_safely_canonical(address: u64) -> bool {
     let shift = 64 - LINEAR_BITS;
     ((address << shift) as i64 >> shift) as u64 == address
 }

@@ -94,6 +94,7 @@ pub(super) fn enter(translator: &mut Translator, cpu: &mut Cpu, code: u64) -> Re
 fn give_registers(translator: &mut Translator, cpu: &Cpu) {
     let state = &mut *translator.state;
     state.gpr.copy_from_slice(&cpu.gpr[..16]);
+    state.rip = cpu.rip;
     state.flags = bits_to_flags(cpu.rflags() & ARITH);
     state.system_flags = cpu.system_flags;
     let [fs, gs] = [FS, GS].map(|segment| &cpu.seg_access[usize::from(segment)]);

@@ -80,7 +80,19 @@ impl Compiler<'_> {
         let displacement = insn.memory_displacement64();
         // As a displacement of 32 bits has to be, whatever the width of the address.
         let displacement = if narrow { displacement as u32 as i32 as u64 } else { displacement };
-        if insn.is_ip_rel_memory_operand() || base == Register::None && index == Register::None {
+        if insn.is_ip_rel_memory_operand() {
+            let address = insn.memory_displacement64();
+            if narrow {
+                // As near as it can be: only its lower half counts.
+                let distance = (address as u32).wrapping_sub(self.start as u32) as i32;
+                self.address(to, self.start.wrapping_add(distance as u64));
+                self.asm.rr(Code::Mov_r32_rm32, low32(to), low32(to));
+            } else {
+                self.address(to, address);
+            }
+            return;
+        }
+        if base == Register::None && index == Register::None {
             let mask = if narrow { 0xffff_ffff } else { u64::MAX };
             self.asm.mov_imm(to, displacement & mask);
             return;

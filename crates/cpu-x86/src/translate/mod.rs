@@ -17,6 +17,10 @@
 //! cache, at addresses below two gigabytes that are part of the code. It calls nothing but the two
 //! helpers of `enter`, through the thunks.
 //!
+//! **Where code is.** Translated code knows the page that it runs in from the state, where it is put when
+//! the code is entered from elsewhere, with its address in a register. All addresses relative to RIP are
+//! made from that.
+//!
 //! **Going from one translation to another.** Within a page, by a direct jump: if the page is mapped
 //! where the first translation was entered, so is the second. Into another page, or to an address that
 //! is only known when it is reached, by the jump cache, which knows for an address where its code is as
@@ -53,7 +57,7 @@ use crate::segment::Mode;
 use crate::tlb::CLASSES;
 use cache::{Cache, Found, Key, NewTranslation, Place, SourcePage};
 use code::CodeBuffer;
-use compile::{Compiler, FOR_ACCESS, Input, Places, goes_on};
+use compile::{Compiler, ENTRY, FOR_ACCESS, Input, Places, goes_on};
 use enter::Left;
 use state::{JUMPS, Jump, NOWHERE, State};
 use thunks::Thunks;
@@ -130,11 +134,14 @@ impl Translator {
         })
     }
 
-    /// The instruction that `site` names in translated code, and how the CPU has to run for it.
+    /// The instruction that `site` names in the translated code that runs, and how the CPU has to run
+    /// for it.
     fn site(&self, site: u64) -> Option<(Op, Key)> {
         let translation = self.cache.translations.get((site >> 32) as usize)?;
         let index = (site & (FOR_ACCESS - 1)) as usize;
-        Some((*translation.ops.get(index)?, translation.place.key))
+        let op = *translation.ops.get(index)?;
+        let distance = self.state.page.wrapping_sub(translation.made_at);
+        Some((if distance == 0 { op } else { op.moved(distance) }, translation.place.key))
     }
 
     /// Runs translated code from `cpu`'s current instruction on, or interprets a block.
@@ -223,7 +230,8 @@ impl Translator {
             self.counters.count(Count::NoEntry);
             return None;
         };
-        let place = Place { host: host.addr(), rip: cpu.rip, key };
+        let page = if is_movable(cpu.rip, key) { 0 } else { cpu.rip & !PAGE_OFFSET };
+        let place = Place { host: host.addr(), page, key };
         let n = match self.cache.find(&place) {
             Found::Code(n) => n,
             Found::Stale(n) if self.cache.second(n).is_none() && self.renew(cpu, n, host) => n,
@@ -251,7 +259,7 @@ impl Translator {
         let code = self.cache.translations[n as usize].code;
         if let Some(link) = self.cache.make_link(link, n) {
             self.counters.count(Count::Links);
-            self.code.patch(link.at, code);
+            self.code.patch(link.at, code + ENTRY as u64);
         }
         let index = state::jump_index(cpu.rip);
         let slot = &mut self.jumps[table][index];
@@ -288,23 +296,24 @@ impl Translator {
     #[cold]
     fn translate(&mut self, cpu: &mut Cpu, place: &Place, host: HostPtr) -> Option<u32> {
         // There the instruction pointer wraps around.
-        if !place.key.mode.is_64() && place.rip >> 12 == 0xf_ffff {
+        let rip = cpu.rip;
+        if !place.key.mode.is_64() && rip >> 12 == 0xf_ffff {
             return None;
         }
-        let first = source_page(cpu, place.rip)?;
-        if first.host.at(place.rip) != host {
+        let first = source_page(cpu, rip)?;
+        if first.host.at(rip) != host {
             return None;
         }
-        let in_page = ((PAGE_OFFSET + 1 - (place.rip & PAGE_OFFSET)) as usize).min(MAX_SOURCE);
+        let in_page = ((PAGE_OFFSET + 1 - (rip & PAGE_OFFSET)) as usize).min(MAX_SOURCE);
         let mut buffer = [0; MAX_SOURCE];
         host.read_bytes(&mut buffer[..in_page]);
-        let (mut input, mut len) = decode_line(cpu, place.rip, &buffer[..in_page]);
+        let (mut input, mut len) = decode_line(cpu, rip, &buffer[..in_page]);
         let mut second = None;
         if input.is_empty() {
             // The instruction goes on in the next page.
-            let source = source_page(cpu, (place.rip | PAGE_OFFSET).wrapping_add(1))?;
+            let source = source_page(cpu, (rip | PAGE_OFFSET).wrapping_add(1))?;
             source.host.read_bytes(&mut buffer[in_page..MAX_LEN]);
-            (input, len) = decode_line(cpu, place.rip, &buffer[..MAX_LEN]);
+            (input, len) = decode_line(cpu, rip, &buffer[..MAX_LEN]);
             input.truncate(1);
             len = input.first().map_or(len, |input| usize::from(input.op.len));
             second = Some(source);
@@ -317,12 +326,11 @@ impl Translator {
             self.forget_all(cpu);
         }
         let number = self.cache.translations.len() as u32;
-        let places = self.places(cpu, place.key)?;
+        let places = self.places(cpu, place)?;
         let at = self.code.next();
         let first_link = self.cache.links.len();
         let numbers = (number, first_link);
-        let (code, sites) =
-            Compiler::compile(&input, (place.rip, at), places, numbers, &self.features);
+        let (code, sites) = Compiler::compile(&input, (rip, at), places, numbers, &self.features);
         if code.len() > self.code.free() {
             return None;
         }
@@ -330,6 +338,7 @@ impl Translator {
         let version = first.version;
         let page = self.cache.add(NewTranslation {
             place: *place,
+            made_at: rip & !PAGE_OFFSET,
             code: at,
             source: buffer[..len].into(),
             ops: input.iter().map(|input| input.op).collect(),
@@ -340,13 +349,15 @@ impl Translator {
         for site in sites {
             let (displacement, unlinked) =
                 (at + site.displacement as u64, at + site.unlinked as u64);
-            self.cache.add_link(displacement, unlinked, site.target, place.key, page);
+            let target = Place { host: (site.target & PAGE_OFFSET) as usize, ..*place };
+            self.cache.add_link(displacement, unlinked, target, page);
         }
         Some(number)
     }
 
-    /// Where translations for `key` find what does not change.
-    fn places(&self, cpu: &Cpu, key: Key) -> Option<Places> {
+    /// Where the translation for `place` finds what does not change.
+    fn places(&self, cpu: &Cpu, place: &Place) -> Option<Places> {
+        let key = place.key;
         let wide = key.mode.is_64();
         let first = if wide { 0 } else { (size_of::<[Jump; JUMPS]>() * CLASSES) as u32 };
         Some(Places {
@@ -355,6 +366,7 @@ impl Translator {
             jumps: self.jumps.low_addr()? + first,
             class: key.class,
             wide,
+            relative: place.page == 0,
             step: self.thunks.step,
             leave: self.thunks.leave,
             leave_by_link: self.thunks.leave_by_link,
@@ -371,6 +383,14 @@ impl Translator {
         self.empty_jumps();
         self.link = 0;
     }
+}
+
+/// Whether a translation for `key` of code at `rip` can run wherever that is mapped: it goes nowhere that
+/// is canonical there and would not be elsewhere.
+fn is_movable(rip: u64, key: Key) -> bool {
+    const REACH: u64 = 4 << 30;
+    let ends = [rip.wrapping_sub(REACH), rip.wrapping_add(REACH)];
+    key.mode.is_64() && ends.into_iter().all(control::is_safely_canonical)
 }
 
 /// The page at `linear` as one that code is translated from. `None` if it is none, or if writes to it

@@ -16,7 +16,10 @@ pub(super) struct State {
     pub(super) flags: u64,
     /// RFLAGS without the arithmetic flags.
     pub(super) system_flags: u64,
+    /// Where translated code was left, or is to be entered.
     pub(super) rip: u64,
+    /// Where the page begins that the code is in which runs, in the segment.
+    pub(super) page: u64,
     /// What left translated code: the link that it came from, or 0.
     pub(super) link: u64,
     /// Bases of FS and GS.
@@ -31,6 +34,8 @@ pub(super) struct State {
     pub(super) vectors: u64,
     /// Values that need a place for a moment.
     pub(super) spare: [u64; 2],
+    /// RIP of the code at `spare[1]`, which is entered next.
+    pub(super) target: u64,
     /// What SWAPGS exchanges GS's base with.
     pub(super) kernel_gs: u64,
     /// Where SYSCALL goes to from 64-bit code.
@@ -87,6 +92,7 @@ pub(super) mod at {
     pub(in super::super) const FLAGS: u32 = offset_of!(State, flags) as u32;
     pub(in super::super) const SYSTEM_FLAGS: u32 = offset_of!(State, system_flags) as u32;
     pub(in super::super) const RIP: u32 = offset_of!(State, rip) as u32;
+    pub(in super::super) const PAGE: u32 = offset_of!(State, page) as u32;
     pub(in super::super) const LINK: u32 = offset_of!(State, link) as u32;
     pub(in super::super) const BASES: u32 = offset_of!(State, bases) as u32;
     pub(in super::super) const SIGNALS: u32 = offset_of!(State, signals) as u32;
@@ -94,6 +100,7 @@ pub(super) mod at {
     pub(in super::super) const STEP: u32 = offset_of!(State, step) as u32;
     pub(in super::super) const VECTORS: u32 = offset_of!(State, vectors) as u32;
     pub(in super::super) const SPARE: u32 = offset_of!(State, spare) as u32;
+    pub(in super::super) const TARGET: u32 = offset_of!(State, target) as u32;
     pub(in super::super) const KERNEL_GS: u32 = offset_of!(State, kernel_gs) as u32;
     pub(in super::super) const LSTAR: u32 = offset_of!(State, lstar) as u32;
     pub(in super::super) const FLAG_MASK: u32 = offset_of!(State, flag_mask) as u32;

@@ -155,19 +155,29 @@ impl Compiler<'_> {
         self.destroyed();
     }
 
-    /// Keeps for [`Self::cross`] where the code is that was looked up for class `class`.
-    fn keep_code(&mut self, class: Class) {
+    /// Keeps for [`Self::go_to_kept`] where the code is that was looked up for class `class`, and the
+    /// address that is in [`S1`].
+    pub(super) fn keep_code(&mut self, class: Class) {
         let code = abs_plus(self.places.jumps_of(class) + CODE, S2);
         let spare = self.at_state(at::SPARE + 8);
         self.asm.rm(Code::Mov_r64_rm64, S2, code);
         self.asm.mr(Code::Mov_rm64_r64, spare, S2);
+        let target = self.at_state(at::TARGET);
+        self.asm.mr(Code::Mov_rm64_r64, target, S1);
     }
 
     fn cross(&mut self, how: u32) {
-        let (crossing, spare) = (self.at_state(at::CROSSING), self.at_state(at::SPARE + 8));
+        let crossing = self.at_state(at::CROSSING);
         self.asm.mi(Code::Mov_rm32_imm32, crossing, how as i32);
-        self.asm.m(Code::Jmp_rm64, spare);
+        self.go_to_kept();
         self.slow_returns();
+    }
+
+    /// Goes where [`Self::keep_code`] has said.
+    pub(super) fn go_to_kept(&mut self) {
+        let (target, spare) = (self.at_state(at::TARGET), self.at_state(at::SPARE + 8));
+        self.asm.rm(Code::Mov_r64_rm64, S1, target);
+        self.asm.m(Code::Jmp_rm64, spare);
     }
 
     fn syscall(&mut self, next: u64) {
@@ -183,7 +193,7 @@ impl Compiler<'_> {
         self.asm.mov(S1, S2);
         self.asm.rm(Code::And_r64_rm64, S1, mask);
         self.write_flags();
-        self.asm.mov_imm(S1, next);
+        self.address(S1, next);
         self.write_gpr(RCX, S1);
         self.cross(ENTERED_KERNEL);
     }

@@ -65,10 +65,17 @@ impl Writer {
             self.asm.r(Code::Push_r64, register);
         }
         self.move_stack(-8);
-        self.asm.mov(S1, Register::RDI);
-        self.load_registers();
-        self.asm.r(Code::Jmp_rm64, S1);
+        self.asm.mov(S2, Register::RDI);
+        self.go_to_code();
         start
+    }
+
+    /// Goes to the code at [`S2`], which begins at [`State::rip`](super::state::State::rip).
+    fn go_to_code(&mut self) {
+        self.load_registers();
+        let rip = self.at(at::RIP);
+        self.asm.rm(Code::Mov_r64_rm64, S1, rip);
+        self.asm.r(Code::Jmp_rm64, S2);
     }
 
     fn move_stack(&mut self, by: i64) {
@@ -215,10 +222,9 @@ impl Writer {
         self.give_up(LEFT_BY_STEP, out);
         // To other code, which finds no vector registers loaded.
         self.asm.bind(elsewhere);
-        self.asm.mov(S1, Register::RAX);
+        self.asm.mov(S2, Register::RAX);
         self.move_stack(8);
-        self.load_registers();
-        self.asm.r(Code::Jmp_rm64, S1);
+        self.go_to_code();
         start
     }
 
