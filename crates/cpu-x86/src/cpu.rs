@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use accel::log::Log;
 use accel::{CpuBus, GuestClock, InterruptController, Signals};
-use memory::GuestMemory;
+use memory::{GuestMemory, Lens};
 
 use crate::block::BlockCache;
 use crate::cpuid::Topology;
@@ -146,6 +146,8 @@ pub struct Cpu {
     /// What the model's features decide.
     pub(crate) limits: Limits,
     pub(crate) memory: Arc<GuestMemory>,
+    /// The map of `memory`, at hand.
+    pub(crate) map: Lens,
     pub(crate) bus: Arc<dyn CpuBus>,
     pub(crate) interrupts: Arc<dyn InterruptController>,
     pub(crate) clock: Arc<dyn GuestClock>,
@@ -235,6 +237,7 @@ impl Cpu {
             entropy: Entropy::default(),
             limits: Limits::of(&config.model),
             config,
+            map: wiring.memory.lens(),
             memory: wiring.memory,
             bus: wiring.bus,
             interrupts: wiring.interrupts,

@@ -12,16 +12,21 @@
 //!
 //! Pages larger than 4 KiB are entered in pieces of 4 KiB. A small bitmap knows in which large regions
 //! that happened, so that INVLPG knows when it has to search for the other pieces.
+//!
+//! Beside them are [`Directory`]s: where the last level of tables for a region of 2 MiB is, so that a
+//! walk has one step to make. As on silicon, INVLPG drops them all (SDM volume 3, section 4.10.4.1).
 
 use memory::WritePath;
 
 use crate::host::{Access, HostPtr, TlbEntry};
 use crate::low::LowBox;
 
-/// Entries of each first-level table.
-pub(crate) const L1_ENTRIES: usize = 4096;
+/// Entries of each first-level table. A table takes no memory where it is not used.
+pub(crate) const L1_ENTRIES: usize = 1 << 15;
 /// Entries of the second level.
-const L2_ENTRIES: usize = 4096;
+const L2_ENTRIES: usize = 8192;
+/// How many directories are remembered.
+const DIRECTORIES: usize = 1024;
 /// Words of the bitmap of large regions.
 const LARGE_WORDS: usize = 64;
 /// Number of PCIDs, each with an address space of its own.
@@ -115,6 +120,67 @@ const L2_EMPTY: L2Entry = L2Entry {
     },
 };
 
+/// The last level of page tables for a region of 2 MiB.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Directory {
+    /// Guest physical address of the table.
+    pub(crate) table: u64,
+    /// Where it is on the host.
+    pub(crate) host: HostPtr,
+    /// What the levels above allow.
+    pub(crate) rights: Rights,
+}
+
+#[derive(Clone, Copy)]
+struct DirectoryEntry {
+    /// The linear address, in units of 2 MiB.
+    region: u64,
+    stamp: u64,
+    epoch: u64,
+    directory: Directory,
+}
+
+/// The entries of a first-level table that are not empty, and maybe some that are; none twice.
+struct Used {
+    list: Vec<u16>,
+    /// A bit an entry: it is in `list`.
+    listed: Box<[u64]>,
+}
+
+const _: () = assert!(L1_ENTRIES <= 1 << 16);
+
+impl Default for Used {
+    fn default() -> Self {
+        Self { list: Vec::new(), listed: vec![0; L1_ENTRIES / 64].into_boxed_slice() }
+    }
+}
+
+impl Used {
+    fn note(&mut self, index: usize) {
+        let (word, bit) = (&mut self.listed[index / 64], 1 << (index % 64));
+        if *word & bit == 0 {
+            *word |= bit;
+            self.list.push(index as u16);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        self.list.iter().map(|&index| usize::from(index) % L1_ENTRIES)
+    }
+
+    /// Empties those entries of `table`; tells whether instructions might be fetched by one of them.
+    fn empty(&mut self, table: &mut [TlbEntry; L1_ENTRIES]) -> bool {
+        let mut code = false;
+        for index in self.list.drain(..) {
+            let index = usize::from(index) % L1_ENTRIES;
+            self.listed[index / 64] = 0;
+            code |= table[index].is_code(index);
+            table[index] = TlbEntry::empty(index);
+        }
+        code
+    }
+}
+
 /// What decides how a guest's tables are read, and so whether what was entered for it is of use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SpaceKey {
@@ -156,13 +222,18 @@ impl Spaces {
 /// Both levels.
 pub(crate) struct Tlb {
     l1: LowBox<[[TlbEntry; L1_ENTRIES]; CLASSES]>,
-    /// The entries of each first-level table that are not empty, and maybe some that are.
-    l1_used: [Vec<u16>; CLASSES],
-    /// An entry for instructions was replaced since [`Self::code_epoch`] last changed.
-    code_replaced: bool,
-    /// Changes whenever an entry for instructions may have become invalid.
-    code_epoch: u64,
+    /// The used entries of each first-level table for pages that are not global.
+    used: [Used; CLASSES],
+    /// The same for global pages, which stay when the address space changes.
+    used_global: [Used; CLASSES],
+    /// By class: an entry for instructions was replaced since its [`Self::code_epoch`] last changed.
+    code_replaced: [bool; CLASSES],
+    /// By class: changes whenever an entry for instructions may have become invalid.
+    code_epochs: [u64; CLASSES],
     l2: Box<[L2Entry]>,
+    directories: Vec<DirectoryEntry>,
+    /// Changes when all directories are dropped.
+    directory_epoch: u64,
     last_stamp: u64,
     /// Stamp of the current address space.
     stamp: u64,
@@ -194,16 +265,16 @@ fn huge_bit(linear: u64) -> u64 {
 impl Tlb {
     pub(crate) fn new() -> Self {
         let mut l1 = LowBox::<[[TlbEntry; L1_ENTRIES]; CLASSES]>::new();
-        for table in l1.iter_mut() {
-            for (index, entry) in table.iter_mut().enumerate() {
-                *entry = TlbEntry::empty(index);
-            }
-        }
+        // All the others are empty as they are.
+        l1.iter_mut().for_each(|table| table[0] = TlbEntry::empty(0));
         Self {
             l1,
-            l1_used: Default::default(),
-            code_replaced: false,
-            code_epoch: 1,
+            used: Default::default(),
+            used_global: Default::default(),
+            code_replaced: [false; CLASSES],
+            code_epochs: [1; CLASSES],
+            directories: Vec::new(),
+            directory_epoch: 0,
             l2: vec![L2_EMPTY; L2_ENTRIES].into_boxed_slice(),
             last_stamp: 2,
             stamp: 1,
@@ -226,28 +297,26 @@ impl Tlb {
     }
 
     /// Enters the page of `linear`, at `host`, into the table of `class`, for reads, writes and
-    /// execution as `rights` say.
-    pub(crate) fn enter(&mut self, class: Class, linear: u64, host: HostPtr, rights: [bool; 3]) {
+    /// execution as `rights` say; a `global` one stays when the address space changes.
+    pub(crate) fn enter(
+        &mut self,
+        class: Class,
+        linear: u64,
+        host: HostPtr,
+        rights: [bool; 3],
+        global: bool,
+    ) {
         let index = l1_index(linear);
         let entry = &mut self.l1[class as usize][index];
-        let was_empty = entry.is_empty(index);
-        self.code_replaced |= entry.is_code(index);
+        self.code_replaced[class as usize] |= entry.is_code(index);
         *entry = TlbEntry::new(index, linear, host, rights);
-        if was_empty {
-            self.note_used(class, index);
-        }
+        let used = if global { &mut self.used_global } else { &mut self.used };
+        used[class as usize].note(index);
     }
 
-    fn note_used(&mut self, class: Class, index: usize) {
-        let used = &mut self.l1_used[class as usize];
-        if used.len() < 2 * L1_ENTRIES {
-            used.push(index as u16);
-            return;
-        }
-        // Entries were emptied and filled again one by one, and are in the list as often.
-        used.clear();
-        let table = self.l1[class as usize].iter().enumerate();
-        used.extend(table.filter(|(i, entry)| !entry.is_empty(*i)).map(|(i, _)| i as u16));
+    /// The tag, for accesses of the kind `access`, of entry `index` of the table of `class`.
+    pub(crate) fn tag(&self, class: Class, index: usize, access: Access) -> u64 {
+        self.l1[class as usize][index % L1_ENTRIES].tag(access)
     }
 
     /// Address of the first-level table of `class`, if it is where generated code can reach it.
@@ -256,15 +325,36 @@ impl Tlb {
         self.l1.low_addr().map(|start| start + class as u32 * size)
     }
 
-    /// A number that changes whenever instructions that could be fetched by the first level no longer
-    /// can, or are elsewhere.
-    pub(crate) fn code_epoch(&self) -> u64 {
-        self.code_epoch
+    /// A number that changes whenever instructions that could be fetched by the first-level table of
+    /// `class` no longer can, or are elsewhere.
+    pub(crate) fn code_epoch(&self, class: Class) -> u64 {
+        self.code_epochs[class as usize]
     }
 
-    fn change_code(&mut self) {
-        self.code_epoch += 1;
-        self.code_replaced = false;
+    fn change_code(&mut self, class: usize) {
+        self.code_epochs[class] += 1;
+        self.code_replaced[class] = false;
+    }
+
+    /// The directory for `linear`, if it is remembered for the current address space.
+    pub(crate) fn directory(&self, linear: u64) -> Option<Directory> {
+        let region = linear >> 21;
+        let entry = self.directories.get(region as usize % DIRECTORIES)?;
+        let valid = entry.region == region
+            && entry.stamp == self.stamp
+            && entry.epoch == self.directory_epoch;
+        valid.then_some(entry.directory)
+    }
+
+    /// Remembers the directory for `linear`.
+    pub(crate) fn remember_directory(&mut self, linear: u64, directory: Directory) {
+        let region = linear >> 21;
+        let (stamp, epoch) = (self.stamp, self.directory_epoch);
+        let entry = DirectoryEntry { region, stamp, epoch, directory };
+        if self.directories.is_empty() {
+            self.directories.resize(DIRECTORIES, DirectoryEntry { stamp: 0, ..entry });
+        }
+        self.directories[region as usize % DIRECTORIES] = entry;
     }
 
     /// Looks `linear` up in the second level.
@@ -296,13 +386,21 @@ impl Tlb {
     /// Empties the first level: what decides a right has changed, or another CPU wants to be asked
     /// again before this one writes.
     pub(crate) fn flush_l1(&mut self) {
-        for (table, used) in self.l1.iter_mut().zip(&mut self.l1_used) {
-            for index in used.drain(..) {
-                let index = usize::from(index) % L1_ENTRIES;
-                table[index] = TlbEntry::empty(index);
+        for (class, table) in self.l1.iter_mut().enumerate() {
+            self.used[class].empty(table);
+            self.used_global[class].empty(table);
+        }
+        (0..CLASSES).for_each(|class| self.change_code(class));
+    }
+
+    /// Empties the first level but for global pages.
+    fn flush_l1_of_space(&mut self) {
+        for class in 0..CLASSES {
+            let code = self.used[class].empty(&mut self.l1[class]);
+            if code || self.code_replaced[class] {
+                self.change_code(class);
             }
         }
-        self.change_code();
     }
 
     /// Makes the address spaces of `asid` current: [`Self::switch`] says which of them.
@@ -359,7 +457,7 @@ impl Tlb {
 
     /// Switches to address space `pcid`; `flush` empties it first. Global pages stay.
     pub(crate) fn switch(&mut self, pcid: u16, flush: bool) {
-        self.flush_l1();
+        self.flush_l1_of_space();
         let fresh = self.next_stamp();
         let slot = &mut self.spaces.stamps[usize::from(pcid) % ADDRESS_SPACES];
         if flush || *slot == 0 {
@@ -385,17 +483,18 @@ impl Tlb {
     /// INVLPG: forgets the page at `linear`, of whatever size, global or not.
     pub(crate) fn invalidate(&mut self, linear: u64) {
         let index = l1_index(linear);
-        let mut code = self.code_replaced;
-        for table in self.l1.iter_mut() {
-            let entry = &mut table[index];
+        for class in 0..CLASSES {
+            let entry = &mut self.l1[class][index];
+            let mut code = self.code_replaced[class];
             if entry.is_for(linear) {
                 code |= entry.is_code(index);
                 *entry = TlbEntry::empty(index);
             }
+            if code {
+                self.change_code(class);
+            }
         }
-        if code {
-            self.change_code();
-        }
+        self.directory_epoch += 1;
         let entry = &mut self.l2[l2_index(linear)];
         if entry.page == linear & !0xfff {
             entry.stamp = 0;
@@ -411,15 +510,15 @@ impl Tlb {
     }
 
     fn forget_region(&mut self, linear: u64, shift: u32) {
-        for (table, used) in self.l1.iter_mut().zip(&self.l1_used) {
-            for &index in used {
-                let index = usize::from(index) % L1_ENTRIES;
+        for class in 0..CLASSES {
+            let table = &mut self.l1[class];
+            for index in self.used[class].iter().chain(self.used_global[class].iter()) {
                 if table[index].is_within(index, linear, shift) {
                     table[index] = TlbEntry::empty(index);
                 }
             }
+            self.change_code(class);
         }
-        self.change_code();
         for entry in self.l2.iter_mut() {
             if entry.page >> shift == linear >> shift {
                 entry.stamp = 0;
@@ -429,9 +528,8 @@ impl Tlb {
 
     /// Takes away the right to write to the host page at `host` from every first-level entry.
     pub(crate) fn protect(&mut self, host: HostPtr) {
-        for (table, used) in self.l1.iter_mut().zip(&self.l1_used) {
-            for &index in used {
-                let index = usize::from(index) % L1_ENTRIES;
+        for (class, table) in self.l1.iter_mut().enumerate() {
+            for index in self.used[class].iter().chain(self.used_global[class].iter()) {
                 table[index].protect(index, host);
             }
         }

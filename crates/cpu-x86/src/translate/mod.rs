@@ -7,14 +7,15 @@
 //! - `state`: what translated code and the rest of the CPU exchange.
 //! - `asm`, `code`: writing host code, and the memory it is in.
 //! - `compile`: the frame of a translation, and the flags; `memory`: the probe of the TLB; `integer`,
-//!   `control`, `vector`: instructions by kind.
+//!   `control`, `string`, `vector`, `x87`: instructions by kind.
 //! - `thunks`, `enter`: the ways in and out, and the helpers.
 //! - `cache`: which translations there are.
 //!
 //! **Safety.** Guest code decides nothing about host code but by the instructions that `integer`,
-//! `control` and `vector` name one by one. Host code reaches guest memory only by an address that the
-//! probe of the TLB has given it, with no index added after; and the CPU's state, the TLB and the jump
-//! cache, at addresses below two gigabytes that are part of the code. It calls nothing but the two
+//! `control`, `string`, `vector` and `x87` name one by one. Host code reaches guest memory only by an address that the
+//! probe of the TLB has given it, with no index added after but a repeated string instruction's, whose
+//! count has been compared with what is left of the page; and the CPU's state, the TLB and the jump
+//! cache, at addresses below two gigabytes that are part of the code. It calls nothing but the three
 //! helpers of `enter`, through the thunks.
 //!
 //! **Going from one translation to another.** Within a page, by a direct jump: if the page is mapped
@@ -33,8 +34,10 @@ mod integer;
 mod memory;
 mod regs;
 mod state;
+mod string;
 mod thunks;
 mod vector;
+mod x87;
 
 use crate::block::BlockCache;
 use crate::cpu::{Cpu, Translation};
@@ -48,7 +51,7 @@ use cache::{Cache, Found, Key, NewTranslation, Place, SourcePage};
 use code::CodeBuffer;
 use compile::{Compiler, Input, Places};
 use enter::Left;
-use state::{JUMPS, Jump, NOWHERE, State};
+use state::{JUMPS, Jump, NOWHERE, State, TRANSLATIONS};
 use thunks::Thunks;
 use vector::HostFeatures;
 
@@ -65,8 +68,8 @@ const ROOM: usize = 64 << 10;
 pub(crate) struct Translator {
     state: LowBox<State>,
     jumps: LowBox<[[Jump; JUMPS]; CLASSES]>,
-    /// Entries of `jumps` that are set, by class.
-    jumps_used: Vec<(u8, u16)>,
+    /// By class, the entries of `jumps` that are set.
+    jumps_used: [Vec<u16>; CLASSES],
     code: CodeBuffer,
     /// Bytes of `code` that the thunks take.
     fixed: usize,
@@ -75,8 +78,8 @@ pub(crate) struct Translator {
     cache: Cache,
     heat: Box<[u8]>,
     threshold: u8,
-    /// The TLB's `code_epoch` that `jumps` is of.
-    code_epoch: u64,
+    /// The TLB's `code_epoch`s that `jumps` is of, by class.
+    code_epochs: [u64; CLASSES],
     /// The link by which translated code was left.
     link: u32,
 }
@@ -94,14 +97,14 @@ impl Translator {
         jumps.low_addr()?;
         jumps.as_flattened_mut().fill(Jump { rip: NOWHERE, code: 0 });
         state.signals = std::ptr::from_ref(cpu.signals.word()) as u64;
-        [state.step, state.vectors] = enter::helpers();
+        [state.step, state.units, state.refill] = enter::helpers();
         let mut code = CodeBuffer::new(how.buffer.max(4 * ROOM)).ok()?;
         let (bytes, thunks) = thunks::write(code.next(), state.low_addr()?, features.avx);
         code.push(&bytes);
         Some(Self {
             state,
             jumps,
-            jumps_used: Vec::new(),
+            jumps_used: Default::default(),
             fixed: code.used(),
             code,
             thunks,
@@ -109,7 +112,7 @@ impl Translator {
             cache: Cache::new(&cpu.signals),
             heat: vec![0; 1 << HEAT_BITS].into(),
             threshold: how.threshold.max(1),
-            code_epoch: 0,
+            code_epochs: [0; CLASSES],
             link: 0,
         })
     }
@@ -141,20 +144,26 @@ impl Translator {
     fn next(&mut self, cpu: &mut Cpu) -> Option<u64> {
         if let Some(undone) = self.cache.look_for_writes() {
             undone.iter().for_each(|link| self.code.patch(link.at, link.unlinked));
-            self.empty_jumps();
-        }
-        if self.code_epoch != cpu.tlb.code_epoch() {
-            self.code_epoch = cpu.tlb.code_epoch();
-            self.empty_jumps();
+            self.empty_all_jumps();
         }
         let key = Key::of(cpu)?;
+        let epoch = cpu.tlb.code_epoch(key.class);
+        if self.code_epochs[key.class as usize] != epoch {
+            self.code_epochs[key.class as usize] = epoch;
+            self.empty_jumps(key.class as usize);
+        }
         self.look_up(cpu, key)
     }
 
-    fn empty_jumps(&mut self) {
-        for (class, index) in self.jumps_used.drain(..) {
-            self.jumps[usize::from(class)][usize::from(index)].rip = NOWHERE;
+    /// Empties the jump cache of `class`.
+    fn empty_jumps(&mut self, class: usize) {
+        for index in self.jumps_used[class].drain(..) {
+            self.jumps[class][usize::from(index)].rip = NOWHERE;
         }
+    }
+
+    fn empty_all_jumps(&mut self) {
+        (0..CLASSES).for_each(|class| self.empty_jumps(class));
     }
 
     /// As [`Self::next`], when what is known of code is current.
@@ -196,7 +205,7 @@ impl Translator {
         }
         let index = state::jump_index(cpu.rip);
         self.jumps[key.class as usize][index] = Jump { rip: cpu.rip, code };
-        self.jumps_used.push((key.class as u8, index as u16));
+        self.jumps_used[key.class as usize].push(index as u16);
         Some(code)
     }
 
@@ -236,7 +245,7 @@ impl Translator {
         if !is_worth_it(&input) {
             return None;
         }
-        if self.code.free() < ROOM {
+        if self.code.free() < ROOM || self.cache.translations.len() >= TRANSLATIONS as usize {
             self.forget_all(cpu);
         }
         let number = self.cache.translations.len() as u32;
@@ -278,7 +287,8 @@ impl Translator {
             step: self.thunks.step,
             leave: self.thunks.leave,
             leave_by_link: self.thunks.leave_by_link,
-            vectors: self.thunks.vectors,
+            units: self.thunks.units,
+            refill: self.thunks.refill,
             kernel: cpu.cpl == 0,
         })
     }
@@ -287,7 +297,7 @@ impl Translator {
     fn forget_all(&mut self, cpu: &Cpu) {
         self.cache = Cache::new(&cpu.signals);
         self.code.truncate(self.fixed);
-        self.empty_jumps();
+        self.empty_all_jumps();
         self.link = 0;
     }
 }
@@ -333,3 +343,6 @@ fn is_worth_it(input: &[Input]) -> bool {
             input.insn.as_ref().is_some_and(branch) || !input.op.flags.contains(OpFlags::ENDS_BLOCK)
         })
 }
+
+#[cfg(test)]
+mod tests;
