@@ -48,7 +48,7 @@ pub struct Translation {
 
 impl Default for Translation {
     fn default() -> Self {
-        Self { buffer: 32 << 20, threshold: 16 }
+        Self { buffer: 128 << 20, threshold: 16 }
     }
 }
 

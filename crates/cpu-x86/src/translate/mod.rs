@@ -95,7 +95,8 @@ impl Translator {
         let mut state = LowBox::<State>::new();
         let mut jumps = LowBox::<[[Jump; JUMPS]; CLASSES]>::new();
         jumps.low_addr()?;
-        jumps.as_flattened_mut().fill(Jump { rip: NOWHERE, code: 0 });
+        // The others are for the address 0, which belongs to the first.
+        jumps.iter_mut().for_each(|jumps| jumps[0].rip = NOWHERE);
         state.signals = std::ptr::from_ref(cpu.signals.word()) as u64;
         [state.step, state.units, state.refill] = enter::helpers();
         let mut code = CodeBuffer::new(how.buffer.max(4 * ROOM)).ok()?;

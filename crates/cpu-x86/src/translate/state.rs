@@ -6,7 +6,7 @@ use crate::flags::bits::{AF, CF, OF, PF, SF, ZF};
 use crate::low::Plain;
 
 /// Entries of the jump cache.
-pub(super) const JUMPS: usize = 4096;
+pub(super) const JUMPS: usize = 1 << 14;
 
 /// Where the guest's registers are when no translated code runs, and what it needs at hand.
 #[repr(C)]

@@ -39,6 +39,7 @@ fn pages_that_miss_are_found_by_reads_and_writes() {
         let (mut top, mut skip) = (a.create_label(), a.create_label());
         a.mov(ecx, 3000).unwrap();
         a.mov(r14, WINDOW).unwrap();
+        a.mov(esi, 1).unwrap();
         a.xor(edx, edx).unwrap();
         a.set_label(&mut top).unwrap();
         // A page, and an offset that now and then runs into the next.
