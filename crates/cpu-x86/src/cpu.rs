@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use accel::log::Log;
 use accel::{CpuBus, GuestClock, InterruptController, Signals};
-use memory::GuestMemory;
+use memory::{GuestMemory, Lens};
 
 use crate::block::BlockCache;
 use crate::counters::Counters;
@@ -49,7 +49,7 @@ pub struct Translation {
 
 impl Default for Translation {
     fn default() -> Self {
-        Self { buffer: 32 << 20, threshold: 16 }
+        Self { buffer: 128 << 20, threshold: 16 }
     }
 }
 
@@ -147,6 +147,8 @@ pub struct Cpu {
     /// What the model's features decide.
     pub(crate) limits: Limits,
     pub(crate) memory: Arc<GuestMemory>,
+    /// The map of `memory`, at hand.
+    pub(crate) map: Lens,
     pub(crate) bus: Arc<dyn CpuBus>,
     pub(crate) interrupts: Arc<dyn InterruptController>,
     pub(crate) clock: Arc<dyn GuestClock>,
@@ -238,6 +240,7 @@ impl Cpu {
             entropy: Entropy::default(),
             limits: Limits::of(&config.model),
             config,
+            map: wiring.memory.lens(),
             memory: wiring.memory,
             bus: wiring.bus,
             interrupts: wiring.interrupts,

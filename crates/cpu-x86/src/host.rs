@@ -78,18 +78,69 @@ impl HostPtr {
     /// Copies out of the page.
     pub(crate) fn read_bytes(self, buf: &mut [u8]) {
         assert!(self.holds(buf.len()));
-        for (i, byte) in buf.iter_mut().enumerate() {
+        let mut at = self.0;
+        let (words, rest) = buf.as_chunks_mut::<8>();
+        for word in words {
             // SAFETY: the assertion above keeps the bytes in the page.
-            *byte = unsafe { ((self.0 + i) as *const u8).read_volatile() };
+            *word = unsafe { (at as *const Unaligned<u64>).read_volatile() }.0.to_ne_bytes();
+            at += 8;
+        }
+        for byte in rest {
+            // SAFETY: as above.
+            *byte = unsafe { (at as *const u8).read_volatile() };
+            at += 1;
         }
     }
 
     /// Copies into the page.
     pub(crate) fn write_bytes(self, data: &[u8]) {
         assert!(self.holds(data.len()));
-        for (i, byte) in data.iter().enumerate() {
+        let mut at = self.0;
+        let (words, rest) = data.as_chunks::<8>();
+        for word in words {
+            let word = Unaligned(u64::from_ne_bytes(*word));
             // SAFETY: the assertion above keeps the bytes in the page.
-            unsafe { ((self.0 + i) as *mut u8).write_volatile(*byte) };
+            unsafe { (at as *mut Unaligned<u64>).write_volatile(word) };
+            at += 8;
+        }
+        for byte in rest {
+            // SAFETY: as above.
+            unsafe { (at as *mut u8).write_volatile(*byte) };
+            at += 1;
+        }
+    }
+
+    /// Copies `len` bytes from `from`, upwards, between pages or within one.
+    pub(crate) fn copy_from(self, from: Self, len: usize) {
+        assert!(self.holds(len) && from.holds(len));
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the assertion above keeps the bytes in the pages; to the compiler, guest RAM is memory
+        // that others change, so no reference into it exists.
+        unsafe {
+            std::arch::asm!("rep movsb", inout("rcx") len => _, inout("rsi") from.0 => _,
+                inout("rdi") self.0 => _, options(nostack, preserves_flags));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        for i in 0..len {
+            Self(self.0 + i).write(Self(from.0 + i).read::<u8>());
+        }
+    }
+
+    /// Fills `len` bytes with `pattern`, from its lowest byte on, over and over.
+    pub(crate) fn fill(self, pattern: u64, len: usize) {
+        assert!(self.holds(len));
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as for `copy_from`.
+        unsafe {
+            std::arch::asm!("rep stosq", inout("rcx") len / 8 => _, inout("rdi") self.0 => _,
+                in("rax") pattern, options(nostack, preserves_flags));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        for i in (0..len / 8 * 8).step_by(8) {
+            Self(self.0 + i).write(pattern);
+        }
+        for i in len / 8 * 8..len {
+            Self(self.0 + i).write((pattern >> (i % 8 * 8)) as u8);
         }
     }
 
@@ -205,7 +256,8 @@ pub(crate) fn with_split_lock<R>(f: impl FnOnce() -> R) -> R {
 /// the whole access to be in the page; added to `host` it is the host address. If it is not, what it
 /// leaves is above any offset.
 ///
-/// An entry for nothing has as its tags the address of a page that belongs to another index.
+/// An entry for nothing has as its tags the address of a page that belongs to another index; all zeroes
+/// are one, but for index 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TlbEntry {
@@ -225,7 +277,7 @@ pub(crate) enum Access {
 
 /// What a tag of the entry at `index` holds for a kind of access that is not allowed.
 fn no_page(index: usize) -> u64 {
-    (index as u64 ^ 1) << 12
+    u64::from(index == 0) << 12
 }
 
 impl TlbEntry {
@@ -260,6 +312,16 @@ impl TlbEntry {
         }
     }
 
+    /// The tag for a kind of access.
+    #[inline(always)]
+    pub(crate) fn tag(&self, access: Access) -> u64 {
+        match access {
+            Access::Read => self.read,
+            Access::Write => self.write,
+            Access::Execute => self.exec,
+        }
+    }
+
     /// Whether this entry, which is at `index`, is for nothing.
     pub(crate) fn is_empty(&self, index: usize) -> bool {
         let tag = no_page(index);
@@ -275,12 +337,7 @@ impl TlbEntry {
     /// page and `access` is allowed. The entry must be the one that `linear`'s page number selects.
     #[inline(always)]
     pub(crate) fn hit(&self, linear: u64, len: usize, access: Access) -> Option<HostPtr> {
-        let tag = match access {
-            Access::Read => self.read,
-            Access::Write => self.write,
-            Access::Execute => self.exec,
-        };
-        let offset = tag ^ linear;
+        let offset = self.tag(access) ^ linear;
         (offset <= PAGE_SIZE - len as u64).then(|| HostPtr(self.host + offset as usize))
     }
 

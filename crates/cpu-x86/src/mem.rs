@@ -546,7 +546,7 @@ impl Cpu {
     fn note_store(&mut self, phys: u64, len: usize) {
         // The bytes are within one page.
         debug_assert!((phys & PAGE_OFFSET) + len as u64 <= PAGE_SIZE);
-        self.break_block |= self.memory.note_write(phys, self.smm);
+        self.break_block |= self.map.note_write(phys, self.smm);
     }
 }
 

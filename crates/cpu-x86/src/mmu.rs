@@ -16,7 +16,7 @@ use crate::regs::{
     EFER_LMA, EFER_NXE,
 };
 use crate::svm::Purpose;
-use crate::tlb::{Class, Rights, Translation};
+use crate::tlb::{Class, Directory, Rights, Translation};
 
 /// Width of guest physical addresses in bits, if the model says nothing else.
 pub(crate) const PHYS_BITS: u32 = 40;
@@ -72,6 +72,14 @@ enum Miss {
     Nested(Exception),
 }
 
+/// Why there is no translation.
+enum Refused {
+    /// A page fault, with these bits of the error code.
+    Fault(u16),
+    /// The guest's host has to see to it.
+    Nested(Exception),
+}
+
 /// Where a leaf entry is and what it says.
 struct Leaf {
     /// Physical address of the entry.
@@ -88,6 +96,14 @@ struct Leaf {
 fn is_canonical(linear: u64, width: u32) -> bool {
     let shift = 64 - width;
     ((linear << shift) as i64 >> shift) as u64 == linear
+}
+
+/// What is left of `rights` at an entry with this value, a long one.
+fn combine(mut rights: Rights, value: u64) -> Rights {
+    rights.set(Rights::WRITE, rights.contains(Rights::WRITE) && value & pte::WRITE != 0);
+    rights.set(Rights::USER, rights.contains(Rights::USER) && value & pte::USER != 0);
+    rights.set(Rights::EXECUTE, rights.contains(Rights::EXECUTE) && value & pte::NX == 0);
+    rights
 }
 
 impl Cpu {
@@ -117,6 +133,19 @@ impl Cpu {
         access: Access,
         privilege: Privilege,
     ) -> Result<Translation> {
+        self.find_page(linear, access, privilege).map_err(|refused| match refused {
+            Refused::Fault(code) => self.page_fault(linear, access, privilege, code),
+            Refused::Nested(exit) => exit,
+        })
+    }
+
+    /// As [`Self::translate`], but raises nothing.
+    fn find_page(
+        &mut self,
+        linear: u64,
+        access: Access,
+        privilege: Privilege,
+    ) -> std::result::Result<Translation, Refused> {
         if let Some(found) = self.tlb.lookup(linear)
             && self.allows(found.rights, access, privilege)
             && (access != Access::Write || found.rights.contains(Rights::DIRTY))
@@ -127,35 +156,77 @@ impl Cpu {
         self.svm.fetching = access == Access::Execute;
         if self.cr0 & CR0_PG == 0 {
             let rights = Rights::WRITE | Rights::USER | Rights::EXECUTE | Rights::DIRTY;
-            let found = self.on_system(linear & 0xffff_ffff, access, rights)?;
+            let found = self.on_system(linear & 0xffff_ffff, access, rights);
+            let found = found.map_err(Refused::Nested)?;
             self.tlb.remember(linear, found);
             return Ok(found);
         }
         loop {
-            match self.walk(linear) {
+            // Only a walk from the root may find that there is a fault.
+            let short = self.walk_last_level(linear);
+            let short = short.filter(|leaf| self.allows(leaf.rights, access, privilege));
+            match short.map_or_else(|| self.walk(linear), Ok) {
                 Ok(leaf) => {
                     if !self.allows(leaf.rights, access, privilege) {
                         let mut code = code::PRESENT;
                         if !self.key_allows(leaf.rights, access, privilege) {
                             code |= code::KEY;
                         }
-                        return Err(self.page_fault(linear, access, privilege, code));
+                        return Err(Refused::Fault(code));
                     }
-                    if let Some(found) = self.finish(&leaf, linear, access)? {
+                    let found = self.finish(&leaf, linear, access).map_err(Refused::Nested)?;
+                    if let Some(found) = found {
                         self.tlb.remember(linear, found);
                         return Ok(found);
                     }
                 }
                 Err(Miss::Changed) => {}
-                Err(Miss::Nested(exit)) => return Err(exit),
-                Err(Miss::NotPresent) => {
-                    return Err(self.page_fault(linear, access, privilege, 0));
-                }
+                Err(Miss::Nested(exit)) => return Err(Refused::Nested(exit)),
+                Err(Miss::NotPresent) => return Err(Refused::Fault(0)),
                 Err(Miss::Reserved) => {
-                    let code = code::PRESENT | code::RESERVED;
-                    return Err(self.page_fault(linear, access, privilege, code));
+                    return Err(Refused::Fault(code::PRESENT | code::RESERVED));
                 }
             }
+        }
+    }
+
+    /// The leaf for `linear` from the last level of the tables, if it is known where that is, and there
+    /// is nothing wrong with the entry.
+    fn walk_last_level(&mut self, linear: u64) -> Option<Leaf> {
+        let directory = self.tlb.directory(linear)?;
+        let at = directory.table | (linear >> 12 & 0x1ff) * 8;
+        let value = directory.host.at(at).read::<u64>();
+        let wrong = value & self.reserved_bits() != 0;
+        if value & pte::PRESENT == 0 || wrong {
+            return None;
+        }
+        let rights = self.leaf_rights(combine(directory.rights, value), value);
+        let phys = value & pte::ADDR;
+        Some(Leaf { at, value, wide: true, phys, rights })
+    }
+
+    /// Bits of a long entry that have to be zero at every level.
+    fn reserved_bits(&self) -> u64 {
+        let nx = if self.efer & EFER_NXE == 0 { pte::NX } else { 0 };
+        self.reserved_address_bits() | nx
+    }
+
+    /// Adds to `rights` what only a leaf, a long entry, says.
+    fn leaf_rights(&self, rights: Rights, value: u64) -> Rights {
+        let global = self.cr4 & CR4_PGE != 0 && value & pte::GLOBAL != 0;
+        let rights = if global { rights | Rights::GLOBAL } else { rights };
+        if self.long_mode() { rights.with_key(value >> pte::KEY_SHIFT) } else { rights }
+    }
+
+    /// Remembers that the last level of tables for `linear` is at `table`, where `rights` lead.
+    fn remember_directory(&mut self, linear: u64, table: u64, rights: Rights) {
+        // A guest's tables are where its host says.
+        if self.svm.nested || table & !self.address_lines != 0 {
+            return;
+        }
+        if let Page { host: Some(page), writes: WritePath::Direct } = self.page_at(table) {
+            let host = HostPtr::new(page, 0);
+            self.tlb.remember_directory(linear, Directory { table, host, rights });
         }
     }
 
@@ -304,7 +375,7 @@ impl Cpu {
 
     /// The four page directory pointers at `cr3`. #GP(0) if one that is present has reserved bits set.
     /// A guest with nested paging reads them when it walks its tables.
-    pub(crate) fn read_pdptes(&self, cr3: u64) -> Result<[u64; 4]> {
+    pub(crate) fn read_pdptes(&mut self, cr3: u64) -> Result<[u64; 4]> {
         if self.svm.nested {
             return Ok([0; 4]);
         }
@@ -349,10 +420,7 @@ impl Cpu {
         mut level: u32,
         mut rights: Rights,
     ) -> std::result::Result<Leaf, Miss> {
-        let mut reserved = self.reserved_address_bits();
-        if self.efer & EFER_NXE == 0 {
-            reserved |= pte::NX;
-        }
+        let reserved = self.reserved_bits();
         loop {
             let shift = 12 + 9 * (level - 1);
             let at = self.table_entry(table + (linear >> shift & 0x1ff) * 8)?;
@@ -374,21 +442,13 @@ impl Cpu {
             if wrong != 0 {
                 return Err(Miss::Reserved);
             }
-            let missing = !value;
-            rights.set(Rights::WRITE, rights.contains(Rights::WRITE) && missing & pte::WRITE == 0);
-            rights.set(Rights::USER, rights.contains(Rights::USER) && missing & pte::USER == 0);
-            rights.set(Rights::EXECUTE, rights.contains(Rights::EXECUTE) && value & pte::NX == 0);
+            rights = combine(rights, value);
             if level == 1 || is_large {
-                if self.cr4 & CR4_PGE != 0 && value & pte::GLOBAL != 0 {
-                    rights |= Rights::GLOBAL;
-                }
+                rights = self.leaf_rights(rights, value);
                 match level {
                     2 => rights |= Rights::LARGE,
                     3 => rights |= Rights::HUGE,
                     _ => {}
-                }
-                if self.long_mode() {
-                    rights = rights.with_key(value >> pte::KEY_SHIFT);
                 }
                 let within = (1 << shift) - 1;
                 let phys = (value & pte::ADDR & !within) | (linear & within & !0xfff);
@@ -397,6 +457,9 @@ impl Cpu {
             self.set_accessed(at, true, value)?;
             table = value & pte::ADDR;
             level -= 1;
+            if level == 1 {
+                self.remember_directory(linear, table, rights);
+            }
         }
     }
 
@@ -448,22 +511,22 @@ impl Cpu {
     }
 
     /// What the memory map says of the page at guest physical `phys`.
-    fn page_at(&self, phys: u64) -> Page {
-        self.memory.page(phys, self.smm)
+    fn page_at(&mut self, phys: u64) -> Page {
+        self.map.page(phys, self.smm)
     }
 
-    fn on_host(&self, phys: u64, rights: Rights) -> Translation {
+    fn on_host(&mut self, phys: u64, rights: Rights) -> Translation {
         let page = self.page_at(phys);
         let host = page.host.map(|page| HostPtr::new(page, 0));
         Translation { phys, host, writes: page.writes, rights }
     }
 
     /// The host page that reads at guest physical `phys` come from; `None` for the bus.
-    fn host_page(&self, phys: u64) -> Option<HostPtr> {
+    fn host_page(&mut self, phys: u64) -> Option<HostPtr> {
         self.page_at(phys).host.map(|page| HostPtr::new(page, 0))
     }
 
-    pub(crate) fn read_entry(&self, at: u64, wide: bool) -> u64 {
+    pub(crate) fn read_entry(&mut self, at: u64, wide: bool) -> u64 {
         let at = at & self.address_lines;
         match self.host_page(at) {
             Some(page) if wide => page.at(at).read::<u64>(),
@@ -485,7 +548,7 @@ impl Cpu {
     }
 
     /// Reads physical memory as the CPU itself; bytes that are on no RAM come from the board.
-    pub(crate) fn read_physical(&self, at: u64, buf: &mut [u8]) {
+    pub(crate) fn read_physical(&mut self, at: u64, buf: &mut [u8]) {
         for (at, byte) in (at..).zip(buf) {
             *byte = match self.host_page(at) {
                 Some(page) => page.at(at).read(),
@@ -495,7 +558,7 @@ impl Cpu {
     }
 
     /// Reads physical memory within one page as the CPU itself.
-    pub(crate) fn read_physical_page(&self, at: u64, buf: &mut [u8]) {
+    pub(crate) fn read_physical_page(&mut self, at: u64, buf: &mut [u8]) {
         match self.host_page(at) {
             Some(page) => page.at(at).read_bytes(buf),
             None => self.read_physical(at, buf),
@@ -514,7 +577,7 @@ impl Cpu {
         match self.memory.write_target(phys, self.smm) {
             WriteTarget::Host(page) => {
                 HostPtr::new(page, phys).write_bytes(data);
-                self.break_block |= self.memory.note_write(phys, self.smm);
+                self.break_block |= self.map.note_write(phys, self.smm);
             }
             WriteTarget::Bus => self.write_device(phys, data),
             WriteTarget::Lost => {}
@@ -534,7 +597,7 @@ impl Cpu {
             entry.compare_exchange(old as u32, new as u32)
         };
         if done {
-            self.memory.note_write(at, self.smm);
+            self.map.note_write(at, self.smm);
         }
         done
     }
@@ -559,20 +622,53 @@ impl Cpu {
         self.counters.count(Count::TlbMisses);
         let privilege = self.privilege_of(class);
         let found = self.translate(linear, access, privilege)?;
-        if let Some(host) = found.host {
-            let rights = found.rights;
-            let watched = class == Class::Watched;
-            let read = !watched && self.allows(rights, Access::Read, privilege);
-            let write = !watched
-                && rights.contains(Rights::DIRTY)
-                && self.allows(rights, Access::Write, privilege)
-                && found.writes == WritePath::Direct
-                && self.memory.is_quiet(found.phys, self.smm);
-            let exec = self.allows(rights, Access::Execute, privilege);
-            let global = rights.contains(Rights::GLOBAL);
-            self.tlb.enter(class, linear, host, [read, write, exec], global);
-        }
+        self.enter_first_level(linear, access, class, &found);
         Ok(found)
+    }
+
+    /// Enters the page at `linear` into the first-level table of the class that runs, so that `access` to
+    /// it hits. False if it does already, or can't: the page faults, is no memory, or its writes are
+    /// watched.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn refill(&mut self, linear: u64, access: Access) -> bool {
+        let class = self.class;
+        let canonical = !self.long_mode() || self.is_canonical(linear);
+        if !canonical || self.tlb.probe(class, linear, 1, access).is_some() {
+            return false;
+        }
+        let Ok(found) = self.find_page(linear, access, self.privilege_of(class)) else {
+            return false;
+        };
+        self.enter_first_level(linear, access, class, &found);
+        self.tlb.probe(class, linear, 1, access).is_some()
+    }
+
+    /// Enters the page at `linear`, found for `access`, into the first-level table of `class`, if it is
+    /// memory. If the access is a write, that is noted, so that it needs no notice later.
+    fn enter_first_level(
+        &mut self,
+        linear: u64,
+        access: Access,
+        class: Class,
+        found: &Translation,
+    ) {
+        let Some(host) = found.host else { return };
+        let privilege = self.privilege_of(class);
+        let rights = found.rights;
+        let watched = class == Class::Watched;
+        let read = !watched && self.allows(rights, Access::Read, privilege);
+        let write = !watched
+            && rights.contains(Rights::DIRTY)
+            && self.allows(rights, Access::Write, privilege)
+            && found.writes == WritePath::Direct
+            && if access == Access::Write {
+                self.map.prepare_write(found.phys, self.smm)
+            } else {
+                self.map.is_quiet(found.phys, self.smm)
+            };
+        let exec = self.allows(rights, Access::Execute, privilege);
+        let global = rights.contains(Rights::GLOBAL);
+        self.tlb.enter(class, linear, host, [read, write, exec], global);
     }
 }
 

@@ -13,6 +13,9 @@
 //!
 //! Pages larger than 4 KiB are entered in pieces of 4 KiB. A small bitmap knows in which large regions
 //! that happened, so that INVLPG knows when it has to search for the other pieces.
+//!
+//! Beside them are [`Directory`]s: where the last level of tables for a region of 2 MiB is, so that a
+//! walk has one step to make. As on silicon, INVLPG drops them all (SDM volume 3, section 4.10.4.1).
 
 use std::sync::Arc;
 
@@ -22,10 +25,12 @@ use crate::counters::{Count, Counters};
 use crate::host::{Access, HostPtr, TlbEntry};
 use crate::low::LowBox;
 
-/// Entries of each first-level table.
-pub(crate) const L1_ENTRIES: usize = 4096;
+/// Entries of each first-level table. A table takes no memory where it is not used.
+pub(crate) const L1_ENTRIES: usize = 1 << 15;
 /// Entries of the second level.
-const L2_ENTRIES: usize = 4096;
+const L2_ENTRIES: usize = 8192;
+/// How many directories are remembered.
+const DIRECTORIES: usize = 1024;
 /// Words of the bitmap of large regions.
 const LARGE_WORDS: usize = 1024;
 /// Words of the bitmap of pages whose entries for instructions were replaced.
@@ -121,6 +126,26 @@ const L2_EMPTY: L2Entry = L2Entry {
     },
 };
 
+/// The last level of page tables for a region of 2 MiB.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Directory {
+    /// Guest physical address of the table.
+    pub(crate) table: u64,
+    /// Where it is on the host.
+    pub(crate) host: HostPtr,
+    /// What the levels above allow.
+    pub(crate) rights: Rights,
+}
+
+#[derive(Clone, Copy)]
+struct DirectoryEntry {
+    /// The linear address, in units of 2 MiB.
+    region: u64,
+    stamp: u64,
+    epoch: u64,
+    directory: Directory,
+}
+
 /// What decides how a guest's tables are read, and so whether what was entered for it is of use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SpaceKey {
@@ -167,6 +192,9 @@ pub(crate) struct Tlb {
     /// By class: changes whenever an entry for instructions may have become invalid.
     code_epochs: [u64; CLASSES],
     l2: Box<[L2Entry]>,
+    directories: Vec<DirectoryEntry>,
+    /// Changes when all directories are dropped.
+    directory_epoch: u64,
     last_stamp: u64,
     /// Stamp of the current address space.
     stamp: u64,
@@ -290,15 +318,14 @@ fn huge_bit(linear: u64) -> u64 {
 impl Tlb {
     pub(crate) fn new(counters: &Arc<Counters>) -> Self {
         let mut l1 = LowBox::<[[TlbEntry; L1_ENTRIES]; CLASSES]>::new();
-        for table in l1.iter_mut() {
-            for (index, entry) in table.iter_mut().enumerate() {
-                *entry = TlbEntry::empty(index);
-            }
-        }
+        // All the others are empty as they are.
+        l1.iter_mut().for_each(|table| table[0] = TlbEntry::empty(0));
         Self {
             l1,
             tables: Default::default(),
             code_epochs: [1; CLASSES],
+            directories: Vec::new(),
+            directory_epoch: 0,
             l2: vec![L2_EMPTY; L2_ENTRIES].into_boxed_slice(),
             last_stamp: 2,
             stamp: 1,
@@ -349,6 +376,11 @@ impl Tlb {
         }
     }
 
+    /// The tag, for accesses of the kind `access`, of entry `index` of the table of `class`.
+    pub(crate) fn tag(&self, class: Class, index: usize, access: Access) -> u64 {
+        self.l1[class as usize][index % L1_ENTRIES].tag(access)
+    }
+
     /// Address of the first-level table of `class`, if it is where generated code can reach it.
     pub(crate) fn table(&self, class: Class) -> Option<u32> {
         let size = size_of::<[TlbEntry; L1_ENTRIES]>() as u32;
@@ -364,6 +396,27 @@ impl Tlb {
     fn change_code(&mut self, class: usize) {
         self.tables[class].forget_replaced();
         self.code_epochs[class] += 1;
+    }
+
+    /// The directory for `linear`, if it is remembered for the current address space.
+    pub(crate) fn directory(&self, linear: u64) -> Option<Directory> {
+        let region = linear >> 21;
+        let entry = self.directories.get(region as usize % DIRECTORIES)?;
+        let valid = entry.region == region
+            && entry.stamp == self.stamp
+            && entry.epoch == self.directory_epoch;
+        valid.then_some(entry.directory)
+    }
+
+    /// Remembers the directory for `linear`.
+    pub(crate) fn remember_directory(&mut self, linear: u64, directory: Directory) {
+        let region = linear >> 21;
+        let (stamp, epoch) = (self.stamp, self.directory_epoch);
+        let entry = DirectoryEntry { region, stamp, epoch, directory };
+        if self.directories.is_empty() {
+            self.directories.resize(DIRECTORIES, DirectoryEntry { stamp: 0, ..entry });
+        }
+        self.directories[region as usize % DIRECTORIES] = entry;
     }
 
     /// Looks `linear` up in the second level.
@@ -539,6 +592,7 @@ impl Tlb {
                 self.change_code(class);
             }
         }
+        self.directory_epoch += 1;
         let entry = &mut self.l2[l2_index(linear)];
         if entry.page == linear & !0xfff {
             entry.stamp = 0;

@@ -127,6 +127,8 @@ fn instruction(rng: &mut Rng, rip: u64, bits: u32) -> Vec<u8> {
                 bytes.extend([0xc4, high | map, rng.next() as u8]);
                 bytes.push(rng.next() as u8);
             }
+            // x87.
+            5 => bytes.push(0xd8 + rng.below(8) as u8),
             _ => bytes.push(rng.next() as u8),
         }
         bytes.push(rng.next() as u8);
@@ -264,6 +266,18 @@ fn initial(cpu: &Cpu, rng: &mut Rng, start: u64, mode: Mode) -> CpuState {
         _ => u128::from((rng.below(100) as f32).to_bits()),
     });
     state.ymm_high = std::array::from_fn(|_| u128::from(rng.next()));
+    // Some registers in use, and seldom an exception unmasked.
+    state.x87.control = (0x7f | rng.below(16) << 8) as u16;
+    if rng.one_in(8) {
+        state.x87.control &= !(1 << rng.below(6));
+    }
+    state.x87.tags = rng.pick(&[0xffff, 0xff00, 0x000f, 0]);
+    state.x87.status = (rng.below(8) << 11) as u16;
+    state.x87.regs = std::array::from_fn(|_| match rng.below(3) {
+        0 => u128::from(rng.next() as u16) << 64 | u128::from(rng.next()),
+        1 => u128::from(0x3ffe + rng.below(5)) << 64 | u128::from(rng.next() | 1 << 63),
+        _ => 0,
+    });
     state
 }
 

@@ -17,6 +17,7 @@ mod advice;
 mod backing;
 mod block;
 mod hook;
+mod lens;
 pub mod map;
 mod page_log;
 
@@ -24,6 +25,7 @@ pub use advice::HostAdvice;
 pub use backing::Backing;
 pub use block::MemoryBlock;
 pub use hook::Change;
+pub use lens::Lens;
 pub use map::{Access, MapId, Mapping, Page, Reads, Visible, WritePath, WriteTarget, Writes};
 pub use page_log::{CodeVersion, CodeWatcher, PAGE_SHIFT, PAGE_SIZE, PageLog};
 pub use vm_memory;
@@ -109,7 +111,7 @@ struct Layers {
 pub struct GuestMemory {
     view: MemoryView,
     layers: Mutex<Layers>,
-    map: ArcSwap<map::Map>,
+    map: Arc<ArcSwap<map::Map>>,
     hook: Arc<hook::ChangeHook>,
 }
 
@@ -138,8 +140,12 @@ impl GuestMemory {
             },
         });
         let layers = Layers { ram: ram.collect(), ..Layers::default() };
-        let map = ArcSwap::from_pointee(map::Map::new(&layers.ram, &[]));
-        Ok(Self { view, layers: Mutex::new(layers), map, hook: Arc::default() })
+        let map = Arc::new(ArcSwap::from_pointee(map::Map::new(&layers.ram, &[])));
+        let memory = Self { view, layers: Mutex::new(layers), map, hook: Arc::default() };
+        // A guest reaches its memory at random, and each page that it uses the first time is a fault on
+        // the host. A host without large pages says so here, and there is nothing to be done.
+        let _ = memory.advise(HostAdvice::LargePages);
+        Ok(memory)
     }
 
     /// The memory as `vm-memory` sees it.
@@ -273,22 +279,9 @@ impl GuestMemory {
         Some((log.clone(), page))
     }
 
-    /// Whether writes to the page that holds `addr` need not be noted: it holds no decoded code and is
-    /// known to be dirty already.
-    pub fn is_quiet(&self, addr: u64, smm: bool) -> bool {
-        let map = self.map.load();
-        let log = map.view(smm).write_log(addr);
-        log.is_some_and(|(log, page)| log.is_dirty(page) && !log.is_code(page))
-    }
-
-    /// Notes a write by host address within the page that holds `addr`; tells whether instructions were
-    /// decoded from that page.
-    pub fn note_write(&self, addr: u64, smm: bool) -> bool {
-        let map = self.map.load();
-        let Some((log, page)) = map.view(smm).write_log(addr) else { return false };
-        let was_code = log.is_code(page);
-        log.note_write(page);
-        was_code
+    /// The map for one CPU, to ask it often.
+    pub fn lens(&self) -> Lens {
+        Lens::new(&self.map)
     }
 
     fn layers(&self) -> MutexGuard<'_, Layers> {

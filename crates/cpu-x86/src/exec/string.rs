@@ -122,16 +122,7 @@ fn bulk_movs<T: Int>(cpu: &mut Cpu, op: &Op, count: u64) -> Option<u64> {
     if bytes < BULK_MIN {
         return None;
     }
-    let (start_from, start_to) = (from.addr() as u64, to.addr() as u64);
-    let mut at = 0;
-    while at + 8 <= bytes {
-        to.at(start_to + at).write(from.at(start_from + at).read::<u64>());
-        at += 8;
-    }
-    while at < bytes {
-        to.at(start_to + at).write(from.at(start_from + at).read::<u8>());
-        at += 1;
-    }
+    to.copy_from(from, bytes as usize);
     Some(elements)
 }
 
@@ -160,16 +151,7 @@ fn bulk_stos<T: Int>(cpu: &mut Cpu, op: &Op, count: u64) -> Option<u64> {
     let bytes = elements * T::BYTES as u64;
     let value = cpu.reg::<T>(RAX);
     let pattern = (u64::MAX / T::ONES.to_u64()).wrapping_mul(value.to_u64());
-    let start = to.addr() as u64;
-    let mut at = 0;
-    while at + 8 <= bytes {
-        to.at(start + at).write(pattern);
-        at += 8;
-    }
-    while at < bytes {
-        to.at(start + at).write(value);
-        at += T::BYTES as u64;
-    }
+    to.fill(pattern, bytes as usize);
     (elements > 0).then_some(elements)
 }
 

@@ -149,6 +149,23 @@ impl Fpu {
         self.valid = (0..8).fold(0, |valid, n| valid | u8::from(word >> (2 * n) & 3 != 3) << n);
     }
 
+    /// ST(0) to ST(7), empty or not, as XSAVE has them.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn stack(&self) -> [u128; 8] {
+        std::array::from_fn(|i| self.regs[(usize::from(self.top) + i) % 8].to_bits())
+    }
+
+    /// Takes what the host's x87 had, in the form of XSAVE's image.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn take_x87(&mut self, control: u16, status: u16, valid: u8, stack: &[u128; 8]) {
+        self.set_control(control);
+        self.set_status_word(status);
+        self.valid = valid;
+        for (i, &bits) in stack.iter().enumerate() {
+            self.regs[(usize::from(self.top) + i) % 8] = F80::from_bits(bits);
+        }
+    }
+
     /// For saving.
     pub(crate) fn save(&self, state: &mut CpuState) {
         state.x87 = X87State {

@@ -35,6 +35,12 @@ impl Cpu {
         if self.avx_check().is_ok() { 2 } else { 1 }
     }
 
+    /// Whether the host's x87 may execute the guest's instructions: they can run, and raise no exception.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn x87_is_masked(&self) -> bool {
+        self.cr0 & (CR0_EM | CR0_TS) == 0 && self.fpu.control & 0x3f == 0x3f
+    }
+
     #[cold]
     fn sse_unavailable(&self) -> Result {
         Err(if self.cr0 & CR0_EM != 0 || self.cr4 & CR4_OSFXSR == 0 {

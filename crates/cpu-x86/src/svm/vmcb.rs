@@ -95,7 +95,7 @@ impl Vmcb {
     }
 
     /// The block at physical address `base`, a page's.
-    pub(crate) fn read(cpu: &Cpu, base: u64) -> Self {
+    pub(crate) fn read(cpu: &mut Cpu, base: u64) -> Self {
         let mut vmcb = Self { bytes: [0; LEN], linear_bits: cpu.limits.linear_bits() };
         cpu.read_physical_page(base, &mut vmcb.bytes[..CONTROL_LEN]);
         let save = at::SEGMENTS as u64;

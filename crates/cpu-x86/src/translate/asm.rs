@@ -14,6 +14,7 @@ pub(super) struct Label(usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Cond {
+    Below = 2,
     AboveEqual = 3,
     Equal = 4,
     NotEqual = 5,

@@ -15,8 +15,11 @@ use iced_x86::{
 };
 
 use super::asm::{Asm, Label, abs};
+use super::enter::X87;
 use super::regs::{HOST, S1, S2};
 use super::state::{JUMPS, Jump, at};
+use super::thunks::Missed;
+use super::x87::Notes;
 use crate::host::PAGE_OFFSET;
 use crate::op::{Op, OpFlags};
 use crate::tlb::Class;
@@ -43,8 +46,10 @@ pub(super) struct Places {
     pub(super) leave: u64,
     /// The same by the link whose number is in [`S2`].
     pub(super) leave_by_link: u64,
-    /// Makes vector registers available at the level in [`S2`], or leaves to interpret at [`S1`].
-    pub(super) vectors: u64,
+    /// Makes the units in [`S2`] available, or leaves to interpret at [`S1`].
+    pub(super) units: u64,
+    /// Refill the TLB, by [`Missed`]; see `thunks` for how they return.
+    pub(super) refill: [u64; 3],
     /// The privilege level is 0.
     pub(super) kernel: bool,
     /// The code is of 64 bits, not 32.
@@ -81,8 +86,21 @@ struct Slow {
     from: Label,
     back: Label,
     op: usize,
+    /// The probe that missed, if it was one.
+    probe: Option<Probe>,
     /// The host's flags are needed afterwards.
     flags: bool,
+    notes: Notes,
+}
+
+/// A probe of the TLB.
+#[derive(Clone, Copy)]
+pub(super) struct Probe {
+    /// Where it begins.
+    pub(super) begin: Label,
+    /// Where it has succeeded.
+    pub(super) end: Label,
+    pub(super) what: Missed,
 }
 
 /// Code out of line that leads to another place in the page.
@@ -93,6 +111,14 @@ struct Exit {
     save: bool,
     /// It goes back.
     backward: bool,
+    notes: Notes,
+}
+
+/// Code out of line that makes units available.
+struct Wanted {
+    from: Label,
+    back: Label,
+    units: u32,
 }
 
 pub(super) struct Compiler<'a> {
@@ -112,9 +138,11 @@ pub(super) struct Compiler<'a> {
     live: bool,
     slow: Vec<Slow>,
     exits: Vec<Exit>,
-    polls: Vec<(Label, u64)>,
+    polls: Vec<(Label, u64, Notes)>,
     /// The instruction after which signals have to be looked at.
     pub(super) poll_after: Option<usize>,
+    wanted: Option<Wanted>,
+    pub(super) notes: Notes,
     pub(super) links: Vec<LinkSite>,
     pub(super) features: &'a super::vector::HostFeatures,
     /// The instruction under translation.
@@ -156,6 +184,8 @@ impl<'a> Compiler<'a> {
             exits: Vec::new(),
             polls: Vec::new(),
             poll_after: None,
+            wanted: None,
+            notes: Notes::default(),
             links: Vec::new(),
             features,
             index: 0,
@@ -205,39 +235,54 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// Makes vector registers available, if any instruction uses them.
+    /// Makes vector and x87 registers available, if any instruction uses them.
     fn head(&mut self, input: &[Input]) {
-        let level = input
-            .iter()
-            .filter_map(|input| input.insn.as_ref())
-            .map(|insn| self.features.level(insn))
-            .max()
-            .unwrap_or(0);
+        let insns = || input.iter().filter_map(|input| input.insn.as_ref());
+        let level = insns().map(|insn| self.features.level(insn)).max().unwrap_or(0);
+        let x87 = insns().any(|insn| self.features.needs_x87(insn));
         self.asm.bind(self.top);
-        if level == 0 {
+        if level == 0 && !x87 {
             return;
         }
-        let ready = self.asm.label();
-        let loaded = abs(self.places.state + at::LOADED);
-        self.asm.mi(Code::Cmp_rm32_imm8, loaded, level as i32);
-        self.asm.jcc(super::asm::Cond::AboveEqual, ready);
-        self.address(S1, self.start);
-        self.asm.mov_imm(S2, u64::from(level));
-        self.asm.call_to(self.places.vectors);
-        self.asm.bind(ready);
+        let (from, back) = (self.asm.label(), self.asm.label());
+        if level > 0 {
+            let loaded = abs(self.places.state + at::LOADED);
+            self.asm.mi(Code::Cmp_rm32_imm8, loaded, level as i32);
+            self.asm.jcc(super::asm::Cond::Below, from);
+        }
+        if x87 {
+            let loaded = abs(self.places.state + at::X87);
+            self.asm.mi(Code::Cmp_rm32_imm8, loaded, 0);
+            self.asm.jcc(super::asm::Cond::Equal, from);
+        }
+        self.asm.bind(back);
+        self.wanted = Some(Wanted { from, back, units: level | if x87 { X87 } else { 0 } });
+    }
+
+    /// The number of the translation.
+    pub(super) fn number(&self) -> u32 {
+        (self.number >> 32) as u32
     }
 
     /// Translates one instruction; returns whether nothing comes after it. `next` is what does.
     fn instruction(&mut self, input: &Input, next: Option<&Instruction>) -> bool {
         let ends = input.op.flags.contains(OpFlags::ENDS_BLOCK);
         if let Some(insn) = input.insn.as_ref().filter(|insn| self.can_address(insn)) {
+            if !matches!(insn.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch) {
+                self.settle_notes();
+            }
             if let Some(ended) = self.control(insn, &input.op) {
                 return ended;
             }
             if let Some(ended) = self.system(insn, &input.op, next) {
                 return ended;
             }
-            if !ends && (self.integer(insn, &input.op) || self.vector(insn)) {
+            let translated = !ends
+                && (self.integer(insn, &input.op)
+                    || self.string(insn)
+                    || self.vector(insn)
+                    || self.x87(insn));
+            if translated {
                 return false;
             }
         }
@@ -248,6 +293,7 @@ impl<'a> Compiler<'a> {
     /// Executes the instruction with the interpreter.
     fn step(&mut self) {
         self.save();
+        self.settle_notes();
         self.asm.mov_imm(S2, self.number | self.index as u64);
         self.asm.call_to(self.places.step);
         self.live = false;
@@ -256,10 +302,20 @@ impl<'a> Compiler<'a> {
     /// A place out of line from where the interpreter executes the instruction, and then goes on where
     /// [`Self::slow_returns`] says.
     pub(super) fn slow(&mut self) -> Label {
+        self.slow_or_again(None)
+    }
+
+    /// The same for `probe`, if it misses for good.
+    pub(super) fn slow_access(&mut self, probe: Probe) -> Label {
+        self.slow_or_again(Some(probe))
+    }
+
+    fn slow_or_again(&mut self, probe: Option<Probe>) -> Label {
         debug_assert!(self.saved, "flags are saved where an instruction may fault");
         let from = self.asm.label();
         let back = self.asm.label();
-        self.slow.push(Slow { from, back, op: self.index, flags: false });
+        let notes = self.notes;
+        self.slow.push(Slow { from, back, op: self.index, probe, flags: false, notes });
         from
     }
 
@@ -314,7 +370,7 @@ impl<'a> Compiler<'a> {
     /// A place out of line that leaves to go on at `rip`. Flags have to be saved.
     pub(super) fn leave_out_of_line(&mut self, rip: u64) -> Label {
         let exit = self.asm.label();
-        self.polls.push((exit, rip));
+        self.polls.push((exit, rip, self.notes));
         exit
     }
 
@@ -384,7 +440,8 @@ impl<'a> Compiler<'a> {
     /// A place out of line that leads to `target`, in this page, from the instruction at `rip`.
     pub(super) fn exit(&mut self, rip: u64, target: u64) -> Label {
         let from = self.asm.label();
-        self.exits.push(Exit { from, target, save: !self.saved, backward: target <= rip });
+        let (save, notes) = (!self.saved, self.notes);
+        self.exits.push(Exit { from, target, save, backward: target <= rip, notes });
         from
     }
 
@@ -413,6 +470,7 @@ impl<'a> Compiler<'a> {
             self.asm.bind(exit.from);
             self.saved = !exit.save;
             self.save();
+            self.write_notes(exit.notes);
             let unlinked = self.asm.label();
             if exit.backward {
                 self.poll_to(unlinked);
@@ -421,6 +479,14 @@ impl<'a> Compiler<'a> {
         }
         for slow in std::mem::take(&mut self.slow) {
             self.asm.bind(slow.from);
+            if let Some(Probe { begin, end, what }) = slow.probe {
+                self.asm.call_to(self.places.refill[what as usize]);
+                self.asm.jcc(super::asm::Cond::Below, begin);
+                if what == Missed::Read {
+                    self.asm.jcc(super::asm::Cond::Above, end);
+                }
+            }
+            self.write_notes(slow.notes);
             self.asm.mov_imm(S2, self.number | FOR_ACCESS | slow.op as u64);
             self.asm.call_to(self.places.step);
             if slow.flags {
@@ -428,10 +494,18 @@ impl<'a> Compiler<'a> {
             }
             self.asm.jmp(slow.back);
         }
-        for (exit, rip) in std::mem::take(&mut self.polls) {
+        for (exit, rip, notes) in std::mem::take(&mut self.polls) {
             self.asm.bind(exit);
+            self.write_notes(notes);
             self.address(S1, rip);
             self.asm.jmp_to(self.places.leave);
+        }
+        if let Some(wanted) = self.wanted.take() {
+            self.asm.bind(wanted.from);
+            self.asm.mov_imm(S1, self.start);
+            self.asm.mov_imm(S2, u64::from(wanted.units));
+            self.asm.call_to(self.places.units);
+            self.asm.jmp(wanted.back);
         }
         (self.asm.finish(), self.links)
     }

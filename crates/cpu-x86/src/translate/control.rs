@@ -76,6 +76,7 @@ impl Compiler<'_> {
             let not_taken = self.asm.label();
             self.save();
             self.asm.jcc_raw(condition ^ 1, not_taken);
+            self.write_notes(self.notes);
             self.leave_page(op.rip(), op.imm);
             // The other way, the flags still are in both places.
             self.still_live();
@@ -90,6 +91,7 @@ impl Compiler<'_> {
             self.asm.jmp(exit);
         } else {
             self.save();
+            self.settle_notes();
             self.leave_page(rip, target);
         }
     }

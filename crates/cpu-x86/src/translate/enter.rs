@@ -13,14 +13,20 @@ use accel::Signal;
 
 use super::Translator;
 use super::compile::FOR_ACCESS;
-use super::state::{ENTERED_KERNEL, LEFT_KERNEL, bits_to_flags, flags_to_bits};
-use super::thunks::{GIVE_UP, GO_ON, LEFT, LEFT_BY_STEP};
+use super::state::{
+    ENTERED_KERNEL, JOINED as JOINED_LEN, LEFT_KERNEL, bits_to_flags, flags_to_bits, noted,
+};
+use super::thunks::{GIVE_UP, GO_ON, JOINED, LEFT, LEFT_BY_STEP, Missed};
 use crate::counters::Count;
 use crate::cpu::Cpu;
 use crate::exception::Result;
 use crate::flags::bits::{AC, ARITH, RF};
+use crate::host::{Access, PAGE_OFFSET, TlbEntry};
 use crate::op::OpFlags;
-use crate::segment::{FS, GS, READ_FLAT, WRITE_FLAT};
+use crate::segment::{CS, FS, GS, READ_FLAT, WRITE_FLAT};
+
+/// Among the units that translations ask for: the x87. Below it is the level of vector registers.
+pub(super) const X87: u32 = 4;
 
 /// What helpers work on.
 struct Context {
@@ -42,10 +48,11 @@ pub(super) enum Left {
 }
 
 /// Addresses of the helpers, as the state has them.
-pub(super) fn helpers() -> [u64; 2] {
+pub(super) fn helpers() -> [u64; 3] {
     let step: extern "sysv64" fn(*mut Context, u64) -> u64 = step;
-    let vectors: extern "sysv64" fn(*mut Context, u64) -> u64 = vectors;
-    [step as usize as u64, vectors as usize as u64]
+    let units: extern "sysv64" fn(*mut Context, u64) -> u64 = units;
+    let refill: extern "sysv64" fn(*mut Context, u64, u64, u64) -> u64 = refill;
+    [step as usize as u64, units as usize as u64, refill as usize as u64]
 }
 
 /// Runs the translation at `code`.
@@ -54,7 +61,7 @@ pub(super) fn helpers() -> [u64; 2] {
 /// The exception that an instruction raised; RIP is at it.
 pub(super) fn enter(translator: &mut Translator, cpu: &mut Cpu, code: u64) -> Result<Left> {
     give_registers(translator, cpu);
-    translator.state.loaded = 0;
+    (translator.state.loaded, translator.state.x87) = (0, 0);
     let run = translator.thunks.enter as usize as *const ();
     cpu.counters.count(Count::Entries);
     let mut context = Context { cpu, translator, result: Ok(()), interpret: false, panic: None };
@@ -130,6 +137,61 @@ fn take_registers(translator: &mut Translator, cpu: &mut Cpu) {
         cpu.fpu.ymm_high = state.ymm_high;
         cpu.fpu.mxcsr = state.mxcsr[0];
     }
+    if state.x87 != 0 {
+        let image = &state.x87_image;
+        cpu.fpu.take_x87(image.control, image.status, image.valid as u8, &image.st);
+        take_x87_notes(translator, cpu);
+    }
+}
+
+/// Brings the x87's registers that tell its last instruction and operand up to date.
+fn take_x87_notes(translator: &mut Translator, cpu: &mut Cpu) {
+    let state = &translator.state;
+    let (notes, pointer) = ([state.x87_last, state.x87_data], state.x87_pointer);
+    let [last, data] = notes.map(|note| {
+        let (number, index) = noted(note)?;
+        translator.site_in(u64::from(number) << 32 | index as u64, state.x87_page)
+    });
+    if let Some((op, _)) = last {
+        cpu.fpu.opcode = op.imm as u16 & 0x7ff;
+        cpu.fpu.ip = op.rip();
+        cpu.fpu.cs = cpu.seg[usize::from(CS)].selector;
+    }
+    if let Some((op, _)) = data {
+        cpu.fpu.dp = pointer;
+        cpu.fpu.ds = cpu.seg[usize::from(op.seg) % 6].selector;
+    }
+    (translator.state.x87_last, translator.state.x87_data) = (0, 0);
+}
+
+/// The x87's registers to where translated code loads them from. False if blocks that use them can't run
+/// now.
+fn give_x87(translator: &mut Translator, cpu: &Cpu) -> bool {
+    if !cpu.x87_is_masked() {
+        return false;
+    }
+    let state = &mut *translator.state;
+    let image = &mut state.x87_image;
+    (image.control, image.status) = (cpu.fpu.control, cpu.fpu.status_word());
+    image.valid = cpu.fpu.valid.into();
+    image.st = cpu.fpu.stack();
+    image.header[0] = 1;
+    (state.x87_last, state.x87_data) = (0, 0);
+    state.x87_pointer = cpu.fpu.dp;
+    state.x87 = 1;
+    true
+}
+
+/// Gives translated code vector registers at `level`, and the x87's if `x87`. False, and it has none, if
+/// that can't be.
+fn give_units(translator: &mut Translator, cpu: &Cpu, level: u32, x87: bool) -> bool {
+    (translator.state.loaded, translator.state.x87) = (0, 0);
+    let given =
+        (level == 0 || give_vectors(translator, cpu, level)) && (!x87 || give_x87(translator, cpu));
+    if !given {
+        (translator.state.loaded, translator.state.x87) = (0, 0);
+    }
+    given
 }
 
 /// The vector registers to where translated code loads them from. False if blocks that use them at
@@ -200,12 +262,12 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             && cpu.rip == op.next_rip
             && key.fits(cpu)
             && cpu.tlb.code_epochs() == code_epochs;
-        let level = translator.state.loaded;
-        if goes_on && (level == 0 || give_vectors(translator, cpu, level)) {
+        let (level, x87) = (translator.state.loaded, translator.state.x87 != 0);
+        if goes_on && give_units(translator, cpu, level, x87) {
             give_registers(translator, cpu);
             return GO_ON;
         }
-        translator.state.loaded = 0;
+        (translator.state.loaded, translator.state.x87) = (0, 0);
         if must_leave(cpu) {
             return GIVE_UP;
         }
@@ -223,11 +285,49 @@ fn must_leave(cpu: &Cpu) -> bool {
     cpu.signals.pending() & cpu.urgent_signals() != 0 || cpu.counts_performance()
 }
 
-/// Gives translated code the vector registers, at the level `level`.
-extern "sysv64" fn vectors(context: *mut Context, level: u64) -> u64 {
+/// Gives translated code the units that it wants, and those that it has.
+extern "sysv64" fn units(context: *mut Context, wanted: u64) -> u64 {
     with(context, |cpu, translator, _, _| {
         take_registers(translator, cpu);
-        translator.state.loaded = 0;
-        if give_vectors(translator, cpu, level as u32) { GO_ON } else { GIVE_UP }
+        let level = translator.state.loaded.max(wanted as u32 % X87);
+        let x87 = translator.state.x87 != 0 || wanted as u32 & X87 != 0;
+        if give_units(translator, cpu, level, x87) { GO_ON } else { GIVE_UP }
     })
+}
+
+/// Refills an entry of the first-level TLB. The probe has combined the linear address with a tag of the
+/// entry at `offset` in the table, which gives `combined`; `what` is a [`Missed`]. Returns [`GO_ON`] if
+/// the access hits now, and [`JOINED`] if what was to be read has been put together. Registers are not in
+/// the state.
+extern "sysv64" fn refill(context: *mut Context, combined: u64, offset: u64, what: u64) -> u64 {
+    with(context, |cpu, translator, _, _| {
+        cpu.counters.count(Count::TlbMisses);
+        let is = |missed: Missed| what == missed as u64;
+        let access = if is(Missed::Write) { Access::Write } else { Access::Read };
+        let index = offset as usize / size_of::<TlbEntry>();
+        let linear = combined ^ cpu.tlb.tag(cpu.class, index, access);
+        translator.state.address = linear;
+        if cpu.refill(linear, access) {
+            return GO_ON;
+        }
+        if is(Missed::Read) && join(translator, cpu, linear).is_some() { JOINED } else { GIVE_UP }
+    })
+}
+
+/// Puts together what is at `linear`, if that is at a page's end, and where the next page begins. `None`
+/// if one of them is not at hand.
+fn join(translator: &mut Translator, cpu: &mut Cpu, linear: u64) -> Option<()> {
+    let first_len = (PAGE_OFFSET + 1 - (linear & PAGE_OFFSET)) as usize;
+    let first = cpu.tlb.probe(cpu.class, linear, 1, Access::Read)?;
+    let next = linear.checked_add(first_len as u64).filter(|_| first_len < JOINED_LEN)?;
+    let hits = cpu.tlb.probe(cpu.class, next, 1, Access::Read).is_some();
+    if !hits && !cpu.refill(next, Access::Read) {
+        return None;
+    }
+    let second = cpu.tlb.probe(cpu.class, next, 1, Access::Read)?;
+    let (head, tail) = translator.state.joined.split_at_mut(first_len);
+    first.read_bytes(head);
+    second.read_bytes(tail);
+    translator.state.address = translator.state.joined.as_ptr() as u64;
+    Some(())
 }

@@ -10,6 +10,7 @@ use super::compile::{Compiler, FlagUse, reads, writes};
 use super::memory::{For, number};
 use super::regs::{GUEST_RAX, GUEST_RSP, HOST, S1, S2, sized};
 use super::state;
+use super::x87::is_x87;
 use crate::op::Op;
 
 /// A register operand that is in memory between instructions.
@@ -197,7 +198,7 @@ fn is_high_byte(register: Register) -> bool {
 }
 
 /// Makes the memory operand of `out` what [`S1`] points to.
-fn point_at_host(out: &mut Instruction) {
+pub(super) fn point_at_host(out: &mut Instruction) {
     out.set_memory_base(S1);
     out.set_memory_index(Register::None);
     out.set_memory_index_scale(1);
@@ -324,7 +325,7 @@ impl Compiler<'_> {
             }
             let register = insn.op_register(n);
             if !register.is_gpr() {
-                if register.is_xmm() || register.is_ymm() {
+                if register.is_xmm() || register.is_ymm() || is_x87(register) {
                     continue;
                 }
                 return None;
@@ -466,9 +467,8 @@ impl Compiler<'_> {
         } else {
             self.asm.rm(Code::Lea_r32_m, low32(S1), element);
         }
-        let slow = self.slow();
         let what = if insn.mnemonic() == Mnemonic::Bt { For::Read } else { For::Write };
-        self.probe(size, what, false, slow);
+        self.probe(size, what, false);
         let from = self.read_gpr(bit, S2);
         self.asm.mov(S2, from);
         self.asm.ri(Code::And_rm32_imm8, low32(S2), size as i32 * 8 - 1);

@@ -2,10 +2,11 @@
 
 use iced_x86::{Code, Instruction, MemoryOperand, OpKind, Register};
 
-use super::asm::{Cond, Label, abs, abs_plus, low32};
-use super::compile::Compiler;
+use super::asm::{Cond, abs, abs_plus, low32};
+use super::compile::{Compiler, Probe};
 use super::regs::{S1, S2};
 use super::state::at;
+use super::thunks::Missed;
 use crate::host::TlbEntry;
 use crate::tlb::L1_ENTRIES;
 
@@ -32,6 +33,11 @@ impl Compiler<'_> {
     /// [`Self::can_address`] has to have said that it can.
     pub(super) fn linear(&mut self, insn: &Instruction) {
         self.offset(insn, S1);
+        self.add_base(insn);
+    }
+
+    /// Adds the base of `insn`'s segment to the offset in [`S1`], if it has one.
+    pub(super) fn add_base(&mut self, insn: &Instruction) {
         let base = match insn.memory_segment() {
             Register::FS => 0,
             Register::GS => 1,
@@ -117,10 +123,18 @@ impl Compiler<'_> {
         }
     }
 
-    /// Turns the linear address in [`S1`] into a host address of `size` bytes, or goes to `slow`. With
-    /// `aligned` that is also where an address goes that is no multiple of `size`. Destroys [`S2`] and
-    /// the flags.
-    pub(super) fn probe(&mut self, size: usize, what: For, aligned: bool, slow: Label) {
+    /// Turns the linear address in [`S1`] into a host address of `size` bytes. What is not so easily
+    /// reached, and with `aligned` what is no multiple of `size`, is left to code out of line. Destroys
+    /// [`S2`] and the flags.
+    pub(super) fn probe(&mut self, size: usize, what: For, aligned: bool) {
+        let (begin, end) = (self.asm.label(), self.asm.label());
+        let missed = match what {
+            For::Read if aligned => Missed::AlignedRead,
+            For::Read => Missed::Read,
+            For::Write => Missed::Write,
+        };
+        let slow = self.slow_access(Probe { begin, end, what: missed });
+        self.asm.bind(begin);
         let tag = match what {
             For::Read => TlbEntry::READ,
             For::Write => TlbEntry::WRITE,
@@ -137,6 +151,7 @@ impl Compiler<'_> {
         self.asm.ri(Code::Cmp_rm64_imm32, S1, 4096 - size as i32);
         self.asm.jcc(Cond::Above, slow);
         self.asm.rm(Code::Add_r64_rm64, S1, abs_plus(table + TlbEntry::HOST as u32, S2));
+        self.asm.bind(end);
         self.destroyed();
     }
 
@@ -144,8 +159,7 @@ impl Compiler<'_> {
     pub(super) fn access(&mut self, insn: &Instruction, size: usize, what: For, aligned: bool) {
         self.save();
         self.linear(insn);
-        let slow = self.slow();
-        self.probe(size, what, aligned, slow);
+        self.probe(size, what, aligned);
     }
 
     /// The same for the linear address `register + displacement`.
@@ -158,8 +172,7 @@ impl Compiler<'_> {
         } else {
             self.asm.rr(Code::Mov_r32_rm32, low32(S1), low32(register));
         }
-        let slow = self.slow();
-        self.probe(self.word(), what, false, slow);
+        self.probe(self.word(), what, false);
     }
 
     /// Size in bytes of addresses, and of what the stack has.

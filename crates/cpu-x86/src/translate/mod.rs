@@ -7,14 +7,16 @@
 //! - `state`: what translated code and the rest of the CPU exchange.
 //! - `asm`, `code`: writing host code, and the memory it is in.
 //! - `compile`: the frame of a translation, and the flags; `memory`: the probe of the TLB; `integer`,
-//!   `control`, `vector`, `system`: instructions by kind.
+//!   `control`, `string`, `system`, `vector`, `x87`: instructions by kind.
 //! - `thunks`, `enter`: the ways in and out, and the helpers.
 //! - `cache`: which translations there are.
 //!
 //! **Safety.** Guest code decides nothing about host code but by the instructions that `integer`,
-//! `control`, `vector` and `system` name one by one. Host code reaches guest memory only by an address that the
-//! probe of the TLB has given it, with no index added after; and the CPU's state, the TLB and the jump
-//! cache, at addresses below two gigabytes that are part of the code. It calls nothing but the two
+//! `control`, `string`, `system`, `vector` and `x87` name one by one. Host code reaches guest memory only by
+//! an address that the probe of the TLB has given it, with no index added after but a repeated string
+//! instruction's, whose count has been compared with what is left of the page; and the CPU's state, the TLB
+//! and the jump cache, at addresses below two gigabytes that are part of the code. It calls nothing but the
+//! three
 //! helpers of `enter`, through the thunks.
 //!
 //! **Where code is.** Translated code knows the page that it runs in from the state, where it is put when
@@ -37,11 +39,13 @@ mod integer;
 mod memory;
 mod regs;
 mod state;
+mod string;
 mod system;
 #[cfg(test)]
 mod tests;
 mod thunks;
 mod vector;
+mod x87;
 
 use std::sync::Arc;
 
@@ -59,7 +63,7 @@ use cache::{Cache, Found, Key, NewTranslation, Place, SourcePage};
 use code::CodeBuffer;
 use compile::{Compiler, ENTRY, FOR_ACCESS, Input, Places, goes_on};
 use enter::Left;
-use state::{JUMPS, Jump, NOWHERE, State};
+use state::{JUMPS, Jump, NOWHERE, State, TRANSLATIONS};
 use thunks::Thunks;
 use vector::HostFeatures;
 
@@ -108,9 +112,10 @@ impl Translator {
         let mut state = LowBox::<State>::new();
         let mut jumps = LowBox::<[[Jump; JUMPS]; JUMP_TABLES]>::new();
         jumps.low_addr()?;
-        jumps.as_flattened_mut().fill(Jump { rip: NOWHERE, code: 0 });
+        // The others are for the address 0, which belongs to the first.
+        jumps.iter_mut().for_each(|jumps| jumps[0].rip = NOWHERE);
         state.signals = std::ptr::from_ref(cpu.signals.word()) as u64;
-        [state.step, state.vectors] = enter::helpers();
+        [state.step, state.units, state.refill] = enter::helpers();
         let mut code = CodeBuffer::new(how.buffer.max(4 * ROOM)).ok()?;
         let (bytes, thunks) = thunks::write(code.next(), state.low_addr()?, features.avx);
         code.push(&bytes);
@@ -137,10 +142,15 @@ impl Translator {
     /// The instruction that `site` names in the translated code that runs, and how the CPU has to run
     /// for it.
     fn site(&self, site: u64) -> Option<(Op, Key)> {
+        self.site_in(site, self.state.page)
+    }
+
+    /// The same in code that ran in `page`.
+    fn site_in(&self, site: u64, page: u64) -> Option<(Op, Key)> {
         let translation = self.cache.translations.get((site >> 32) as usize)?;
         let index = (site & (FOR_ACCESS - 1)) as usize;
         let op = *translation.ops.get(index)?;
-        let distance = self.state.page.wrapping_sub(translation.made_at);
+        let distance = page.wrapping_sub(translation.made_at);
         Some((if distance == 0 { op } else { op.moved(distance) }, translation.place.key))
     }
 
@@ -199,7 +209,7 @@ impl Translator {
             self.counters.count(Count::Emptied);
         }
         for index in self.jumps_used[table].drain(..) {
-            self.jumps[table][usize::from(index)].rip = NOWHERE;
+            self.jumps[table][usize::from(index)] = Jump { rip: NOWHERE, code: 0 };
         }
     }
 
@@ -263,7 +273,7 @@ impl Translator {
         }
         let index = state::jump_index(cpu.rip);
         let slot = &mut self.jumps[table][index];
-        if slot.rip == NOWHERE {
+        if slot.code == 0 {
             self.jumps_used[table].push(index as u16);
         }
         *slot = Jump { rip: cpu.rip, code };
@@ -322,7 +332,7 @@ impl Translator {
             input.iter().for_each(|input| self.counters.leave(input.op.mnemonic));
             return None;
         }
-        if self.code.free() < ROOM {
+        if self.code.free() < ROOM || self.cache.translations.len() >= TRANSLATIONS as usize {
             self.forget_all(cpu);
         }
         let number = self.cache.translations.len() as u32;
@@ -370,7 +380,8 @@ impl Translator {
             step: self.thunks.step,
             leave: self.thunks.leave,
             leave_by_link: self.thunks.leave_by_link,
-            vectors: self.thunks.vectors,
+            units: self.thunks.units,
+            refill: self.thunks.refill,
             kernel: cpu.cpl == 0,
         })
     }

@@ -6,7 +6,7 @@ use crate::flags::bits::{AF, CF, OF, PF, SF, ZF};
 use crate::low::Plain;
 
 /// Entries of the jump cache.
-pub(super) const JUMPS: usize = 4096;
+pub(super) const JUMPS: usize = 1 << 14;
 
 /// Where the guest's registers are when no translated code runs, and what it needs at hand.
 #[repr(C)]
@@ -30,8 +30,14 @@ pub(super) struct State {
     pub(super) context: u64,
     /// Address of the helper that executes one instruction.
     pub(super) step: u64,
-    /// Address of the helper that makes vector registers available.
-    pub(super) vectors: u64,
+    /// Address of the helper that makes vector and x87 registers available.
+    pub(super) units: u64,
+    /// Address of the helper that refills the TLB.
+    pub(super) refill: u64,
+    /// What it answers: the linear address that it was asked for, or of [`Self::joined`].
+    pub(super) address: u64,
+    /// RSI while the host's points elsewhere.
+    pub(super) source: u64,
     /// Values that need a place for a moment.
     pub(super) spare: [u64; 2],
     /// RIP of the code at `spare[1]`, which is entered next.
@@ -55,10 +61,46 @@ pub(super) struct State {
     pub(super) loaded: u32,
     /// MXCSR of guest and host.
     pub(super) mxcsr: [u32; 2],
-    /// Keeps what follows aligned.
-    pub(super) unused: u32,
+    /// Whether the host has the guest's x87 registers.
+    pub(super) x87: u32,
+    /// Which x87 instruction was the last that is noted as such since they were loaded; see
+    /// [`note_of`].
+    pub(super) x87_last: u32,
+    /// The last with a memory operand.
+    pub(super) x87_data: u32,
+    /// The page that the last was in.
+    pub(super) x87_page: u64,
+    /// The offset of its operand.
+    pub(super) x87_pointer: u64,
+    /// The same before it is known that the operand can be reached.
+    pub(super) x87_next_pointer: u64,
     pub(super) xmm: [u128; 16],
     pub(super) ymm_high: [u128; 16],
+    /// Where vector registers are while the TLB is refilled.
+    pub(super) vectors: [u128; 32],
+    pub(super) x87_image: X87Image,
+    /// The bytes of a read that runs from one page into another.
+    pub(super) joined: [u8; JOINED],
+}
+
+/// More bytes than an instruction reads at a time.
+pub(super) const JOINED: usize = 64;
+
+/// The x87's part of what XSAVE saves.
+#[repr(C, align(64))]
+pub(super) struct X87Image {
+    pub(super) control: u16,
+    pub(super) status: u16,
+    /// A bit for each physical register that is not empty.
+    pub(super) valid: u16,
+    pub(super) opcode: u16,
+    pub(super) pointers: [u64; 2],
+    pub(super) mxcsr: [u32; 2],
+    /// ST(0) to ST(7).
+    pub(super) st: [u128; 8],
+    pub(super) others: [u128; 22],
+    /// Which parts of the image are valid; and zeroes.
+    pub(super) header: [u64; 8],
 }
 
 /// In [`State::crossing`]: SYSCALL to 64-bit code.
@@ -98,7 +140,9 @@ pub(super) mod at {
     pub(in super::super) const SIGNALS: u32 = offset_of!(State, signals) as u32;
     pub(in super::super) const CONTEXT: u32 = offset_of!(State, context) as u32;
     pub(in super::super) const STEP: u32 = offset_of!(State, step) as u32;
-    pub(in super::super) const VECTORS: u32 = offset_of!(State, vectors) as u32;
+    pub(in super::super) const UNITS: u32 = offset_of!(State, units) as u32;
+    pub(in super::super) const REFILL: u32 = offset_of!(State, refill) as u32;
+    pub(in super::super) const ADDRESS: u32 = offset_of!(State, address) as u32;
     pub(in super::super) const SPARE: u32 = offset_of!(State, spare) as u32;
     pub(in super::super) const TARGET: u32 = offset_of!(State, target) as u32;
     pub(in super::super) const KERNEL_GS: u32 = offset_of!(State, kernel_gs) as u32;
@@ -108,10 +152,36 @@ pub(super) mod at {
     pub(in super::super) const CROSSING: u32 = offset_of!(State, crossing) as u32;
     pub(in super::super) const WANTED: u32 = offset_of!(State, wanted) as u32;
     pub(in super::super) const FLAT: u32 = offset_of!(State, flat) as u32;
+    pub(in super::super) const SOURCE: u32 = offset_of!(State, source) as u32;
     pub(in super::super) const LOADED: u32 = offset_of!(State, loaded) as u32;
     pub(in super::super) const MXCSR: u32 = offset_of!(State, mxcsr) as u32;
+    pub(in super::super) const X87: u32 = offset_of!(State, x87) as u32;
+    pub(in super::super) const X87_LAST: u32 = offset_of!(State, x87_last) as u32;
+    pub(in super::super) const X87_DATA: u32 = offset_of!(State, x87_data) as u32;
+    pub(in super::super) const X87_PAGE: u32 = offset_of!(State, x87_page) as u32;
+    pub(in super::super) const X87_POINTER: u32 = offset_of!(State, x87_pointer) as u32;
+    pub(in super::super) const X87_NEXT_POINTER: u32 = offset_of!(State, x87_next_pointer) as u32;
+    pub(in super::super) const X87_IMAGE: u32 = offset_of!(State, x87_image) as u32;
+    pub(in super::super) const VECTORS: u32 = offset_of!(State, vectors) as u32;
     pub(in super::super) const XMM: u32 = offset_of!(State, xmm) as u32;
     pub(in super::super) const YMM_HIGH: u32 = offset_of!(State, ymm_high) as u32;
+}
+
+const _: () = assert!(size_of::<X87Image>() == 576 && offset_of!(X87Image, header) == 512);
+
+/// Most translations at a time.
+pub(super) const TRANSLATIONS: u32 = 1 << 25;
+
+/// What is noted of an instruction, of the translation numbered `number`, that it was the last: not 0.
+pub(super) fn note_of(number: u32, index: usize) -> u32 {
+    debug_assert!(number < TRANSLATIONS && index < 64);
+    (number << 6 | index as u32 & 63) + 1
+}
+
+/// The translation and the index in it that a note tells, if it is one.
+pub(super) fn noted(note: u32) -> Option<(u32, usize)> {
+    let note = note.checked_sub(1)?;
+    Some((note >> 6, (note & 63) as usize))
 }
 
 /// RFLAGS bits from what LAHF and SETO AL left.

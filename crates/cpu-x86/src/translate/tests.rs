@@ -1,112 +1,235 @@
+//! Programs for what the translator does on its own: both engines have to come to the same, memory
+//! included. Tables of pages are in memory, so their accessed and dirty bits are compared as well.
+
+mod calls;
+
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
-use accel::{Exit, Vcpu};
+use crate::cpu::Cpu;
+use crate::testing::{load, long_mode, run_to_halt};
 
-use crate::counters::Count;
-use crate::cpu::Translation;
-use crate::flags::bits;
-use crate::regs::EFER_SCE;
-use crate::testing::{STACK, load, long_mode, run_to_halt};
+/// Where a page table for the linear addresses from [`WINDOW`] on is.
+const TABLE: u64 = 0x6_0000;
+/// Linear address of the first of 512 pages.
+const WINDOW: u64 = 0x4000_0000;
+/// Where they are: 64 pages, over and over.
+const FRAMES: u64 = 0x20_0000;
+/// Where data of the tests is.
+const DATA: u64 = 0x9_0000;
 
-const STAR: u32 = 0xc000_0081;
-const LSTAR: u32 = 0xc000_0082;
-const SFMASK: u32 = 0xc000_0084;
-const KERNEL_GS: u32 = 0xc000_0102;
-const ROUNDS: i32 = 300;
-
-/// Writes a model-specific register.
-fn write_msr(a: &mut CodeAssembler, index: u32, low: u32, high: u32) {
-    a.mov(ecx, index).unwrap();
-    a.mov(eax, low).unwrap();
-    a.mov(edx, high).unwrap();
-    a.wrmsr().unwrap();
+fn write(cpu: &Cpu, at: u64, value: u64) {
+    cpu.memory.write(at, &value.to_le_bytes()).expect("RAM");
 }
 
-/// A kernel whose program makes system calls, and looks at its flags after each. `mask` is what the
-/// calls clear of the flags.
-fn calls(a: &mut CodeAssembler, mask: u64) {
-    let (mut user, mut entry) = (a.create_label(), a.create_label());
-    let mut done = a.create_label();
-    write_msr(a, SFMASK, mask as u32, 0);
-    write_msr(a, STAR, 0, 0x0010_0008);
-    write_msr(a, KERNEL_GS, 0x3_0000, 0);
-    a.lea(rax, qword_ptr(entry)).unwrap();
-    a.mov(ecx, LSTAR).unwrap();
-    a.xor(edx, edx).unwrap();
-    a.wrmsr().unwrap();
-    a.mov(ebx, ROUNDS).unwrap();
-    a.lea(rcx, qword_ptr(user)).unwrap();
-    a.mov(r11d, 0x202).unwrap();
-    a.sysretq().unwrap();
-
-    a.set_label(&mut user).unwrap();
-    a.mov(eax, ebx).unwrap();
-    a.add(eax, 0x7fff_ff80u32 as i32).unwrap();
-    a.syscall().unwrap();
-    a.adc(r9, 1).unwrap();
-    a.pushfq().unwrap();
-    a.pop(rdi).unwrap();
-    a.rol(r10, 1).unwrap();
-    a.xor(r10, rdi).unwrap();
-    a.jmp(user).unwrap();
-
-    a.set_label(&mut entry).unwrap();
-    a.swapgs().unwrap();
-    a.mov(qword_ptr(8).gs(), rsp).unwrap();
-    a.mov(rsp, STACK - 0x1000).unwrap();
-    a.push(r11).unwrap();
-    a.push(rcx).unwrap();
-    a.pushfq().unwrap();
-    a.pop(rax).unwrap();
-    a.rol(r12, 1).unwrap();
-    a.xor(r12, rax).unwrap();
-    a.mov(rax, cs).unwrap();
-    a.add(r13, rax).unwrap();
-    a.sti().unwrap();
-    a.nop().unwrap();
-    a.pushfq().unwrap();
-    a.pop(rax).unwrap();
-    a.xor(r14, rax).unwrap();
-    a.cli().unwrap();
-    a.stac().unwrap();
-    a.pushfq().unwrap();
-    a.clac().unwrap();
-    a.pop(rax).unwrap();
-    a.xor(r15, rax).unwrap();
-    a.dec(ebx).unwrap();
-    a.je(done).unwrap();
-    a.pop(rcx).unwrap();
-    a.pop(r11).unwrap();
-    a.mov(rsp, qword_ptr(8).gs()).unwrap();
-    a.swapgs().unwrap();
-    a.sysretq().unwrap();
-    a.set_label(&mut done).unwrap();
-    a.hlt().unwrap();
-}
-
-#[test]
-fn system_calls_are_the_same_in_both_engines() {
-    let usual = bits::AC | bits::TF | bits::IF | bits::DF | bits::NT | bits::IOPL;
-    // Without some of the flags the translator leaves them to the interpreter.
-    for mask in [usual, usual | bits::ARITH, 0, bits::IF, u64::from(u32::MAX)] {
-        let mut cpu = long_mode();
-        cpu.efer |= EFER_SCE;
-        load(&cpu, |a| calls(a, mask));
-        run_to_halt(&mut cpu);
-        assert_eq!(cpu.gpr[13], 8 * ROUNDS as u64, "the kernel's selector");
-        assert_eq!(cpu.cpl, 0);
+/// A CPU with pages of 4 KiB at [`WINDOW`].
+fn paged() -> Cpu {
+    let cpu = long_mode();
+    // The second entry of the page directory pointer table, at 0x2000, and a directory.
+    write(&cpu, 0x2008, 0x6_1007);
+    write(&cpu, 0x6_1000, TABLE | 7);
+    for page in 0..512 {
+        write(&cpu, TABLE + 8 * page, FRAMES + (page % 64 << 12) | 7);
     }
+    cpu
 }
 
 #[test]
-fn system_calls_stay_in_translated_code() {
+fn pages_that_miss_are_found_by_reads_and_writes() {
+    let mut cpu = paged();
+    load(&cpu, |a| {
+        let (mut top, mut skip) = (a.create_label(), a.create_label());
+        a.mov(ecx, 3000).unwrap();
+        a.mov(r14, WINDOW).unwrap();
+        a.mov(esi, 1).unwrap();
+        a.xor(edx, edx).unwrap();
+        a.set_label(&mut top).unwrap();
+        // A page, and an offset that now and then runs into the next.
+        a.imul_3(edx, edx, 1_103_515_245).unwrap();
+        a.add(edx, 12_345).unwrap();
+        a.mov(eax, edx).unwrap();
+        a.shr(eax, 11).unwrap();
+        a.and(eax, 0x1f_e7ff).unwrap();
+        a.or(eax, 0x7f9).unwrap();
+        a.cmp(edx, 0).unwrap();
+        a.mov(rbx, qword_ptr(r14 + rax)).unwrap();
+        a.adc(rsi, rbx).unwrap();
+        a.test(edx, 0x1000).unwrap();
+        a.jz(skip).unwrap();
+        a.add(qword_ptr(r14 + rax * 1 + 5), rsi).unwrap();
+        a.set_label(&mut skip).unwrap();
+        a.dec(ecx).unwrap();
+        a.jnz(top).unwrap();
+        a.hlt().unwrap();
+    });
+    run_to_halt(&mut cpu);
+    assert_ne!(cpu.gpr[6], 0);
+}
+
+#[test]
+fn a_table_that_is_replaced_is_used_after_invlpg_and_after_cr3() {
+    let mut cpu = paged();
+    // Another table, whose pages are elsewhere.
+    for page in 0..512 {
+        write(&cpu, 0x6_2000 + 8 * page, 0x30_0000 + (page % 64 << 12) | 7);
+    }
+    write(&cpu, FRAMES + 0x1000, 1);
+    write(&cpu, FRAMES + 0x2000, 2);
+    write(&cpu, 0x30_1000, 3);
+    write(&cpu, 0x30_2000, 4);
+    load(&cpu, |a| {
+        let mut top = a.create_label();
+        a.mov(edi, 4).unwrap();
+        a.mov(r9, WINDOW).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.imul_3(r8, r8, 8).unwrap();
+        a.add(r8, qword_ptr(r9 + 0x1000)).unwrap();
+        // The other of the two tables.
+        a.xor(qword_ptr(0x6_1000), 0x6_2000 ^ TABLE as i32).unwrap();
+        a.invlpg(byte_ptr(r9 + 0x1000)).unwrap();
+        a.invlpg(byte_ptr(r9 + 0x2000)).unwrap();
+        a.imul_3(r8, r8, 8).unwrap();
+        a.add(r8, qword_ptr(r9 + 0x2000)).unwrap();
+        a.imul_3(r8, r8, 8).unwrap();
+        a.add(r8, qword_ptr(r9 + 0x1000)).unwrap();
+        a.xor(qword_ptr(0x6_1000), 0x6_2000 ^ TABLE as i32).unwrap();
+        a.mov(rax, cr3).unwrap();
+        a.mov(cr3, rax).unwrap();
+        a.dec(edi).unwrap();
+        a.jnz(top).unwrap();
+        a.hlt().unwrap();
+    });
+    run_to_halt(&mut cpu);
+    assert_eq!(cpu.gpr[8], 0o143_143_143_143);
+}
+
+/// The x87's registers, control and pointers are compared by the images that the program stores, too.
+#[test]
+fn x87_programs_leave_the_same_state() {
     let mut cpu = long_mode();
-    cpu.efer |= EFER_SCE;
-    load(&cpu, |a| calls(a, bits::AC | bits::TF | bits::IF));
-    assert!(cpu.set_translation(Some(Translation { threshold: 1, ..Translation::default() })));
-    assert!(matches!(cpu.run(), Exit::Halt { .. }));
-    let steps = cpu.counters.value(Count::Steps);
-    // MOV from CS is the interpreter's in each round; SYSCALL and SYSRET and the others are not.
-    assert!(steps < 2 * ROUNDS as u64, "{steps} instructions stepped");
-    assert!(cpu.counters.value(Count::Entries) < 100, "the run loop is hardly needed");
+    for (n, value) in [1.5f64, -2.25, 1e300, 3.0e-310, 0.0, 7.0].into_iter().enumerate() {
+        write(&cpu, DATA + 8 * n as u64, value.to_bits());
+    }
+    load(&cpu, |a| {
+        let (mut top, mut below) = (a.create_label(), a.create_label());
+        a.fninit().unwrap();
+        a.mov(ecx, 20).unwrap();
+        a.mov(r14, DATA).unwrap();
+        a.mov(ebx, DATA as u32).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.fld(qword_ptr(rbx)).unwrap();
+        a.fld(qword_ptr(r14 + 8)).unwrap();
+        a.fmul_2(st0, st1).unwrap();
+        a.fadd(qword_ptr(rbx + 0x18)).unwrap();
+        a.fsqrt().unwrap();
+        a.fnstsw(ax).unwrap();
+        a.add(edx, eax).unwrap();
+        a.fld(st0).unwrap();
+        a.fsin().unwrap();
+        a.fstp(tbyte_ptr(rbx + 0x40)).unwrap();
+        a.fild(dword_ptr(rbx + 4)).unwrap();
+        a.fistp(qword_ptr(r14 + 0x50)).unwrap();
+        a.fcomi(st0, st1).unwrap();
+        a.jb(below).unwrap();
+        a.fxch(st0, st1).unwrap();
+        a.set_label(&mut below).unwrap();
+        a.fcmovne(st0, st1).unwrap();
+        a.fstp(qword_ptr(rbx + 0x58)).unwrap();
+        a.fnstenv(ptr(rbx + 0x100)).unwrap();
+        a.fldenv(ptr(rbx + 0x100)).unwrap();
+        a.fst(dword_ptr(rbx + 0x60)).unwrap();
+        a.fxsave(ptr(rbx + 0x200)).unwrap();
+        a.fstp(qword_ptr(rbx)).unwrap();
+        a.dec(ecx).unwrap();
+        a.jnz(top).unwrap();
+        // Rounding down, all masked; then with the exception for a division by zero.
+        a.mov(dword_ptr(rbx + 0x70), 0x077f).unwrap();
+        a.fldcw(word_ptr(rbx + 0x70)).unwrap();
+        a.fld(qword_ptr(rbx + 0x10)).unwrap();
+        a.frndint().unwrap();
+        a.fnstcw(word_ptr(rbx + 0x74)).unwrap();
+        a.mov(dword_ptr(rbx + 0x70), 0x037b).unwrap();
+        a.fldcw(word_ptr(rbx + 0x70)).unwrap();
+        a.fdiv(qword_ptr(rbx + 0x20)).unwrap();
+        a.fnstsw(ax).unwrap();
+        a.fnclex().unwrap();
+        a.fld1().unwrap();
+        a.fnsave(ptr(rbx + 0x400)).unwrap();
+        a.hlt().unwrap();
+    });
+    run_to_halt(&mut cpu);
+    assert_eq!(cpu.gpr[0] & 0x84, 0x84, "the division's exception is pending");
+}
+
+#[test]
+fn mmx_programs_leave_the_same_state() {
+    let mut cpu = long_mode();
+    write(&cpu, DATA, 0x0102_0304_0506_0708);
+    load(&cpu, |a| {
+        let mut top = a.create_label();
+        a.fninit().unwrap();
+        a.mov(ecx, 5).unwrap();
+        a.mov(r14, DATA).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.movq(mm0, qword_ptr(r14)).unwrap();
+        a.paddb(mm0, mm0).unwrap();
+        a.movd(mm1, ecx).unwrap();
+        a.pxor(mm0, mm1).unwrap();
+        a.movq(qword_ptr(r14), mm0).unwrap();
+        a.cvtpi2ps(xmm0, mm0).unwrap();
+        a.movdq2q(mm2, xmm0).unwrap();
+        a.emms().unwrap();
+        a.fldpi().unwrap();
+        a.fstp(dword_ptr(r14 + 16)).unwrap();
+        a.dec(ecx).unwrap();
+        a.jnz(top).unwrap();
+        a.movq(mm7, mm2).unwrap();
+        a.hlt().unwrap();
+    });
+    run_to_halt(&mut cpu);
+}
+
+/// Repeated moves and fills of all sizes: none, within a page, across pages, overlapping, downwards.
+#[test]
+fn repeated_strings_end_the_same() {
+    let mut cpu = paged();
+    for n in 0..0x800 {
+        write(&cpu, FRAMES + 8 * n, n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    }
+    type Emit = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+    let moves: [Emit; 8] = [
+        |a| a.rep().movsb(),
+        |a| a.rep().movsw(),
+        |a| a.rep().movsd(),
+        |a| a.rep().movsq(),
+        |a| a.rep().stosb(),
+        |a| a.rep().stosw(),
+        |a| a.rep().stosd(),
+        |a| a.rep().stosq(),
+    ];
+    load(&cpu, |a| {
+        let mut where_to = WINDOW;
+        for (n, emit) in moves.into_iter().enumerate() {
+            for (count, distance) in [(0, 0x4000), (1, 0x5003), (100, 7), (500, 0x6ffb), (1500, 3)]
+            {
+                where_to = WINDOW + (where_to - WINDOW + 0x123) % 0x2000;
+                a.mov(rsi, where_to).unwrap();
+                a.mov(rdi, where_to + distance).unwrap();
+                a.mov(ecx, count).unwrap();
+                a.mov(rax, 0x1122_3344_5566_7788u64 + n as u64).unwrap();
+                a.cmp(ecx, eax).unwrap();
+                emit(a).unwrap();
+                a.adc(rbx, rsi).unwrap();
+                a.add(rbx, rdi).unwrap();
+            }
+        }
+        a.std().unwrap();
+        a.mov(rsi, WINDOW + 0x1fff).unwrap();
+        a.mov(rdi, WINDOW + 0x2fff).unwrap();
+        a.mov(ecx, 0x1800).unwrap();
+        a.rep().movsb().unwrap();
+        a.cld().unwrap();
+        a.hlt().unwrap();
+    });
+    run_to_halt(&mut cpu);
 }

@@ -15,7 +15,9 @@ pub(super) struct Thunks {
     pub(super) step: u64,
     pub(super) leave: u64,
     pub(super) leave_by_link: u64,
-    pub(super) vectors: u64,
+    pub(super) units: u64,
+    /// Refill the TLB, by [`Missed`].
+    pub(super) refill: [u64; 3],
 }
 
 /// How translated code is left: to go on at `State::rip`, where the registers are in `State`.
@@ -27,12 +29,41 @@ pub(super) const REFUSED: u32 = 2;
 
 /// What helpers return: to go on after the call.
 pub(super) const GO_ON: u64 = 0;
-/// What helpers return: to leave.
+/// What helpers return: to leave, or to execute the instruction with the interpreter.
 pub(super) const GIVE_UP: u64 = 1;
+
+/// What helpers return: to go on with [`super::state::State::joined`] in the place of memory.
+pub(super) const JOINED: u64 = 2;
+
+/// What has missed in the TLB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missed {
+    /// A read, which may run into another page.
+    Read,
+    /// A read that must be aligned.
+    AlignedRead,
+    Write,
+}
+
+impl Missed {
+    pub(super) const ALL: [Self; 3] = [Self::Read, Self::AlignedRead, Self::Write];
+}
 
 /// Registers that a function has to give back as they were.
 const KEPT: [Register; 6] =
     [Register::RBX, Register::RBP, Register::R12, Register::R13, Register::R14, Register::R15];
+
+/// Registers in which guest registers are that a function need not give back.
+const LOST: [Register; 8] = [
+    Register::RCX,
+    Register::RDX,
+    Register::RSI,
+    Register::RDI,
+    Register::R8,
+    Register::R9,
+    Register::R10,
+    Register::R11,
+];
 
 struct Writer {
     asm: Asm,
@@ -50,8 +81,9 @@ pub(super) fn write(start: u64, state: u32, avx: bool) -> (Vec<u8>, Thunks) {
     let leave_by_link = writer.asm.here();
     writer.leave(out);
     let step = writer.step(out);
-    let vectors = writer.vectors(out);
-    (writer.asm.finish(), Thunks { enter, step, leave, leave_by_link, vectors })
+    let units = writer.units(out);
+    let refill = Missed::ALL.map(|what| writer.refill(what));
+    (writer.asm.finish(), Thunks { enter, step, leave, leave_by_link, units, refill })
 }
 
 impl Writer {
@@ -161,11 +193,111 @@ impl Writer {
         self.asm.jcc(Cond::Equal, label);
     }
 
-    fn store_vectors_if_loaded(&mut self) {
-        let skip = self.asm.label();
-        self.skip_if_not_loaded(skip);
+    /// Jumps to `label` if no x87 registers are loaded.
+    fn skip_without_x87(&mut self, label: Label) {
+        let loaded = self.at(at::X87);
+        self.asm.mi(Code::Cmp_rm32_imm8, loaded, 0);
+        self.asm.jcc(Cond::Equal, label);
+    }
+
+    /// Has XSAVE and its like work on the x87 alone.
+    fn select_x87(&mut self) {
+        self.asm.mov_imm(Register::RAX, 1);
+        self.asm.mov_imm(Register::RDX, 0);
+    }
+
+    /// Vector and x87 registers, if they are loaded, to where the state has them. General registers are
+    /// stored already.
+    fn store_units(&mut self) {
+        let (no_vectors, no_x87) = (self.asm.label(), self.asm.label());
+        self.skip_if_not_loaded(no_vectors);
         self.store_vectors();
-        self.asm.bind(skip);
+        self.asm.bind(no_vectors);
+        self.skip_without_x87(no_x87);
+        self.select_x87();
+        let image = self.at(at::X87_IMAGE);
+        self.asm.m(Code::Xsave_mem, image);
+        // fninit: functions find an empty stack.
+        self.asm.raw(&[0xdb, 0xe3]);
+        self.asm.bind(no_x87);
+    }
+
+    /// The inverse of [`Self::store_units`], before general registers are loaded.
+    fn load_units(&mut self) {
+        let (no_vectors, no_x87) = (self.asm.label(), self.asm.label());
+        self.skip_if_not_loaded(no_vectors);
+        self.load_vectors();
+        self.asm.bind(no_vectors);
+        self.skip_without_x87(no_x87);
+        self.select_x87();
+        let image = self.at(at::X87_IMAGE);
+        self.asm.m(Code::Xrstor_mem, image);
+        self.asm.bind(no_x87);
+    }
+
+    /// Vector registers, as wide as the host's are, to where they are kept during a short call, or with
+    /// `back` from there.
+    fn keep_vectors(&mut self, back: bool) {
+        for n in 0..16 {
+            let (size, register) =
+                if self.avx { (32, Self::wide_vector(n)) } else { (16, Self::vector(n)) };
+            let place = self.at(at::VECTORS + size * n as u32);
+            match (self.avx, back) {
+                (true, false) => self.asm.mr(Code::VEX_Vmovdqu_ymmm256_ymm, place, register),
+                (true, true) => self.asm.rm(Code::VEX_Vmovdqu_ymm_ymmm256, register, place),
+                (false, false) => self.asm.mr(Code::Movdqu_xmmm128_xmm, place, register),
+                (false, true) => self.asm.rm(Code::Movdqu_xmm_xmmm128, register, place),
+            }
+        }
+        if self.avx && !back {
+            // vzeroupper
+            self.asm.raw(&[0xc5, 0xf8, 0x77]);
+        }
+    }
+
+    /// The registers in [`LOST`] and the flags to where the state has them, or with `back` from there.
+    fn keep_registers(&mut self, back: bool) {
+        let homes = HOST.iter().enumerate().filter_map(|(n, register)| Some((n, (*register)?)));
+        let lost = homes.filter(|(_, register)| LOST.contains(register));
+        let lost = lost.map(|(n, register)| (at::GPR + 8 * n as u32, register));
+        for (home, register) in lost.chain([(at::FLAGS, Register::RAX)]) {
+            let home = self.at(home);
+            if back {
+                self.asm.rm(Code::Mov_r64_rm64, register, home);
+            } else {
+                self.asm.mr(Code::Mov_rm64_r64, home, register);
+            }
+        }
+    }
+
+    /// For code that missed in the TLB, with what the probe left in [`S1`] and [`S2`]. Returns with
+    /// "below" if the entry could be refilled, and [`S1`] is the linear address again; with "above" if
+    /// what was to be read is where [`S1`] says.
+    fn refill(&mut self, what: Missed) -> u64 {
+        let start = self.asm.here();
+        self.keep_registers(false);
+        let (no_vectors, none_back) = (self.asm.label(), self.asm.label());
+        self.skip_if_not_loaded(no_vectors);
+        self.keep_vectors(false);
+        self.asm.bind(no_vectors);
+        let (context, helper) = (self.at(at::CONTEXT), self.at(at::REFILL));
+        self.asm.rm(Code::Mov_r64_rm64, Register::RDI, context);
+        self.asm.mov(Register::RSI, S1);
+        self.asm.mov(Register::RDX, S2);
+        self.asm.mov_imm(Register::RCX, what as u64);
+        self.move_stack(-8);
+        self.asm.m(Code::Call_rm64, helper);
+        self.move_stack(8);
+        self.asm.mov(S2, Register::RAX);
+        self.skip_if_not_loaded(none_back);
+        self.keep_vectors(true);
+        self.asm.bind(none_back);
+        self.keep_registers(true);
+        let address = self.at(at::ADDRESS);
+        self.asm.rm(Code::Mov_r64_rm64, S1, address);
+        self.asm.ri(Code::Cmp_rm64_imm8, S2, GIVE_UP as i32);
+        self.asm.raw(&[0xc3]);
+        start
     }
 
     fn leave(&mut self, out: Label) {
@@ -173,7 +305,7 @@ impl Writer {
         self.asm.mr(Code::Mov_rm64_r64, rip, S1);
         self.asm.mr(Code::Mov_rm64_r64, link, S2);
         self.store_registers();
-        self.store_vectors_if_loaded();
+        self.store_units();
         self.asm.mov_imm(Register::RAX, u64::from(LEFT));
         self.asm.bind(out);
         self.move_stack(8);
@@ -206,13 +338,11 @@ impl Writer {
 
     fn step(&mut self, out: Label) -> u64 {
         let start = self.asm.here();
-        let (failed, no_vectors) = (self.asm.label(), self.asm.label());
+        let failed = self.asm.label();
         self.store_registers();
-        self.store_vectors_if_loaded();
+        self.store_units();
         self.call(at::STEP, failed);
-        self.skip_if_not_loaded(no_vectors);
-        self.load_vectors();
-        self.asm.bind(no_vectors);
+        self.load_units();
         self.load_registers();
         self.asm.raw(&[0xc3]);
         self.asm.bind(failed);
@@ -220,7 +350,7 @@ impl Writer {
         self.asm.ri(Code::Cmp_rm64_imm8, Register::RAX, GIVE_UP as i32);
         self.asm.jcc(Cond::NotEqual, elsewhere);
         self.give_up(LEFT_BY_STEP, out);
-        // To other code, which finds no vector registers loaded.
+        // To other code, which finds neither vector nor x87 registers loaded.
         self.asm.bind(elsewhere);
         self.asm.mov(S2, Register::RAX);
         self.move_stack(8);
@@ -228,16 +358,16 @@ impl Writer {
         start
     }
 
-    fn vectors(&mut self, out: Label) -> u64 {
+    fn units(&mut self, out: Label) -> u64 {
         let start = self.asm.here();
         let failed = self.asm.label();
         let rip = self.at(at::RIP);
         self.asm.mr(Code::Mov_rm64_r64, rip, S1);
         self.store_registers();
-        // Of two levels the lower may be loaded already.
-        self.store_vectors_if_loaded();
-        self.call(at::VECTORS, failed);
-        self.load_vectors();
+        // Some may be loaded already.
+        self.store_units();
+        self.call(at::UNITS, failed);
+        self.load_units();
         self.load_registers();
         self.asm.raw(&[0xc3]);
         self.asm.bind(failed);

@@ -19,7 +19,7 @@ pub(super) struct HostFeatures {
 macro_rules! detect {
     ($($name:tt => $feature:ident),* $(,)?) => {{
         use CpuidFeature::*;
-        let mut known = vec![INTEL8086, INTEL8086_ONLY, INTEL186, INTEL286, INTEL386, INTEL486, X64, CMOV, MULTIBYTENOP, PAUSE, CX8, SSE, SSE2];
+        let mut known = vec![INTEL8086, INTEL8086_ONLY, INTEL186, INTEL286, INTEL386, INTEL486, X64, CMOV, MULTIBYTENOP, PAUSE, CX8, SSE, SSE2, FPU, FPU287, FPU387, MMX];
         $(if std::arch::is_x86_feature_detected!($name) { known.push($feature); })*
         known
     }};
@@ -32,6 +32,7 @@ impl HostFeatures {
             "pclmulqdq" => PCLMULQDQ, "sha" => SHA, "avx" => AVX, "avx2" => AVX2, "fma" => FMA,
             "f16c" => F16C, "bmi1" => BMI1, "bmi2" => BMI2, "popcnt" => POPCNT, "lzcnt" => LZCNT,
             "movbe" => MOVBE, "adx" => ADX, "vaes" => VAES, "vpclmulqdq" => VPCLMULQDQ,
+            "xsave" => XSAVE,
         };
         let has = |feature| known.contains(&feature);
         Self { usable: has(CpuidFeature::BMI2), avx: has(CpuidFeature::AVX), known }
@@ -40,6 +41,11 @@ impl HostFeatures {
     /// Whether the host has `insn`.
     pub(super) fn has_all(&self, insn: &Instruction) -> bool {
         insn.cpuid_features().iter().all(|feature| self.known.contains(feature))
+    }
+
+    /// Whether the x87 can be saved and restored by itself.
+    pub(super) fn has_x87(&self) -> bool {
+        self.known.contains(&CpuidFeature::XSAVE)
     }
 
     /// What `insn` asks of vector registers: 0 nothing, 1 that SSE may run, 2 that AVX may; 0 also if it
@@ -53,7 +59,7 @@ impl HostFeatures {
     }
 }
 
-fn is_vector(register: Register) -> bool {
+pub(super) fn is_vector(register: Register) -> bool {
     register.is_xmm() || register.is_ymm()
 }
 
@@ -73,7 +79,7 @@ fn is_translated(insn: &Instruction) -> bool {
             let mut any = false;
             for n in registers {
                 let register = insn.op_register(n);
-                if !is_vector(register) && !register.is_gpr() {
+                if !is_vector(register) && !register.is_gpr() && !register.is_mm() {
                     return false;
                 }
                 any |= is_vector(register);

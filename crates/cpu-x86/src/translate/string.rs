@@ -1,0 +1,117 @@
+//! REP MOVS and REP STOS: by the host's own, where what is read and what is written lie in one page each.
+//! A longer one is the interpreter's, which does it page by page.
+
+use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, Register};
+
+use super::asm::{Cond, Label, abs, low32};
+use super::compile::Compiler;
+use super::memory::For;
+use super::regs::{GUEST_RAX, S1, S2};
+use super::state;
+use crate::flags::bits;
+use crate::host::PAGE_OFFSET;
+
+/// log2 of the size of an element, and the bytes of the host's instruction.
+fn repeated(mnemonic: Mnemonic) -> Option<(u8, &'static [u8])> {
+    use Mnemonic::*;
+    Some(match mnemonic {
+        Movsb => (0, &[0xf3, 0xa4]),
+        Movsw => (1, &[0x66, 0xf3, 0xa5]),
+        Movsd => (2, &[0xf3, 0xa5]),
+        Movsq => (3, &[0xf3, 0x48, 0xa5]),
+        Stosb => (0, &[0xf3, 0xaa]),
+        Stosw => (1, &[0x66, 0xf3, 0xab]),
+        Stosd => (2, &[0xf3, 0xab]),
+        Stosq => (3, &[0xf3, 0x48, 0xab]),
+        _ => return None,
+    })
+}
+
+impl Compiler<'_> {
+    /// Translates REP MOVS or REP STOS; false, with nothing done, if `insn` is none that can be.
+    pub(super) fn string(&mut self, insn: &Instruction) -> bool {
+        // MOVSD is an SSE instruction, too.
+        if !insn.is_string_instruction() || !insn.has_rep_prefix() && !insn.has_repne_prefix() {
+            return false;
+        }
+        let Some((shift, host)) = repeated(insn.mnemonic()) else { return false };
+        let moves = host.last().is_some_and(|opcode| matches!(opcode, 0xa4 | 0xa5));
+        let plain_segment = !matches!(insn.memory_segment(), Register::FS | Register::GS);
+        // With addresses of 64 bits.
+        let registers = [insn.op0_kind(), insn.op1_kind()];
+        let wide = registers.contains(&iced_x86::OpKind::MemoryESRDI);
+        if !wide || moves && !plain_segment {
+            return false;
+        }
+        self.save();
+        let (done, slow) = (self.asm.label(), self.slow());
+        self.asm.rr(Code::Test_rm64_r64, Register::RCX, Register::RCX);
+        self.asm.jcc(Cond::Equal, done);
+        let system = abs(self.places.state + state::at::SYSTEM_FLAGS);
+        self.asm.mi(Code::Test_rm32_imm32, system, bits::DF as i32);
+        self.asm.jcc(Cond::NotEqual, slow);
+        if moves {
+            self.moves(shift, host, slow)
+        } else {
+            self.fills(shift, host, slow)
+        }
+        self.asm.bind(done);
+        self.destroyed();
+        self.slow_returns();
+        true
+    }
+
+    /// Goes to `slow` if RCX elements from the host address in [`S1`] on are not all in its page.
+    fn check_count(&mut self, shift: u8, slow: Label) {
+        self.asm.rr(Code::Mov_r32_rm32, low32(S2), low32(S1));
+        self.asm.r(Code::Not_rm32, low32(S2));
+        self.asm.ri(Code::And_rm32_imm32, low32(S2), PAGE_OFFSET as i32);
+        let more = MemoryOperand::with_base_displ(S2, 1);
+        self.asm.rm(Code::Lea_r32_m, low32(S2), more);
+        if shift > 0 {
+            self.asm.ri(Code::Shr_rm32_imm8, low32(S2), shift.into());
+        }
+        self.asm.rr(Code::Cmp_r64_rm64, Register::RCX, S2);
+        self.asm.jcc(Cond::Above, slow);
+    }
+
+    fn moves(&mut self, shift: u8, host: &[u8], slow: Label) {
+        let (spare, source) = (state::at::SPARE, state::at::SOURCE);
+        let [spare, source] = [spare, source].map(|field| abs(self.places.state + field));
+        self.asm.mov(S1, Register::RSI);
+        self.probe(1, For::Read, false);
+        self.check_count(shift, slow);
+        self.asm.mr(Code::Mov_rm64_r64, spare, S1);
+        self.asm.mov(S1, Register::RDI);
+        self.probe(1, For::Write, false);
+        self.check_count(shift, slow);
+        self.asm.mr(Code::Mov_rm64_r64, source, Register::RSI);
+        self.asm.mov(S2, Register::RDI);
+        self.asm.mov(Register::RDI, S1);
+        self.asm.rm(Code::Mov_r64_rm64, Register::RSI, spare);
+        self.asm.mov(S1, Register::RCX);
+        if shift > 0 {
+            self.asm.ri(Code::Shl_rm64_imm8, S1, shift.into());
+        }
+        self.asm.raw(host);
+        let sum = |a, b| MemoryOperand::with_base_index(a, b);
+        self.asm.rm(Code::Lea_r64_m, Register::RDI, sum(S2, S1));
+        self.asm.rm(Code::Mov_r64_rm64, Register::RSI, source);
+        self.asm.rm(Code::Lea_r64_m, Register::RSI, sum(Register::RSI, S1));
+    }
+
+    fn fills(&mut self, shift: u8, host: &[u8], slow: Label) {
+        let spare = abs(self.places.state + state::at::SPARE);
+        self.asm.mov(S1, Register::RDI);
+        self.probe(1, For::Write, false);
+        self.check_count(shift, slow);
+        let end = MemoryOperand::with_base_index_scale(Register::RDI, Register::RCX, 1 << shift);
+        self.asm.rm(Code::Lea_r64_m, S2, end);
+        self.asm.mov(Register::RDI, S1);
+        self.asm.mr(Code::Mov_rm64_r64, spare, Register::RAX);
+        self.asm.mov(Register::RAX, GUEST_RAX);
+        self.asm.raw(host);
+        self.asm.mov(Register::RDI, S2);
+        self.asm.rm(Code::Mov_r64_rm64, Register::RAX, spare);
+    }
+}
