@@ -10,6 +10,7 @@ use memory::{Page, WritePath, WriteTarget};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
 use crate::host::{Access, HostPtr, PAGE_OFFSET};
+use crate::record::Written;
 use crate::regs::{
     CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PKE, CR4_PKS, CR4_PSE, CR4_SMAP, CR4_SMEP,
     EFER_LMA, EFER_NXE,
@@ -526,6 +527,8 @@ impl Cpu {
             return true;
         };
         let entry = HostPtr::new(page, at);
+        self.note_old(entry, if wide { 8 } else { 4 });
+        self.recorder.iter_mut().for_each(|recorder| recorder.note_walk());
         let done = if wide {
             entry.compare_exchange(old, new)
         } else {
@@ -565,6 +568,16 @@ impl Cpu {
                 && self.allows(rights, Access::Write, privilege)
                 && found.writes == WritePath::Direct
                 && self.memory.is_quiet(found.phys, self.smm);
+            let write = match &mut self.recorder {
+                None => write,
+                Some(recorder) => {
+                    if access == Access::Write {
+                        let linear = linear & !PAGE_OFFSET;
+                        recorder.note_page(Written { class, linear, host, quiet: write });
+                    }
+                    false
+                }
+            };
             let exec = self.allows(rights, Access::Execute, privilege);
             self.tlb.enter(class, linear, host, [read, write, exec]);
         }

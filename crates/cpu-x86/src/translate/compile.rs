@@ -35,6 +35,16 @@ pub(super) struct Places {
     pub(super) vectors: u64,
     /// The privilege level is 0.
     pub(super) kernel: bool,
+    /// Translations lead to each other, and to themselves.
+    pub(super) chains: bool,
+}
+
+/// What instructions were compiled to.
+pub(super) struct Compiled {
+    pub(super) code: Vec<u8>,
+    pub(super) links: Vec<LinkSite>,
+    /// The instructions that the interpreter executes in any case, by number.
+    pub(super) stepped: Vec<usize>,
 }
 
 /// An instruction as the translator gets it.
@@ -91,6 +101,7 @@ pub(super) struct Compiler<'a> {
     exits: Vec<Exit>,
     polls: Vec<(Label, u64)>,
     pub(super) links: Vec<LinkSite>,
+    stepped: Vec<usize>,
     pub(super) features: &'a super::vector::HostFeatures,
     /// The instruction under translation.
     pub(super) index: usize,
@@ -114,7 +125,7 @@ impl<'a> Compiler<'a> {
         places: Places,
         (number, first_link): (u32, usize),
         features: &'a super::vector::HostFeatures,
-    ) -> (Vec<u8>, Vec<LinkSite>) {
+    ) -> Compiled {
         let mut asm = Asm::new(at);
         let top = asm.label();
         let mut this = Self {
@@ -131,6 +142,7 @@ impl<'a> Compiler<'a> {
             exits: Vec::new(),
             polls: Vec::new(),
             links: Vec::new(),
+            stepped: Vec::new(),
             features,
             index: 0,
             dead: dead_flags(input),
@@ -191,6 +203,7 @@ impl<'a> Compiler<'a> {
 
     /// Executes the instruction with the interpreter.
     fn step(&mut self) {
+        self.stepped.push(self.index);
         self.save();
         self.asm.mov_imm(S2, self.number | self.index as u64);
         self.asm.call_to(self.places.step);
@@ -333,7 +346,9 @@ impl<'a> Compiler<'a> {
     /// A jump that can be linked, from out of line code.
     fn linked_jump(&mut self, target: u64, unlinked: Label) {
         if target == self.start {
-            self.asm.jmp(self.top);
+            if self.places.chains {
+                self.asm.jmp(self.top);
+            }
             self.asm.bind(unlinked);
             self.asm.mov_imm(S1, target);
             self.asm.jmp_to(self.places.leave);
@@ -350,7 +365,7 @@ impl<'a> Compiler<'a> {
         self.links.push(LinkSite { displacement: here - 4, unlinked: here, target });
     }
 
-    fn finish(mut self) -> (Vec<u8>, Vec<LinkSite>) {
+    fn finish(mut self) -> Compiled {
         for exit in std::mem::take(&mut self.exits) {
             self.asm.bind(exit.from);
             self.saved = !exit.save;
@@ -375,7 +390,7 @@ impl<'a> Compiler<'a> {
             self.asm.mov_imm(S1, rip);
             self.asm.jmp_to(self.places.leave);
         }
-        (self.asm.finish(), self.links)
+        Compiled { code: self.asm.finish(), links: self.links, stepped: self.stepped }
     }
 }
 

@@ -140,6 +140,10 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
         take_registers(translator, cpu);
         let Some((op, key)) = translator.site(site) else { return GIVE_UP };
         let code_epoch = cpu.tlb.code_epoch();
+        if translator.checker.as_ref().is_some_and(|c| c.stops_before(site as u32 as usize)) {
+            cpu.rip = op.rip();
+            return GIVE_UP;
+        }
         cpu.rip = op.next_rip;
         *result = (op.run)(cpu, &op);
         let broken = std::mem::take(&mut cpu.break_block);
@@ -152,6 +156,8 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
         if cpu.pending_debug != 0 || cpu.needs_care() {
             return GIVE_UP;
         }
+        let broken = broken
+            || translator.checker.as_ref().is_some_and(|c| c.stops_after(site as u32 as usize));
         let goes_on = !broken
             && !op.flags.contains(OpFlags::ENDS_BLOCK)
             && cpu.rip == op.next_rip
@@ -163,7 +169,7 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             return GO_ON;
         }
         translator.state.loaded = 0;
-        if cpu.signals.pending() != 0 || cpu.counts_performance() {
+        if !translator.chains || cpu.signals.pending() != 0 || cpu.counts_performance() {
             return GIVE_UP;
         }
         let Some(code) = translator.next(cpu) else { return GIVE_UP };

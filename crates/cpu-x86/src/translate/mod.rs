@@ -25,6 +25,7 @@
 
 mod asm;
 mod cache;
+mod check;
 mod code;
 mod compile;
 mod control;
@@ -36,6 +37,8 @@ mod state;
 mod thunks;
 mod vector;
 
+use accel::log::Topic;
+
 use crate::block::BlockCache;
 use crate::cpu::{Cpu, Translation};
 use crate::decode::{MAX_LEN, decode_whole};
@@ -44,9 +47,10 @@ use crate::host::{HostPtr, PAGE_OFFSET};
 use crate::low::LowBox;
 use crate::op::{Op, OpFlags};
 use crate::tlb::CLASSES;
+use check::Checker;
 use cache::{Cache, Found, Key, NewTranslation, Place, SourcePage};
 use code::CodeBuffer;
-use compile::{Compiler, Input, Places};
+use compile::{Compiled, Compiler, Input, Places};
 use enter::Left;
 use state::{JUMPS, Jump, NOWHERE, State};
 use thunks::Thunks;
@@ -79,9 +83,18 @@ pub(crate) struct Translator {
     code_epoch: u64,
     /// The link by which translated code was left.
     link: u32,
+    /// Translations lead to each other.
+    chains: bool,
+    /// Both engines run.
+    checker: Option<Box<Checker>>,
 }
 
 impl Translator {
+    /// Whether the host's processor has what translated code needs.
+    pub(crate) fn is_possible() -> bool {
+        HostFeatures::detect().usable
+    }
+
     /// A translator for `cpu`. `None` if the host can't have one.
     pub(crate) fn new(cpu: &Cpu, how: Translation) -> Option<Self> {
         let features = HostFeatures::detect();
@@ -93,7 +106,10 @@ impl Translator {
         let mut jumps = LowBox::<[[Jump; JUMPS]; CLASSES]>::new();
         jumps.low_addr()?;
         jumps.as_flattened_mut().fill(Jump { rip: NOWHERE, code: 0 });
-        state.signals = std::ptr::from_ref(cpu.signals.word()) as u64;
+        state.signals = match how.check {
+            false => std::ptr::from_ref(cpu.signals.word()) as u64,
+            true => u64::from(state.low_addr()? + state::at::NEVER),
+        };
         [state.step, state.vectors] = enter::helpers();
         let mut code = CodeBuffer::new(how.buffer.max(4 * ROOM)).ok()?;
         let (bytes, thunks) = thunks::write(code.next(), state.low_addr()?, features.avx);
@@ -111,6 +127,8 @@ impl Translator {
             threshold: how.threshold.max(1),
             code_epoch: 0,
             link: 0,
+            chains: !how.check && !cpu.log.wants(Topic::NoChain),
+            checker: how.check.then(Box::default),
         })
     }
 
@@ -126,6 +144,9 @@ impl Translator {
     /// The exception that an instruction raised.
     #[inline]
     pub(crate) fn run(&mut self, cpu: &mut Cpu, blocks: &mut BlockCache) -> Result {
+        if self.checker.is_some() {
+            return self.run_checked(cpu, blocks);
+        }
         let Some(code) = self.next(cpu) else { return cpu.run_block(blocks) };
         match enter::enter(self, cpu, code)? {
             Left::At { link } => {
@@ -139,6 +160,14 @@ impl Translator {
     /// The code for `cpu`'s current instruction, if there is some, or shall be.
     #[inline]
     fn next(&mut self, cpu: &mut Cpu) -> Option<u64> {
+        self.take_up_changes(cpu);
+        let key = Key::of(cpu)?;
+        self.look_up(cpu, key)
+    }
+
+    /// Drops what is no longer so: code was written, or pages are elsewhere.
+    #[inline]
+    fn take_up_changes(&mut self, cpu: &Cpu) {
         if let Some(undone) = self.cache.look_for_writes() {
             undone.iter().for_each(|link| self.code.patch(link.at, link.unlinked));
             self.empty_jumps();
@@ -147,8 +176,6 @@ impl Translator {
             self.code_epoch = cpu.tlb.code_epoch();
             self.empty_jumps();
         }
-        let key = Key::of(cpu)?;
-        self.look_up(cpu, key)
     }
 
     fn empty_jumps(&mut self) {
@@ -165,6 +192,22 @@ impl Translator {
         if link == 0 && jump.rip == cpu.rip {
             return Some(jump.code);
         }
+        let n = self.translation(cpu, key)?;
+        let code = self.cache.translations[n as usize].code;
+        if !self.chains {
+            return Some(code);
+        }
+        if let Some(link) = self.cache.make_link(link, n) {
+            self.code.patch(link.at, code);
+        }
+        let index = state::jump_index(cpu.rip);
+        self.jumps[key.class as usize][index] = Jump { rip: cpu.rip, code };
+        self.jumps_used.push((key.class as u8, index as u16));
+        Some(code)
+    }
+
+    /// The translation of `cpu`'s current instruction and what follows, if there is one, or shall be.
+    fn translation(&mut self, cpu: &mut Cpu, key: Key) -> Option<u32> {
         let host = cpu.probe_code(cpu.rip)?;
         let place = Place { host: host.addr(), rip: cpu.rip, key };
         let n = match self.cache.find(&place) {
@@ -182,22 +225,14 @@ impl Translator {
                 self.translate(cpu, &place, host)?
             }
         };
-        let n = match self.cache.second(n) {
+        match self.cache.second(n) {
             // Where its second page is, is known if the TLB knows.
             Some(second) => match cpu.probe_code((cpu.rip | PAGE_OFFSET).wrapping_add(1))? {
-                host if host == second => n,
-                _ => self.translate(cpu, &place, host)?,
+                host if host == second => Some(n),
+                _ => self.translate(cpu, &place, host),
             },
-            None => n,
-        };
-        let code = self.cache.translations[n as usize].code;
-        if let Some(link) = self.cache.make_link(link, n) {
-            self.code.patch(link.at, code);
+            None => Some(n),
         }
-        let index = state::jump_index(cpu.rip);
-        self.jumps[key.class as usize][index] = Jump { rip: cpu.rip, code };
-        self.jumps_used.push((key.class as u8, index as u16));
-        Some(code)
     }
 
     /// Whether translation `n`, made from a page that has changed since, still is what `host` has.
@@ -236,6 +271,10 @@ impl Translator {
         if !is_worth_it(&input) {
             return None;
         }
+        if self.checker.is_some() {
+            check::leave_vague(&mut input);
+            len = input.iter().map(|input| usize::from(input.op.len)).sum();
+        }
         if self.code.free() < ROOM {
             self.forget_all(cpu);
         }
@@ -244,13 +283,17 @@ impl Translator {
         let at = self.code.next();
         let first_link = self.cache.links.len();
         let numbers = (number, first_link);
-        let (code, sites) =
+        let Compiled { code, links, stepped } =
             Compiler::compile(&input, (place.rip, at), places, numbers, &self.features);
         if code.len() > self.code.free() {
             return None;
         }
         self.code.push(&code);
-        let version = first.version;
+        cpu.trace_block(cpu.mode.code_bits(), &buffer[..len]);
+        cpu.trace_translation(at, &code);
+        if let Some(checker) = &mut self.checker {
+            checker.learn(&input, &stepped);
+        }
         let page = self.cache.add(NewTranslation {
             place: *place,
             code: at,
@@ -259,8 +302,7 @@ impl Translator {
             first,
             second,
         });
-        self.cache.renew(number, version);
-        for site in sites {
+        for site in links {
             let (displacement, unlinked) =
                 (at + site.displacement as u64, at + site.unlinked as u64);
             self.cache.add_link(displacement, unlinked, site.target, place.key, page);
@@ -280,6 +322,7 @@ impl Translator {
             leave_by_link: self.thunks.leave_by_link,
             vectors: self.thunks.vectors,
             kernel: cpu.cpl == 0,
+            chains: self.chains,
         })
     }
 
@@ -287,6 +330,7 @@ impl Translator {
     fn forget_all(&mut self, cpu: &Cpu) {
         self.cache = Cache::new(&cpu.signals);
         self.code.truncate(self.fixed);
+        self.checker.iter_mut().for_each(|checker| checker.forget());
         self.empty_jumps();
         self.link = 0;
     }

@@ -31,6 +31,10 @@ pub(super) struct State {
     pub(super) vectors: u64,
     /// A value that needs a place for a moment.
     pub(super) spare: u64,
+    /// Where checked code is expected to go.
+    pub(super) expected: u64,
+    /// Always 0.
+    pub(super) never: u64,
     /// Whose vector registers the host has: 0 for its own, 1 for the guest's while SSE may run, 2 while
     /// AVX may.
     pub(super) loaded: u32,
@@ -75,6 +79,8 @@ pub(super) mod at {
     pub(in super::super) const STEP: u32 = offset_of!(State, step) as u32;
     pub(in super::super) const VECTORS: u32 = offset_of!(State, vectors) as u32;
     pub(in super::super) const SPARE: u32 = offset_of!(State, spare) as u32;
+    pub(in super::super) const EXPECTED: u32 = offset_of!(State, expected) as u32;
+    pub(in super::super) const NEVER: u32 = offset_of!(State, never) as u32;
     pub(in super::super) const LOADED: u32 = offset_of!(State, loaded) as u32;
     pub(in super::super) const MXCSR: u32 = offset_of!(State, mxcsr) as u32;
     pub(in super::super) const XMM: u32 = offset_of!(State, xmm) as u32;

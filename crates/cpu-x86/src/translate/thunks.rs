@@ -16,6 +16,8 @@ pub(super) struct Thunks {
     pub(super) leave: u64,
     pub(super) leave_by_link: u64,
     pub(super) vectors: u64,
+    /// Leaves, to go on where that is expected.
+    pub(super) arrived: u64,
 }
 
 /// How translated code is left: to go on at `State::rip`, where the registers are in `State`.
@@ -51,7 +53,12 @@ pub(super) fn write(start: u64, state: u32, avx: bool) -> (Vec<u8>, Thunks) {
     writer.leave(out);
     let step = writer.step(out);
     let vectors = writer.vectors(out);
-    (writer.asm.finish(), Thunks { enter, step, leave, leave_by_link, vectors })
+    let arrived = writer.asm.here();
+    let expected = writer.at(at::EXPECTED);
+    writer.asm.rm(Code::Mov_r64_rm64, S1, expected);
+    writer.asm.jmp_to(leave);
+    let thunks = Thunks { enter, step, leave, leave_by_link, vectors, arrived };
+    (writer.asm.finish(), thunks)
 }
 
 impl Writer {
