@@ -1,5 +1,6 @@
 //! What a command line asks for.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use accel::log::Topic;
@@ -21,6 +22,10 @@ pub struct LogSpec {
     pub topics: Vec<Topic>,
     /// The file; standard error without one.
     pub file: Option<PathBuf>,
+    /// Addresses of the guest code that lines have to be about, if it is not all (`-dfilter`).
+    pub ranges: Vec<RangeInclusive<u64>>,
+    /// Translated code is told to `perf` (`-perfmap`).
+    pub perf_map: bool,
 }
 
 /// How the machine's screen is shown (`-display`).

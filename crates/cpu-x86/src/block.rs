@@ -6,8 +6,9 @@
 //! TLB has to give that same host address for the block to be entered.
 //!
 //! A block is fresh while the versions that the page log has for its pages are those it was decoded
-//! at. When one differs, or other CPUs could have written unnoticed (see `group`), its source bytes
-//! are compared with memory: pages that mix code with data cost a comparison, not a decoding.
+//! at. When one differs, or other CPUs could have written unnoticed (see `group`) since its source
+//! bytes were last compared with memory, they are compared again: pages that mix code with data cost a
+//! comparison, not a decoding.
 
 use memory::{CodeVersion, PAGE_SIZE, PageLog};
 
@@ -68,7 +69,8 @@ pub(crate) struct Block {
     host: usize,
     rip: u64,
     mode: Mode,
-    /// The epoch that all other CPUs have to have passed before page versions can be relied on.
+    /// The epoch that all other CPUs have to have passed before page versions can be relied on; 0 if
+    /// they had when the source was last compared with memory.
     epoch: u64,
     /// Length of the source in bytes.
     len: u32,
@@ -105,8 +107,6 @@ impl Block {
 pub(crate) struct BlockCache {
     slots: Vec<Option<Box<Block>>>,
     cached_ops: usize,
-    /// An epoch that all other CPUs are known to have passed.
-    settled: u64,
 }
 
 fn slot_of(host: usize) -> usize {
@@ -127,7 +127,7 @@ impl BlockCache {
             let fresh = block.host == host.addr()
                 && block.rip == cpu.rip
                 && block.mode == cpu.mode
-                && block.epoch <= self.settled
+                && block.epoch == 0
                 && block.second.is_none()
                 && block.first.as_ref().is_some_and(Source::is_current);
             fresh.then_some(slot)
@@ -179,21 +179,26 @@ impl BlockCache {
                 return Ok(false);
             }
         }
-        if block.epoch > self.settled {
-            self.settled = cpu.group.settled();
-        }
-        let settled = block.epoch <= self.settled;
-        if settled && block.sources().all(|source| source.is_current()) {
+        if block.epoch == 0 && block.sources().all(|source| source.is_current()) {
             return Ok(true);
         }
-        let mut epoch = block.epoch;
+        // What others wrote before they passed is there to be seen after this was asked.
+        let settled = cpu.group.settled();
+        let (known, mut epoch) = (block.epoch, 0);
         for source in block.sources() {
-            let (version, newer) = cpu.mark_code(&source.log, source.page, source.host);
-            epoch = epoch.max(newer);
+            if source.is_current() {
+                epoch = epoch.max(known);
+            } else {
+                let (version, newer) = cpu.mark_code(&source.log, source.page, source.host);
+                source.version = version;
+                epoch = epoch.max(newer);
+            }
             if !source.matches() {
                 return Ok(false);
             }
-            source.version = version;
+        }
+        if epoch <= settled {
+            epoch = 0;
         }
         block.epoch = epoch;
         Ok(true)
@@ -278,12 +283,15 @@ pub(crate) fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize) -> Result
     })
 }
 
-/// Makes the page at `phys` known as code; `None` if it is not memory.
+/// Makes the page at `phys` known as code, before it is read; `None` if it is not memory. `epoch` is to
+/// be waited for unless all have passed it.
 fn source(cpu: &mut Cpu, phys: u64, host: Option<HostPtr>, epoch: &mut u64) -> Option<Source> {
     let host = host?;
     let (log, page) = cpu.memory.code_log(phys, cpu.smm)?;
     let (version, newer) = cpu.mark_code(&log, page, host);
-    *epoch = newer.max(*epoch);
+    if newer > cpu.group.settled() {
+        *epoch = newer.max(*epoch);
+    }
     Some(Source { log, page, version, host, bytes: Box::default() })
 }
 
@@ -296,12 +304,67 @@ impl Cpu {
         page: usize,
         host: HostPtr,
     ) -> (CodeVersion, u64) {
-        if log.is_code(page) {
-            // Whoever marked it asked for a flush, maybe not yet done.
-            return (log.mark_code(page), self.group.epoch());
+        // Whoever marks a page asks for a flush before anybody else takes the page for marked.
+        let group = std::sync::Arc::clone(&self.group);
+        let _order = group.order_marks();
+        let (version, known) = log.mark_code(page);
+        let epoch = if known { group.epoch() } else { group.request_flush() };
+        if !known || epoch > self.passed_epoch {
+            self.tlb.protect(host);
         }
-        let version = log.mark_code(page);
-        self.tlb.protect(host);
-        (version, self.group.request_flush())
+        (version, epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use accel::Vcpu;
+
+    use super::BlockCache;
+    use crate::cpu::Cpu;
+    use crate::segment::DS;
+    use crate::testing::{CODE, long_mode_cpus};
+
+    /// What the block at [`CODE`] has as the immediate of its first instruction.
+    fn immediate(cache: &mut BlockCache, cpu: &mut Cpu) -> u64 {
+        cache.get(cpu).expect("mapped").ops()[0].imm
+    }
+
+    /// A CPU that still may write to a page without a word does so after another has last compared a
+    /// block with memory, and only then drops its right.
+    #[test]
+    fn a_write_before_the_flush_is_seen_after_it() {
+        let mut cpus = long_mode_cpus(2);
+        let mut writer = cpus.pop().expect("two");
+        let mut reader = cpus.pop().expect("two");
+        let group = std::sync::Arc::clone(&reader.group);
+        for cpu in [&mut reader, &mut writer] {
+            cpu.passed_epoch = group.enter(&cpu.member, cpu.passed_epoch).0;
+        }
+        // mov eax, 1; hlt
+        reader.memory.write(CODE, &[0xb8, 1, 0, 0, 0, 0xf4]).expect("RAM");
+        writer.store::<u8>(DS, CODE + 0x100, 0).expect("mapped");
+        let mut cache = BlockCache::default();
+        assert_eq!(immediate(&mut cache, &mut reader), 1);
+        assert!(writer.signals().is_raised(accel::Signal::Flush));
+        for value in [2, 3] {
+            writer.store::<u8>(DS, CODE + 1, value).expect("mapped");
+            assert_eq!(
+                immediate(&mut cache, &mut reader),
+                u64::from(value),
+                "while it is not settled"
+            );
+        }
+        writer.store::<u8>(DS, CODE + 1, 4).expect("mapped");
+        for cpu in [&writer, &reader] {
+            cpu.group.pass(&cpu.member, group.epoch());
+        }
+        writer.tlb.flush_l1();
+        // Another block of the page is the first to find that all have passed.
+        reader.memory.write(CODE + 0x200, &[0xf4]).expect("RAM");
+        assert_eq!(immediate(&mut cache, &mut reader), 4, "after all have passed");
+        // From now on the page's version tells.
+        writer.store::<u8>(DS, CODE + 1, 5).expect("mapped");
+        assert_eq!(immediate(&mut cache, &mut reader), 5);
     }
 }

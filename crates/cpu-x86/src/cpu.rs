@@ -15,6 +15,7 @@ use crate::fpu::Fpu;
 use crate::group::{CpuGroup, Member};
 use crate::model::{CpuModel, Limits};
 use crate::msr::Msrs;
+use crate::record::Recorder;
 use crate::reg::GPR_SLOTS;
 use crate::regs::{CR0_CD, CR0_ET, CR0_NW, DR6_FIXED, DR7_FIXED};
 use crate::run::Glance;
@@ -45,11 +46,25 @@ pub struct Translation {
     pub buffer: usize,
     /// How often a block is reached, from 1, until it is translated.
     pub threshold: u8,
+    /// Have every translated block run by the interpreter, too, and stop where they differ.
+    pub check: bool,
+}
+
+impl Translation {
+    /// Whether this host can translate.
+    pub fn is_possible() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            Translator::is_possible()
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
 }
 
 impl Default for Translation {
     fn default() -> Self {
-        Self { buffer: 128 << 20, threshold: 16 }
+        Self { buffer: 128 << 20, threshold: 16, check: false }
     }
 }
 
@@ -158,6 +173,10 @@ pub struct Cpu {
     pub(crate) glance: Arc<Glance>,
     pub(crate) log: Arc<Log>,
     pub(crate) counters: Arc<Counters>,
+    /// What is written is recorded, for engines to be compared.
+    pub(crate) recorder: Option<Box<Recorder>>,
+    /// How the engines differed, for who is told that they do.
+    pub(crate) divergence: Option<String>,
     /// There is a translator.
     pub(crate) translates: bool,
     /// The time-stamp counter up to which translated instructions are counted.
@@ -251,6 +270,8 @@ impl Cpu {
             glance: Arc::default(),
             log: Arc::default(),
             counters,
+            recorder: None,
+            divergence: None,
             translates: false,
             counted_to: 0,
             blocks: BlockCache::default(),
@@ -273,6 +294,10 @@ impl Cpu {
         {
             self.translator = how.and_then(|how| Translator::new(self, how)).map(Box::new);
             self.translates = self.translator.is_some();
+            let checks = self.translates && how.is_some_and(|how| how.check);
+            self.recorder = checks.then(Box::default);
+            // Nobody writes by what the TLB had before.
+            self.tlb.flush_l1();
             self.translator.is_some() == how.is_some()
         }
         #[cfg(not(target_arch = "x86_64"))]

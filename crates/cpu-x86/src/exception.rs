@@ -52,6 +52,10 @@ impl Exception {
     pub(crate) const RETRY: Self = Self::plain(0xff);
     /// Not an exception: the running guest is left for its host (see `svm`).
     pub(crate) const EXIT: Self = Self::plain(0xfe);
+    /// Not an exception: the instruction would have reached a device while what it does is recorded.
+    pub(crate) const UNTRIED: Self = Self::plain(0xfd);
+    /// Not an exception: the engines came to different results (see `translate::check`).
+    pub(crate) const DIVERGED: Self = Self::plain(0xfc);
     /// #UD
     pub(crate) const UD: Self = Self::plain(vector::UD);
     /// #NM

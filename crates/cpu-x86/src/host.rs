@@ -358,6 +358,16 @@ impl TlbEntry {
         self.is_code(index).then_some(self.exec)
     }
 
+    /// Gives or takes the right to write, if the entry, which is at `index`, is for the page at `linear`
+    /// and has it at `host`.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn let_write(&mut self, index: usize, linear: u64, host: HostPtr, allowed: bool) {
+        let page = linear & !PAGE_OFFSET;
+        if self.read == page && self.host == host.0 & !(PAGE_OFFSET as usize) {
+            self.write = if allowed { page } else { no_page(index) };
+        }
+    }
+
     /// Whether the entry is for the page at `linear`, whose page number selects it.
     pub(crate) fn is_for(&self, linear: u64) -> bool {
         let page = linear & !PAGE_OFFSET;

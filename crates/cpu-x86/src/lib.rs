@@ -34,6 +34,7 @@ mod model;
 mod msr;
 mod op;
 mod pmu;
+mod record;
 mod reg;
 mod regs;
 mod run;

@@ -158,6 +158,7 @@ impl Cpu {
         let (place, _) = self.places(seg, linear, 16, Access::Write, self.class)?;
         match place {
             Place::Ram(host, phys) => {
+                self.note_old(host, 16);
                 let found = host.compare_exchange_16(old, new);
                 self.note_store(phys, 16);
                 Ok(found)
@@ -345,12 +346,24 @@ impl Cpu {
         let found = self.fill(linear, access, class)?;
         let phys = found.phys | linear & PAGE_OFFSET;
         let host = found.host.map(|host| host.at(linear & PAGE_OFFSET));
-        Ok(match (host, found.writes) {
+        let place = match (host, found.writes) {
             (Some(host), WritePath::Direct) => Place::Ram(host, phys),
             (Some(host), _) if access != Access::Write => Place::Ram(host, phys),
             (None, WritePath::Bus) => Place::Device(phys),
             (host, _) => Place::Split(host, phys),
-        })
+        };
+        let recorded = self.recorder.as_ref().is_some_and(|recorder| recorder.is_on());
+        if recorded && !matches!(place, Place::Ram(..)) {
+            return Err(Exception::UNTRIED);
+        }
+        Ok(place)
+    }
+
+    /// Notes in the record, if there is one, that `len` bytes at `host` are about to be replaced.
+    pub(crate) fn note_old(&mut self, host: HostPtr, len: usize) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.note(host, len);
+        }
     }
 
     /// #AC for a misaligned user access while CR0.AM and RFLAGS.AC are set. An operand's length tells
@@ -419,6 +432,7 @@ impl Cpu {
         f: &mut dyn FnMut(T) -> T,
     ) -> T {
         if let (Place::Ram(host, phys), None) = (first, second) {
+            self.note_old(host, T::BYTES);
             let old = update_host(host, locked, f);
             self.note_store(phys, T::BYTES);
             return old;
@@ -448,6 +462,7 @@ impl Cpu {
     fn write_places<T: Int>(&mut self, linear: u64, first: Place, second: Option<Place>, value: T) {
         match (first, second) {
             (Place::Ram(host, phys), None) => {
+                self.note_old(host, T::BYTES);
                 host.write(value);
                 self.note_store(phys, T::BYTES);
             }
@@ -497,6 +512,7 @@ impl Cpu {
         for (place, part) in [(Some(first), head), (second, tail)] {
             match place {
                 Some(Place::Ram(host, phys)) => {
+                    self.note_old(host, part.len());
                     host.write_bytes(part);
                     self.note_store(phys, part.len());
                 }

@@ -11,6 +11,7 @@ use crate::counters::Count;
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
 use crate::host::{Access, HostPtr, PAGE_OFFSET};
+use crate::record::Written;
 use crate::regs::{
     CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PKE, CR4_PKS, CR4_PSE, CR4_SMAP, CR4_SMEP,
     EFER_LMA, EFER_NXE,
@@ -591,6 +592,8 @@ impl Cpu {
             return true;
         };
         let entry = HostPtr::new(page, at);
+        self.note_old(entry, if wide { 8 } else { 4 });
+        self.recorder.iter_mut().for_each(|recorder| recorder.note_walk());
         let done = if wide {
             entry.compare_exchange(old, new)
         } else {
@@ -661,11 +664,21 @@ impl Cpu {
             && rights.contains(Rights::DIRTY)
             && self.allows(rights, Access::Write, privilege)
             && found.writes == WritePath::Direct
-            && if access == Access::Write {
+            && if access == Access::Write && self.recorder.is_none() {
                 self.map.prepare_write(found.phys, self.smm)
             } else {
                 self.map.is_quiet(found.phys, self.smm)
             };
+        let write = match &mut self.recorder {
+            None => write,
+            Some(recorder) => {
+                if access == Access::Write {
+                    let linear = linear & !PAGE_OFFSET;
+                    recorder.note_page(Written { class, linear, host, quiet: write });
+                }
+                false
+            }
+        };
         let exec = self.allows(rights, Access::Execute, privilege);
         let global = rights.contains(Rights::GLOBAL);
         self.tlb.enter(class, linear, host, [read, write, exec], global);

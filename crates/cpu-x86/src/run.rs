@@ -26,6 +26,8 @@ use crate::translate::Translator;
 
 /// Blocks between two updates of what other threads see.
 const BLOCKS_PER_GLANCE: u32 = 1024;
+/// Blocks between two turns of a CPU, if CPUs take turns.
+const BLOCKS_PER_TURN: u32 = 64;
 /// Enable bits of the four breakpoints in DR7.
 const DR7_ENABLES: u64 = 0xff;
 
@@ -72,7 +74,7 @@ impl Cpu {
 
     /// Executes instructions in order until one branches, raises, or ends the block.
     #[inline(always)]
-    fn execute(&mut self, ops: &[Op]) -> Result {
+    pub(crate) fn execute(&mut self, ops: &[Op]) -> Result {
         let mut done = 0;
         let mut result = Ok(());
         for op in ops {
@@ -265,8 +267,11 @@ impl Cpu {
     fn run_some(&mut self, engine: &mut Engine) -> Result {
         match &mut engine.translator {
             // What is pending has been looked at; if it stays so, translated code would be left for it
-            // again and again.
-            Some(translator) if self.signals.pending() & self.urgent_signals() == 0 => {
+            // again and again, but where engines are compared, which look at nothing.
+            Some(translator)
+                if self.signals.pending() & self.urgent_signals() == 0
+                    || self.recorder.is_some() =>
+            {
                 translator.run(self, &mut engine.blocks)
             }
             Some(_) => {
@@ -287,13 +292,26 @@ impl Cpu {
     fn run_loop(&mut self, engine: &mut Engine) -> Exit {
         let signals = Arc::clone(&self.signals);
         let mut until_glance = BLOCKS_PER_GLANCE;
+        // Engines can be compared while nobody else runs.
+        let group = self.recorder.is_some().then(|| Arc::clone(&self.group));
+        let (mut turn, mut until_turn) = (None, BLOCKS_PER_TURN);
         loop {
+            if let Some(group) = &group {
+                if until_turn == 0 {
+                    // Others come first.
+                    turn = None;
+                    until_turn = BLOCKS_PER_TURN;
+                }
+                turn.get_or_insert_with(|| group.turn());
+                until_turn -= 1;
+            }
             let careful = self.needs_care();
             if (careful || signals.pending() != 0)
                 && let Some(exit) = self.attend()
             {
                 return exit;
             }
+            self.trace_entry();
             let result = if self.counts_performance() {
                 self.run_counted(&mut engine.blocks)
             } else if careful && self.needs_care() {
@@ -306,10 +324,13 @@ impl Cpu {
             } else {
                 self.run_some(engine)
             };
-            if let Err(exception) = result
-                && self.deliver_exception(exception) == Delivered::Shutdown
-            {
-                return Exit::Shutdown;
+            if let Err(exception) = result {
+                if exception == Exception::DIVERGED {
+                    return Exit::InternalError(self.divergence.take().unwrap_or_default());
+                }
+                if self.deliver_exception(exception) == Delivered::Shutdown {
+                    return Exit::Shutdown;
+                }
             }
             if self.pending_debug != 0
                 && !self.debug_shadow

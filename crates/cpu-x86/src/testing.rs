@@ -96,13 +96,13 @@ pub(crate) fn load(cpu: &Cpu, program: impl FnOnce(&mut CodeAssembler)) {
     cpu.memory.write(CODE, &code).expect("the program fits");
 }
 
-/// Both engines: the interpreter, and the translator where there is one.
+/// Both engines: the interpreter, and where there is one the translator, by itself and in step with the
+/// interpreter.
 pub(crate) fn engines() -> impl Iterator<Item = Option<Translation>> {
     let eager = Translation { threshold: 1, ..Translation::default() };
-    [None, cfg!(target_arch = "x86_64").then_some(eager)]
-        .into_iter()
-        .enumerate()
-        .filter_map(|(n, engine)| (n == 0 || engine.is_some()).then_some(engine))
+    let translated = [eager, Translation { check: true, ..eager }];
+    let translated = translated.into_iter().filter(|_| cfg!(target_arch = "x86_64"));
+    std::iter::once(None).chain(translated.map(Some))
 }
 
 /// Runs `cpu` until it halts, with the interpreter, and then the same from the beginning translated: both
@@ -124,7 +124,8 @@ pub(crate) fn run_to_halt(cpu: &mut Cpu) {
         for signal in signals.into_iter().filter(|&signal| pending & signal as u32 != 0) {
             cpu.signals.raise(signal);
         }
-        assert!(matches!(cpu.run(), Exit::Halt { .. }), "{engine:?} at rip {:#x}", cpu.rip);
+        let exit = cpu.run();
+        assert!(matches!(exit, Exit::Halt { .. }), "{engine:?} at rip {:#x}: {exit:?}", cpu.rip);
         ends.push((cpu.save(), memory(cpu)));
     }
     assert!(ends.windows(2).all(|ends| ends[0] == ends[1]), "the engines agree");

@@ -629,6 +629,14 @@ impl Tlb {
         }
     }
 
+    /// Has stores of `class` to the page at `linear`, if it is entered there as `host`, done by the first
+    /// level from now on, or not any more.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn let_write(&mut self, class: Class, linear: u64, host: HostPtr, allowed: bool) {
+        let index = l1_index(linear);
+        self.l1[class as usize][index].let_write(index, linear, host, allowed);
+    }
+
     /// Takes away the right to write to the host page at `host` from every first-level entry.
     pub(crate) fn protect(&mut self, host: HostPtr) {
         for (entries, table) in self.l1.iter_mut().zip(&self.tables) {

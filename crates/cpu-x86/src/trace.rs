@@ -9,6 +9,17 @@ use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 use crate::cpu::Cpu;
 use crate::interrupt::Source;
 
+/// Appends the instructions in `source`, which is at `at`, to `text`, a line each.
+pub(crate) fn disassemble(bits: u32, source: &[u8], at: u64, text: &mut String) {
+    let mut decoder = Decoder::with_ip(bits, source, at, DecoderOptions::NONE);
+    let mut formatter = GasFormatter::new();
+    while decoder.can_decode() {
+        let insn = decoder.decode();
+        let _ = write!(text, "\n{:#014x}:  ", insn.ip());
+        formatter.format(&insn, text);
+    }
+}
+
 impl Cpu {
     /// Sets where the CPU tells of its inner life.
     pub fn set_log(&mut self, log: Arc<Log>) {
@@ -17,18 +28,52 @@ impl Cpu {
 
     /// Tells of a block of code that was decoded from `source` at the current RIP.
     pub(crate) fn trace_block(&self, bits: u32, source: &[u8]) {
-        if !self.log.wants(Topic::GuestCode) {
+        if !self.log.wants_at(Topic::GuestCode, self.rip) {
             return;
         }
         let mut text = format!("CPU {} IN:", self.config.apic_id);
-        let mut decoder = Decoder::with_ip(bits, source, self.rip, DecoderOptions::NONE);
-        let mut formatter = GasFormatter::new();
-        while decoder.can_decode() {
-            let insn = decoder.decode();
-            let _ = write!(text, "\n{:#014x}:  ", insn.ip());
-            formatter.format(&insn, &mut text);
-        }
+        disassemble(bits, source, self.rip, &mut text);
         self.log.line(Topic::GuestCode, format_args!("{text}"));
+    }
+
+    /// Tells of the host code at `at` that the instructions at the current RIP were translated to.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn trace_translation(&self, at: u64, code: &[u8]) {
+        if self.log.maps_code() {
+            let rip = self.rip;
+            let level = if self.cpl == 3 { "user" } else { "kernel" };
+            self.log.map_code(at, code.len(), format_args!("guest-{level}-{rip:#x}"));
+        }
+        if self.log.wants_at(Topic::HostCode, self.rip) {
+            let (id, len, rip) = (self.config.apic_id, code.len(), self.rip);
+            let mut text = format!("CPU {id} OUT: [size={len}] for {rip:#x}");
+            disassemble(64, code, at, &mut text);
+            self.log.line(Topic::HostCode, format_args!("{text}"));
+        }
+    }
+
+    /// Tells that a block at the current RIP is entered.
+    #[inline(always)]
+    pub(crate) fn trace_entry(&self) {
+        if self.log.wants(Topic::Execution) || self.log.wants(Topic::Registers) {
+            self.trace_execution();
+        }
+    }
+
+    #[cold]
+    fn trace_execution(&self) {
+        let (id, rip) = (self.config.apic_id, self.rip);
+        if self.log.wants_at(Topic::Execution, rip) {
+            let (cs, cpl) = (self.seg_access[1].base, self.cpl);
+            self.log.line(
+                Topic::Execution,
+                format_args!("Trace {id}: [cs={cs:x} rip={rip:016x} cpl={cpl}]"),
+            );
+        }
+        if self.log.wants_at(Topic::Registers, rip) {
+            let text = self.register_text(format!("CPU {id}"));
+            self.log.line(Topic::Registers, format_args!("{text}"));
+        }
     }
 
     /// Tells of an event that is about to be delivered through `vector`.
@@ -56,7 +101,12 @@ impl Cpu {
         if !self.log.wants(Topic::CpuReset) {
             return;
         }
-        let mut text = format!("CPU Reset (CPU {})", self.config.apic_id);
+        let text = self.register_text(format!("CPU Reset (CPU {})", self.config.apic_id));
+        self.log.line(Topic::CpuReset, format_args!("{text}"));
+    }
+
+    /// `text` and the registers.
+    fn register_text(&self, mut text: String) -> String {
         for (i, value) in self.gpr[..16].iter().enumerate() {
             let _ = write!(text, "{}r{i:<2}={value:016x}", if i % 4 == 0 { "\n" } else { " " });
         }
@@ -72,7 +122,7 @@ impl Cpu {
             self.cr4,
             self.efer
         );
-        self.log.line(Topic::CpuReset, format_args!("{text}"));
+        text
     }
 
     /// Tells of a model-specific register that is not there, or refused the value.

@@ -19,11 +19,20 @@ pub struct TranslationSpec {
     pub translate: bool,
     /// MiB of translated code that each CPU keeps.
     pub buffer_mib: u16,
+    /// Have the interpreter run each translated block, too, and stop where the two differ.
+    pub check: bool,
+}
+
+impl TranslationSpec {
+    /// Whether this host can translate.
+    pub fn is_possible() -> bool {
+        cpu_x86::Translation::is_possible()
+    }
 }
 
 impl Default for TranslationSpec {
     fn default() -> Self {
-        Self { translate: true, buffer_mib: 128 }
+        Self { translate: true, buffer_mib: 128, check: false }
     }
 }
 

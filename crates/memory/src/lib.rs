@@ -355,7 +355,7 @@ mod tests {
         let memory = GuestMemory::new(&[(0, 0x10000)]).unwrap();
         memory.write(0x2000, &[7; 0x3000]).unwrap();
         let (log, page) = memory.page_log(0x3000).unwrap();
-        let before = log.mark_code(page);
+        let (before, _) = log.mark_code(page);
         memory.discard(0x3000, 0x1000).unwrap();
         let mut buf = [1; 3];
         memory.read(0x2fff, &mut buf).unwrap();
@@ -372,7 +372,7 @@ mod tests {
     fn a_device_write_changes_the_version_of_a_code_page() {
         let memory = GuestMemory::new(&[(0, 0x10000)]).unwrap();
         let (log, page) = memory.page_log(0x3123).unwrap();
-        let before = log.mark_code(page);
+        let (before, _) = log.mark_code(page);
         memory.write(0x2ffe, &[0; 4]).unwrap();
         assert_ne!(log.code_version(page), before);
         let (_, other) = memory.page_log(0x5000).unwrap();

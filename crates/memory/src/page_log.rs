@@ -6,7 +6,7 @@
 //! blocks remember the version they were made from and are stale once it differs.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, RwLock, Weak};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
@@ -80,9 +80,11 @@ impl PageLog {
         self.code_version(page) & CODE != 0
     }
 
-    /// Declares that instructions are about to be decoded from this page; returns its version.
-    pub fn mark_code(&self, page: usize) -> CodeVersion {
-        self.pages.code[page].fetch_or(CODE, Ordering::AcqRel) | CODE
+    /// Declares that instructions are about to be decoded from this page; returns its version, and
+    /// whether that was known already.
+    pub fn mark_code(&self, page: usize) -> (CodeVersion, bool) {
+        let before = self.pages.code[page].fetch_or(CODE, Ordering::SeqCst);
+        (before | CODE, before & CODE != 0)
     }
 
     /// Notes a write to `page`: it becomes dirty, and stale as code.
@@ -92,6 +94,8 @@ impl PageLog {
         if word.load(Ordering::Relaxed) & bit == 0 {
             word.fetch_or(bit, Ordering::Relaxed);
         }
+        // Either the page is seen to be code, or whoever marks it sees what was written.
+        fence(Ordering::SeqCst);
         let code = &self.pages.code[page];
         let version = code.load(Ordering::Acquire);
         if version & CODE != 0 {

@@ -1,7 +1,7 @@
 //! Runs what a command line asks for.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{LineWriter, Write};
 use std::sync::Arc;
 
 use accel::log::Log;
@@ -84,7 +84,14 @@ fn open_log(spec: &LogSpec) -> Result<Log> {
             Box::new(file.with_context(|| format!("-D: cannot open '{}'", path.display()))?)
         }
     };
-    Ok(Log::new(&spec.topics, out))
+    let mut log = Log::new(&spec.topics, out).with_ranges(spec.ranges.clone());
+    if spec.perf_map {
+        let path = format!("/tmp/perf-{}.map", std::process::id());
+        let file =
+            File::create(&path).with_context(|| format!("-perfmap: cannot open '{path}'"))?;
+        log = log.with_perf_map(Box::new(LineWriter::new(file)));
+    }
+    Ok(log)
 }
 
 /// Ends the machine in good order when the process is asked to end.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use machine::pc::layout::MEMORY_MAX;
 use machine::spec::{
     Accelerator, BootImage, CpuModel, DirectBoot, Graphics, ModelError, PanicAction, RebootAction,
-    ShutdownAction, Smp, WatchdogAction,
+    ShutdownAction, Smp, TranslationSpec, WatchdogAction,
 };
 use uuid::Uuid;
 
@@ -49,6 +49,18 @@ pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionErro
     set_accelerator(builder, "-accel", &name)?;
     if let Some(translate) = options.take_bool("translate")? {
         builder.machine().translation.translate = translate;
+    }
+    if let Some(check) = options.take_bool("check")? {
+        builder.machine().translation.check = check;
+    }
+    let translation = builder.machine().translation;
+    if translation.check && !translation.translate {
+        return Err(OptionError::new(
+            "-accel: check=on compares translated code with the interpreter: it needs translate=on",
+        ));
+    }
+    if translation.check && !TranslationSpec::is_possible() {
+        return Err(OptionError::new("-accel: check=on: this host cannot translate"));
     }
     if let Some(size) = options.take_number("tb-size")? {
         if !(1..=MAX_TB_SIZE).contains(&size) {
@@ -447,11 +459,20 @@ mod tests {
     fn the_software_cpu_is_told_how_to_work() {
         let mut builder = Builder::default();
         accel(&mut builder, "tcg").unwrap();
-        assert_eq!(builder.machine().translation, machine::spec::TranslationSpec::default());
+        assert_eq!(builder.machine().translation, TranslationSpec::default());
         accel(&mut builder, "soft,translate=off,tb-size=64").unwrap();
         let translation = builder.machine().translation;
         assert_eq!((translation.translate, translation.buffer_mib), (false, 64));
-        for value in ["soft,tb-size=0", "soft,tb-size=2000", "soft,translate=maybe", "soft,tb=1"] {
+        accel(&mut builder, "soft,translate=on,check=on").unwrap();
+        assert!(builder.machine().translation.check);
+        for value in [
+            "soft,translate=off,check=on",
+            "soft,check=maybe",
+            "soft,tb-size=0",
+            "soft,tb-size=2000",
+            "soft,translate=maybe",
+            "soft,tb=1",
+        ] {
             assert!(accel(&mut Builder::default(), value).is_err(), "{value}");
         }
     }

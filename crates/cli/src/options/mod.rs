@@ -56,7 +56,7 @@ pub const OPTIONS: &[OptionItem] = &[
     option(
         "accel",
         &[],
-        Takes::Value("[accel=]name[,translate=on|off][,tb-size=MiB]"),
+        Takes::Value("[accel=]name[,translate=on|off][,tb-size=MiB][,check=on|off]"),
         "what runs the CPUs: soft (also called tcg), or qtest, which runs none",
         machine::accel,
     ),
@@ -255,6 +255,20 @@ pub const OPTIONS: &[OptionItem] = &[
     option("daemonize", &[], Takes::Nothing, "detach from the terminal", process::daemonize),
     option("d", &[], Takes::Value("item,..."), "log these items; 'help' lists them", process::log),
     option("D", &[], Takes::Value("file"), "log to a file", process::log_file),
+    option(
+        "dfilter",
+        &[],
+        Takes::Value("range,..."),
+        "log about guest code at these addresses alone",
+        process::log_filter,
+    ),
+    option(
+        "perfmap",
+        &[],
+        Takes::Nothing,
+        "write /tmp/perf-PID.map, so that perf knows translated code",
+        process::perf_map,
+    ),
     option(
         "readconfig",
         &[],

@@ -10,6 +10,16 @@ use super::{Builder, OPTIONS, Takes};
 use crate::QEMU_VERSION;
 use crate::readconfig;
 
+/// Items of QEMU's `-d` that say nothing here, and why.
+const NO_ITEMS: [(&str, &str); 6] = [
+    ("op", "guest code becomes host code without a form between; see in_asm and out_asm"),
+    ("op_opt", "guest code becomes host code without a form between; see in_asm and out_asm"),
+    ("op_ind", "guest code becomes host code without a form between; see in_asm and out_asm"),
+    ("plugin", "there are no plugins"),
+    ("strace", "it is about programs of the host"),
+    ("page", "it is about programs of the host"),
+];
+
 /// The longest configuration file, in bytes; far more than any that a person writes.
 const CONFIG_FILE_MAX: u64 = 1 << 20;
 /// Where the explanations of `-help` begin; they go to a line of their own if there is no room.
@@ -84,6 +94,9 @@ pub(super) fn log(builder: &mut Builder, value: &str) -> Result<(), OptionError>
     }
     let topics = Topic::ALL.map(|(topic, name, _)| (name, topic));
     for item in value.split(',') {
+        if let Some((_, reason)) = NO_ITEMS.iter().find(|(name, _)| *name == item) {
+            return Err(OptionError::new(format!("-d {item}: not supported: {reason}")));
+        }
         builder.config.log.topics.push(parse_choice("-d", "item", item, &topics)?);
     }
     Ok(())
@@ -91,6 +104,39 @@ pub(super) fn log(builder: &mut Builder, value: &str) -> Result<(), OptionError>
 
 pub(super) fn log_file(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     builder.config.log.file = Some(value.into());
+    Ok(())
+}
+
+/// Limits what is logged about guest code to ranges of addresses.
+pub(super) fn log_filter(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    for text in value.split(',') {
+        let invalid = || OptionError::new(format!("-dfilter: Invalid range \"{text}\""));
+        let number = |text: &str| {
+            let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+            hex.map_or_else(|| text.parse(), |hex| u64::from_str_radix(hex, 16)).ok()
+        };
+        // As QEMU has them: start..end, start+length, start-length.
+        let (at, separator) =
+            ["..", "+", "-"].iter().find_map(|s| Some((text.find(s)?, *s))).ok_or_else(invalid)?;
+        let first = number(&text[..at]).ok_or_else(invalid)?;
+        let second = number(&text[at + separator.len()..]).ok_or_else(invalid)?;
+        let range = match separator {
+            ".." => Some(first..=second),
+            "+" => {
+                second.checked_sub(1).and_then(|n| first.checked_add(n)).map(|last| first..=last)
+            }
+            _ => {
+                second.checked_sub(1).and_then(|n| first.checked_sub(n)).map(|start| start..=first)
+            }
+        };
+        let range = range.filter(|range| !range.is_empty()).ok_or_else(invalid)?;
+        builder.config.log.ranges.push(range);
+    }
+    Ok(())
+}
+
+pub(super) fn perf_map(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    builder.config.log.perf_map = true;
     Ok(())
 }
 
@@ -106,4 +152,33 @@ pub(super) fn readconfig(builder: &mut Builder, value: &str) -> Result<(), Optio
         return Err(failed(&format_args!("the file is longer than {CONFIG_FILE_MAX} bytes")));
     }
     readconfig::apply(builder, value, &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_items_have_qemus_names() {
+        let mut builder = Builder::default();
+        log(&mut builder, "in_asm,out_asm,exec,nochain,int,cpu").unwrap();
+        assert_eq!(builder.config.log.topics.len(), 6);
+        for item in ["op", "strace", "in_asm,op_opt", "no_such_item"] {
+            let error = log(&mut builder, item).unwrap_err().to_string();
+            assert!(error.contains(item.rsplit(',').next().unwrap()), "{error}");
+        }
+    }
+
+    #[test]
+    fn log_filters_are_ranges_in_three_forms() {
+        let mut builder = Builder::default();
+        log_filter(&mut builder, "0x8000..0x8fff,0xffffffc000080000+0x200,0x60000-0x1000").unwrap();
+        assert_eq!(
+            builder.config.log.ranges,
+            [0x8000..=0x8fff, 0xffff_ffc0_0008_0000..=0xffff_ffc0_0008_01ff, 0x5_f001..=0x6_0000]
+        );
+        for value in ["", "0x1000", "5..4", "x+1", "1+0", "0x10-0x20", "1..", "1..2,"] {
+            assert!(log_filter(&mut Builder::default(), value).is_err(), "{value}");
+        }
+    }
 }

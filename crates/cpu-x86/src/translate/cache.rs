@@ -121,7 +121,7 @@ pub(super) struct Translation {
     /// Index of its page.
     page: usize,
     /// What it was made from.
-    source: Box<[u8]>,
+    pub(super) source: Box<[u8]>,
     /// Where its only instruction goes on, if it crosses into another page.
     second: Option<Second>,
     pub(super) ops: Box<[Op]>,
@@ -260,11 +260,11 @@ impl Cache {
         any.then_some(undone)
     }
 
-    /// Takes note that page `version`, at which translation `n` agrees with memory, is the current one.
+    /// Takes note that translation `n` agrees with memory at its page's `version`. Links within the page
+    /// stay as they are: if it has that version since it was last looked at for writes, they have still
+    /// to be undone.
     pub(super) fn renew(&mut self, n: u32, version: CodeVersion) {
-        let translation = &mut self.translations[n as usize];
-        translation.version = version;
-        self.pages[translation.page].version = version;
+        self.translations[n as usize].version = version;
     }
 
     /// Whether the memory at `host` has what translation `n` was made from.
@@ -293,7 +293,9 @@ impl Cache {
         if page == next {
             if !self.logs.iter().any(|(log, _)| log.is_same(&source.log)) {
                 source.log.watch_code(&self.watcher);
-                self.logs.push((source.log.clone(), source.log.code_writes()));
+                // The page may have been written since its version was asked for.
+                self.logs.push((source.log.clone(), source.log.code_writes().wrapping_sub(1)));
+                (self.watcher)();
             }
             let SourcePage { log, index, version, .. } = source;
             self.pages.push(Page { log, index, version, made: Vec::new() });
@@ -341,5 +343,44 @@ impl Cache {
         }
         self.pages[link.page].made.push(n - 1);
         Some(link)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{CODE, long_mode};
+
+    /// A page is written between the look for writes and the translation of something else in it.
+    #[test]
+    fn links_are_undone_though_the_page_was_looked_at_since() {
+        let mut cpu = long_mode();
+        let found = cpu.code_page(CODE).expect("mapped");
+        let host = found.host.expect("RAM");
+        let (log, index) = cpu.memory.code_log(found.phys, cpu.smm).expect("RAM");
+        let key = Key { mode: cpu.mode, class: cpu.class };
+        let mut cache = Cache::new(&cpu.signals);
+        let mut add = |cache: &mut Cache, at: u64| {
+            let (version, _) = log.mark_code(index);
+            cache.add(NewTranslation {
+                place: Place { host: host.at(at).addr(), page: 0, key },
+                made_at: CODE & !PAGE_OFFSET,
+                code: 0,
+                source: [0x90][..].into(),
+                ops: Box::default(),
+                first: SourcePage { host, log: log.clone(), index, version },
+                second: None,
+            })
+        };
+        let page = add(&mut cache, CODE);
+        add(&mut cache, CODE + 16);
+        let target = Place { host: 16, page: 0, key };
+        cache.add_link(1, 2, target, page);
+        assert!(cache.look_for_writes().is_none(), "nothing was written");
+        assert!(cache.make_link(1, 1).is_some());
+        cpu.memory.write(CODE + 16, &[0xcc]).expect("RAM");
+        add(&mut cache, CODE + 32);
+        let undone = cache.look_for_writes().expect("the page was written");
+        assert_eq!(undone.iter().map(|link| link.at).collect::<Vec<_>>(), [1]);
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct Places {
     pub(super) wide: bool,
     /// The code runs wherever its page is mapped.
     pub(super) relative: bool,
+    /// Translations lead to each other, and to themselves.
+    pub(super) chains: bool,
 }
 
 impl Places {
@@ -63,6 +65,14 @@ impl Places {
     pub(super) fn jumps_of(&self, class: Class) -> u32 {
         self.jumps + size_of::<[Jump; JUMPS]>() as u32 * class as u32
     }
+}
+
+/// What instructions were compiled to.
+pub(super) struct Compiled {
+    pub(super) code: Vec<u8>,
+    pub(super) links: Vec<LinkSite>,
+    /// The instructions that the interpreter executes in any case, by number.
+    pub(super) stepped: Vec<usize>,
 }
 
 /// An instruction as the translator gets it.
@@ -144,6 +154,7 @@ pub(super) struct Compiler<'a> {
     wanted: Option<Wanted>,
     pub(super) notes: Notes,
     pub(super) links: Vec<LinkSite>,
+    stepped: Vec<usize>,
     pub(super) features: &'a super::vector::HostFeatures,
     /// The instruction under translation.
     pub(super) index: usize,
@@ -167,7 +178,7 @@ impl<'a> Compiler<'a> {
         places: Places,
         (number, first_link): (u32, usize),
         features: &'a super::vector::HostFeatures,
-    ) -> (Vec<u8>, Vec<LinkSite>) {
+    ) -> Compiled {
         let mut asm = Asm::new(at);
         let top = asm.label();
         let mut this = Self {
@@ -187,6 +198,7 @@ impl<'a> Compiler<'a> {
             wanted: None,
             notes: Notes::default(),
             links: Vec::new(),
+            stepped: Vec::new(),
             features,
             index: 0,
             dead: dead_flags(input),
@@ -274,7 +286,10 @@ impl<'a> Compiler<'a> {
             if let Some(ended) = self.control(insn, &input.op) {
                 return ended;
             }
-            if let Some(ended) = self.system(insn, &input.op, next) {
+            // What they change beside registers is not compared between engines.
+            if self.places.chains
+                && let Some(ended) = self.system(insn, &input.op, next)
+            {
                 return ended;
             }
             let translated = !ends
@@ -292,6 +307,7 @@ impl<'a> Compiler<'a> {
 
     /// Executes the instruction with the interpreter.
     fn step(&mut self) {
+        self.stepped.push(self.index);
         self.save();
         self.settle_notes();
         self.asm.mov_imm(S2, self.number | self.index as u64);
@@ -448,7 +464,9 @@ impl<'a> Compiler<'a> {
     /// A jump that can be linked, from out of line code.
     fn linked_jump(&mut self, target: u64, unlinked: Label) {
         if target == self.start {
-            self.asm.jmp(self.top);
+            if self.places.chains {
+                self.asm.jmp(self.top);
+            }
             self.asm.bind(unlinked);
             self.address(S1, target);
             self.asm.jmp_to(self.places.leave);
@@ -465,7 +483,7 @@ impl<'a> Compiler<'a> {
         self.links.push(LinkSite { displacement: here - 4, unlinked: here, target });
     }
 
-    fn finish(mut self) -> (Vec<u8>, Vec<LinkSite>) {
+    fn finish(mut self) -> Compiled {
         for exit in std::mem::take(&mut self.exits) {
             self.asm.bind(exit.from);
             self.saved = !exit.save;
@@ -502,12 +520,12 @@ impl<'a> Compiler<'a> {
         }
         if let Some(wanted) = self.wanted.take() {
             self.asm.bind(wanted.from);
-            self.asm.mov_imm(S1, self.start);
+            self.address(S1, self.start);
             self.asm.mov_imm(S2, u64::from(wanted.units));
             self.asm.call_to(self.places.units);
             self.asm.jmp(wanted.back);
         }
-        (self.asm.finish(), self.links)
+        Compiled { code: self.asm.finish(), links: self.links, stepped: self.stepped }
     }
 }
 

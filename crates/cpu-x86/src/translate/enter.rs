@@ -241,6 +241,11 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             cpu.counters.leave(op.mnemonic);
         }
         let code_epochs = cpu.tlb.code_epochs();
+        let index = (site & (FOR_ACCESS - 1)) as usize;
+        if translator.checker.as_ref().is_some_and(|checker| checker.stops_before(index)) {
+            cpu.rip = op.rip();
+            return GIVE_UP;
+        }
         cpu.rip = op.next_rip;
         *result = (op.run)(cpu, &op);
         let broken = std::mem::take(&mut cpu.break_block);
@@ -258,6 +263,8 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
         if ends && must_leave(cpu) {
             return GIVE_UP;
         }
+        let broken =
+            broken || translator.checker.as_ref().is_some_and(|checker| checker.stops_after(index));
         let goes_on = !broken
             && cpu.rip == op.next_rip
             && key.fits(cpu)
@@ -268,7 +275,7 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             return GO_ON;
         }
         (translator.state.loaded, translator.state.x87) = (0, 0);
-        if must_leave(cpu) {
+        if !translator.chains || must_leave(cpu) {
             return GIVE_UP;
         }
         let Some(code) = translator.next(cpu) else {

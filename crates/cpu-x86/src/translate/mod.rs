@@ -31,6 +31,7 @@
 
 mod asm;
 mod cache;
+mod check;
 mod code;
 mod compile;
 mod control;
@@ -49,6 +50,8 @@ mod x87;
 
 use std::sync::Arc;
 
+use accel::log::Topic;
+
 use crate::block::BlockCache;
 use crate::counters::{Count, Counters};
 use crate::cpu::{Cpu, Translation};
@@ -60,8 +63,9 @@ use crate::op::{Op, OpFlags};
 use crate::segment::Mode;
 use crate::tlb::CLASSES;
 use cache::{Cache, Found, Key, NewTranslation, Place, SourcePage};
+use check::Checker;
 use code::CodeBuffer;
-use compile::{Compiler, ENTRY, FOR_ACCESS, Input, Places, goes_on};
+use compile::{Compiled, Compiler, ENTRY, FOR_ACCESS, Input, Places, goes_on};
 use enter::Left;
 use state::{JUMPS, Jump, NOWHERE, State, TRANSLATIONS};
 use thunks::Thunks;
@@ -99,9 +103,18 @@ pub(crate) struct Translator {
     counters: Arc<Counters>,
     /// The link by which translated code was left.
     link: u32,
+    /// Translations lead to each other.
+    chains: bool,
+    /// Both engines run.
+    checker: Option<Box<Checker>>,
 }
 
 impl Translator {
+    /// Whether the host's processor has what translated code needs.
+    pub(crate) fn is_possible() -> bool {
+        HostFeatures::detect().usable
+    }
+
     /// A translator for `cpu`. `None` if the host can't have one.
     pub(crate) fn new(cpu: &Cpu, how: Translation) -> Option<Self> {
         let features = HostFeatures::detect();
@@ -114,7 +127,10 @@ impl Translator {
         jumps.low_addr()?;
         // The others are for the address 0, which belongs to the first.
         jumps.iter_mut().for_each(|jumps| jumps[0].rip = NOWHERE);
-        state.signals = std::ptr::from_ref(cpu.signals.word()) as u64;
+        state.signals = match how.check {
+            false => std::ptr::from_ref(cpu.signals.word()) as u64,
+            true => u64::from(state.low_addr()? + state::at::NEVER),
+        };
         [state.step, state.units, state.refill] = enter::helpers();
         let mut code = CodeBuffer::new(how.buffer.max(4 * ROOM)).ok()?;
         let (bytes, thunks) = thunks::write(code.next(), state.low_addr()?, features.avx);
@@ -136,6 +152,8 @@ impl Translator {
             code_epochs: [0; CLASSES],
             counters: cpu.counters(),
             link: 0,
+            chains: !how.check && !cpu.log.wants(Topic::NoChain),
+            checker: how.check.then(Box::default),
         })
     }
 
@@ -160,6 +178,9 @@ impl Translator {
     /// The exception that an instruction raised.
     #[inline]
     pub(crate) fn run(&mut self, cpu: &mut Cpu, blocks: &mut BlockCache) -> Result {
+        if self.checker.is_some() {
+            return self.run_checked(cpu, blocks);
+        }
         let Some(code) = self.next(cpu) else { return cpu.run_block(blocks) };
         match enter::enter(self, cpu, code)? {
             Left::At { link } => {
@@ -173,6 +194,18 @@ impl Translator {
     /// The code for `cpu`'s current instruction, if there is some, or shall be.
     #[inline]
     fn next(&mut self, cpu: &mut Cpu) -> Option<u64> {
+        self.take_up_changes(cpu);
+        let Some(key) = Key::of(cpu) else {
+            self.link = 0;
+            self.counters.count(Count::OtherMode);
+            return None;
+        };
+        self.look_up(cpu, key)
+    }
+
+    /// Drops what is no longer so: code was written, or pages are elsewhere.
+    #[inline]
+    fn take_up_changes(&mut self, cpu: &Cpu) {
         if let Some(undone) = self.cache.look_for_writes() {
             undone.iter().for_each(|link| self.code.patch(link.at, link.unlinked));
             self.counters.count(Count::Invalidations);
@@ -182,12 +215,6 @@ impl Translator {
         if self.code_epochs != cpu.tlb.code_epochs() {
             self.follow_tlb(cpu.tlb.code_epochs());
         }
-        let Some(key) = Key::of(cpu) else {
-            self.link = 0;
-            self.counters.count(Count::OtherMode);
-            return None;
-        };
-        self.look_up(cpu, key)
     }
 
     /// Empties the jump caches of the classes for which the TLB has dropped entries for instructions.
@@ -235,6 +262,26 @@ impl Translator {
         if link == 0 && jump.rip == cpu.rip {
             return Some(jump.code);
         }
+        let n = self.translation(cpu, key)?;
+        let code = self.cache.translations[n as usize].code;
+        if !self.chains {
+            return Some(code);
+        }
+        if let Some(link) = self.cache.make_link(link, n) {
+            self.counters.count(Count::Links);
+            self.code.patch(link.at, code + ENTRY as u64);
+        }
+        let index = state::jump_index(cpu.rip);
+        let slot = &mut self.jumps[table][index];
+        if slot.code == 0 {
+            self.jumps_used[table].push(index as u16);
+        }
+        *slot = Jump { rip: cpu.rip, code };
+        Some(code)
+    }
+
+    /// The translation of `cpu`'s current instruction and what follows, if there is one, or shall be.
+    fn translation(&mut self, cpu: &mut Cpu, key: Key) -> Option<u32> {
         self.counters.count(Count::LookUps);
         let Some(host) = cpu.probe_code(cpu.rip) else {
             self.counters.count(Count::NoEntry);
@@ -258,26 +305,14 @@ impl Translator {
                 self.translated(cpu, &place, host)?
             }
         };
-        let n = match self.cache.second(n) {
+        match self.cache.second(n) {
             // Where its second page is, is known if the TLB knows.
             Some(second) => match cpu.probe_code((cpu.rip | PAGE_OFFSET).wrapping_add(1))? {
-                host if host == second => n,
-                _ => self.translated(cpu, &place, host)?,
+                host if host == second => Some(n),
+                _ => self.translated(cpu, &place, host),
             },
-            None => n,
-        };
-        let code = self.cache.translations[n as usize].code;
-        if let Some(link) = self.cache.make_link(link, n) {
-            self.counters.count(Count::Links);
-            self.code.patch(link.at, code + ENTRY as u64);
+            None => Some(n),
         }
-        let index = state::jump_index(cpu.rip);
-        let slot = &mut self.jumps[table][index];
-        if slot.code == 0 {
-            self.jumps_used[table].push(index as u16);
-        }
-        *slot = Jump { rip: cpu.rip, code };
-        Some(code)
     }
 
     /// Whether translation `n`, made from a page that has changed since, still is what `host` has.
@@ -290,6 +325,13 @@ impl Translator {
         self.cache.renew(n, version);
         self.counters.count(Count::Renewed);
         true
+    }
+
+    /// The instructions of translation `n`, in code that runs in the page of `rip`.
+    fn ops_at(&self, n: u32, rip: u64) -> impl Iterator<Item = Op> + '_ {
+        let translation = &self.cache.translations[n as usize];
+        let distance = (rip & !PAGE_OFFSET).wrapping_sub(translation.made_at);
+        translation.ops.iter().map(move |op| if distance == 0 { *op } else { op.moved(distance) })
     }
 
     /// As [`Self::translate`], and counts.
@@ -332,6 +374,10 @@ impl Translator {
             input.iter().for_each(|input| self.counters.leave(input.op.mnemonic));
             return None;
         }
+        if self.checker.is_some() {
+            check::leave_vague(&mut input);
+            len = input.iter().map(|input| usize::from(input.op.len)).sum();
+        }
         if self.code.free() < ROOM || self.cache.translations.len() >= TRANSLATIONS as usize {
             self.forget_all(cpu);
         }
@@ -340,12 +386,17 @@ impl Translator {
         let at = self.code.next();
         let first_link = self.cache.links.len();
         let numbers = (number, first_link);
-        let (code, sites) = Compiler::compile(&input, (rip, at), places, numbers, &self.features);
+        let Compiled { code, links, stepped } =
+            Compiler::compile(&input, (rip, at), places, numbers, &self.features);
         if code.len() > self.code.free() {
             return None;
         }
         self.code.push(&code);
-        let version = first.version;
+        cpu.trace_block(cpu.mode.code_bits(), &buffer[..len]);
+        cpu.trace_translation(at, &code);
+        if let Some(checker) = &mut self.checker {
+            checker.learn(&input, &stepped);
+        }
         let page = self.cache.add(NewTranslation {
             place: *place,
             made_at: rip & !PAGE_OFFSET,
@@ -355,8 +406,7 @@ impl Translator {
             first,
             second,
         });
-        self.cache.renew(number, version);
-        for site in sites {
+        for site in links {
             let (displacement, unlinked) =
                 (at + site.displacement as u64, at + site.unlinked as u64);
             let target = Place { host: (site.target & PAGE_OFFSET) as usize, ..*place };
@@ -383,6 +433,7 @@ impl Translator {
             units: self.thunks.units,
             refill: self.thunks.refill,
             kernel: cpu.cpl == 0,
+            chains: self.chains,
         })
     }
 
@@ -391,6 +442,7 @@ impl Translator {
         self.counters.count(Count::Flushes);
         self.cache = Cache::new(&cpu.signals);
         self.code.truncate(self.fixed);
+        self.checker.iter_mut().for_each(|checker| checker.forget());
         self.empty_jumps();
         self.link = 0;
     }

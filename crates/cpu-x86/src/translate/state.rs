@@ -56,6 +56,10 @@ pub(super) struct State {
     pub(super) wanted: [u32; 2],
     /// Accesses through FS and GS need no check: not 0 if so.
     pub(super) flat: [u32; 2],
+    /// Where checked code is expected to go.
+    pub(super) expected: u64,
+    /// Always 0.
+    pub(super) never: u64,
     /// Whose vector registers the host has: 0 for its own, 1 for the guest's while SSE may run, 2 while
     /// AVX may.
     pub(super) loaded: u32,
@@ -153,6 +157,8 @@ pub(super) mod at {
     pub(in super::super) const WANTED: u32 = offset_of!(State, wanted) as u32;
     pub(in super::super) const FLAT: u32 = offset_of!(State, flat) as u32;
     pub(in super::super) const SOURCE: u32 = offset_of!(State, source) as u32;
+    pub(in super::super) const EXPECTED: u32 = offset_of!(State, expected) as u32;
+    pub(in super::super) const NEVER: u32 = offset_of!(State, never) as u32;
     pub(in super::super) const LOADED: u32 = offset_of!(State, loaded) as u32;
     pub(in super::super) const MXCSR: u32 = offset_of!(State, mxcsr) as u32;
     pub(in super::super) const X87: u32 = offset_of!(State, x87) as u32;

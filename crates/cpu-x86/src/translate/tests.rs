@@ -233,3 +233,57 @@ fn repeated_strings_end_the_same() {
     });
     run_to_halt(&mut cpu);
 }
+
+/// The same code at two addresses is translated once, and what is relative to RIP goes with it.
+#[test]
+fn code_that_is_mapped_twice_runs_at_both_addresses() {
+    const SHARED: u64 = FRAMES;
+    let mut cpu = paged();
+    // In the page: a function that reads and writes what is relative to it, calls, steps and faults to
+    // the interpreter, and returns its own address.
+    let mut a = CodeAssembler::new(64).expect("64 bits");
+    let (mut helper, mut data, mut over) = (a.create_label(), a.create_label(), a.create_label());
+    a.lea(rax, qword_ptr(data)).unwrap();
+    a.inc(qword_ptr(data)).unwrap();
+    a.add(r8, rax).unwrap();
+    a.call(helper).unwrap();
+    a.fld1().unwrap();
+    a.mov(rdx, cr2).unwrap();
+    a.fstp(qword_ptr(data) + 8).unwrap();
+    a.fnstenv(ptr(rsp - 64)).unwrap();
+    a.mov(edx, dword_ptr(rsp - 64 + 12)).unwrap();
+    a.add(r9, rdx).unwrap();
+    a.jmp(over).unwrap();
+    a.set_label(&mut helper).unwrap();
+    a.pop(rdx).unwrap();
+    a.xor(r10, rdx).unwrap();
+    a.rol(r10, 7).unwrap();
+    a.push(rdx).unwrap();
+    a.ret().unwrap();
+    a.set_label(&mut over).unwrap();
+    a.ret().unwrap();
+    a.nops_with_size(8).unwrap();
+    a.set_label(&mut data).unwrap();
+    a.dq(&[0, 0]).unwrap();
+    let bytes = a.assemble(WINDOW).expect("encodable");
+    cpu.memory.write(SHARED, &bytes).expect("RAM");
+    load(&cpu, |a| {
+        let mut top = a.create_label();
+        a.fninit().unwrap();
+        a.mov(ecx, 100).unwrap();
+        a.mov(rsi, WINDOW).unwrap();
+        a.mov(rdi, WINDOW + 0x4_0000).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.call(rsi).unwrap();
+        a.call(rdi).unwrap();
+        a.dec(ecx).unwrap();
+        a.jnz(top).unwrap();
+        a.hlt().unwrap();
+    });
+    run_to_halt(&mut cpu);
+    let data = WINDOW + bytes.len() as u64 - 16;
+    assert_eq!(cpu.gpr[8], (200 * data).wrapping_add(100 * 0x4_0000));
+    let mut count = [0; 8];
+    cpu.memory.read(SHARED + bytes.len() as u64 - 16, &mut count).expect("RAM");
+    assert_eq!(u64::from_le_bytes(count), 200);
+}

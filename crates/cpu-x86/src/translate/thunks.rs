@@ -18,6 +18,8 @@ pub(super) struct Thunks {
     pub(super) units: u64,
     /// Refill the TLB, by [`Missed`].
     pub(super) refill: [u64; 3],
+    /// Leaves, to go on where that is expected.
+    pub(super) arrived: u64,
 }
 
 /// How translated code is left: to go on at `State::rip`, where the registers are in `State`.
@@ -83,7 +85,12 @@ pub(super) fn write(start: u64, state: u32, avx: bool) -> (Vec<u8>, Thunks) {
     let step = writer.step(out);
     let units = writer.units(out);
     let refill = Missed::ALL.map(|what| writer.refill(what));
-    (writer.asm.finish(), Thunks { enter, step, leave, leave_by_link, units, refill })
+    let arrived = writer.asm.here();
+    let expected = writer.at(at::EXPECTED);
+    writer.asm.rm(Code::Mov_r64_rm64, S1, expected);
+    writer.asm.jmp_to(leave);
+    let thunks = Thunks { enter, step, leave, leave_by_link, units, refill, arrived };
+    (writer.asm.finish(), thunks)
 }
 
 impl Writer {

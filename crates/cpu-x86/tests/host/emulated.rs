@@ -3,12 +3,15 @@
 //! The guest has the sandbox at the same linear addresses as the host, and a gate for each exception
 //! whose handler is a HLT. A case runs at privilege level 3 with the trap flag set, so it ends in one
 //! of them, and its registers are found in the frame on the stack.
+//!
+//! Single steps are interpreted. To be translated, an instruction runs without the trap flag; what
+//! follows it is a breakpoint instruction, or nothing that can be executed.
 
 use std::sync::Arc;
 
 use accel::{Exit, NoBoard, Signals, Vcpu};
 use cpu_x86::state::{Segment, TableRegister, X87State};
-use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuState, CpuWiring, Topology};
+use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuState, CpuWiring, Topology, Translation};
 use memory::GuestMemory;
 
 use crate::state::{CODE, DATA, DATA_LEN, Event, IMAGE, MAX_STEPS, MEMORY, PAGE, STACK, State, TF};
@@ -29,6 +32,12 @@ const GUEST_CODE: u64 = 0x2_0000;
 const GUEST_DATA: u64 = 0x2_1000;
 const GUEST_STACK: u64 = 0x2_3000;
 
+/// INT3.
+const BREAKPOINT: u8 = 0xcc;
+const RF: u64 = 1 << 16;
+/// In a page fault's error code: an instruction was fetched.
+const FETCH: u64 = 1 << 4;
+
 const EFER: u32 = 0xc000_0080;
 const EFER_SCE_LME_LMA_NXE: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11;
 /// PE, MP, ET, NE, WP, AM, PG.
@@ -46,10 +55,14 @@ pub(crate) struct Emulated {
     memory: Arc<GuestMemory>,
     /// What every case starts from, but for the registers that it sets.
     base: CpuState,
+    /// Instructions are translated.
+    translated: bool,
+    /// Where the last instruction is in the code page.
+    last: (usize, usize),
 }
 
 impl Emulated {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(translated: bool) -> Self {
         let memory = Arc::new(GuestMemory::new(&[(0, RAM)]).expect("2 MiB of memory"));
         build_tables(&memory);
         let board = Arc::new(NoBoard);
@@ -61,16 +74,23 @@ impl Emulated {
             signals: Arc::new(Signals::default()),
             group: Arc::new(CpuGroup::default()),
         };
-        let cpu = Cpu::new(
+        let mut cpu = Cpu::new(
             CpuConfig { apic_id: 0, topology: Topology::default(), model: Arc::default() },
             wiring,
         );
+        let how = Translation { threshold: 1, ..Translation::default() };
+        assert!(cpu.set_translation(translated.then_some(how)), "the host can translate");
         let base = base_state(&cpu);
-        Self { cpu, memory, base }
+        memory.write(GUEST_CODE, &[BREAKPOINT; PAGE as usize]).expect("RAM");
+        Self { cpu, memory, base, translated, last: (0, 0) }
     }
 
     /// Replaces the code page's contents from `offset` on.
     pub(crate) fn write_code(&mut self, offset: usize, bytes: &[u8]) {
+        if self.translated {
+            let (last, len) = std::mem::replace(&mut self.last, (offset, bytes.len()));
+            self.memory.write(GUEST_CODE + last as u64, &vec![BREAKPOINT; len]).expect("RAM");
+        }
         self.memory.write(GUEST_CODE + offset as u64, bytes).expect("RAM");
     }
 
@@ -84,7 +104,7 @@ impl Emulated {
         let event = loop {
             let event = self.step_once(state);
             steps += 1;
-            if event.vector != 1 || state.rip != start || steps == MAX_STEPS {
+            if self.translated || event.vector != 1 || state.rip != start || steps == MAX_STEPS {
                 break event;
             }
         };
@@ -96,7 +116,8 @@ impl Emulated {
     fn step_once(&mut self, state: &mut State) -> Event {
         self.base.gpr = state.gpr;
         self.base.rip = state.rip;
-        self.base.rflags = state.rflags | TF;
+        let start = state.rip;
+        self.base.rflags = if self.translated { state.rflags } else { state.rflags | TF };
         image_to_state(&state.image, &mut self.base);
         self.base.ymm_high = state.ymm_high;
         self.cpu.set_state(&self.base).expect("a valid state");
@@ -120,7 +141,20 @@ impl Emulated {
         state.gpr[4] = frame[3];
         image_from_state(&after, &mut state.image);
         state.ymm_high = after.ymm_high;
-        Event { vector, error_code, address: if vector == 14 { after.cr2 } else { 0 } }
+        let event = Event { vector, error_code, address: if vector == 14 { after.cr2 } else { 0 } };
+        if !self.translated {
+            return event;
+        }
+        state.rflags |= TF;
+        // What comes after the instruction shows that it was executed.
+        let fetch = vector == 14 && error_code & FETCH != 0 && after.cr2 == state.rip;
+        let breakpoint = vector == 3 && state.rip.wrapping_sub(1) != start;
+        if !fetch && !breakpoint || state.rip == start {
+            return event;
+        }
+        state.rip -= u64::from(breakpoint);
+        state.rflags &= !RF;
+        Event { vector: 1, error_code: 0, address: 0 }
     }
 }
 

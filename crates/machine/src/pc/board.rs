@@ -252,10 +252,14 @@ impl Pc {
                     },
                 );
                 cpu.set_log(Arc::clone(&self.log));
-                let TranslationSpec { translate, buffer_mib } = self.spec.translation;
+                let TranslationSpec { translate, buffer_mib, check } = self.spec.translation;
                 let buffer = usize::from(buffer_mib) << 20;
                 // A host that can't translate interprets.
-                let how = cpu_x86::Translation { buffer, ..Default::default() };
+                let mut how = cpu_x86::Translation { buffer, check, ..Default::default() };
+                if check {
+                    // What is run but a few times is to be compared as well.
+                    how.threshold = 2;
+                }
                 cpu.set_translation(translate.then_some(how));
                 cpu
             })

@@ -1,0 +1,145 @@
+//! A record of what instructions write to memory, so that it can be taken back and done again.
+//!
+//! A CPU with a [`Recorder`] never has a TLB entry to write by, so that every store goes where it is
+//! noted: its address on the host, and the bytes that it replaces. While the record is on, a device is
+//! out of reach: what would access one raises [`Exception::UNTRIED`] before anything has happened.
+//!
+//! [`Exception::UNTRIED`]: crate::exception::Exception::UNTRIED
+
+use crate::host::{HostPtr, PAGE_OFFSET};
+use crate::tlb::Class;
+
+/// Words of eight bytes in a page.
+const WORDS: usize = (PAGE_OFFSET as usize + 1) / 8;
+
+/// A page's contents.
+pub(crate) type Image = [u64; WORDS];
+
+/// A copy of the page at `host`.
+pub(crate) fn image(host: HostPtr) -> Box<Image> {
+    let mut image = Box::new([0; WORDS]);
+    copy(host, &mut image);
+    image
+}
+
+fn copy(host: HostPtr, image: &mut Image) {
+    for (n, word) in image.iter_mut().enumerate() {
+        *word = host.at(8 * n as u64).read();
+    }
+}
+
+/// A page that was written by its linear address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    pub(crate) class: Class,
+    /// Linear address of the page.
+    pub(crate) linear: u64,
+    /// The page on the host.
+    pub(crate) host: HostPtr,
+    /// Stores to it need no notice.
+    pub(crate) quiet: bool,
+}
+
+/// Bytes that were replaced.
+#[derive(Clone, Copy, Debug)]
+struct Old {
+    host: HostPtr,
+    start: usize,
+    len: usize,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Recorder {
+    on: bool,
+    old: Vec<Old>,
+    bytes: Vec<u8>,
+    pages: Vec<Written>,
+    /// A page walk has changed an entry.
+    walked: bool,
+}
+
+impl Recorder {
+    pub(crate) fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// Begins a record.
+    pub(crate) fn begin(&mut self) {
+        self.on = true;
+        self.old.clear();
+        self.bytes.clear();
+        self.pages.clear();
+        self.walked = false;
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.on = false;
+    }
+
+    /// Notes that the page at `linear` is found for a store.
+    pub(crate) fn note_page(&mut self, page: Written) {
+        let known = |p: &Written| (p.linear, p.class) == (page.linear, page.class);
+        if self.on && !self.pages.iter().any(known) {
+            self.pages.push(page);
+        }
+    }
+
+    /// Notes that the `len` bytes at `host`, in one page, are about to be replaced.
+    pub(crate) fn note(&mut self, host: HostPtr, len: usize) {
+        if self.on {
+            let start = self.bytes.len();
+            self.bytes.resize(start + len, 0);
+            host.read_bytes(&mut self.bytes[start..]);
+            self.old.push(Old { host, start, len });
+        }
+    }
+
+    /// Notes that a page walk sets bits in an entry.
+    pub(crate) fn note_walk(&mut self) {
+        self.walked |= self.on;
+    }
+
+    /// Whether what is taken back are bits that page walks have set, so that the TLB knows too much.
+    pub(crate) fn walked(&self) -> bool {
+        self.walked
+    }
+
+    /// The pages that were looked up to be written.
+    pub(crate) fn pages(&self) -> &[Written] {
+        &self.pages
+    }
+
+    /// The host pages that were written, each once.
+    pub(crate) fn host_pages(&self) -> Vec<HostPtr> {
+        let mut pages = Vec::new();
+        for old in &self.old {
+            let page = old.host.at(0);
+            if !pages.contains(&page) {
+                pages.push(page);
+            }
+        }
+        pages
+    }
+
+    /// Whether the byte at `host` was replaced.
+    pub(crate) fn has(&self, host: HostPtr) -> bool {
+        let at = host.addr();
+        self.old.iter().any(|old| (old.host.addr()..old.host.addr() + old.len).contains(&at))
+    }
+
+    /// Every byte that was replaced, once for each time, and what was there.
+    pub(crate) fn replaced(&self) -> impl Iterator<Item = (HostPtr, u8)> {
+        self.old.iter().flat_map(|old| {
+            let bytes = self.bytes[old.start..old.start + old.len].iter();
+            (old.host.addr() as u64..).zip(bytes).map(|(at, &byte)| (old.host.at(at), byte))
+        })
+    }
+
+    /// Takes everything back.
+    pub(crate) fn undo(&self) {
+        for old in self.old.iter().rev() {
+            old.host.write_bytes(&self.bytes[old.start..old.start + old.len]);
+        }
+    }
+}
