@@ -8,7 +8,8 @@
 //! be the same at the end.
 //!
 //! What is not checked: jumps from one translation to another, as each translation is left at its end,
-//! by the jump cache if it goes there; and looks at signals. Flags that the manuals leave undefined
+//! by the jump cache if it goes there; looks at signals; system calls and what else changes more than
+//! registers; and repeated string instructions, which the engines interrupt in different places. Flags that the manuals leave undefined
 //! need not agree. The interpreter's result is what the guest gets.
 //!
 //! Devices write to memory at any time. So where the engines differ they are tried again, and only what
@@ -112,10 +113,11 @@ pub(super) fn leave_vague(input: &mut Vec<Input>) {
         let to_next = insn.is_jcc_short_or_near() && insn.near_branch_target() == insn.next_ip();
         if shows_flags && undefined != 0 || to_next || is_approximate(&insn) {
             input.insn = None;
-            if to_next {
-                end = n + 1;
-                break;
-            }
+        }
+        // The second may take away what the code after it needs.
+        if to_next || insn.mnemonic() == Mnemonic::Fldcw {
+            end = n + 1;
+            break;
         }
         let vague = insn.rflags_undefined() & ARITH;
         undefined = undefined & !insn.rflags_modified() | vague;

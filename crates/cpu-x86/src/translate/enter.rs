@@ -314,6 +314,11 @@ extern "sysv64" fn refill(context: *mut Context, combined: u64, offset: u64, wha
         let index = offset as usize / size_of::<TlbEntry>();
         let linear = combined ^ cpu.tlb.tag(cpu.class, index, access);
         translator.state.address = linear;
+        // One that may go on in a page that faults must not leave the first one dirty.
+        let last = PAGE_OFFSET + 1 - JOINED_LEN as u64;
+        if is(Missed::Write) && linear & PAGE_OFFSET > last {
+            return GIVE_UP;
+        }
         if cpu.refill(linear, access) {
             return GO_ON;
         }

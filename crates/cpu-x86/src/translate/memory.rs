@@ -146,7 +146,9 @@ impl Compiler<'_> {
         self.asm.rm(Code::Xor_r64_rm64, S1, abs_plus(table + tag as u32, S2));
         if aligned {
             self.asm.ri(Code::Test_rm8_imm8, super::regs::sized(S1, 1), size as i32 - 1);
-            self.asm.jcc(Cond::NotEqual, slow);
+            // No page is looked for: its dirty bit would be set.
+            let misaligned = self.slow();
+            self.asm.jcc(Cond::NotEqual, misaligned);
         }
         self.asm.ri(Code::Cmp_rm64_imm32, S1, 4096 - size as i32);
         self.asm.jcc(Cond::Above, slow);

@@ -40,7 +40,8 @@ impl Compiler<'_> {
         // With addresses of 64 bits.
         let registers = [insn.op0_kind(), insn.op1_kind()];
         let wide = registers.contains(&iced_x86::OpKind::MemoryESRDI);
-        if !wide || moves && !plain_segment {
+        // Engines that are compared would stop at different rounds.
+        if !self.places.chains || !wide || moves && !plain_segment {
             return false;
         }
         self.save();
