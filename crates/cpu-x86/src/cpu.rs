@@ -22,6 +22,7 @@ use crate::segment::{CS, Mode, SegAccess, attr};
 use crate::smm::{IoTrap, SMBASE_RESET};
 use crate::state::{Activity, Segment, TableRegister};
 use crate::svm::Svm;
+use crate::timed::Timed;
 use crate::tlb::{Class, Tlb};
 #[cfg(target_arch = "x86_64")]
 use crate::translate::Translator;
@@ -169,6 +170,8 @@ pub struct Cpu {
     pub(crate) member: Arc<Member>,
     pub(crate) glance: Arc<Glance>,
     pub(crate) log: Arc<Log>,
+    /// Time goes by the instructions that are executed.
+    pub(crate) timed: Option<Box<Timed>>,
     /// What is written is recorded, for engines to be compared.
     pub(crate) recorder: Option<Box<Recorder>>,
     /// How the engines differed, for who is told that they do.
@@ -263,6 +266,7 @@ impl Cpu {
             group: wiring.group,
             glance: Arc::default(),
             log: Arc::default(),
+            timed: None,
             recorder: None,
             divergence: None,
             translates: false,
@@ -340,6 +344,7 @@ impl Cpu {
             self.pkru = 0;
             self.fpu = Fpu::default();
             self.msrs = Msrs::new(&self.config.model);
+            self.keep_time();
             self.instructions = 0;
         }
         self.activity =

@@ -331,7 +331,7 @@ mod tests {
         let (log, index) = cpu.memory.code_log(found.phys, cpu.smm).expect("RAM");
         let key = Key { mode: cpu.mode, class: cpu.class };
         let mut cache = Cache::new(&cpu.signals);
-        let mut add = |cache: &mut Cache, at: u64| {
+        let add = |cache: &mut Cache, at: u64| {
             let (version, _) = log.mark_code(index);
             cache.add(NewTranslation {
                 place: Place { host: host.at(at).addr(), rip: at, key },

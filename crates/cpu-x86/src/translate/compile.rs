@@ -37,6 +37,8 @@ pub(super) struct Places {
     pub(super) kernel: bool,
     /// Translations lead to each other, and to themselves.
     pub(super) chains: bool,
+    /// Instructions are counted (see `budget`).
+    pub(super) counts: bool,
 }
 
 /// What instructions were compiled to.
@@ -80,6 +82,8 @@ struct Exit {
     save: bool,
     /// It goes back.
     backward: bool,
+    /// Instructions that are not executed.
+    left: usize,
 }
 
 pub(super) struct Compiler<'a> {
@@ -99,12 +103,14 @@ pub(super) struct Compiler<'a> {
     live: bool,
     slow: Vec<Slow>,
     exits: Vec<Exit>,
-    polls: Vec<(Label, u64)>,
+    polls: Vec<(Label, u64, usize)>,
     pub(super) links: Vec<LinkSite>,
     stepped: Vec<usize>,
     pub(super) features: &'a super::vector::HostFeatures,
     /// The instruction under translation.
     pub(super) index: usize,
+    /// How many instructions there are.
+    pub(super) len: usize,
     /// For each instruction, whether the flags after it are overwritten before anything can see them.
     dead: Vec<bool>,
 }
@@ -145,6 +151,7 @@ impl<'a> Compiler<'a> {
             stepped: Vec::new(),
             features,
             index: 0,
+            len: input.len(),
             dead: dead_flags(input),
         };
         this.head(input);
@@ -168,9 +175,14 @@ impl<'a> Compiler<'a> {
             .max()
             .unwrap_or(0);
         self.asm.bind(self.top);
-        if level == 0 {
-            return;
+        if level != 0 {
+            self.want_vectors(level);
         }
+        self.charge();
+    }
+
+    /// Makes vector registers available at `level`.
+    fn want_vectors(&mut self, level: u32) {
         let ready = self.asm.label();
         let loaded = abs(self.places.state + at::LOADED);
         self.asm.mi(Code::Cmp_rm32_imm8, loaded, level as i32);
@@ -268,10 +280,11 @@ impl<'a> Compiler<'a> {
         self.live = true;
     }
 
-    /// A place out of line that leaves to go on at `rip`. Flags have to be saved.
-    pub(super) fn leave_out_of_line(&mut self, rip: u64) -> Label {
+    /// A place out of line that leaves to go on at `rip`, with `left` instructions taken off the budget
+    /// that are not executed. Flags have to be saved.
+    pub(super) fn leave_out_of_line(&mut self, rip: u64, left: usize) -> Label {
         let exit = self.asm.label();
-        self.polls.push((exit, rip));
+        self.polls.push((exit, rip, left));
         exit
     }
 
@@ -322,10 +335,10 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// If something wants the CPU's attention, leaves to go on at `rip`. Flags have to be saved, and
-    /// [`S2`] is used.
-    pub(super) fn poll(&mut self, rip: u64) {
-        let exit = self.leave_out_of_line(rip);
+    /// If something wants the CPU's attention, leaves to go on at `rip`, as [`Self::leave_out_of_line`]
+    /// does. Flags have to be saved, and [`S2`] is used.
+    pub(super) fn poll(&mut self, rip: u64, left: usize) {
+        let exit = self.leave_out_of_line(rip, left);
         self.poll_to(exit);
     }
 
@@ -339,7 +352,8 @@ impl<'a> Compiler<'a> {
     /// A place out of line that leads to `target`, in this page, from the instruction at `rip`.
     pub(super) fn exit(&mut self, rip: u64, target: u64) -> Label {
         let from = self.asm.label();
-        self.exits.push(Exit { from, target, save: !self.saved, backward: target <= rip });
+        let (save, backward, left) = (!self.saved, target <= rip, self.left());
+        self.exits.push(Exit { from, target, save, backward, left });
         from
     }
 
@@ -370,6 +384,7 @@ impl<'a> Compiler<'a> {
             self.asm.bind(exit.from);
             self.saved = !exit.save;
             self.save();
+            self.give_back(exit.left);
             let unlinked = self.asm.label();
             if exit.backward {
                 self.poll_to(unlinked);
@@ -385,8 +400,9 @@ impl<'a> Compiler<'a> {
             }
             self.asm.jmp(slow.back);
         }
-        for (exit, rip) in std::mem::take(&mut self.polls) {
+        for (exit, rip, left) in std::mem::take(&mut self.polls) {
             self.asm.bind(exit);
+            self.give_back(left);
             self.asm.mov_imm(S1, rip);
             self.asm.jmp_to(self.places.leave);
         }

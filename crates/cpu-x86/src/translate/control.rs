@@ -50,7 +50,7 @@ impl Compiler<'_> {
             }
             FlowControl::IndirectBranch if is_wide_target(insn) => {
                 self.save();
-                self.poll(op.rip());
+                self.poll(op.rip(), self.left() + 1);
                 self.target(insn);
                 self.look_up();
                 self.asm.m(Code::Jmp_rm64, abs_plus(self.places.jumps + CODE, S2));
@@ -75,6 +75,7 @@ impl Compiler<'_> {
             let not_taken = self.asm.label();
             self.save();
             self.asm.jcc_raw(condition ^ 1, not_taken);
+            self.give_back(self.left());
             self.leave_page(op.imm);
             // The other way, the flags still are in both places.
             self.still_live();
@@ -89,6 +90,7 @@ impl Compiler<'_> {
             self.asm.jmp(exit);
         } else {
             self.save();
+            self.give_back(self.left());
             self.leave_page(target);
         }
     }
@@ -96,7 +98,7 @@ impl Compiler<'_> {
     /// Goes to `target` in another page by the jump cache, so that it is known to be where the page
     /// tables have it now. The flags are saved.
     fn leave_page(&mut self, target: u64) {
-        self.poll(target);
+        self.poll(target, 0);
         let entry = self.places.jumps + (jump_index(target) * size_of::<Jump>()) as u32;
         match i32::try_from(target as i64) {
             Ok(target) => self.asm.mi(Code::Cmp_rm64_imm32, abs(entry), target),
@@ -106,7 +108,7 @@ impl Compiler<'_> {
             }
         }
         self.destroyed();
-        let unknown = self.leave_out_of_line(target);
+        let unknown = self.leave_out_of_line(target, 0);
         self.asm.jcc(Cond::NotEqual, unknown);
         self.asm.m(Code::Jmp_rm64, abs(entry + CODE));
     }
@@ -149,7 +151,7 @@ impl Compiler<'_> {
 
     fn ret(&mut self, op: &Op) {
         self.save();
-        self.poll(op.rip());
+        self.poll(op.rip(), self.left() + 1);
         self.access_at(GUEST_RSP, 0, For::Read);
         self.asm.rm(Code::Mov_r64_rm64, S1, memory_at(S1));
         self.look_up();
@@ -161,7 +163,7 @@ impl Compiler<'_> {
 
     fn indirect_call(&mut self, insn: &Instruction, op: &Op) {
         self.save();
-        self.poll(op.rip());
+        self.poll(op.rip(), self.left() + 1);
         self.target(insn);
         self.look_up();
         let spare = abs(self.places.state + at::SPARE);

@@ -144,6 +144,8 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             cpu.rip = op.rip();
             return GIVE_UP;
         }
+        let left = translator.left(site);
+        translator.settle_before(cpu, left);
         cpu.rip = op.next_rip;
         *result = (op.run)(cpu, &op);
         let broken = std::mem::take(&mut cpu.break_block);
@@ -153,7 +155,12 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             }
             return GIVE_UP;
         }
+        let in_time = translator.settle_after(cpu, !cpu.is_unfinished(&op), left);
+        if !in_time {
+            return GIVE_UP;
+        }
         if cpu.pending_debug != 0 || cpu.needs_care() {
+            translator.give_back(left);
             return GIVE_UP;
         }
         let broken = broken
@@ -168,6 +175,7 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             give_registers(translator, cpu);
             return GO_ON;
         }
+        translator.give_back(left);
         translator.state.loaded = 0;
         if !translator.chains || cpu.signals.pending() != 0 || cpu.counts_performance() {
             return GIVE_UP;

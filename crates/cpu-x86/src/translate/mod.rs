@@ -24,6 +24,7 @@
 //! the CPU's signals: each jump back, each way through the jump cache.
 
 mod asm;
+mod budget;
 mod cache;
 mod check;
 mod code;
@@ -83,6 +84,10 @@ pub(crate) struct Translator {
     code_epoch: u64,
     /// The link by which translated code was left.
     link: u32,
+    /// Instructions are counted.
+    counts: bool,
+    /// What the budget in the state was when the CPU's count of instructions was last right.
+    settled: i64,
     /// Translations lead to each other.
     chains: bool,
     /// Both engines run.
@@ -127,6 +132,8 @@ impl Translator {
             threshold: how.threshold.max(1),
             code_epoch: 0,
             link: 0,
+            counts: cpu.timed.is_some(),
+            settled: 0,
             chains: !how.check && !cpu.log.wants(Topic::NoChain),
             checker: how.check.then(Box::default),
         })
@@ -138,6 +145,12 @@ impl Translator {
         Some((*translation.ops.get(site as u32 as usize)?, translation.place.key))
     }
 
+    /// How many instructions come after the one that `site` names, in its translation.
+    fn left(&self, site: u64) -> usize {
+        let translation = self.cache.translations.get((site >> 32) as usize);
+        translation.map_or(0, |translation| translation.ops.len() - site as u32 as usize - 1)
+    }
+
     /// Runs translated code from `cpu`'s current instruction on, or interprets a block.
     ///
     /// # Errors
@@ -146,6 +159,9 @@ impl Translator {
     pub(crate) fn run(&mut self, cpu: &mut Cpu, blocks: &mut BlockCache) -> Result {
         if self.checker.is_some() {
             return self.run_checked(cpu, blocks);
+        }
+        if self.counts {
+            return self.run_counted(cpu, blocks);
         }
         let Some(code) = self.next(cpu) else { return cpu.run_block(blocks) };
         match enter::enter(self, cpu, code)? {
@@ -323,6 +339,7 @@ impl Translator {
             vectors: self.thunks.vectors,
             kernel: cpu.cpl == 0,
             chains: self.chains,
+            counts: self.counts,
         })
     }
 

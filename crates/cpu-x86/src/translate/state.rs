@@ -33,6 +33,8 @@ pub(super) struct State {
     pub(super) spare: u64,
     /// Where checked code is expected to go.
     pub(super) expected: u64,
+    /// Instructions that may be executed, if they are counted.
+    pub(super) budget: i64,
     /// Always 0.
     pub(super) never: u64,
     /// Whose vector registers the host has: 0 for its own, 1 for the guest's while SSE may run, 2 while
@@ -41,7 +43,7 @@ pub(super) struct State {
     /// MXCSR of guest and host.
     pub(super) mxcsr: [u32; 2],
     /// Keeps what follows aligned.
-    pub(super) unused: [u32; 3],
+    pub(super) unused: [u32; 1],
     pub(super) xmm: [u128; 16],
     pub(super) ymm_high: [u128; 16],
 }
@@ -80,6 +82,7 @@ pub(super) mod at {
     pub(in super::super) const VECTORS: u32 = offset_of!(State, vectors) as u32;
     pub(in super::super) const SPARE: u32 = offset_of!(State, spare) as u32;
     pub(in super::super) const EXPECTED: u32 = offset_of!(State, expected) as u32;
+    pub(in super::super) const BUDGET: u32 = offset_of!(State, budget) as u32;
     pub(in super::super) const NEVER: u32 = offset_of!(State, never) as u32;
     pub(in super::super) const LOADED: u32 = offset_of!(State, loaded) as u32;
     pub(in super::super) const MXCSR: u32 = offset_of!(State, mxcsr) as u32;
