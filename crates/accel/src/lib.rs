@@ -78,6 +78,17 @@ pub trait GuestClock: Send + Sync {
     fn tsc_hz(&self) -> u64;
 }
 
+/// Guest time that goes by the instructions that a CPU executes, as the CPU knows it.
+pub trait InstructionTime: Send + Sync {
+    /// `count` instructions were executed since the machine was made, so it is that late. Returns the
+    /// count at which a timer is due.
+    fn at(&self, count: u64) -> u64;
+    /// Fires the timers that are due at `count`.
+    fn expire(&self, count: u64);
+    /// The CPU has nothing to execute: time passes otherwise, until one of `wake` is raised.
+    fn idle(&self, signals: &Signals, wake: u32);
+}
+
 /// Why [`Vcpu::run`] returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {

@@ -28,6 +28,8 @@ pub enum Signal {
     Flush = 1 << 6,
     /// Code that was translated may have been written; internal to an accelerator.
     Code = 1 << 7,
+    /// A timer is due earlier than the CPU knows, whose instructions make time pass.
+    Time = 1 << 8,
 }
 
 /// The signals of one CPU.

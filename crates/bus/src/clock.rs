@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -88,6 +88,12 @@ impl Clock {
         self.change(|_| (now_ns & !RUNNING, running));
     }
 
+    /// Sets the time of a manual clock whose timers have no thread; as cheap as can be.
+    fn follow(&self, now_ns: u64) {
+        debug_assert!(self.inner.manual, "who drives the clock?");
+        self.inner.anchor.store(now_ns & !RUNNING, Ordering::Release);
+    }
+
     fn host_ns(&self) -> u64 {
         self.inner.epoch.elapsed().as_nanos() as u64
     }
@@ -103,6 +109,9 @@ impl Clock {
             queue.upgrade().is_some_and(|queue| {
                 drop(lock(&queue.heap));
                 queue.wake.notify_all();
+                if let Some(earlier) = queue.earlier.get() {
+                    earlier();
+                }
                 true
             })
         });
@@ -153,6 +162,9 @@ impl Ord for Entry {
     }
 }
 
+/// Told that a timer was armed that comes before all others.
+type Earlier = Box<dyn Fn() + Send + Sync>;
+
 #[derive(Default)]
 struct Heap {
     entries: BinaryHeap<Reverse<Entry>>,
@@ -176,6 +188,7 @@ struct QueueShared {
     clock: Clock,
     heap: Mutex<Heap>,
     wake: Condvar,
+    earlier: OnceLock<Earlier>,
 }
 
 impl std::fmt::Debug for QueueShared {
@@ -210,6 +223,7 @@ impl TimerQueue {
             clock: clock.clone(),
             heap: Mutex::default(),
             wake: Condvar::new(),
+            earlier: OnceLock::new(),
         });
         lock(&clock.inner.watchers).push(Arc::downgrade(&shared));
         Self { shared, thread: Mutex::new(None) }
@@ -244,6 +258,53 @@ impl TimerQueue {
             clock.set(to_ns);
         }
         clock.now_ns()
+    }
+}
+
+/// Drives a manual clock and fires the timers that go by it.
+#[derive(Clone, Debug)]
+pub struct TimerDriver {
+    queue: Arc<QueueShared>,
+}
+
+impl TimerQueue {
+    /// What drives the queue's clock, which has to be a manual one, while the queue has no thread.
+    /// `earlier` is called after a timer was armed that comes before all others, and after somebody else
+    /// has set the clock; there is one driver for a queue's whole life.
+    pub fn driver(&self, earlier: impl Fn() + Send + Sync + 'static) -> TimerDriver {
+        debug_assert!(lock(&self.thread).is_none(), "the thread fires timers");
+        let _ = self.shared.earlier.set(Box::new(earlier));
+        TimerDriver { queue: Arc::clone(&self.shared) }
+    }
+}
+
+impl TimerDriver {
+    /// Sets the time, firing nothing.
+    #[inline]
+    pub fn set(&self, now_ns: u64) {
+        self.queue.clock.follow(now_ns);
+    }
+
+    /// The time.
+    pub fn now_ns(&self) -> u64 {
+        self.queue.clock.now_ns()
+    }
+
+    /// Fires all timers that are due, on the calling thread; returns the next deadline.
+    pub fn fire_due(&self) -> Option<u64> {
+        self.queue.fire_due()
+    }
+
+    /// The next deadline.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let mut heap = lock(&self.queue.heap);
+        while let Some(Reverse(first)) = heap.entries.peek() {
+            if first.is_live() {
+                return Some(first.deadline);
+            }
+            heap.entries.pop();
+        }
+        None
     }
 }
 
@@ -337,6 +398,9 @@ impl Timer {
         drop(heap);
         if first {
             self.queue.wake.notify_all();
+            if let Some(earlier) = self.queue.earlier.get() {
+                earlier();
+            }
         }
     }
 

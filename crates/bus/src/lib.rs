@@ -16,7 +16,7 @@ pub mod device;
 pub mod irq;
 pub mod space;
 
-pub use clock::{Clock, Timer, TimerQueue};
+pub use clock::{Clock, Timer, TimerDriver, TimerQueue};
 pub use control::{MachineControl, Notice, ShutdownCause, WakeCause};
 pub use device::Device;
 pub use irq::{IrqLine, IrqSink, MsiMessage, MsiSink};

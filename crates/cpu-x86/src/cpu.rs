@@ -23,6 +23,7 @@ use crate::segment::{CS, Mode, SegAccess, attr};
 use crate::smm::{IoTrap, SMBASE_RESET};
 use crate::state::{Activity, Segment, TableRegister};
 use crate::svm::Svm;
+use crate::timed::Timed;
 use crate::tlb::{Class, Tlb};
 #[cfg(target_arch = "x86_64")]
 use crate::translate::Translator;
@@ -173,6 +174,8 @@ pub struct Cpu {
     pub(crate) glance: Arc<Glance>,
     pub(crate) log: Arc<Log>,
     pub(crate) counters: Arc<Counters>,
+    /// Time goes by the instructions that are executed.
+    pub(crate) timed: Option<Box<Timed>>,
     /// What is written is recorded, for engines to be compared.
     pub(crate) recorder: Option<Box<Recorder>>,
     /// How the engines differed, for who is told that they do.
@@ -270,6 +273,7 @@ impl Cpu {
             glance: Arc::default(),
             log: Arc::default(),
             counters,
+            timed: None,
             recorder: None,
             divergence: None,
             translates: false,
@@ -352,6 +356,7 @@ impl Cpu {
             self.pkru = 0;
             self.fpu = Fpu::default();
             self.msrs = Msrs::new(&self.config.model);
+            self.keep_time();
             self.instructions = 0;
         }
         self.activity =

@@ -48,6 +48,7 @@ mod system;
 mod task;
 #[cfg(test)]
 mod testing;
+mod timed;
 mod tlb;
 mod trace;
 #[cfg(target_arch = "x86_64")]

@@ -75,6 +75,9 @@ impl Cpu {
     /// Executes instructions in order until one branches, raises, or ends the block.
     #[inline(always)]
     pub(crate) fn execute(&mut self, ops: &[Op]) -> Result {
+        if self.timed.is_some() {
+            return self.execute_timed(ops);
+        }
         let mut done = 0;
         let mut result = Ok(());
         for op in ops {
@@ -192,7 +195,8 @@ impl Cpu {
     /// Translated code does not count its instructions: for each tick of the time-stamp counter while the
     /// CPU runs, one is counted instead.
     pub(crate) fn count_translated(&mut self) {
-        if self.translates {
+        let exact = self.timed.is_some() || self.recorder.is_some();
+        if self.translates && !exact {
             let now = self.clock.tsc();
             self.instructions += now.saturating_sub(self.counted_to);
             self.counted_to = now;
@@ -249,8 +253,9 @@ impl Cpu {
             self.group.pass(&self.member, epoch);
             self.passed_epoch = epoch;
         }
-        // That is looked for whenever translated code is entered; it had to be left, no more.
+        // Those are looked for whenever translated code is entered; it had to be left, no more.
         self.signals.clear(Signal::Code);
+        self.signals.clear(Signal::Time);
         if self.take_event() == Delivered::Shutdown
             || self.pending_debug != 0
                 && !self.debug_shadow
@@ -305,11 +310,17 @@ impl Cpu {
                 turn.get_or_insert_with(|| group.turn());
                 until_turn -= 1;
             }
+            if self.timed.is_some() {
+                self.fire_timers();
+            }
             let careful = self.needs_care();
             if (careful || signals.pending() != 0)
                 && let Some(exit) = self.attend()
             {
-                return exit;
+                match exit {
+                    Exit::Halt { wake } if self.idle(wake | Signal::Exit as u32) => continue,
+                    exit => return exit,
+                }
             }
             self.trace_entry();
             let result = if self.counts_performance() {

@@ -12,6 +12,15 @@ use uuid::Uuid;
 
 use crate::smbios::SmbiosSpec;
 
+/// How guest time goes by instructions (`-icount`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcountSpec {
+    /// An instruction takes 2^shift nanoseconds; 0 to 10.
+    pub shift: u32,
+    /// While the CPU is halted time passes as on the host; otherwise the next timer comes at once.
+    pub sleep: bool,
+}
+
 /// How the software CPU works (`-accel soft,...`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TranslationSpec {
@@ -396,6 +405,8 @@ pub struct MachineSpec {
     pub accelerator: Accelerator,
     /// How the software CPU works.
     pub translation: TranslationSpec,
+    /// Time goes by instructions.
+    pub icount: Option<IcountSpec>,
     /// Direct boot.
     pub boot: Option<DirectBoot>,
     /// Firmware.

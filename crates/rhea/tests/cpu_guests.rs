@@ -24,7 +24,7 @@ const BESIDES: &[(&str, &[&str])] = &[
 /// What `isa-debug-exit` makes of a guest's zero.
 const CONTENT: i32 = 1;
 
-fn run(name: &str, image: &[u8], model: &str) -> Result<()> {
+fn run(name: &str, image: &[u8], model: &str, accel: &str) -> Result<()> {
     let binary: PathBuf = testkit::binary(env!("CARGO_BIN_EXE_rhea"));
     let builder = VmBuilder::new(&binary)?;
     let kernel = builder.path("guest.elf");
@@ -32,11 +32,13 @@ fn run(name: &str, image: &[u8], model: &str) -> Result<()> {
     let kernel = kernel.display().to_string();
     let builder = builder
         .args(["-m", "128", "-no-reboot", "-cpu", model, "-kernel", &kernel])
+        .args(["-accel", accel])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"]);
     let mut vm = builder.spawn()?;
     let text = vm.serial.wait_for("DONE")?;
     let status = vm.wait_exit()?;
-    ensure!(status.code() == Some(CONTENT), "{name} on {model}: {status}\n{text}");
+    let told = vm.stderr();
+    ensure!(status.code() == Some(CONTENT), "{name} on {model}, {accel}: {status}\n{text}\n{told}");
     Ok(())
 }
 
@@ -47,8 +49,19 @@ fn every_topic_is_as_the_manuals_say() {
             let besides = BESIDES.iter().find(|(topic, _)| topic == name);
             let besides = besides.map_or(&[][..], |(_, models)| *models);
             for model in [EVERYWHERE].iter().chain(besides) {
-                run(name, image, model)?;
+                run(name, image, model, "soft")?;
             }
+        }
+        Ok(())
+    });
+}
+
+/// With both engines in step; but for the topics that measure time.
+#[test]
+fn every_topic_is_the_same_to_both_engines() {
+    testkit::run("every_topic_is_the_same_to_both_engines", || {
+        for (name, image) in cpu_guests::TOPICS {
+            run(name, image, EVERYWHERE, "soft,check=on")?;
         }
         Ok(())
     });

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use machine::pc::layout::MEMORY_MAX;
 use machine::spec::{
-    Accelerator, BootImage, CpuModel, DirectBoot, Graphics, ModelError, PanicAction, RebootAction,
-    ShutdownAction, Smp, TranslationSpec, WatchdogAction,
+    Accelerator, BootImage, CpuModel, DirectBoot, Graphics, IcountSpec, MachineSpec, ModelError,
+    PanicAction, RebootAction, ShutdownAction, Smp, TranslationSpec, WatchdogAction,
 };
 use uuid::Uuid;
 
@@ -71,6 +71,46 @@ pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionErro
         builder.machine().translation.buffer_mib = size;
     }
     options.finish()
+}
+
+/// Most that `-icount shift=` takes.
+const MAX_SHIFT: u32 = 10;
+
+pub(super) fn icount(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let mut options = Properties::parse("-icount", value, Some("shift"))?;
+    let shift = options.require("shift")?;
+    if shift == "auto" {
+        return Err(OptionError::new(format!(
+            "-icount: shift=auto is not supported; give a number from 0 to {MAX_SHIFT}"
+        )));
+    }
+    let shift = shift.parse().ok().filter(|shift| *shift <= MAX_SHIFT).ok_or_else(|| {
+        OptionError::new(format!("-icount: Invalid shift value: not from 0 to {MAX_SHIFT}"))
+    })?;
+    if options.take_bool("align")? == Some(true) {
+        return Err(OptionError::new("-icount: align=on is not supported"));
+    }
+    for name in ["rr", "rrfile", "rrsnapshot"] {
+        if options.take(name).is_some() {
+            return Err(OptionError::new(format!("-icount: {name} is not supported")));
+        }
+    }
+    let sleep = options.take_bool("sleep")?.unwrap_or(true);
+    options.finish()?;
+    builder.machine().icount = Some(IcountSpec { shift, sleep });
+    Ok(())
+}
+
+/// Checks that time can go by instructions on the machine, if it is to.
+pub(super) fn finish_icount(machine: &MachineSpec) -> Result<(), OptionError> {
+    let refused = match () {
+        () if machine.icount.is_none() => return Ok(()),
+        () if machine.smp.cpus > 1 => "more than one CPU",
+        () if machine.accelerator != Accelerator::Soft => "this accelerator",
+        () if machine.translation.check => "-accel check=on",
+        () => return Ok(()),
+    };
+    Err(OptionError::new(format!("-icount: not supported with {refused}")))
 }
 
 /// Takes the first of `names`, separated by colons, that is to be had.
@@ -453,6 +493,30 @@ mod tests {
         cpu(&mut builder, "Nehalem,+smep").unwrap();
         assert_eq!(builder.machine().cpu.name, "Nehalem");
         assert!(builder.machine().cpu.features.has_name("smep"));
+    }
+
+    #[test]
+    fn time_may_go_by_instructions() {
+        let mut builder = Builder::default();
+        icount(&mut builder, "shift=4,sleep=off,align=off").unwrap();
+        assert_eq!(builder.machine().icount, Some(IcountSpec { shift: 4, sleep: false }));
+        icount(&mut builder, "7").unwrap();
+        assert_eq!(builder.machine().icount, Some(IcountSpec { shift: 7, sleep: true }));
+        assert!(finish_icount(builder.machine()).is_ok());
+        smp(&mut builder, "2").unwrap();
+        assert!(finish_icount(builder.machine()).is_err());
+        for (value, named) in [
+            ("auto", "shift=auto"),
+            ("shift=11", "shift"),
+            ("shift=-1", "shift"),
+            ("sleep=off", "shift"),
+            ("1,align=on", "align"),
+            ("1,rr=record,rrfile=f", "rr"),
+            ("1,slep=off", "slep"),
+        ] {
+            let error = icount(&mut Builder::default(), value).unwrap_err().to_string();
+            assert!(error.contains(named), "{value}: {error}");
+        }
     }
 
     #[test]

@@ -60,6 +60,13 @@ pub const OPTIONS: &[OptionItem] = &[
         "what runs the CPUs: soft (also called tcg), or qtest, which runs none",
         machine::accel,
     ),
+    option(
+        "icount",
+        &[],
+        Takes::Value("[shift=]n[,sleep=on|off]"),
+        "an instruction takes 2^n ns of guest time, 0 to 10",
+        machine::icount,
+    ),
     option("cpu", &[], Takes::Value("model"), "CPU model; 'help' lists them", machine::cpu),
     option(
         "smp",
@@ -361,6 +368,7 @@ impl Builder {
             self.machine().qtest = Some(QtestSpec { chardev, log });
         }
         self.check_chardevs()?;
+        machine::finish_icount(self.machine())?;
         let (no_defaults, snapshot) = (self.no_defaults, self.snapshot);
         drives::finish(self.machine(), no_defaults, snapshot);
         let is_stdio = |chardev: &NamedChardev| match &chardev.spec {

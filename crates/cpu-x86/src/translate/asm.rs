@@ -19,6 +19,7 @@ pub(super) enum Cond {
     Equal = 4,
     NotEqual = 5,
     Above = 7,
+    Sign = 8,
 }
 
 /// Code under construction, to be run at a known address.

@@ -58,6 +58,8 @@ pub(super) struct Places {
     pub(super) relative: bool,
     /// Translations lead to each other, and to themselves.
     pub(super) chains: bool,
+    /// Instructions are counted (see `budget`).
+    pub(super) counts: bool,
 }
 
 impl Places {
@@ -122,6 +124,8 @@ struct Exit {
     /// It goes back.
     backward: bool,
     notes: Notes,
+    /// Instructions that are not executed.
+    left: usize,
 }
 
 /// Code out of line that makes units available.
@@ -148,7 +152,7 @@ pub(super) struct Compiler<'a> {
     live: bool,
     slow: Vec<Slow>,
     exits: Vec<Exit>,
-    polls: Vec<(Label, u64, Notes)>,
+    polls: Vec<(Label, u64, Notes, usize)>,
     /// The instruction after which signals have to be looked at.
     pub(super) poll_after: Option<usize>,
     wanted: Option<Wanted>,
@@ -158,6 +162,8 @@ pub(super) struct Compiler<'a> {
     pub(super) features: &'a super::vector::HostFeatures,
     /// The instruction under translation.
     pub(super) index: usize,
+    /// How many instructions there are.
+    pub(super) len: usize,
     /// For each instruction, whether the flags after it are overwritten before anything can see them.
     dead: Vec<bool>,
 }
@@ -201,6 +207,7 @@ impl<'a> Compiler<'a> {
             stepped: Vec::new(),
             features,
             index: 0,
+            len: input.len(),
             dead: dead_flags(input),
         };
         this.entry();
@@ -212,7 +219,7 @@ impl<'a> Compiler<'a> {
             ended = this.instruction(this_input, next);
             if this.poll_after == Some(index) {
                 this.save();
-                this.poll(this_input.op.next_rip);
+                this.poll(this_input.op.next_rip, this.left());
             }
         }
         if let Some(last) = input.last().filter(|_| !ended) {
@@ -253,9 +260,14 @@ impl<'a> Compiler<'a> {
         let level = insns().map(|insn| self.features.level(insn)).max().unwrap_or(0);
         let x87 = insns().any(|insn| self.features.needs_x87(insn));
         self.asm.bind(self.top);
-        if level == 0 && !x87 {
-            return;
+        if level != 0 || x87 {
+            self.want_units(level, x87);
         }
+        self.charge();
+    }
+
+    /// Makes vector registers at `level` available, and the x87's if `x87`.
+    fn want_units(&mut self, level: u32, x87: bool) {
         let (from, back) = (self.asm.label(), self.asm.label());
         if level > 0 {
             let loaded = abs(self.places.state + at::LOADED);
@@ -288,6 +300,7 @@ impl<'a> Compiler<'a> {
             }
             // What they change beside registers is not compared between engines.
             if self.places.chains
+                && !self.places.counts
                 && let Some(ended) = self.system(insn, &input.op, next)
             {
                 return ended;
@@ -383,10 +396,11 @@ impl<'a> Compiler<'a> {
         self.live = true;
     }
 
-    /// A place out of line that leaves to go on at `rip`. Flags have to be saved.
-    pub(super) fn leave_out_of_line(&mut self, rip: u64) -> Label {
+    /// A place out of line that leaves to go on at `rip`, with `left` instructions taken off the budget
+    /// that are not executed. Flags have to be saved.
+    pub(super) fn leave_out_of_line(&mut self, rip: u64, left: usize) -> Label {
         let exit = self.asm.label();
-        self.polls.push((exit, rip, self.notes));
+        self.polls.push((exit, rip, self.notes, left));
         exit
     }
 
@@ -437,10 +451,10 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// If something wants the CPU's attention, leaves to go on at `rip`. Flags have to be saved, and
-    /// [`S2`] is used.
-    pub(super) fn poll(&mut self, rip: u64) {
-        let exit = self.leave_out_of_line(rip);
+    /// If something wants the CPU's attention, leaves to go on at `rip`, as [`Self::leave_out_of_line`]
+    /// does. Flags have to be saved, and [`S2`] is used.
+    pub(super) fn poll(&mut self, rip: u64, left: usize) {
+        let exit = self.leave_out_of_line(rip, left);
         self.poll_to(exit);
     }
 
@@ -456,8 +470,9 @@ impl<'a> Compiler<'a> {
     /// A place out of line that leads to `target`, in this page, from the instruction at `rip`.
     pub(super) fn exit(&mut self, rip: u64, target: u64) -> Label {
         let from = self.asm.label();
-        let (save, notes) = (!self.saved, self.notes);
-        self.exits.push(Exit { from, target, save, backward: target <= rip, notes });
+        let (save, backward) = (!self.saved, target <= rip);
+        let (notes, left) = (self.notes, self.left());
+        self.exits.push(Exit { from, target, save, backward, notes, left });
         from
     }
 
@@ -489,6 +504,7 @@ impl<'a> Compiler<'a> {
             self.saved = !exit.save;
             self.save();
             self.write_notes(exit.notes);
+            self.give_back(exit.left);
             let unlinked = self.asm.label();
             if exit.backward {
                 self.poll_to(unlinked);
@@ -512,9 +528,10 @@ impl<'a> Compiler<'a> {
             }
             self.asm.jmp(slow.back);
         }
-        for (exit, rip, notes) in std::mem::take(&mut self.polls) {
+        for (exit, rip, notes, left) in std::mem::take(&mut self.polls) {
             self.asm.bind(exit);
             self.write_notes(notes);
+            self.give_back(left);
             self.address(S1, rip);
             self.asm.jmp_to(self.places.leave);
         }

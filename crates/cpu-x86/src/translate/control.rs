@@ -51,7 +51,7 @@ impl Compiler<'_> {
             }
             FlowControl::IndirectBranch if self.is_target(insn) => {
                 self.save();
-                self.poll(op.rip());
+                self.poll(op.rip(), self.left() + 1);
                 self.target(insn);
                 self.look_up();
                 self.jump_to_found();
@@ -77,6 +77,7 @@ impl Compiler<'_> {
             self.save();
             self.asm.jcc_raw(condition ^ 1, not_taken);
             self.write_notes(self.notes);
+            self.give_back(self.left());
             self.leave_page(op.rip(), op.imm);
             // The other way, the flags still are in both places.
             self.still_live();
@@ -92,6 +93,7 @@ impl Compiler<'_> {
         } else {
             self.save();
             self.settle_notes();
+            self.give_back(self.left());
             self.leave_page(rip, target);
         }
     }
@@ -101,14 +103,14 @@ impl Compiler<'_> {
     fn leave_page(&mut self, rip: u64, target: u64) {
         // No loop goes forward only.
         if target <= rip {
-            self.poll(target);
+            self.poll(target, 0);
         }
         self.jump_by_cache(target, self.places.jumps_of(self.places.class));
     }
 
     /// Goes to `target` by the jump cache `jumps`. The flags are saved.
     pub(super) fn jump_by_cache(&mut self, target: u64, jumps: u32) {
-        let unknown = self.leave_out_of_line(target);
+        let unknown = self.leave_out_of_line(target, 0);
         self.address(S1, target);
         self.look_up_in(jumps, unknown);
         self.asm.m(Code::Jmp_rm64, abs_plus(jumps + CODE, S2));
@@ -166,7 +168,7 @@ impl Compiler<'_> {
 
     fn ret(&mut self, op: &Op) {
         self.save();
-        self.poll(op.rip());
+        self.poll(op.rip(), self.left() + 1);
         self.access_at(GUEST_RSP, 0, For::Read);
         self.load_word(S1, memory_at(S1));
         self.look_up();
@@ -178,7 +180,7 @@ impl Compiler<'_> {
 
     fn indirect_call(&mut self, insn: &Instruction, op: &Op) {
         self.save();
-        self.poll(op.rip());
+        self.poll(op.rip(), self.left() + 1);
         self.target(insn);
         self.look_up();
         self.keep_code(self.places.class);

@@ -246,6 +246,8 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             cpu.rip = op.rip();
             return GIVE_UP;
         }
+        let left = translator.left(site);
+        translator.settle_before(cpu, left);
         cpu.rip = op.next_rip;
         *result = (op.run)(cpu, &op);
         let broken = std::mem::take(&mut cpu.break_block);
@@ -255,12 +257,18 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             }
             return GIVE_UP;
         }
+        let in_time = translator.settle_after(cpu, !cpu.is_unfinished(&op), left);
+        if !in_time {
+            return GIVE_UP;
+        }
         if cpu.pending_debug != 0 || cpu.needs_care() {
+            translator.give_back(left);
             return GIVE_UP;
         }
         // What may have changed what interrupts, or how instructions are accounted for.
         let ends = op.flags.contains(OpFlags::ENDS_BLOCK);
         if ends && must_leave(cpu) {
+            translator.give_back(left);
             return GIVE_UP;
         }
         let broken =
@@ -274,6 +282,7 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             give_registers(translator, cpu);
             return GO_ON;
         }
+        translator.give_back(left);
         (translator.state.loaded, translator.state.x87) = (0, 0);
         if !translator.chains || must_leave(cpu) {
             return GIVE_UP;

@@ -30,6 +30,7 @@
 //! the CPU's signals: each jump back, each way through the jump cache.
 
 mod asm;
+mod budget;
 mod cache;
 mod check;
 mod code;
@@ -103,6 +104,10 @@ pub(crate) struct Translator {
     counters: Arc<Counters>,
     /// The link by which translated code was left.
     link: u32,
+    /// Instructions are counted.
+    counts: bool,
+    /// What the budget in the state was when the CPU's count of instructions was last right.
+    settled: i64,
     /// Translations lead to each other.
     chains: bool,
     /// Both engines run.
@@ -152,6 +157,8 @@ impl Translator {
             code_epochs: [0; CLASSES],
             counters: cpu.counters(),
             link: 0,
+            counts: cpu.timed.is_some(),
+            settled: 0,
             chains: !how.check && !cpu.log.wants(Topic::NoChain),
             checker: how.check.then(Box::default),
         })
@@ -172,6 +179,12 @@ impl Translator {
         Some((if distance == 0 { op } else { op.moved(distance) }, translation.place.key))
     }
 
+    /// How many instructions come after the one that `site` names, in its translation.
+    fn left(&self, site: u64) -> usize {
+        let translation = self.cache.translations.get((site >> 32) as usize);
+        translation.map_or(0, |translation| translation.ops.len() - site as u32 as usize - 1)
+    }
+
     /// Runs translated code from `cpu`'s current instruction on, or interprets a block.
     ///
     /// # Errors
@@ -180,6 +193,9 @@ impl Translator {
     pub(crate) fn run(&mut self, cpu: &mut Cpu, blocks: &mut BlockCache) -> Result {
         if self.checker.is_some() {
             return self.run_checked(cpu, blocks);
+        }
+        if self.counts {
+            return self.run_counted(cpu, blocks);
         }
         let Some(code) = self.next(cpu) else { return cpu.run_block(blocks) };
         match enter::enter(self, cpu, code)? {
@@ -434,6 +450,7 @@ impl Translator {
             refill: self.thunks.refill,
             kernel: cpu.cpl == 0,
             chains: self.chains,
+            counts: self.counts,
         })
     }
 

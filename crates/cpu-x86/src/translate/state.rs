@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) flat: [u32; 2],
     /// Where checked code is expected to go.
     pub(super) expected: u64,
+    /// Instructions that may be executed, if they are counted.
+    pub(super) budget: i64,
     /// Always 0.
     pub(super) never: u64,
     /// Whose vector registers the host has: 0 for its own, 1 for the guest's while SSE may run, 2 while
@@ -158,6 +160,7 @@ pub(super) mod at {
     pub(in super::super) const FLAT: u32 = offset_of!(State, flat) as u32;
     pub(in super::super) const SOURCE: u32 = offset_of!(State, source) as u32;
     pub(in super::super) const EXPECTED: u32 = offset_of!(State, expected) as u32;
+    pub(in super::super) const BUDGET: u32 = offset_of!(State, budget) as u32;
     pub(in super::super) const NEVER: u32 = offset_of!(State, never) as u32;
     pub(in super::super) const LOADED: u32 = offset_of!(State, loaded) as u32;
     pub(in super::super) const MXCSR: u32 = offset_of!(State, mxcsr) as u32;

@@ -1,6 +1,7 @@
 //! A seeded generator of random numbers, which all tests with random programs use.
 
 /// SplitMix64: any seed, also consecutive ones, gives an independent sequence.
+#[derive(Clone)]
 pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {

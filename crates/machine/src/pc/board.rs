@@ -39,6 +39,7 @@ use super::cpu::{BoardClock, CpuView, SmiInput};
 use super::devices::{Bus, Buses, LoadedImage};
 use super::door::Door;
 use super::firmware;
+use super::icount::InstructionClock;
 use super::layout::{self, Layout};
 use super::sleep::{self, SleepStates};
 use crate::BuildError;
@@ -134,6 +135,9 @@ impl Pc {
             Change::Watch => group.watch_writes(),
         });
         let timers = match spec.accelerator {
+            Accelerator::Soft if spec.icount.is_some() => {
+                TimerQueue::without_thread(Clock::manual())
+            }
             Accelerator::Soft => TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?,
             Accelerator::Qtest => TimerQueue::without_thread(Clock::manual()),
         };
@@ -252,6 +256,10 @@ impl Pc {
                     },
                 );
                 cpu.set_log(Arc::clone(&self.log));
+                if let Some(icount) = self.spec.icount {
+                    let time = InstructionClock::new(icount, &self.timers, signals);
+                    cpu.set_instruction_time(Arc::new(time));
+                }
                 let TranslationSpec { translate, buffer_mib, check } = self.spec.translation;
                 let buffer = usize::from(buffer_mib) << 20;
                 // A host that can't translate interprets.
