@@ -60,6 +60,13 @@ fn is_mmx_instruction(insn: &Instruction) -> bool {
         Mnemonic::Emms => true,
         // An implicit operand.
         Mnemonic::Maskmovq => false,
+        // MXCSR counts, too.
+        Mnemonic::Cvtpi2pd
+        | Mnemonic::Cvtpi2ps
+        | Mnemonic::Cvtpd2pi
+        | Mnemonic::Cvtps2pi
+        | Mnemonic::Cvttpd2pi
+        | Mnemonic::Cvttps2pi => false,
         _ => {
             let registers = (0..insn.op_count())
                 .filter(|&n| insn.op_kind(n) == OpKind::Register)
