@@ -39,6 +39,12 @@ bitflags::bitflags! {
         const STARTS_BLOCK = 1 << 7;
         /// A branch, conditional or not, as performance counters count them.
         const BRANCH = 1 << 8;
+        /// `disp` is relative to RIP.
+        const IP_DISP = 1 << 9;
+        /// `imm` is relative to RIP: a branch's target.
+        const IP_IMM = 1 << 10;
+        /// An address of fewer bits than RIP's is relative to it.
+        const IP_NARROW = 1 << 11;
     }
 }
 
@@ -108,6 +114,23 @@ impl Op {
     #[inline(always)]
     pub(crate) fn locked(&self) -> bool {
         self.flags.contains(OpFlags::LOCK)
+    }
+
+    /// Whether the same instruction elsewhere is what [`Self::moved`] makes of it, in 64-bit mode.
+    pub(crate) fn can_move(&self) -> bool {
+        !self.flags.contains(OpFlags::IP_NARROW)
+    }
+
+    /// The same instruction `distance` bytes further on.
+    pub(crate) fn moved(mut self, distance: u64) -> Self {
+        self.next_rip = self.next_rip.wrapping_add(distance);
+        if self.flags.contains(OpFlags::IP_DISP) {
+            self.disp = self.disp.wrapping_add(distance);
+        }
+        if self.flags.contains(OpFlags::IP_IMM) {
+            self.imm = self.imm.wrapping_add(distance);
+        }
+        self
     }
 
     /// Address of this instruction, as RIP held it.

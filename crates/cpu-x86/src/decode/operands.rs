@@ -48,6 +48,10 @@ pub(super) fn unpack(insn: &Instruction, op: &mut Op) {
             }
             OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
                 op.imm = insn.near_branch_target();
+                op.flags |= match insn.op_kind(index) {
+                    OpKind::NearBranch64 => OpFlags::IP_IMM,
+                    _ => OpFlags::IP_NARROW,
+                };
             }
             OpKind::FarBranch16 => {
                 op.imm =
@@ -121,6 +125,11 @@ fn memory(insn: &Instruction, op: &mut Op) {
         _ => base.size() as u8,
     };
     // For a base of RIP or EIP, iced's displacement is the resolved address.
+    op.flags |= match base {
+        Register::RIP => OpFlags::IP_DISP,
+        Register::EIP => OpFlags::IP_NARROW,
+        _ => OpFlags::empty(),
+    };
     op.base = match base {
         Register::None | Register::RIP | Register::EIP => ZERO_REG,
         _ => number(base),

@@ -6,7 +6,7 @@
 //! linear address: they hold whenever the page is where it was when the first was entered, and all of a
 //! page's links are undone when its version changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -152,6 +152,8 @@ pub(super) struct NewTranslation {
 pub(super) struct Cache {
     pub(super) translations: Vec<Translation>,
     places: Map<Place, u32>,
+    /// Host addresses that translations were made from.
+    sources: HashSet<usize, BuildHasherDefault<PlaceHasher>>,
     pages: Vec<Page>,
     /// Indices into `pages` by host page.
     page_of: Map<usize, usize>,
@@ -178,6 +180,7 @@ impl Cache {
         Self {
             translations: Vec::new(),
             places: Map::default(),
+            sources: HashSet::default(),
             pages: Vec::new(),
             page_of: Map::default(),
             links: Vec::new(),
@@ -204,6 +207,12 @@ impl Cache {
                 }
             }
         }
+    }
+
+    /// Whether what is at `place` was translated before, maybe for another RIP: shared code is as hot
+    /// wherever it is mapped.
+    pub(super) fn was_hot(&self, place: &Place) -> bool {
+        self.sources.contains(&place.host)
     }
 
     /// Whether any page that has translations was written since this was last asked; returns the links
@@ -280,6 +289,7 @@ impl Cache {
             let (host, version) = (source.host, source.version);
             Second { host, version, page: self.page(source) }
         });
+        self.sources.insert(new.place.host);
         self.places.insert(new.place, self.translations.len() as u32);
         self.translations.push(Translation {
             place: new.place,

@@ -9,7 +9,10 @@
 //! the host's flags only; what destroys those saves them first, so that they can be told at any point
 //! where the instruction after may fault. They are brought back for an instruction that needs them.
 
-use iced_x86::{Code, FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register, RflagsBits};
+use iced_x86::{
+    Code, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, OpAccess,
+    OpKind, Register, RflagsBits,
+};
 
 use super::asm::{Asm, Label, abs};
 use super::enter::X87;
@@ -37,7 +40,7 @@ pub(super) struct Places {
     /// Makes the units in [`S2`] available, or leaves to interpret at [`S1`].
     pub(super) units: u64,
     /// Refill the TLB, by [`Missed`]; see `thunks` for how they return.
-    pub(super) refill: [u64; 3],
+    pub(super) refill: [u64; 2],
     /// The privilege level is 0.
     pub(super) kernel: bool,
 }
@@ -108,7 +111,9 @@ pub(super) struct Compiler<'a> {
     /// Number of the translation, in the upper half; added to an instruction's it tells which it is.
     number: u64,
     first_link: usize,
-    pub(super) info: InstructionInfoFactory,
+    info: InstructionInfoFactory,
+    /// What the instruction under translation does with its operands.
+    pub(super) accesses: [OpAccess; 5],
     /// Flags are in RAX.
     saved: bool,
     /// Flags are in the host's.
@@ -153,6 +158,7 @@ impl<'a> Compiler<'a> {
             number: u64::from(number) << 32,
             first_link,
             info: InstructionInfoFactory::new(),
+            accesses: [OpAccess::None; 5],
             saved: true,
             live: false,
             slow: Vec::new(),
@@ -210,6 +216,11 @@ impl<'a> Compiler<'a> {
     fn instruction(&mut self, input: &Input) -> bool {
         let ends = input.op.flags.contains(OpFlags::ENDS_BLOCK);
         if let Some(insn) = &input.insn {
+            let info = self.info.info_options(
+                insn,
+                InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE,
+            );
+            self.accesses = std::array::from_fn(|n| info.op_access(n as u32));
             if !matches!(insn.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch) {
                 self.settle_notes();
             }

@@ -185,7 +185,7 @@ impl Translator {
                 let hash = (host.addr() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let heat = &mut self.heat[(hash >> (64 - HEAT_BITS)) as usize];
                 *heat += 1;
-                if *heat < self.threshold {
+                if *heat < self.threshold && !self.cache.was_hot(&place) {
                     return None;
                 }
                 *heat = 0;

@@ -50,7 +50,11 @@ impl Compiler<'_> {
         let system = abs(self.places.state + state::at::SYSTEM_FLAGS);
         self.asm.mi(Code::Test_rm32_imm32, system, bits::DF as i32);
         self.asm.jcc(Cond::NotEqual, slow);
-        if moves { self.moves(shift, host, slow) } else { self.fills(shift, host, slow) }
+        if moves {
+            self.moves(shift, host, slow)
+        } else {
+            self.fills(shift, host, slow)
+        }
         self.asm.bind(done);
         self.destroyed();
         self.slow_returns();
