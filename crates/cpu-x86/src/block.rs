@@ -3,7 +3,9 @@
 //! A block is a run of instructions without a branch, decoded from one page; only an instruction that
 //! crosses into the next page makes a block of its own with two. It is found by the host address of
 //! its first byte, its RIP and the mode, so changes of the address space need no flush: the first-level
-//! TLB has to give that same host address for the block to be entered.
+//! TLB has to give that same host address for the block to be entered. Programs and libraries are
+//! loaded at random addresses: 64-bit code that is met at another address than before is moved there,
+//! not decoded again.
 //!
 //! A block is fresh while the versions that the page log has for its pages are those it was decoded
 //! at. When one differs, or other CPUs could have written unnoticed (see `group`) since its source
@@ -97,6 +99,17 @@ impl Block {
         self.len
     }
 
+    /// Makes it the block of the same bytes at `rip`. False, with nothing done, if that can't be.
+    fn move_to(&mut self, rip: u64) -> bool {
+        if !self.mode.is_64() {
+            return false;
+        }
+        let distance = rip.wrapping_sub(self.rip);
+        self.ops.iter_mut().for_each(|op| *op = op.moved(distance));
+        self.rip = rip;
+        true
+    }
+
     fn sources(&mut self) -> impl Iterator<Item = &mut Source> {
         self.first.iter_mut().chain(self.second.iter_mut())
     }
@@ -152,8 +165,11 @@ impl BlockCache {
         let page = cpu.code_page(linear)?;
         let host = page.host.map_or(0, |host| host.at(linear & PAGE_OFFSET).addr());
         let slot = slot_of(host);
-        let known = self.slots[slot].as_ref().is_some_and(|block| {
-            block.host == host && host != 0 && block.rip == cpu.rip && block.mode == cpu.mode
+        let known = self.slots[slot].as_mut().is_some_and(|block| {
+            block.host == host
+                && host != 0
+                && block.mode == cpu.mode
+                && (block.rip == cpu.rip || block.move_to(cpu.rip))
         });
         let usable = known && self.revalidate(cpu, slot, linear)?;
         if !usable {

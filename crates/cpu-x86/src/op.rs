@@ -43,6 +43,8 @@ bitflags::bitflags! {
         const RELATIVE_MEM = 1 << 9;
         /// `imm` is a branch target relative to RIP.
         const RELATIVE_TARGET = 1 << 10;
+        /// That target is of fewer bits than RIP.
+        const NARROW_TARGET = 1 << 11;
     }
 }
 
@@ -119,7 +121,8 @@ impl Op {
             self.disp = self.disp.wrapping_add(distance) & mask;
         }
         if self.flags.contains(OpFlags::RELATIVE_TARGET) {
-            self.imm = self.imm.wrapping_add(distance);
+            let narrow = self.flags.contains(OpFlags::NARROW_TARGET);
+            self.imm = self.imm.wrapping_add(distance) & if narrow { 0xffff } else { u64::MAX };
         }
         self
     }

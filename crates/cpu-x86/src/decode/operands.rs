@@ -49,6 +49,7 @@ pub(super) fn unpack(insn: &Instruction, op: &mut Op) {
             OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
                 op.imm = insn.near_branch_target();
                 op.flags |= OpFlags::RELATIVE_TARGET;
+                op.flags.set(OpFlags::NARROW_TARGET, insn.op_kind(index) != OpKind::NearBranch64);
             }
             OpKind::FarBranch16 => {
                 op.imm =

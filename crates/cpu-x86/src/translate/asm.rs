@@ -22,6 +22,13 @@ pub(super) enum Cond {
     Sign = 8,
 }
 
+/// One instruction's code.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Encoded {
+    bytes: [u8; 15],
+    len: usize,
+}
+
 /// Code under construction, to be run at a known address.
 pub(super) struct Asm {
     encoder: Encoder,
@@ -75,19 +82,37 @@ impl Asm {
         self.bytes
     }
 
-    /// Whether `insn` can be encoded.
-    pub(super) fn can_encode(&mut self, insn: &Instruction) -> bool {
-        let done = self.encoder.encode(insn, self.start).is_ok();
-        drop(self.encoder.take_buffer());
-        done
+    /// Appends `insn`, or nothing if it can't be encoded.
+    fn append(&mut self, insn: &Instruction) -> Result<(), iced_x86::IcedError> {
+        let (at, len) = (self.here(), self.bytes.len());
+        self.encoder.set_buffer(std::mem::take(&mut self.bytes));
+        let done = self.encoder.encode(insn, at);
+        self.bytes = self.encoder.take_buffer();
+        if done.is_err() {
+            self.bytes.truncate(len);
+        }
+        done.map(|_| ())
+    }
+
+    /// The code of `insn`, which does not depend on where it is; `None` if it can't be encoded.
+    pub(super) fn encode(&mut self, insn: &Instruction) -> Option<Encoded> {
+        let start = self.bytes.len();
+        self.append(insn).ok()?;
+        let mut encoded = Encoded { bytes: [0; 15], len: self.bytes.len() - start };
+        encoded.bytes.get_mut(..encoded.len)?.copy_from_slice(&self.bytes[start..]);
+        self.bytes.truncate(start);
+        Some(encoded)
+    }
+
+    /// Appends what [`Self::encode`] gave.
+    pub(super) fn put(&mut self, encoded: &Encoded) {
+        self.bytes.extend_from_slice(&encoded.bytes[..encoded.len]);
     }
 
     /// Encodes `insn`, which is known to be encodable.
     pub(super) fn emit(&mut self, insn: &Instruction) {
-        let at = self.here();
-        match self.encoder.encode(insn, at) {
-            Ok(_) => self.bytes.extend_from_slice(&self.encoder.take_buffer()),
-            Err(error) => unreachable!("{insn}: {error}"),
+        if let Err(error) = self.append(insn) {
+            unreachable!("{insn}: {error}");
         }
     }
 
@@ -163,21 +188,53 @@ impl Asm {
         self.made(Instruction::with1(code, a));
     }
 
-    /// Moves between 64-bit registers.
+    /// Moves between 64-bit registers. This and what follows is written most often, and directly.
     pub(super) fn mov(&mut self, to: Register, from: Register) {
         if to != from {
-            self.rr(Code::Mov_r64_rm64, to, from);
+            let (to, from) = (to.number() as u8, from.number() as u8);
+            // mov r/m64, r64
+            let rex = 0x48 | from >> 3 << 2 | to >> 3;
+            self.bytes.extend([rex, 0x89, 0xc0 | (from & 7) << 3 | to & 7]);
         }
     }
 
     pub(super) fn mov_imm(&mut self, to: Register, value: u64) {
-        let low = u32::try_from(value).ok();
-        let insn = match (low, i32::try_from(value as i64)) {
-            (Some(low), _) => Instruction::with2(Code::Mov_r32_imm32, low32(to), low),
-            (None, Ok(signed)) => Instruction::with2(Code::Mov_rm64_imm32, to, signed),
-            _ => Instruction::with2(Code::Mov_r64_imm64, to, value),
-        };
-        self.made(insn);
+        let to = to.number() as u8;
+        let (rex, low) = (to >> 3, to & 7);
+        match (u32::try_from(value), i32::try_from(value as i64)) {
+            (Ok(value), _) => {
+                if rex != 0 {
+                    self.bytes.push(0x40 | rex);
+                }
+                self.bytes.push(0xb8 | low);
+                self.bytes.extend(value.to_le_bytes());
+            }
+            (Err(_), Ok(value)) => {
+                self.bytes.extend([0x48 | rex, 0xc7, 0xc0 | low]);
+                self.bytes.extend(value.to_le_bytes());
+            }
+            _ => {
+                self.bytes.extend([0x48 | rex, 0xb8 | low]);
+                self.bytes.extend(value.to_le_bytes());
+            }
+        }
+    }
+
+    /// R14 and R15 from the linear address in R14 to the host address in R14, as `memory` explains.
+    pub(super) fn probe(&mut self, tag: u32, host: u32, mask: u32, last: u32, slow: Label) {
+        // rorx r15, r14, 7; and r15d, mask
+        self.raw(&[0xc4, 0x43, 0xfb, 0xf0, 0xfe, 0x07, 0x41, 0x81, 0xe7]);
+        self.raw(&mask.to_le_bytes());
+        // xor r14, [r15 + tag]
+        self.raw(&[0x4d, 0x33, 0xb7]);
+        self.raw(&tag.to_le_bytes());
+        // cmp r14, last
+        self.raw(&[0x49, 0x81, 0xfe]);
+        self.raw(&last.to_le_bytes());
+        self.jcc(Cond::Above, slow);
+        // add r14, [r15 + host]
+        self.raw(&[0x4d, 0x03, 0xb7]);
+        self.raw(&host.to_le_bytes());
     }
 
     /// Jumps to `label`.
@@ -238,4 +295,38 @@ pub(super) fn abs_plus(at: u32, base: Register) -> MemoryOperand {
 /// Memory at `base`.
 pub(super) fn at(base: Register) -> MemoryOperand {
     MemoryOperand::with_base(base)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions};
+
+    fn listing(asm: Asm) -> String {
+        let bytes = asm.finish();
+        let insns = Decoder::with_ip(64, &bytes, 0x1000, DecoderOptions::NONE);
+        insns.into_iter().map(|insn| format!("{insn}; ")).collect()
+    }
+
+    #[test]
+    fn what_is_written_directly_is_what_it_says() {
+        let mut asm = Asm::new(0x1000);
+        asm.mov(Register::RBX, Register::R14);
+        asm.mov(Register::R9, Register::RAX);
+        asm.mov_imm(Register::RSI, 0x8000_0000);
+        asm.mov_imm(Register::R14, 5);
+        asm.mov_imm(Register::R15, u64::MAX);
+        asm.mov_imm(Register::RDX, u64::MAX - 1);
+        asm.mov_imm(Register::R14, 1 << 40);
+        let expected = "mov %r14,%rbx; mov %rax,%r9; mov $0x80000000,%esi; mov $5,%r14d; \
+                        mov $-1,%r15; mov $-2,%rdx; movabs $0x10000000000,%r14; ";
+        assert_eq!(listing(asm), expected);
+        let mut asm = Asm::new(0x1000);
+        let slow = asm.label();
+        asm.bind(slow);
+        asm.probe(0x1_0008, 0x1_0018, 0xf_ffe0, 4088, slow);
+        let expected = "rorx $7,%r14,%r15; and $0xFFFE0,%r15d; xor 0x10008(%r15),%r14; \
+                        cmp $0xFF8,%r14; ja 0x0000000000001000; add 0x10018(%r15),%r14; ";
+        assert_eq!(listing(asm), expected);
+    }
 }

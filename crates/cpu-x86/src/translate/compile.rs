@@ -10,8 +10,8 @@
 //! where the instruction after may fault. They are brought back for an instruction that needs them.
 
 use iced_x86::{
-    Code, FlowControl, Instruction, InstructionInfoFactory, MemoryOperand, Mnemonic, OpAccess,
-    OpKind, Register, RflagsBits,
+    Code, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, MemoryOperand,
+    Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
 
 use super::asm::{Asm, Label, abs};
@@ -49,7 +49,7 @@ pub(super) struct Places {
     /// Makes the units in [`S2`] available, or leaves to interpret at [`S1`].
     pub(super) units: u64,
     /// Refill the TLB, by [`Missed`]; see `thunks` for how they return.
-    pub(super) refill: [u64; 3],
+    pub(super) refill: [u64; 2],
     /// The privilege level is 0.
     pub(super) kernel: bool,
     /// The code is of 64 bits, not 32.
@@ -145,7 +145,9 @@ pub(super) struct Compiler<'a> {
     /// Number of the translation, in the upper half; added to an instruction's it tells which it is.
     number: u64,
     first_link: usize,
-    pub(super) info: InstructionInfoFactory,
+    info: InstructionInfoFactory,
+    /// What the instruction under translation does with its operands.
+    pub(super) accesses: [OpAccess; 5],
     /// Flags are in RAX.
     saved: bool,
     /// Flags are in the host's.
@@ -195,6 +197,7 @@ impl<'a> Compiler<'a> {
             number: u64::from(number) << 32,
             first_link,
             info: InstructionInfoFactory::new(),
+            accesses: [OpAccess::None; 5],
             saved: true,
             live: false,
             slow: Vec::new(),
@@ -292,6 +295,11 @@ impl<'a> Compiler<'a> {
     fn instruction(&mut self, input: &Input, next: Option<&Instruction>) -> bool {
         let ends = input.op.flags.contains(OpFlags::ENDS_BLOCK);
         if let Some(insn) = input.insn.as_ref().filter(|insn| self.can_address(insn)) {
+            let info = self.info.info_options(
+                insn,
+                InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE,
+            );
+            self.accesses = std::array::from_fn(|n| info.op_access(n as u32));
             if !matches!(insn.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch) {
                 self.settle_notes();
             }

@@ -7,7 +7,7 @@ use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpAccess, OpKind, Reg
 
 use super::asm::{Cond, abs, at, low32};
 use super::compile::{Compiler, FlagUse, reads, writes};
-use super::memory::{For, number};
+use super::memory::{For, number, purpose};
 use super::regs::{GUEST_RAX, GUEST_RSP, HOST, S1, S2, sized};
 use super::state;
 use super::x87::is_x87;
@@ -276,13 +276,11 @@ impl Compiler<'_> {
             point_at_host(&mut out);
             access = Some(size);
         }
-        if !self.asm.can_encode(&out) {
-            return false;
-        }
+        let Some(code) = self.asm.encode(&out) else { return false };
         if let Some(size) = access {
             let operand = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory);
-            let written = operand.is_some_and(|n| writes(self.info.info(insn).op_access(n)));
-            let what = if written { For::Write } else { For::Read };
+            let written = operand.is_some_and(|n| writes(self.accesses[n as usize]));
+            let what = purpose(insn, written);
             let aligned = super::vector::must_be_aligned(insn);
             self.access(insn, size, what, aligned);
         }
@@ -294,7 +292,7 @@ impl Compiler<'_> {
         }
         let flags = FlagUse::of(insn);
         self.before(flags);
-        self.asm.emit(&out);
+        self.asm.put(&code);
         self.after(flags);
         for borrowed in borrowed.iter().flatten().filter(|borrowed| borrowed.written) {
             if borrowed.high {
@@ -331,7 +329,7 @@ impl Compiler<'_> {
                 return None;
             }
             let guest = number(register);
-            let access = self.info.info(insn).op_access(n);
+            let access = self.accesses[n as usize];
             let high = is_high_byte(register);
             let guest = if high { guest & 3 } else { guest };
             if high && writes(access) && uses_twice(insn, guest) {
@@ -648,15 +646,13 @@ impl Compiler<'_> {
         }
         let Some(borrowed) = self.rename(insn, &mut out, true) else { return false };
         point_at_host(&mut out);
-        if !self.asm.can_encode(&out) {
-            return false;
-        }
+        let Some(code) = self.asm.encode(&out) else { return false };
         self.access(insn, size, For::Write, false);
         for borrowed in borrowed.iter().flatten() {
             self.read_gpr(borrowed.number, borrowed.scratch);
         }
         self.asm.mov(Register::RAX, GUEST_RAX);
-        self.asm.emit(&out);
+        self.asm.put(&code);
         // As the processor left it: with operands of 32 bits, the upper half is cleared only where the
         // comparison failed.
         self.asm.mov(GUEST_RAX, Register::RAX);

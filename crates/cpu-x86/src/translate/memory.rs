@@ -1,8 +1,8 @@
 //! Addresses and the probe of the TLB.
 
-use iced_x86::{Code, Instruction, MemoryOperand, OpKind, Register};
+use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
 
-use super::asm::{Cond, abs, abs_plus, low32};
+use super::asm::{Cond, abs, low32};
 use super::compile::{Compiler, Probe};
 use super::regs::{S1, S2};
 use super::state::at;
@@ -10,15 +10,30 @@ use super::thunks::Missed;
 use crate::host::TlbEntry;
 use crate::tlb::L1_ENTRIES;
 
-/// log2 of the size of a page, less that of a TLB entry.
-const INDEX_SHIFT: i32 = 12 - 5;
 const _: () = assert!(size_of::<TlbEntry>() == 32);
+const _: () = assert!(S1 as u32 == Register::R14 as u32 && S2 as u32 == Register::R15 as u32);
 
 /// What an access is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum For {
     Read,
     Write,
+    /// Of what a mask selects, maybe nothing: pages that it need not touch are not to be touched.
+    MaskedRead,
+    /// See [`Self::MaskedRead`].
+    MaskedWrite,
+}
+
+/// What `insn`'s access to its memory operand, which is `written` or read, is for.
+pub(super) fn purpose(insn: &Instruction, written: bool) -> For {
+    use Mnemonic::{Vmaskmovpd, Vmaskmovps, Vpmaskmovd, Vpmaskmovq};
+    let masked = matches!(insn.mnemonic(), Vmaskmovpd | Vmaskmovps | Vpmaskmovd | Vpmaskmovq);
+    match (masked, written) {
+        (false, false) => For::Read,
+        (false, true) => For::Write,
+        (true, false) => For::MaskedRead,
+        (true, true) => For::MaskedWrite,
+    }
 }
 
 /// The number of a general register.
@@ -70,7 +85,7 @@ impl Compiler<'_> {
         let none = base == Register::None && index == Register::None;
         let flat = match insn.memory_segment() {
             // It can't be written to.
-            Register::CS => insn.mnemonic() == iced_x86::Mnemonic::Lea,
+            Register::CS => insn.mnemonic() == Mnemonic::Lea,
             _ => true,
         };
         !short && !(none && insn.memory_displ_size() == 2) && flat
@@ -128,31 +143,26 @@ impl Compiler<'_> {
     /// [`S2`] and the flags.
     pub(super) fn probe(&mut self, size: usize, what: For, aligned: bool) {
         let (begin, end) = (self.asm.label(), self.asm.label());
-        let missed = match what {
-            For::Read if aligned => Missed::AlignedRead,
-            For::Read => Missed::Read,
-            For::Write => Missed::Write,
+        if aligned {
+            // That fault comes before anything that a walk of page tables does.
+            let misaligned = self.slow();
+            self.asm.ri(Code::Test_rm8_imm8, super::regs::sized(S1, 1), size as i32 - 1);
+            self.asm.jcc(Cond::NotEqual, misaligned);
+        }
+        let slow = match what {
+            For::Read => self.slow_access(Probe { begin, end, what: Missed::Read }),
+            For::Write => self.slow_access(Probe { begin, end, what: Missed::Write }),
+            For::MaskedRead | For::MaskedWrite => self.slow(),
         };
-        let slow = self.slow_access(Probe { begin, end, what: missed });
         self.asm.bind(begin);
         let tag = match what {
-            For::Read => TlbEntry::READ,
-            For::Write => TlbEntry::WRITE,
+            For::Read | For::MaskedRead => TlbEntry::READ,
+            For::Write | For::MaskedWrite => TlbEntry::WRITE,
         };
         let table = self.places.tlb;
         let mask = (L1_ENTRIES - 1) << 5;
-        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, S1, INDEX_SHIFT);
-        self.asm.ri(Code::And_rm32_imm32, low32(S2), mask as i32);
-        self.asm.rm(Code::Xor_r64_rm64, S1, abs_plus(table + tag as u32, S2));
-        if aligned {
-            self.asm.ri(Code::Test_rm8_imm8, super::regs::sized(S1, 1), size as i32 - 1);
-            // No page is looked for: its dirty bit would be set.
-            let misaligned = self.slow();
-            self.asm.jcc(Cond::NotEqual, misaligned);
-        }
-        self.asm.ri(Code::Cmp_rm64_imm32, S1, 4096 - size as i32);
-        self.asm.jcc(Cond::Above, slow);
-        self.asm.rm(Code::Add_r64_rm64, S1, abs_plus(table + TlbEntry::HOST as u32, S2));
+        let (tag, host) = (table + tag as u32, table + TlbEntry::HOST as u32);
+        self.asm.probe(tag, host, mask as u32, 4096 - size as u32, slow);
         self.asm.bind(end);
         self.destroyed();
     }

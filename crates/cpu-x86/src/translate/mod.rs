@@ -182,7 +182,8 @@ impl Translator {
     /// How many instructions come after the one that `site` names, in its translation.
     fn left(&self, site: u64) -> usize {
         let translation = self.cache.translations.get((site >> 32) as usize);
-        translation.map_or(0, |translation| translation.ops.len() - (site & (FOR_ACCESS - 1)) as usize - 1)
+        translation
+            .map_or(0, |translation| translation.ops.len() - (site & (FOR_ACCESS - 1)) as usize - 1)
     }
 
     /// Runs translated code from `cpu`'s current instruction on, or interprets a block.

@@ -103,6 +103,51 @@ fn a_table_that_is_replaced_is_used_after_invlpg_and_after_cr3() {
     assert_eq!(cpu.gpr[8], 0o143_143_143_143);
 }
 
+/// A function that is mapped at several addresses knows at each where it is.
+#[test]
+fn code_at_several_addresses_sees_its_own() {
+    let mut cpu = paged();
+    const FUNCTION: u64 = 0x7_0000;
+    for page in 0..4 {
+        write(&cpu, TABLE + 8 * page, FUNCTION | 7);
+    }
+    write(&cpu, FUNCTION + 0x800, 0x1234_5678);
+    let mut function = CodeAssembler::new(64).expect("64 is a bitness");
+    let a = &mut function;
+    let (mut next, mut data) = (a.create_label(), a.create_label());
+    a.mov(rax, qword_ptr(FUNCTION + 0x800)).unwrap();
+    a.lea(rbx, qword_ptr(data)).unwrap();
+    a.add(rsi, rax).unwrap();
+    a.jmp(next).unwrap();
+    a.int3().unwrap();
+    a.set_label(&mut next).unwrap();
+    a.rol(rsi, 5).unwrap();
+    a.add(rsi, rbx).unwrap();
+    a.ret().unwrap();
+    a.set_label(&mut data).unwrap();
+    a.nop().unwrap();
+    let code = function.assemble(FUNCTION).expect("the function assembles");
+    cpu.memory.write(FUNCTION, &code).expect("RAM");
+    load(&cpu, |a| {
+        let mut top = a.create_label();
+        a.mov(ecx, 40).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.mov(edx, ecx).unwrap();
+        a.and(edx, 3).unwrap();
+        a.shl(edx, 12).unwrap();
+        a.add(rdx, WINDOW as i32).unwrap();
+        a.call(rdx).unwrap();
+        a.sub(rbx, rdx).unwrap();
+        a.add(rdi, rbx).unwrap();
+        a.dec(ecx).unwrap();
+        a.jnz(top).unwrap();
+        a.hlt().unwrap();
+    });
+    run_to_halt(&mut cpu);
+    let nop = code.len() as u64 - 1;
+    assert_eq!(cpu.gpr[7], 40 * nop);
+}
+
 /// The x87's registers, control and pointers are compared by the images that the program stores, too.
 #[test]
 fn x87_programs_leave_the_same_state() {

@@ -17,7 +17,7 @@ pub(super) struct Thunks {
     pub(super) leave_by_link: u64,
     pub(super) units: u64,
     /// Refill the TLB, by [`Missed`].
-    pub(super) refill: [u64; 3],
+    pub(super) refill: [u64; 2],
     /// Leaves, to go on where that is expected.
     pub(super) arrived: u64,
 }
@@ -42,13 +42,11 @@ pub(super) const JOINED: u64 = 2;
 pub(super) enum Missed {
     /// A read, which may run into another page.
     Read,
-    /// A read that must be aligned.
-    AlignedRead,
     Write,
 }
 
 impl Missed {
-    pub(super) const ALL: [Self; 3] = [Self::Read, Self::AlignedRead, Self::Write];
+    pub(super) const ALL: [Self; 2] = [Self::Read, Self::Write];
 }
 
 /// Registers that a function has to give back as they were.

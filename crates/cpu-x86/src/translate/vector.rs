@@ -53,10 +53,15 @@ impl HostFeatures {
     pub(super) fn level(&self, insn: &Instruction) -> u32 {
         match () {
             () if !is_translated(insn) || !self.has_all(insn) => 0,
+            () if has_mmx_register(insn) && !self.has_x87() => 0,
             () if insn.op_code().encoding() == EncodingKind::VEX => 2,
             () => 1,
         }
     }
+}
+
+fn has_mmx_register(insn: &Instruction) -> bool {
+    (0..insn.op_count()).any(|n| insn.op_kind(n) == OpKind::Register && insn.op_register(n).is_mm())
 }
 
 pub(super) fn is_vector(register: Register) -> bool {

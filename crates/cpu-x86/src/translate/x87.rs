@@ -149,9 +149,7 @@ impl Compiler<'_> {
         let mut out = *insn;
         point_at_host(&mut out);
         let size = insn.memory_size().size();
-        if size == 0 || !self.asm.can_encode(&out) {
-            return false;
-        }
+        let Some(code) = self.asm.encode(&out).filter(|_| size > 0) else { return false };
         let pointer = abs(self.places.state + state::at::X87_POINTER);
         let next_pointer = abs(self.places.state + state::at::X87_NEXT_POINTER);
         let at_hand = is_at_hand(insn);
@@ -163,7 +161,7 @@ impl Compiler<'_> {
         }
         self.add_base(insn);
         self.probe(size, what, false);
-        self.asm.emit(&out);
+        self.asm.put(&code);
         if at_hand {
             self.offset(insn, S2);
         } else {
