@@ -142,6 +142,10 @@ fn the_selective_intercept_lets_ts_and_mp_pass() {
     });
     assert_eq!(machine.run(), u64::from(code::CR0_SELECTIVE_WRITE));
     assert_eq!(machine.get(at::CR0) & 0x4_000a, 0xa);
+    // LMSW leaves whatever it writes.
+    machine.guest(|a| a.lmsw(ax).unwrap());
+    machine.put(at::RIP, GUEST);
+    assert_eq!(machine.run(), u64::from(code::CR0_SELECTIVE_WRITE));
     // The plain one comes first.
     machine.intercept(code::CR_WRITE);
     machine.put(at::RIP, GUEST);
