@@ -264,6 +264,8 @@ fn wide_vectors() {
 }
 
 pub fn run() {
+    // After a reset, all exceptions are unmasked.
+    unsafe { asm!("fninit") };
     integers();
     others();
     wide_vectors();
