@@ -81,12 +81,14 @@ impl GuestClock for Board {
     }
 }
 
-/// The entry point that a multiboot header gives, and where the image starts in the file.
-fn header(image: &[u8]) -> (u32, usize) {
+/// The entry point that a multiboot header gives, and the part of the file that is to be loaded.
+fn header(image: &[u8]) -> (u32, std::ops::Range<usize>) {
     let word = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().expect("four bytes"));
     let at = (0..8192).step_by(4).find(|&at| word(at) == MULTIBOOT_MAGIC).expect("a header");
-    let (header, load, entry) = (word(at + 12), word(at + 16), word(at + 28));
-    (entry, at - (header - load) as usize)
+    let (header, load, load_end, entry) =
+        (word(at + 12), word(at + 16), word(at + 20), word(at + 28));
+    let start = at - (header - load) as usize;
+    (entry, start..start + (load_end - load) as usize)
 }
 
 /// Runs a topic; returns what it says, and whether it is content.
@@ -105,8 +107,8 @@ fn run(model: &Arc<CpuModel>, image: &[u8]) -> (String, bool) {
         status: AtomicU32::new(RUNNING),
         ticks: AtomicU64::new(1000),
     });
-    let (entry, start) = header(image);
-    memory.write(BASE, &image[start..]).expect("RAM");
+    let (entry, loaded) = header(image);
+    memory.write(BASE, &image[loaded]).expect("RAM");
     let wiring = CpuWiring {
         memory,
         bus: board.clone(),

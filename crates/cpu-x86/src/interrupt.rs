@@ -119,6 +119,7 @@ impl Cpu {
     ) -> Result {
         self.trace_event(vector, source, error_code);
         self.counters.count(Count::Events);
+        let from = self.code_linear();
         let done = if self.mode.is_real() {
             self.deliver_real(vector)
         } else {
@@ -134,6 +135,12 @@ impl Cpu {
         self.activity = Activity::Running;
         self.shadow = false;
         self.svm.vectoring = 0;
+        if self.records_branches() {
+            self.record_event(from);
+        }
+        if vector == vector::DB && source == Source::Exception {
+            self.msrs.stop_branch_tracing();
+        }
         Ok(())
     }
 
@@ -219,7 +226,7 @@ impl Cpu {
         let mut flags = self.rflags();
         if source == Source::Exception && is_fault(vector) {
             flags |= bits::RF;
-        } else {
+        } else if source != Source::Exception || vector != vector::DB {
             flags &= !bits::RF;
         }
         let stack = if long {

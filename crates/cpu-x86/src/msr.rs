@@ -5,7 +5,7 @@
 //! do nothing.
 
 use crate::cpu::Cpu;
-use crate::model::{CpuModel, Groups};
+use crate::model::{CpuModel, Groups, Vendor};
 use crate::pmu::Pmu;
 use crate::regs::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SVME};
 use crate::segment::{FS, GS};
@@ -97,6 +97,14 @@ const MTRR_CAP: u64 = 0x500 | VARIABLE_MTRRS as u64;
 const MCG_CAP: u64 = 1 << 8 | MC_BANKS as u64;
 /// HWCR: writes to the status registers of machine check banks are allowed.
 const HWCR_MC_STATUS_WRITES: u64 = 1 << 18;
+/// DEBUG_CTL: the last branch is recorded.
+const DEBUG_CTL_LBR: u64 = 1 << 0;
+/// DEBUG_CTL: single steps end at branches.
+const DEBUG_CTL_BTF: u64 = 1 << 1;
+/// What DEBUG_CTL can hold by vendor: AMD's has functions of pins, Intel's branch messages and freezing,
+/// which have nothing to act on here.
+const DEBUG_CTL_AMD: u64 = 0x3f;
+const DEBUG_CTL_INTEL: u64 = 0xdfc3;
 /// APIC_BASE: x2APIC mode.
 const APIC_BASE_X2APIC: u64 = 1 << 10;
 
@@ -120,6 +128,9 @@ pub(crate) struct Msrs {
     /// 64 KiB, two of 16 KiB, eight of 4 KiB ranges.
     mtrr_fixed: [u64; 11],
     misc_enable: u64,
+    debug_ctl: u64,
+    /// Where the last branch came from and went to, then the same of the last one before an event.
+    last_branch: [u64; 4],
     spec_ctrl: u64,
     hwcr: u64,
     /// Rights by protection key, two bits a key, to supervisor pages.
@@ -150,6 +161,8 @@ impl Msrs {
             mtrr_variable: [0; 2 * VARIABLE_MTRRS],
             mtrr_fixed: [0; 11],
             misc_enable: MISC_ENABLE_RESET,
+            debug_ctl: 0,
+            last_branch: [0; 4],
             spec_ctrl: 0,
             hwcr: 0,
             pkrs: 0,
@@ -158,6 +171,13 @@ impl Msrs {
             mc_banks: std::array::from_fn(|n| if n % 4 == 0 { u64::MAX } else { 0 }),
             pmu: model.pmu.then(|| Pmu::new(model.vendor)),
         }
+    }
+}
+
+impl Msrs {
+    /// What a debug exception does: its handler's branches are of no interest.
+    pub(crate) fn stop_branch_tracing(&mut self) {
+        self.debug_ctl &= !(DEBUG_CTL_LBR | DEBUG_CTL_BTF);
     }
 }
 
@@ -171,6 +191,11 @@ const SAVED: &[u32] = &[
     index::MCG_STATUS,
     index::MCG_CTL,
     index::MISC_ENABLE,
+    index::DEBUG_CTL,
+    0x1db,
+    0x1dc,
+    0x1dd,
+    0x1de,
     0x200,
     0x201,
     0x202,
@@ -287,7 +312,10 @@ impl Cpu {
                 msrs.mc_banks[(register - index::MC_FIRST) as usize]
             }
             index::MISC_ENABLE => msrs.misc_enable,
-            index::DEBUG_CTL | index::LAST_BRANCH_FIRST..=index::LAST_BRANCH_LAST => 0,
+            index::DEBUG_CTL => msrs.debug_ctl,
+            index::LAST_BRANCH_FIRST..=index::LAST_BRANCH_LAST => {
+                msrs.last_branch[(register - index::LAST_BRANCH_FIRST) as usize]
+            }
             index::MTRR_FIRST..=index::MTRR_LAST => {
                 msrs.mtrr_variable[(register - index::MTRR_FIRST) as usize]
             }
@@ -334,6 +362,8 @@ impl Cpu {
             }
             _ if is_controllers(register) => return self.interrupts.write_msr(register, value),
             index::EFER => return self.write_efer(value),
+            index::DEBUG_CTL => return self.write_debug_ctl(value),
+            index::SPEC_CTRL | index::PRED_CMD if !self.has(Groups::SPEC_CTRL) => return false,
             index::PKRS => return self.write_pkrs(value),
             index::XSS => return self.has(Groups::XSAVES) && value == 0,
             index::MC_FIRST..=index::MC_LAST => return self.write_mc_bank(register, value),
@@ -399,7 +429,6 @@ impl Cpu {
             // Writable, without effect.
             index::PRED_CMD => return value & !1 == 0,
             index::PATCH_LEVEL
-            | index::DEBUG_CTL
             | index::SYSCFG
             | index::NB_CFG
             | index::INT_PENDING
@@ -473,6 +502,43 @@ impl Cpu {
         true
     }
 
+    fn write_debug_ctl(&mut self, value: u64) -> bool {
+        let known = match self.config.model.vendor {
+            Vendor::Amd => DEBUG_CTL_AMD,
+            Vendor::Intel => DEBUG_CTL_INTEL,
+        };
+        let valid = value & !known == 0;
+        if valid {
+            self.msrs.debug_ctl = value;
+            self.break_block = true;
+        }
+        valid
+    }
+
+    /// Whether each branch is recorded.
+    #[inline(always)]
+    pub(crate) fn records_branches(&self) -> bool {
+        self.msrs.debug_ctl & DEBUG_CTL_LBR != 0
+    }
+
+    /// Whether a single step ends with the next branch that is taken, not with each instruction.
+    pub(crate) fn steps_branches(&self) -> bool {
+        self.msrs.debug_ctl & DEBUG_CTL_BTF != 0
+    }
+
+    /// A branch that was taken at linear address `from`, to where the CPU is now.
+    pub(crate) fn record_branch(&mut self, from: u64) {
+        let to = self.code_linear();
+        self.msrs.last_branch[..2].copy_from_slice(&[from, to]);
+    }
+
+    /// An event at linear address `from` whose handler was entered: the last branch before it is kept.
+    #[cold]
+    pub(crate) fn record_event(&mut self, from: u64) {
+        self.msrs.last_branch.copy_within(..2, 2);
+        self.record_branch(from);
+    }
+
     fn write_efer(&mut self, value: u64) -> bool {
         // LMA follows LME and paging; what is written to it does not count.
         let value = value & !EFER_LMA | self.efer & EFER_LMA;
@@ -517,6 +583,10 @@ impl Cpu {
             }
             if let index::MC_FIRST..=index::MC_LAST = register {
                 self.msrs.mc_banks[(register - index::MC_FIRST) as usize] = value;
+                continue;
+            }
+            if let index::LAST_BRANCH_FIRST..=index::LAST_BRANCH_LAST = register {
+                self.msrs.last_branch[(register - index::LAST_BRANCH_FIRST) as usize] = value;
                 continue;
             }
             if self.msrs.pmu.as_mut().is_some_and(|pmu| pmu.restore(register, value)) {

@@ -106,6 +106,7 @@ impl Cpu {
             | (self.system_flags & self.care_flags != 0)
             | (self.dr[7] & DR7_ENABLES != 0)
             | (self.activity != Activity::Running)
+            | self.records_branches()
     }
 
     /// Outside 64-bit mode: raises #GP if the `len` bytes of code at RIP run past CS's limit.
@@ -133,6 +134,7 @@ impl Cpu {
     fn needs_shadow_only(&self) -> bool {
         self.system_flags & (TF | RF) == 0
             && self.dr[7] & DR7_ENABLES == 0
+            && !self.records_branches()
             && !self.svm.guest
             && self.activity == Activity::Running
     }
@@ -167,6 +169,10 @@ impl Cpu {
             self.check_code_breakpoints(self.code_linear())?;
         }
         let single_step = self.system_flags & TF != 0;
+        let by_branch = single_step && self.steps_branches();
+        let traced = self.records_branches() || by_branch;
+        let from = self.code_linear();
+        let not_taken = if traced { self.after_branch() } else { None };
         self.system_flags &= !RF;
         let shadow = std::mem::take(&mut self.shadow);
         self.debug_shadow = false;
@@ -179,11 +185,23 @@ impl Cpu {
             self.shadow |= shadow && self.svm.guest && exception != Exception::RETRY;
             return Err(exception);
         }
+        let taken = not_taken.is_some_and(|next| self.rip != next);
+        if taken && self.records_branches() && !self.ends_step {
+            self.record_branch(from);
+        }
         // A step that ends in a shadow has no trap; breakpoints that were met there wait.
-        if single_step && !self.ends_step && !self.debug_shadow {
+        if single_step && !self.ends_step && !self.debug_shadow && (taken || !by_branch) {
             self.pending_debug |= DR6_BS;
         }
         Ok(())
+    }
+
+    /// Where the CPU goes on after the instruction at RIP if that is a branch that is not taken; `None` if
+    /// it is no branch.
+    fn after_branch(&mut self) -> Option<u64> {
+        let block = decode_block(self, self.code_linear(), 1).ok()?;
+        let next = self.rip.wrapping_add(u64::from(block.len()));
+        block.ends_in_branch().then_some(next)
     }
 
     /// Whether a performance counter is enabled for which every instruction has to be accounted for.

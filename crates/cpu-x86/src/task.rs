@@ -86,6 +86,17 @@ fn is_wide(attributes: u16) -> bool {
     attributes & 8 != 0
 }
 
+/// What EXITINFO2 tells of a switch because of `cause`, which would save `flags`.
+fn task_exit_info(cause: Cause, flags: u64) -> u64 {
+    let why = match cause {
+        Cause::Return => task_info::IRET,
+        Cause::Jump => task_info::JUMP,
+        Cause::Event { error_code: Some(code), .. } => task_info::HAS_CODE | u64::from(code),
+        Cause::Call | Cause::Event { .. } => 0,
+    };
+    if flags & bits::RF != 0 { why | task_info::RF } else { why }
+}
+
 impl Cpu {
     /// Switches through the task gate `gate`.
     pub(crate) fn task_gate(&mut self, gate: Descriptor, cause: Cause) -> Result {
@@ -140,7 +151,15 @@ impl Cpu {
         if new.limit < limit {
             return Err(ts(selector));
         }
-        self.intercept_task_switch(selector, self.task_exit_info(cause))?;
+        let mut flags = self.rflags();
+        match cause {
+            Cause::Return => flags &= !bits::NT,
+            Cause::Event { vector, exception, .. } if exception && is_fault(vector) => {
+                flags |= bits::RF;
+            }
+            _ => {}
+        }
+        self.intercept_task_switch(selector, task_exit_info(cause, flags))?;
         // Everything that may fault comes first.
         let task = self.read_task(&new)?;
         let old = self.tr;
@@ -156,14 +175,6 @@ impl Cpu {
         self.probe_linear(old_descriptor.at, 8)?;
         self.probe_linear(descriptor.at, 8)?;
 
-        let mut flags = self.rflags();
-        match cause {
-            Cause::Return => flags &= !bits::NT,
-            Cause::Event { vector, exception, .. } if exception && is_fault(vector) => {
-                flags |= bits::RF;
-            }
-            _ => {}
-        }
         let busy = system_type::BUSY as u8;
         if matches!(cause, Cause::Jump | Cause::Return) {
             self.update_linear::<u8>(old_descriptor.at.wrapping_add(5), |kind| kind & !busy)?;
@@ -185,17 +196,6 @@ impl Cpu {
             self.nmi_blocked = false;
         }
         self.load_task(&task, cause).inspect_err(|_| self.keep_rip = true)
-    }
-
-    /// What EXITINFO2 tells of a switch because of `cause`.
-    fn task_exit_info(&self, cause: Cause) -> u64 {
-        let why = match cause {
-            Cause::Return => task_info::IRET,
-            Cause::Jump => task_info::JUMP,
-            Cause::Event { error_code: Some(code), .. } => task_info::HAS_CODE | u64::from(code),
-            Cause::Call | Cause::Event { .. } => 0,
-        };
-        if self.system_flags & bits::RF != 0 { why | task_info::RF } else { why }
     }
 
     /// Reads the task state segment `tss`.

@@ -236,6 +236,7 @@ fn state(rng: &mut Rng, cpu: &Cpu) -> CpuState {
     }
     state.xmm = std::array::from_fn(|_| u128::from(rng.value()) << 64 | u128::from(rng.value()));
     state.mxcsr = rng.next() as u32 & 0xffff;
+    state.svm.hsave = 0x1000;
     state.activity = Activity::Running;
     state
 }

@@ -17,10 +17,15 @@ const BESIDES: &[(&str, &[&str])] = &[
     ("paging", &["IvyBridge,phys-bits=36,host-phys-bits=off"]),
     ("pcid", &["qemu64,+pcid,+invpcid", "qemu64,-pcid,+invpcid", "qemu64,-pcid,-invpcid"]),
     ("pmu", &["Skylake-Server,pmu=on"]),
+    ("smp", &["qemu64"]),
+    ("svm", &["EPYC", "EPYC,-npt", "EPYC-Milan,+svm", "Haswell"]),
     ("syscall", &["Opteron_G1,vendor=AuthenticAMD", "Haswell"]),
     ("system", &["qemu64,+umip", "Opteron_G1"]),
+    ("vm86", &["qemu64"]),
     ("xsave", &["Haswell", "EPYC-Milan", "qemu64"]),
 ];
+/// Topics about several processors.
+const SEVERAL: &[&str] = &["smp"];
 /// What `isa-debug-exit` makes of a guest's zero.
 const CONTENT: i32 = 1;
 
@@ -34,6 +39,7 @@ fn run(name: &str, image: &[u8], model: &str, accel: &str) -> Result<()> {
         .args(["-m", "128", "-no-reboot", "-cpu", model, "-kernel", &kernel])
         .args(["-accel", accel])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"]);
+    let builder = if SEVERAL.contains(&name) { builder.args(["-smp", "4"]) } else { builder };
     let mut vm = builder.spawn()?;
     let text = vm.serial.wait_for("DONE")?;
     let status = vm.wait_exit()?;

@@ -12,6 +12,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 global_asm!(include_str!("start.s"));
 
+#[macro_use]
+pub mod legacy;
+
 pub const CODE64: u16 = 0x08;
 pub const DATA: u16 = 0x10;
 pub const CODE32: u16 = 0x18;

@@ -275,6 +275,7 @@ fn conditions() {
     set_dr7(0x2400);
     check("MOV DR with GD", attempt!(["mov rax, dr3"], out("rax") _), DB);
     check("BD", last().dr6, FIXED | BD);
+    check("RF of that fault", last().trap.rflags & RF, RF);
     check("GD is cleared", dr7(), 0x400);
     set_dr6(0);
     // INT 1 and ICEBP are not alike at CPL 3.
@@ -305,6 +306,51 @@ fn io_breakpoints() {
     set_cr4(before);
 }
 
+/// The last branch, and single steps from branch to branch (APM volume 2, section 13.1.1).
+fn branches() {
+    const DEBUG_CTL: u32 = 0x1d9;
+    check("DEBUG_CTL, reserved", try_wrmsr(DEBUG_CTL, 1 << 40), GP);
+    check("DEBUG_CTL", try_wrmsr(DEBUG_CTL, 3), NONE);
+    check("DEBUG_CTL reads back", rdmsr(DEBUG_CTL), 3);
+    let (from, to): (u64, u64);
+    unsafe {
+        asm!(
+            "lea {from}, [rip + 2f]", "lea {to}, [rip + 3f]",
+            "xor edx, edx", "mov eax, 1", "wrmsr",
+            "2: jmp 3f", "nop", "3: nop", "jc 2b", "xor eax, eax", "wrmsr",
+            from = out(reg) from, to = out(reg) to,
+            in("ecx") DEBUG_CTL, out("eax") _, out("edx") _,
+        );
+    }
+    check("the last branch", (rdmsr(0x1db), rdmsr(0x1dc)), (from, to));
+    check("it can't be written", try_wrmsr(0x1db, 0), GP);
+    fn on_step(trap: &mut Trap) {
+        on_debug(trap);
+        trap.rflags &= !0x100;
+    }
+    handle(DB, Some(on_step));
+    begin();
+    wrmsr(DEBUG_CTL, 2);
+    let after: u64;
+    unsafe {
+        asm!(
+            "lea {after}, [rip + 3f]", "push 0x102", "popfq",
+            "nop", "nop", "stc", "jnc 3f", "jc 3f", "nop", "3: nop", "nop",
+            after = out(reg) after,
+        );
+    }
+    expect("BTF", after, &[(0, BS)]);
+    check("BTF is clear then", rdmsr(DEBUG_CTL), 0);
+    // An exception's branch is one, too; what was before it is kept.
+    handle(DB, Some(on_debug));
+    handle(0x92, Some(|_| wrmsr(DEBUG_CTL, 0)));
+    wrmsr(DEBUG_CTL, 1);
+    unsafe { asm!("jmp 2f", "2: int 0x92") };
+    check("an event keeps the branch before it", rdmsr(0x1dd) != 0 && rdmsr(0x1de) != 0, true);
+    check("and is off as its handler left it", rdmsr(DEBUG_CTL), 0);
+    handle(0x92, None);
+}
+
 pub fn run() {
     handle(DB, Some(on_debug));
     registers();
@@ -313,4 +359,5 @@ pub fn run() {
     data_breakpoints();
     conditions();
     io_breakpoints();
+    branches();
 }

@@ -245,8 +245,108 @@ fn alignment() {
     set_cr0(cr0() & !AM);
 }
 
+/// Tables of 4 KiB pages: what they map at [`WINDOW`] is there for one page.
+#[repr(C, align(4096))]
+struct Table([u64; 512]);
+static mut TABLES: [Table; 3] = [const { Table([0; 512]) }; 3];
+static mut PAGE: Table = Table([0; 512]);
+const WINDOW: u64 = 2 << 39;
+
+fn set_table(lidt: bool, base: u64, limit: u16) {
+    let mut image = [0u8; 10];
+    image[..2].copy_from_slice(&limit.to_le_bytes());
+    image[2..].copy_from_slice(&base.to_le_bytes());
+    unsafe {
+        if lidt {
+            asm!("lidt [{}]", in(reg) &image);
+        } else {
+            asm!("lgdt [{}]", in(reg) &image);
+        }
+    }
+}
+
+/// Places a copy of `table` so that what is behind `split` bytes of it is on a page that is not there.
+fn split_table(table: u64, len: usize, split: u64) -> u64 {
+    let offset = 4096 - split as usize;
+    unsafe {
+        let to = (&raw mut PAGE).cast::<u8>().add(offset);
+        core::ptr::copy_nonoverlapping(table as *const u8, to, len.min(split as usize));
+    }
+    WINDOW + offset as u64
+}
+
+fn absent_tables() {
+    unsafe {
+        let table = |n: usize| (&raw mut TABLES).cast::<u64>().add(512 * n);
+        (&raw mut PML4).cast::<u64>().add(2).write_volatile(table(0) as u64 | 3);
+        table(0).write_volatile(table(1) as u64 | 3);
+        table(1).write_volatile(table(2) as u64 | 3);
+        table(2).write_volatile(&raw const PAGE as u64 | 3);
+    }
+    let (idt, gdt) = (&raw const IDT as u64, &raw const GDT as u64);
+    let base = split_table(idt, 4096, 0x800);
+    set_table(true, base, 4095);
+    let soft = (attempt!(["int 0x90"]), last().trap.code, last().cr2);
+    set_table(true, idt, 4095);
+    check("INT n, its gate is not mapped", soft, (PF, 0, base + 0x900));
+    // From #TS on: a page fault can't be delivered either.
+    let base = split_table(idt, 4096, 160);
+    set_table(true, base, 4095);
+    let fault = (attempt!(["mov ds, {0:x}"], in(reg) 0xfff8u64), last().trap.code, last().cr2);
+    let benign = attempt!(["ud2"]);
+    set_table(true, idt, 4095);
+    check("#GP, nor its gate nor that of #PF is", fault, (DF, 0, base + 0xe0));
+    check("#UD, whose gate is", benign, UD);
+    // The descriptor of the target.
+    let base = split_table(gdt, 44 * 8, 96);
+    with_gate(0x90, gate_low(0x90) & !(0xffff << 16) | u64::from(FREE) << 16, || {
+        set_table(false, base, 44 * 8 - 1);
+        let target = (attempt!(["int 0x90"]), last().trap.code, last().cr2);
+        set_table(false, gdt, 44 * 8 - 1);
+        check("INT n, its segment's descriptor is not mapped", target, (PF, 0, base + 96));
+    });
+    set_table(false, base, 44 * 8 - 1);
+    let load = (attempt!(["mov ds, {0:x}"], in(reg) u64::from(FREE)), last().trap.code, last().cr2);
+    let jump = (
+        attempt!(["push {0}", "push rax", "retfq"], in(reg) u64::from(FREE), in("rax") 0),
+        last().trap.code,
+    );
+    set_table(false, gdt, 44 * 8 - 1);
+    check("MOV to DS, the descriptor is not mapped", load, (PF, 0, base + 96));
+    check("RETF, the descriptor is not mapped", jump, (PF, 0));
+    // A local table that is not mapped.
+    set_descriptor(FREE_SLOT + 1, (WINDOW + 0x1000) >> 32);
+    let at = WINDOW + 0x1000;
+    set_descriptor(FREE_SLOT, 0x0000_8200_0000_00ff | (at & 0xff_ffff) << 16 | (at >> 24 & 0xff) << 56);
+    unsafe { asm!("lldt {0:x}", in(reg) u64::from(FREE)) };
+    let local = (attempt!(["mov es, {0:x}"], in(reg) 0x0cu64), last().trap.code, last().cr2);
+    unsafe { asm!("lldt {0:x}", in(reg) 0u64) };
+    check("MOV to ES, the local table is not mapped", local, (PF, 0, at + 8));
+    set_descriptor(FREE_SLOT, 0);
+    set_descriptor(FREE_SLOT + 1, 0);
+    // IRET from a stack that is not there.
+    let frame = attempt!(["mov rsp, {0}", "iretq"], in(reg) WINDOW + 0x1000);
+    check("IRET, the frame is not mapped", (frame, last().trap.code, last().cr2), (PF, 0, at));
+    let frame = attempt!(["mov rsp, {0}", "iretq"], in(reg) WINDOW + 0xff0);
+    check("IRET, half of it is not", (frame, last().cr2), (PF, at));
+    // The privileged stack is not there: to CPL 0 by way of it.
+    unsafe {
+        let rsp0 = (&raw mut TSS).cast::<u8>().add(4).cast::<u64>();
+        let old = rsp0.read_unaligned();
+        rsp0.write_unaligned(WINDOW + 0x2000);
+        set_ist(PF, 1);
+        let inner = (user!(["ud2"]), last().trap.code, last().cr2);
+        rsp0.write_unaligned(old);
+        set_ist(PF, 0);
+        check("#UD, RSP0 is not mapped", inner, (PF, 2, WINDOW + 0x1ff8));
+        (&raw mut PML4).cast::<u64>().add(2).write_volatile(0);
+    }
+    set_cr3(cr3());
+}
+
 pub fn run() {
     codes();
+    absent_tables();
     doubles();
     frames();
     returns();

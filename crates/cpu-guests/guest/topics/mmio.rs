@@ -8,7 +8,7 @@ use crate::kit::*;
 const DEVICE: u64 = 0xff00_0000;
 const LEN: usize = 128;
 
-#[repr(C, align(64))]
+#[repr(C, align(256))]
 struct Buffer([u8; 256]);
 static mut RAM: Buffer = Buffer([0; 256]);
 
@@ -49,9 +49,9 @@ macro_rules! on_memory {
                     "push 2", "popfq",
                     $($line,)+
                     "pushfq", "pop rcx",
-                    in("rdi") at, inout("rax") 0x1122_3344_5566_7788u64 => result,
+                    inout("rdi") at => _, out("rsi") _, inout("rax") 0x1122_3344_5566_7788u64 => result,
                     inout("rcx") 5u64 => flags, inout("rdx") 0x99aa_bbcc_ddee_ff01u64 => _,
-                    out("xmm0") _, out("xmm1") _, out("r8") _, out("r9") _,
+                    out("xmm0") _, out("xmm1") _, out("xmm2") _, out("r8") _, out("r9") _,
                 );
             }
             [result, flags & 0xcd5]
@@ -189,8 +189,86 @@ fn vectors() {
     );
 }
 
+/// A word of leaf 7, EBX, or of leaf 1, ECX, that must have these bits.
+fn has_all(leaf: u32, register: usize, bits: &[u32]) -> bool {
+    bits.iter().all(|&bit| has(leaf, register, bit))
+}
+
+/// What reads or writes several operands, or in odd ways.
+fn others() {
+    on_memory!("push rbx", "lea rbx, [rdi]", "mov al, 5", "xlatb", "pop rbx");
+    on_memory!("popcnt eax, dword ptr [rdi + 1]");
+    on_memory!("shl word ptr [rdi + 1], 3");
+    on_memory!("rcl qword ptr [rdi], cl");
+    on_memory!("idiv dword ptr [rdi + 4]", "xor eax, edx");
+    on_memory!("cdq", "mov ecx, 77", "mov [rdi], ecx", "cdq", "idiv dword ptr [rdi]", "xor eax, edx");
+    on_memory!("imul dword ptr [rdi]", "xor eax, edx");
+    on_memory!("lock btc dword ptr [rdi], 3");
+    on_memory!("lock neg word ptr [rdi + 2]");
+    on_memory!("lock cmpxchg8b [rdi + 8]");
+    on_memory!("mov dx, 0xe0", "mov ecx, 4", "rep insb");
+    on_memory!("mov rsi, rdi", "lea rdi, [rdi + 8]", "cmpsq", "mov eax, 0");
+    on_memory!("std", "lea rdi, [rdi + 32]", "mov ecx, 3", "rep stosq", "cld");
+    on_memory!("enter 0, 0", "leave");
+    on_memory!("push rbp", "mov rbp, rdi", "xchg rsp, rbp", "add rsp, 64", "pushfq", "pop rcx",
+        "xchg rsp, rbp", "pop rbp", "xor eax, eax");
+    on_memory!("lar eax, word ptr [rdi]", "xor eax, eax");
+    on_memory!("mov word ptr [rdi], 0x10", "verr word ptr [rdi]", "lsl eax, word ptr [rdi]");
+    on_memory!("prefetcht0 [rdi]", "clflush [rdi]", "mov eax, 1");
+    on_memory!("fbld [rdi]", "fbstp [rdi + 16]", "fnclex", "mov eax, 1");
+    on_memory!("fninit", "fnstenv [rdi]", "fldenv [rdi]", "mov eax, 1", "mov dword ptr [rdi + 12], 0",
+        "mov qword ptr [rdi + 16], 0", "mov dword ptr [rdi + 24], 0");
+    on_memory!("fld1", "fst dword ptr [rdi]", "fiadd word ptr [rdi + 2]", "fistp word ptr [rdi + 8]",
+        "fnclex");
+    on_memory!("pcmpeqb xmm0, xmm0", "movntps [rdi], xmm0", "movmskpd eax, xmm0");
+    on_memory!("pinsrw xmm0, word ptr [rdi + 3], 2", "pextrb byte ptr [rdi + 40], xmm0, 4");
+    on_memory!("pmovzxbw xmm0, qword ptr [rdi]", "movdqu [rdi + 48], xmm0");
+    on_memory!("pcmpistri xmm0, [rdi], 8", "mov eax, ecx");
+    on_memory!("movddup xmm0, qword ptr [rdi + 8]", "movupd [rdi + 64], xmm0");
+    on_memory!("cvtss2si eax, dword ptr [rdi]");
+    on_memory!("pxor xmm0, xmm0", "ucomisd xmm0, qword ptr [rdi + 8]", "mov eax, 0");
+    if has_all(7, 1, &[3, 8]) {
+        on_memory!("andn rax, rax, [rdi]");
+        on_memory!("bextr eax, dword ptr [rdi], ecx");
+        on_memory!("pext rax, rdx, [rdi + 8]");
+        on_memory!("rorx rax, [rdi], 9");
+        on_memory!("shlx eax, dword ptr [rdi], ecx");
+        on_memory!("mulx rax, r8, [rdi]");
+    } else {
+        skip("BMI");
+    }
+    if has(7, 1, 19) {
+        on_memory!("adcx rax, [rdi]", "adox rax, [rdi + 8]");
+    }
+}
+
+/// 256-bit operands, which the device sees as several.
+fn wide_vectors() {
+    if !has_all(1, 2, &[26, 28]) || !has(7, 1, 5) {
+        return skip("AVX2");
+    }
+    let before = cr4();
+    set_cr4(before | 1 << 18);
+    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") 7, in("edx") 0) };
+    on_memory!("vmovdqu ymm0, [rdi + 1]", "vmovdqu [rdi + 33], ymm0", "vzeroupper");
+    on_memory!("vpcmpeqd ymm0, ymm0, ymm0", "vpaddd ymm0, ymm0, [rdi]", "vmovdqa [rdi + 64], ymm0", "vzeroupper");
+    on_memory!("vpcmpeqd ymm1, ymm1, ymm1", "vpmaskmovd ymm0, ymm1, [rdi + 4]",
+        "vpmaskmovd [rdi + 64], ymm1, ymm0", "vzeroupper");
+    on_memory!("vpxor xmm1, xmm1, xmm1", "vpmaskmovd [rdi], ymm1, ymm1", "vzeroupper");
+    on_memory!("vpbroadcastd ymm0, dword ptr [rdi + 5]", "vmovups [rdi + 32], ymm0", "vzeroupper");
+    on_memory!("vpxor xmm0, xmm0, xmm0", "vinserti128 ymm0, ymm0, [rdi], 1", "vextracti128 [rdi + 80], ymm0, 1", "vzeroupper");
+    on_memory!("vpcmpeqd ymm1, ymm1, ymm1", "vpxor xmm2, xmm2, xmm2",
+        "vpgatherdd ymm0, [rdi + ymm2], ymm1", "vmovdqu [rdi + 64], ymm0", "vzeroupper");
+    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") 1, in("edx") 0) };
+    set_cr4(before);
+}
+
 pub fn run() {
+    // After a reset, all exceptions are unmasked.
+    unsafe { asm!("fninit") };
     integers();
+    others();
+    wide_vectors();
     strings();
     vectors();
     // Code in a device's memory.

@@ -153,7 +153,27 @@ fn others() {
         check("PRED_CMD", try_wrmsr(0x49, 1), NONE);
         check("PRED_CMD is write-only", try_rdmsr(0x49), None);
         check("PRED_CMD, reserved", try_wrmsr(0x49, 1 << 20), GP);
+    } else if cpuid(0x8000_0008, 0)[1] & 0x0102_d000 == 0 {
+        absent("SPEC_CTRL", 0x48);
+        absent("PRED_CMD", 0x49);
     }
+    if has(7, 3, 29) {
+        check("ARCH_CAPABILITIES", try_rdmsr(0x10a).is_some(), true);
+        check("ARCH_CAPABILITIES is read-only", try_wrmsr(0x10a, 0), GP);
+    } else {
+        absent("ARCH_CAPABILITIES", 0x10a);
+    }
+    if !has(1, 2, 24) {
+        absent("TSC_DEADLINE", 0x6e0);
+    }
+    if !has(7, 2, 31) {
+        absent("PKRS", 0x6e1);
+    }
+    if cpuid(0x8000_0008, 0)[1] & 1 << 4 == 0 {
+        check("RDPRU", attempt!([".byte 0x0f, 0x01, 0xfd"], out("eax") _, out("edx") _, in("ecx") 0), UD);
+    }
+    check("LAST_BRANCH_FROM can be read", try_rdmsr(0x1db).is_some(), true);
+    register("DEBUG_CTL", 0x1d9, &[1, 2, 0], &[1 << 4 << 32, 1 << 63]);
     let base = rdmsr(0x1b);
     check("APIC_BASE: BSP", base & 1 << 8, 1 << 8);
     let width = cpuid(0x8000_0008, 0)[0] & 0xff;

@@ -13,6 +13,7 @@ use crate::int::Int;
 use crate::op::{Handler, Op};
 use crate::reg::{RAX, addr_mask};
 use crate::segment::DS;
+use crate::svm::code;
 
 /// AH, as an 8-bit operand's number.
 const AH: u8 = 16;
@@ -64,6 +65,7 @@ fn bound<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     let next = offset.wrapping_add(T::BYTES as u64) & addr_mask(op.addr_size);
     let upper = cpu.load::<T>(op.seg, next)?.sext() as i64;
     if index < lower || index > upper {
+        cpu.intercept(code::EXCEPTION + u32::from(vector::BR))?;
         return Err(Exception::plain(vector::BR));
     }
     Ok(())

@@ -32,7 +32,7 @@ mod tlb_control {
 struct Injected {
     event: Exception,
     source: Source,
-    /// INT n, INT3 and INTO: they return to the instruction after.
+    /// INT n, INT3 and INTO: they return to the instruction after, and their gate's DPL counts.
     is_instruction: bool,
 }
 
@@ -282,7 +282,8 @@ impl Cpu {
             self.rip = next_rip;
         }
         self.ends_step = true;
-        match self.deliver(event.vector, source, event.error_code) {
+        let by = if is_instruction { Source::Software } else { source };
+        match self.deliver(event.vector, by, event.error_code) {
             Ok(()) => Delivered::Yes,
             Err(fault) => {
                 self.rip = rip;

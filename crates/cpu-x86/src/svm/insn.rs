@@ -47,6 +47,9 @@ fn block(cpu: &mut Cpu, op: &Op, code: u32) -> Result<u64> {
 
 fn vmrun(cpu: &mut Cpu, op: &Op) -> Result {
     let at = block(cpu, op, code::VMRUN)?;
+    if !cpu.has_save_area() {
+        return Err(Exception::GP0);
+    }
     cpu.ends_step = true;
     if cpu.vmrun(at) == Delivered::Shutdown {
         cpu.pending_debug |= PENDING_SHUTDOWN;

@@ -80,6 +80,11 @@ impl Cpu {
         true
     }
 
+    /// Whether VM_HSAVE_PA names an area: zero is none.
+    pub(super) fn has_save_area(&self) -> bool {
+        self.svm.hsave != 0
+    }
+
     /// Whether EFER.SVME can't be set.
     pub(crate) fn is_svm_disabled(&self) -> bool {
         self.svm.vm_cr & vm_cr::SVMDIS != 0

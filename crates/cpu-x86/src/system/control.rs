@@ -176,7 +176,8 @@ fn lmsw(cpu: &mut Cpu, op: &Op) -> Result {
     // PE can be set, not cleared.
     let low = CR0_MP | CR0_EM | CR0_TS;
     let value = cpu.cr0 & !low | value & (low | CR0_PE);
-    cpu.intercept_cr0_change(value, 0)?;
+    // The selective intercept does not look at the value here.
+    cpu.intercept(code::CR0_SELECTIVE_WRITE)?;
     cpu.write_cr0(value)
 }
 

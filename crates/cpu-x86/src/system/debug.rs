@@ -5,6 +5,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use super::require_cpl0;
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
+use crate::flags::bits;
 use crate::op::{Handler, Op};
 use crate::regs::{CR4_DE, DR6_BD, DR6_FIXED, DR7_FIXED, DR7_GD};
 use crate::svm::code;
@@ -20,6 +21,8 @@ fn register(cpu: &mut Cpu, n: u8) -> Result<usize> {
     if cpu.dr[7] & DR7_GD != 0 {
         cpu.set_debug_conditions(DR6_BD);
         cpu.dr[7] &= !DR7_GD;
+        // Unlike a breakpoint, this fault saves RF as set.
+        cpu.system_flags |= bits::RF;
         return Err(Exception::plain(vector::DB));
     }
     Ok(usize::from(index))

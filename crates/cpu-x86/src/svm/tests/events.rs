@@ -290,7 +290,7 @@ fn init_can_be_redirected_to_an_exception() {
     let mut machine = Machine::new();
     machine.handlers();
     machine.intercept(code::EXCEPTION + 30);
-    assert!(machine.cpu.write_svm_msr(crate::msr::index::VM_CR, 2));
+    assert!(machine.cpu.write_svm_msr(index::VM_CR, 2));
     machine.cpu.svm.gif = false;
     machine.cpu.signals.raise(Signal::Init);
     machine.cpu.rip = CODE;

@@ -142,6 +142,10 @@ fn the_selective_intercept_lets_ts_and_mp_pass() {
     });
     assert_eq!(machine.run(), u64::from(code::CR0_SELECTIVE_WRITE));
     assert_eq!(machine.get(at::CR0) & 0x4_000a, 0xa);
+    // LMSW leaves whatever it writes.
+    machine.guest(|a| a.lmsw(ax).unwrap());
+    machine.put(at::RIP, GUEST);
+    assert_eq!(machine.run(), u64::from(code::CR0_SELECTIVE_WRITE));
     // The plain one comes first.
     machine.intercept(code::CR_WRITE);
     machine.put(at::RIP, GUEST);
@@ -277,7 +281,7 @@ fn time_is_scaled_and_moved() {
     assert_eq!((machine.cpu.gpr[3], machine.cpu.gpr[2]), (0x100, 0x100));
     // With the clock at 1000 ticks, three quarters of them.
     machine.cpu.msrs.tsc_offset = 1000;
-    assert!(machine.cpu.write_svm_msr(crate::msr::index::TSC_RATIO, 3 << 30));
+    assert!(machine.cpu.write_svm_msr(index::TSC_RATIO, 3 << 30));
     machine.put(at::TSC_OFFSET, 7);
     machine.put(at::RIP, GUEST);
     machine.run();

@@ -12,6 +12,7 @@ use iced_x86::code_asm::*;
 use super::exit::code;
 use super::vmcb::at;
 use crate::cpu::Cpu;
+use crate::msr::index;
 use crate::regs::EFER_SVME;
 use crate::segment::{CS, DS, ES, SS};
 use crate::state::Activity;
@@ -23,6 +24,8 @@ const GUEST: u64 = 0x2_0000;
 const GUEST_STACK: u64 = 0x9_0000;
 const IOPM: u64 = 0x11_0000;
 const MSRPM: u64 = 0x11_4000;
+/// What VM_HSAVE_PA names.
+const HOST_SAVE: u64 = 0x11_8000;
 /// The host's tables (see `testing`).
 const PML4: u64 = 0x1000;
 /// The guest's IDT and what its handlers are found by.
@@ -43,6 +46,7 @@ impl Machine {
     fn new() -> Self {
         let mut cpu = long_mode();
         cpu.efer |= EFER_SVME;
+        assert!(cpu.write_msr(index::VM_HSAVE_PA, HOST_SAVE));
         load(&cpu, |a| {
             a.mov(rax, VMCB).unwrap();
             a.vmrun().unwrap();
