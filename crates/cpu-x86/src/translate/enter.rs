@@ -13,7 +13,7 @@ use accel::Signal;
 
 use super::Translator;
 use super::compile::FOR_ACCESS;
-use super::state::{ENTERED_KERNEL, LEFT_KERNEL, bits_to_flags, flags_to_bits};
+use super::state::{ENTERED_KERNEL, LEFT_KERNEL, State, bits_to_flags, flags_to_bits};
 use super::thunks::{GIVE_UP, GO_ON, LEFT, LEFT_BY_STEP};
 use crate::counters::Count;
 use crate::cpu::Cpu;
@@ -113,6 +113,16 @@ fn take_registers(translator: &mut Translator, cpu: &mut Cpu) {
     let state = &mut *translator.state;
     cpu.gpr[..16].copy_from_slice(&state.gpr);
     cpu.set_rflags_arith(flags_to_bits(state.flags));
+    take_mode(state, cpu);
+    if state.loaded != 0 {
+        cpu.fpu.xmm = state.xmm;
+        cpu.fpu.ymm_high = state.ymm_high;
+        cpu.fpu.mxcsr = state.mxcsr[0];
+    }
+}
+
+/// What translated code has changed of how the CPU runs: for whom, with which rights, and the base of GS.
+fn take_mode(state: &mut State, cpu: &mut Cpu) {
     let gs = usize::from(GS);
     (cpu.seg[gs].base, cpu.seg_access[gs].base) = (state.bases[1], state.bases[1]);
     cpu.msrs.kernel_gs_base = state.kernel_gs;
@@ -123,11 +133,6 @@ fn take_registers(translator: &mut Translator, cpu: &mut Cpu) {
         LEFT_KERNEL => cpu.finish_sysret(),
         _ if changed & AC != 0 => cpu.update_class(),
         _ => {}
-    }
-    if state.loaded != 0 {
-        cpu.fpu.xmm = state.xmm;
-        cpu.fpu.ymm_high = state.ymm_high;
-        cpu.fpu.mxcsr = state.mxcsr[0];
     }
 }
 
@@ -195,7 +200,9 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
         if ends && must_leave(cpu) {
             return GIVE_UP;
         }
+        // After a branch there may be no code to go on with, even if it led to what comes next.
         let goes_on = !broken
+            && !op.flags.contains(OpFlags::BRANCH)
             && cpu.rip == op.next_rip
             && key.fits(cpu)
             && cpu.tlb.code_epochs() == code_epochs;
