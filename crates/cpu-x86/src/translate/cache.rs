@@ -13,6 +13,7 @@ use std::sync::Arc;
 use accel::{Signal, Signals};
 use memory::{CodeVersion, CodeWatcher, PageLog};
 
+use super::state::Jump;
 use crate::cpu::Cpu;
 use crate::host::HostPtr;
 use crate::op::Op;
@@ -140,6 +141,10 @@ struct Page {
     version: CodeVersion,
     /// Links that are made.
     made: Vec<u32>,
+    /// The translations that begin in it.
+    translations: Vec<u32>,
+    /// For which jump cache, and of what age, they were last asked for.
+    asked: (usize, u64),
 }
 
 /// A jump that can be made to lead to another translation.
@@ -247,6 +252,27 @@ impl Cache {
         any.then_some(undone)
     }
 
+    /// The other good translations of the page of translation `n`, which is good, that are for the same
+    /// linear address of the page and the same key; none if they were asked for with the same `ask`
+    /// already.
+    pub(super) fn neighbours(&mut self, n: u32, ask: (usize, u64)) -> Vec<Jump> {
+        let this = &self.translations[n as usize];
+        let (place, page) = (this.place, this.page);
+        let page = &mut self.pages[page];
+        if std::mem::replace(&mut page.asked, ask) == ask {
+            return Vec::new();
+        }
+        let version = page.version;
+        let others = page.translations.iter().map(|&n| &self.translations[n as usize]);
+        let good = others.filter(|other| {
+            other.version == version
+                && other.second.is_none()
+                && other.place.rip >> 12 == place.rip >> 12
+                && other.place.key == place.key
+        });
+        good.map(|other| Jump { rip: other.place.rip, code: other.code }).collect()
+    }
+
     /// Takes note that page `version`, at which translation `n` agrees with memory, is the current one.
     pub(super) fn renew(&mut self, n: u32, version: CodeVersion) {
         let translation = &mut self.translations[n as usize];
@@ -283,7 +309,9 @@ impl Cache {
                 self.logs.push((source.log.clone(), source.log.code_writes()));
             }
             let SourcePage { log, index, version, .. } = source;
-            self.pages.push(Page { log, index, version, made: Vec::new() });
+            let (made, translations) = (Vec::new(), Vec::new());
+            let asked = (usize::MAX, 0);
+            self.pages.push(Page { log, index, version, made, translations, asked });
         }
         page
     }
@@ -296,7 +324,11 @@ impl Cache {
             let (host, version) = (source.host, source.version);
             Second { host, version, page: self.page(source) }
         });
-        self.places.insert(new.place, self.translations.len() as u32);
+        let n = self.translations.len() as u32;
+        self.pages[page].translations.push(n);
+        if let Some(stale) = self.places.insert(new.place, n) {
+            self.pages[page].translations.retain(|&other| other != stale);
+        }
         self.translations.push(Translation {
             place: new.place,
             code: new.code,

@@ -55,7 +55,7 @@ use cache::{Cache, Found, Key, NewTranslation, Place, SourcePage};
 use code::CodeBuffer;
 use compile::{Compiler, FOR_ACCESS, Input, Places, goes_on};
 use enter::Left;
-use state::{JUMPS, Jump, NOWHERE, State};
+use state::{JUMPS, Jump, State};
 use thunks::Thunks;
 use vector::HostFeatures;
 
@@ -76,6 +76,8 @@ pub(crate) struct Translator {
     jumps: LowBox<[[Jump; JUMPS]; JUMP_TABLES]>,
     /// Entries of each jump cache that are set.
     jumps_used: [Vec<u16>; JUMP_TABLES],
+    /// How often each jump cache was emptied.
+    emptied: [u64; JUMP_TABLES],
     /// The mode of the code of 32 bits that the jump cache of each class knows.
     narrow_modes: [Mode; CLASSES],
     code: CodeBuffer,
@@ -104,7 +106,7 @@ impl Translator {
         let mut state = LowBox::<State>::new();
         let mut jumps = LowBox::<[[Jump; JUMPS]; JUMP_TABLES]>::new();
         jumps.low_addr()?;
-        jumps.as_flattened_mut().fill(Jump { rip: NOWHERE, code: 0 });
+        jumps.iter_mut().for_each(|jumps| jumps[0].rip = state::no_jump(0));
         state.signals = std::ptr::from_ref(cpu.signals.word()) as u64;
         [state.step, state.vectors] = enter::helpers();
         let mut code = CodeBuffer::new(how.buffer.max(4 * ROOM)).ok()?;
@@ -116,6 +118,7 @@ impl Translator {
             state,
             jumps,
             jumps_used: Default::default(),
+            emptied: [0; JUMP_TABLES],
             narrow_modes: [Mode::default(); CLASSES],
             fixed: code.used(),
             code,
@@ -190,9 +193,11 @@ impl Translator {
     fn empty_table(&mut self, table: usize) {
         if !self.jumps_used[table].is_empty() {
             self.counters.count(Count::Emptied);
+            self.emptied[table] += 1;
         }
         for index in self.jumps_used[table].drain(..) {
-            self.jumps[table][usize::from(index)].rip = NOWHERE;
+            let index = usize::from(index);
+            self.jumps[table][index].rip = state::no_jump(index);
         }
     }
 
@@ -253,13 +258,27 @@ impl Translator {
             self.counters.count(Count::Links);
             self.code.patch(link.at, code);
         }
-        let index = state::jump_index(cpu.rip);
+        self.fill_jumps(table, n);
+        self.note_jump(table, Jump { rip: cpu.rip, code });
+        Some(code)
+    }
+
+    fn note_jump(&mut self, table: usize, jump: Jump) {
+        let index = state::jump_index(jump.rip);
         let slot = &mut self.jumps[table][index];
-        if slot.rip == NOWHERE {
+        if slot.rip == state::no_jump(index) {
             self.jumps_used[table].push(index as u16);
         }
-        *slot = Jump { rip: cpu.rip, code };
-        Some(code)
+        *slot = jump;
+    }
+
+    /// The jump cache was emptied, and now translation `n` is where it was: so are the others in its
+    /// page. Enters them all, once after each time that the cache was emptied.
+    fn fill_jumps(&mut self, table: usize, n: u32) {
+        let jumps = self.cache.neighbours(n, (table, self.emptied[table]));
+        for jump in jumps {
+            self.note_jump(table, jump);
+        }
     }
 
     /// Whether translation `n`, made from a page that has changed since, still is what `host` has.
