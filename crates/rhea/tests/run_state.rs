@@ -48,6 +48,25 @@ fn stop_and_reset_reach_a_spinning_guest() {
     });
 }
 
+/// The engine tells what it has done: the guest is a loop, which is translated.
+#[test]
+fn the_engine_tells_what_it_counts() {
+    with_machine("the_engine_tells_what_it_counts", |builder| {
+        let mut vm = builder.code(bare::SPIN)?.spawn()?;
+        vm.serial.wait_for("S")?;
+        let answer = vm.qmp()?.query("x-query-jit")?;
+        let text = answer["human-readable-text"].as_str().unwrap_or_default();
+        let number = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.trim().parse::<u64>().ok())
+        };
+        ensure!(number("code buffer size") == Some(128 << 20), "{text}");
+        ensure!(number("translations made").is_some_and(|n| n > 0), "{text}");
+        ensure!(number("TLB misses, first level").is_some_and(|n| n > 0), "{text}");
+        Ok(())
+    });
+}
+
 #[test]
 fn started_with_s_the_guest_waits() {
     with_machine("started_with_s_the_guest_waits", |builder| {

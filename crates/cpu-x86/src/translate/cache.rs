@@ -14,6 +14,7 @@ use std::sync::Arc;
 use accel::{Signal, Signals};
 use memory::{CodeVersion, CodeWatcher, PageLog};
 
+use super::state::Jump;
 use crate::cpu::Cpu;
 use crate::host::{HostPtr, PAGE_OFFSET};
 use crate::op::Op;
@@ -152,6 +153,10 @@ struct Page {
     version: CodeVersion,
     /// Links that are made.
     made: Vec<u32>,
+    /// The translations that begin in it.
+    translations: Vec<u32>,
+    /// For which jump cache, and of what age, they were last asked for.
+    asked: (usize, u64),
 }
 
 /// A jump that can be made to lead to another translation.
@@ -260,6 +265,30 @@ impl Cache {
         any.then_some(undone)
     }
 
+    /// The other good translations of the page of translation `n`, which is good and at `rip` now, that are
+    /// for the same key; none if they were asked for with the same `ask`
+    /// already.
+    pub(super) fn neighbours(&mut self, n: u32, rip: u64, ask: (usize, u64)) -> Vec<Jump> {
+        let this = &self.translations[n as usize];
+        let (place, page) = (this.place, this.page);
+        let page = &mut self.pages[page];
+        if std::mem::replace(&mut page.asked, ask) == ask {
+            return Vec::new();
+        }
+        let version = page.version;
+        let others = page.translations.iter().map(|&n| &self.translations[n as usize]);
+        let good = others.filter(|other| {
+            other.version == version
+                && other.second.is_none()
+                && (other.place.page, other.place.key) == (place.page, place.key)
+        });
+        good.map(|other| {
+            let offset = other.place.host as u64 & PAGE_OFFSET;
+            Jump { rip: rip & !PAGE_OFFSET | offset, code: other.code }
+        })
+        .collect()
+    }
+
     /// Takes note that translation `n` agrees with memory at its page's `version`. Links within the page
     /// stay as they are: if it has that version since it was last looked at for writes, they have still
     /// to be undone.
@@ -298,7 +327,9 @@ impl Cache {
                 (self.watcher)();
             }
             let SourcePage { log, index, version, .. } = source;
-            self.pages.push(Page { log, index, version, made: Vec::new() });
+            let (made, translations) = (Vec::new(), Vec::new());
+            let asked = (usize::MAX, 0);
+            self.pages.push(Page { log, index, version, made, translations, asked });
         }
         page
     }
@@ -311,7 +342,11 @@ impl Cache {
             let (host, version) = (source.host, source.version);
             Second { host, version, page: self.page(source) }
         });
-        self.places.insert(new.place, self.translations.len() as u32);
+        let n = self.translations.len() as u32;
+        self.pages[page].translations.push(n);
+        if let Some(stale) = self.places.insert(new.place, n) {
+            self.pages[page].translations.retain(|&other| other != stale);
+        }
         self.translations.push(Translation {
             place: new.place,
             made_at: new.made_at,

@@ -22,7 +22,7 @@ use iced_x86::{Instruction, Mnemonic};
 use super::Translator;
 use super::compile::{ARITH, Input};
 use super::enter::{Left, enter};
-use super::state::{Jump, NOWHERE, jump_index};
+use super::state::{Jump, jump_index, no_jump};
 use crate::block::BlockCache;
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
@@ -380,7 +380,7 @@ impl Translator {
         let result = enter(self, cpu, code);
         cpu.recorder.iter_mut().for_each(|recorder| recorder.end());
         pages.iter().for_each(|p| cpu.tlb.let_write(p.class, p.linear, p.host, false));
-        self.jumps[entry.0][entry.1] = Jump { rip: NOWHERE, code: 0 };
+        self.jumps[entry.0][entry.1] = Jump { rip: no_jump(entry.1), code: 0 };
         #[cfg(test)]
         if let Some(sabotage) = self.checker.as_ref().and_then(|checker| checker.sabotage) {
             sabotage(cpu);

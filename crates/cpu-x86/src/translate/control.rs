@@ -5,14 +5,14 @@ use iced_x86::{Code, FlowControl, Instruction, OpKind};
 use super::asm::{Cond, Label, abs_plus, at as memory_at, low32};
 use super::compile::Compiler;
 use super::memory::{For, number};
-use super::regs::{GUEST_RSP, S1, S2};
+use super::regs::{GUEST_RSP, S1, S2, sized};
 use super::state::{JUMPS, Jump};
 use crate::decode::MAX_LEN;
 use crate::host::PAGE_OFFSET;
 use crate::mmu::LINEAR_BITS;
 use crate::op::Op;
 
-const _: () = assert!(size_of::<Jump>() == 16);
+const _: () = assert!(size_of::<Jump>() == 16 && JUMPS == 1 << 16);
 /// Offset of a jump's code in its entry.
 pub(super) const CODE: u32 = std::mem::offset_of!(Jump, code) as u32;
 
@@ -151,9 +151,9 @@ impl Compiler<'_> {
 
     /// The same in the jump cache `jumps`; goes to `unknown` if it is not there.
     pub(super) fn look_up_in(&mut self, jumps: u32, unknown: Label) {
-        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, S1, 12);
+        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, S1, 16);
         self.asm.rr(Code::Xor_r32_rm32, low32(S2), low32(S1));
-        self.asm.ri(Code::And_rm32_imm32, low32(S2), JUMPS as i32 - 1);
+        self.asm.rr(Code::Movzx_r32_rm16, low32(S2), sized(S2, 2));
         self.asm.ri(Code::Shl_rm32_imm8, low32(S2), 4);
         self.asm.rm(Code::Cmp_r64_rm64, S1, abs_plus(jumps, S2));
         self.asm.jcc(Cond::NotEqual, unknown);

@@ -14,7 +14,7 @@ use accel::Signal;
 use super::Translator;
 use super::compile::FOR_ACCESS;
 use super::state::{
-    ENTERED_KERNEL, JOINED as JOINED_LEN, LEFT_KERNEL, bits_to_flags, flags_to_bits, noted,
+    ENTERED_KERNEL, JOINED as JOINED_LEN, LEFT_KERNEL, State, bits_to_flags, flags_to_bits, noted,
 };
 use super::thunks::{GIVE_UP, GO_ON, JOINED, LEFT, LEFT_BY_STEP, Missed};
 use crate::counters::Count;
@@ -121,6 +121,21 @@ fn take_registers(translator: &mut Translator, cpu: &mut Cpu) {
     let state = &mut *translator.state;
     cpu.gpr[..16].copy_from_slice(&state.gpr);
     cpu.set_rflags_arith(flags_to_bits(state.flags));
+    take_mode(state, cpu);
+    if state.loaded != 0 {
+        cpu.fpu.xmm = state.xmm;
+        cpu.fpu.ymm_high = state.ymm_high;
+        cpu.fpu.mxcsr = state.mxcsr[0];
+    }
+    if state.x87 != 0 {
+        let image = &state.x87_image;
+        cpu.fpu.take_x87(image.control, image.status, image.valid as u8, &image.st);
+        take_x87_notes(translator, cpu);
+    }
+}
+
+/// What translated code has changed of how the CPU runs: for whom, with which rights, and the base of GS.
+fn take_mode(state: &mut State, cpu: &mut Cpu) {
     let gs = usize::from(GS);
     (cpu.seg[gs].base, cpu.seg_access[gs].base) = (state.bases[1], state.bases[1]);
     cpu.msrs.kernel_gs_base = state.kernel_gs;
@@ -131,16 +146,6 @@ fn take_registers(translator: &mut Translator, cpu: &mut Cpu) {
         LEFT_KERNEL => cpu.finish_sysret(),
         _ if changed & AC != 0 => cpu.update_class(),
         _ => {}
-    }
-    if state.loaded != 0 {
-        cpu.fpu.xmm = state.xmm;
-        cpu.fpu.ymm_high = state.ymm_high;
-        cpu.fpu.mxcsr = state.mxcsr[0];
-    }
-    if state.x87 != 0 {
-        let image = &state.x87_image;
-        cpu.fpu.take_x87(image.control, image.status, image.valid as u8, &image.st);
-        take_x87_notes(translator, cpu);
     }
 }
 
@@ -273,7 +278,9 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
         }
         let broken =
             broken || translator.checker.as_ref().is_some_and(|checker| checker.stops_after(index));
+        // After a branch there may be no code to go on with, even if it led to what comes next.
         let goes_on = !broken
+            && !op.flags.contains(OpFlags::BRANCH)
             && cpu.rip == op.next_rip
             && key.fits(cpu)
             && cpu.tlb.code_epochs() == code_epochs;
@@ -318,6 +325,8 @@ extern "sysv64" fn units(context: *mut Context, wanted: u64) -> u64 {
 extern "sysv64" fn refill(context: *mut Context, combined: u64, offset: u64, what: u64) -> u64 {
     with(context, |cpu, translator, _, _| {
         cpu.counters.count(Count::TlbMisses);
+        // For whom the access is may have changed.
+        take_mode(&mut translator.state, cpu);
         let is = |missed: Missed| what == missed as u64;
         let access = if is(Missed::Write) { Access::Write } else { Access::Read };
         let index = offset as usize / size_of::<TlbEntry>();

@@ -68,7 +68,7 @@ use check::Checker;
 use code::CodeBuffer;
 use compile::{Compiled, Compiler, ENTRY, FOR_ACCESS, Input, Places, goes_on};
 use enter::Left;
-use state::{JUMPS, Jump, NOWHERE, State, TRANSLATIONS};
+use state::{JUMPS, Jump, State, TRANSLATIONS};
 use thunks::Thunks;
 use vector::HostFeatures;
 
@@ -89,6 +89,8 @@ pub(crate) struct Translator {
     jumps: LowBox<[[Jump; JUMPS]; JUMP_TABLES]>,
     /// Entries of each jump cache that are set.
     jumps_used: [Vec<u16>; JUMP_TABLES],
+    /// How often each jump cache was emptied.
+    emptied: [u64; JUMP_TABLES],
     /// The mode of the code of 32 bits that the jump cache of each class knows.
     narrow_modes: [Mode; CLASSES],
     code: CodeBuffer,
@@ -130,8 +132,7 @@ impl Translator {
         let mut state = LowBox::<State>::new();
         let mut jumps = LowBox::<[[Jump; JUMPS]; JUMP_TABLES]>::new();
         jumps.low_addr()?;
-        // The others are for the address 0, which belongs to the first.
-        jumps.iter_mut().for_each(|jumps| jumps[0].rip = NOWHERE);
+        jumps.iter_mut().for_each(|jumps| jumps[0].rip = state::no_jump(0));
         state.signals = match how.check {
             false => std::ptr::from_ref(cpu.signals.word()) as u64,
             true => u64::from(state.low_addr()? + state::at::NEVER),
@@ -146,6 +147,7 @@ impl Translator {
             state,
             jumps,
             jumps_used: Default::default(),
+            emptied: [0; JUMP_TABLES],
             narrow_modes: [Mode::default(); CLASSES],
             fixed: code.used(),
             code,
@@ -251,9 +253,11 @@ impl Translator {
     fn empty_table(&mut self, table: usize) {
         if !self.jumps_used[table].is_empty() {
             self.counters.count(Count::Emptied);
+            self.emptied[table] += 1;
         }
         for index in self.jumps_used[table].drain(..) {
-            self.jumps[table][usize::from(index)] = Jump { rip: NOWHERE, code: 0 };
+            let index = usize::from(index);
+            self.jumps[table][index].rip = state::no_jump(index);
         }
     }
 
@@ -288,13 +292,27 @@ impl Translator {
             self.counters.count(Count::Links);
             self.code.patch(link.at, code + ENTRY as u64);
         }
-        let index = state::jump_index(cpu.rip);
+        self.fill_jumps(table, n, cpu.rip);
+        self.note_jump(table, Jump { rip: cpu.rip, code });
+        Some(code)
+    }
+
+    fn note_jump(&mut self, table: usize, jump: Jump) {
+        let index = state::jump_index(jump.rip);
         let slot = &mut self.jumps[table][index];
-        if slot.code == 0 {
+        if slot.rip == state::no_jump(index) {
             self.jumps_used[table].push(index as u16);
         }
-        *slot = Jump { rip: cpu.rip, code };
-        Some(code)
+        *slot = jump;
+    }
+
+    /// The jump cache was emptied, and now translation `n` is at `rip` again: the others in its page are
+    /// where they were, too. Enters them all, once after each time that the cache was emptied.
+    fn fill_jumps(&mut self, table: usize, n: u32, rip: u64) {
+        let jumps = self.cache.neighbours(n, rip, (table, self.emptied[table]));
+        for jump in jumps {
+            self.note_jump(table, jump);
+        }
     }
 
     /// The translation of `cpu`'s current instruction and what follows, if there is one, or shall be.

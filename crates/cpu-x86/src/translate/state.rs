@@ -5,8 +5,8 @@ use std::mem::offset_of;
 use crate::flags::bits::{AF, CF, OF, PF, SF, ZF};
 use crate::low::Plain;
 
-/// Entries of the jump cache.
-pub(super) const JUMPS: usize = 1 << 14;
+/// Entries of the jump cache: what 16 bits tell apart.
+pub(super) const JUMPS: usize = 1 << 16;
 
 /// Where the guest's registers are when no translated code runs, and what it needs at hand.
 #[repr(C)]
@@ -130,7 +130,7 @@ unsafe impl Plain for State {}
 unsafe impl Plain for Jump {}
 
 /// A RIP that no jump goes to: not canonical.
-pub(super) const NOWHERE: u64 = 1 << 63;
+const NOWHERE: u64 = 1 << 63;
 
 /// Offsets in [`State`].
 pub(super) mod at {
@@ -205,5 +205,11 @@ pub(super) fn bits_to_flags(bits: u64) -> u64 {
 
 /// The jump cache's entry for `rip`.
 pub(super) fn jump_index(rip: u64) -> usize {
-    (rip ^ rip >> 12) as usize % JUMPS
+    (rip ^ rip >> 16) as usize % JUMPS
+}
+
+/// What the entry at `index` has while it is for nothing: a RIP that belongs to another one, or to none.
+/// So entries are for nothing while they are all zeroes, but for the first.
+pub(super) fn no_jump(index: usize) -> u64 {
+    if index == 0 { NOWHERE } else { 0 }
 }

@@ -7,7 +7,7 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
 use crate::cpu::Cpu;
-use crate::testing::{load, long_mode, run_to_halt};
+use crate::testing::{STACK, load, long_mode, run_to_halt};
 
 /// Where a page table for the linear addresses from [`WINDOW`] on is.
 const TABLE: u64 = 0x6_0000;
@@ -32,6 +32,41 @@ fn paged() -> Cpu {
         write(&cpu, TABLE + 8 * page, FRAMES + (page % 64 << 12) | 7);
     }
     cpu
+}
+
+/// A branch that the interpreter has to execute, as the TLB has lost its operand, to what follows it.
+#[test]
+fn branches_to_what_follows_them() {
+    const TABLE: u64 = 0x2_0000;
+    let mut cpu = long_mode();
+    load(&cpu, |a| {
+        let (mut top, mut next) = (a.create_label(), a.create_label());
+        let (mut called, mut returned) = (a.create_label(), a.create_label());
+        a.lea(rax, qword_ptr(next)).unwrap();
+        a.mov(qword_ptr(TABLE), rax).unwrap();
+        a.lea(rax, qword_ptr(called)).unwrap();
+        a.mov(qword_ptr(TABLE + 8), rax).unwrap();
+        a.lea(rsi, qword_ptr(returned)).unwrap();
+        a.mov(ecx, 100).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.invlpg(ptr(TABLE)).unwrap();
+        a.jmp(qword_ptr(TABLE)).unwrap();
+        a.set_label(&mut next).unwrap();
+        a.add(rbx, 3).unwrap();
+        a.invlpg(ptr(TABLE)).unwrap();
+        a.call(qword_ptr(TABLE + 8)).unwrap();
+        a.set_label(&mut called).unwrap();
+        a.pop(rdx).unwrap();
+        a.push(rsi).unwrap();
+        a.invlpg(ptr(STACK - 8)).unwrap();
+        a.ret().unwrap();
+        a.set_label(&mut returned).unwrap();
+        a.dec(ecx).unwrap();
+        a.jne(top).unwrap();
+        a.hlt().unwrap();
+    });
+    run_to_halt(&mut cpu);
+    assert_eq!(cpu.gpr[3], 300);
 }
 
 #[test]
