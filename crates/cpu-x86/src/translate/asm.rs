@@ -319,7 +319,8 @@ mod tests {
         asm.mov_imm(Register::RDX, u64::MAX - 1);
         asm.mov_imm(Register::R14, 1 << 40);
         let expected = "mov %r14,%rbx; mov %rax,%r9; mov $0x80000000,%esi; mov $5,%r14d; \
-                        mov $-1,%r15; mov $-2,%rdx; movabs $0x10000000000,%r14; ";
+                        mov $0xFFFFFFFFFFFFFFFF,%r15; \
+                        mov $0xFFFFFFFFFFFFFFFE,%rdx; movabs $0x10000000000,%r14; ";
         assert_eq!(listing(asm), expected);
         let mut asm = Asm::new(0x1000);
         let slow = asm.label();

@@ -60,27 +60,28 @@ fn is_mmx_instruction(insn: &Instruction) -> bool {
         Mnemonic::Emms => true,
         // An implicit operand.
         Mnemonic::Maskmovq => false,
-        // MXCSR counts, too.
-        Mnemonic::Cvtpi2pd
-        | Mnemonic::Cvtpi2ps
-        | Mnemonic::Cvtpd2pi
-        | Mnemonic::Cvtps2pi
-        | Mnemonic::Cvttpd2pi
-        | Mnemonic::Cvttps2pi => false,
         _ => {
             let registers = (0..insn.op_count())
                 .filter(|&n| insn.op_kind(n) == OpKind::Register)
                 .map(|n| insn.op_register(n));
-            let mut any = false;
+            let (mut any, mut vector) = (false, false);
             for register in registers {
                 if !register.is_mm() && !register.is_gpr() && !is_vector(register) {
                     return false;
                 }
                 any |= register.is_mm();
+                vector |= is_vector(register);
             }
-            any
+            // A conversion needs MXCSR, which is there if there is a vector register.
+            any && (vector || !converts(insn.mnemonic()))
         }
     }
+}
+
+/// Whether `mnemonic` is a conversion of SSE's from what may be in memory to an MMX register.
+fn converts(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::*;
+    matches!(mnemonic, Cvtpd2pi | Cvtps2pi | Cvttpd2pi | Cvttps2pi)
 }
 
 /// Whether `insn` is noted as the last x87 instruction.
