@@ -16,6 +16,8 @@ pub enum HostAdvice {
     NoCoreDump,
     /// Share pages with others that are equal.
     Mergeable,
+    /// Make all pages now, not when they are used.
+    Preallocated,
 }
 
 /// Tells the host how to treat the pages of `slice`, which is page-aligned.
@@ -23,9 +25,10 @@ pub(crate) fn advise(slice: &VolatileSlice<'_, PageLog>, advice: HostAdvice) -> 
     let advice = match advice {
         HostAdvice::NoCoreDump => Advice::LinuxDontDump,
         HostAdvice::Mergeable => Advice::LinuxMergeable,
+        HostAdvice::Preallocated => Advice::LinuxPopulateWrite,
     };
     let pages = slice.ptr_guard_mut();
-    // SAFETY: the range is mapped guest RAM for as long as `slice` lives, and neither advice changes what
+    // SAFETY: the range is mapped guest RAM for as long as `slice` lives, and no advice here changes what
     // is read there.
     unsafe { madvise(pages.as_ptr().cast(), slice.len(), advice) }?;
     Ok(())

@@ -46,10 +46,10 @@ pub(crate) fn run(mut config: Config) -> Result<u8> {
         daemon::ready()?;
     }
     let terminal = (config.display == DisplaySpec::Curses)
-        .then(|| show(&machine, runtime.handle().clone()))
+        .then(|| show(&machine, quitter(&machine, runtime.handle())))
         .transpose()?;
     if let Some(demo) = &demo {
-        demo.start_tour()?;
+        demo.start_tour(quitter(&machine, runtime.handle()))?;
     }
     let autostart = !config.machine.start_paused;
     let code = runtime.block_on(async {
@@ -60,19 +60,26 @@ pub(crate) fn run(mut config: Config) -> Result<u8> {
     });
     drop(terminal);
     server.end();
+    if demo.is_some_and(|demo| demo.has_failed()) {
+        return Ok(1);
+    }
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
 }
 
-/// Shows the machine on the terminal; its user can end it there.
-fn show(machine: &Machine, runtime: Handle) -> Result<Terminal> {
-    let run = machine.run().clone();
-    let quit = move || {
+/// Ends the machine because somebody at this host wants it, from any thread.
+fn quitter(machine: &Machine, runtime: &Handle) -> impl Fn() + Send + 'static + use<> {
+    let (run, runtime) = (machine.run().clone(), runtime.clone());
+    move || {
         let run = run.clone();
         runtime.spawn(async move {
             // A machine that is ending already refuses; that is as well.
             let _ = run.ask(Request::Quit(ShutdownCause::HostUi)).await;
         });
-    };
+    }
+}
+
+/// Shows the machine on the terminal; its user can end it there.
+fn show(machine: &Machine, quit: impl Fn() + Send + 'static) -> Result<Terminal> {
     Ok(Terminal::start(machine.consoles(), Arc::clone(machine.input()), quit)?)
 }
 

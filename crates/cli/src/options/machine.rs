@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use machine::pc::layout::MEMORY_MAX;
 use machine::spec::{
-    Accelerator, BootImage, CpuModel, DirectBoot, Graphics, ModelError, PanicAction, RebootAction,
-    ShutdownAction, Smp, WatchdogAction,
+    Accelerator, BootImage, CpuModel, DirectBoot, Graphics, MAX_CPUS, ModelError, PanicAction,
+    RebootAction, ShutdownAction, Smp, WatchdogAction,
 };
 use uuid::Uuid;
 
@@ -14,8 +14,6 @@ use crate::config::DisplaySpec;
 use ::options::OptionError;
 use ::options::{Properties, parse_choice};
 
-/// Most CPUs that a machine can have.
-const MAX_CPUS: u32 = 64;
 /// Least RAM, in bytes: what lies below 1 MiB plus room for a kernel.
 const MIN_MEMORY: u64 = 2 << 20;
 
@@ -173,20 +171,26 @@ pub(super) fn memory(builder: &mut Builder, value: &str) -> Result<(), OptionErr
     let mut options = Properties::parse("-m", value, Some("size"))?;
     let size = options.take_size("size", 1 << 20)?.unwrap_or(super::DEFAULT_MEMORY);
     options.finish()?;
+    check_memory(&format!("-m {value}"), size)?;
+    // Whole MiB keep the memory map free of odd ends.
+    builder.machine().memory = size.next_multiple_of(1 << 20);
+    Ok(())
+}
+
+/// Refuses what is too little or too much memory for a machine; `origin` says who wants it.
+pub(super) fn check_memory(origin: &str, size: u64) -> Result<(), OptionError> {
     if size < MIN_MEMORY {
         return Err(OptionError::new(format!(
-            "-m {value}: a machine needs at least {} MiB of memory",
+            "{origin}: a machine needs at least {} MiB of memory",
             MIN_MEMORY >> 20
         )));
     }
     if size > MEMORY_MAX {
         return Err(OptionError::new(format!(
-            "-m {value}: a machine has at most {} GiB of memory, as its CPUs can't address more",
+            "{origin}: a machine has at most {} GiB of memory, as its CPUs can't address more",
             MEMORY_MAX >> 30
         )));
     }
-    // Whole MiB keep the memory map free of odd ends.
-    builder.machine().memory = size.next_multiple_of(1 << 20);
     Ok(())
 }
 

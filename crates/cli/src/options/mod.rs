@@ -5,6 +5,7 @@ mod board;
 pub(crate) mod drives;
 mod firmware;
 mod machine;
+mod object;
 mod process;
 mod rtc;
 mod smbios;
@@ -69,6 +70,13 @@ pub const OPTIONS: &[OptionItem] = &[
         machine::smp,
     ),
     option("m", &[], Takes::Value("[size=]megs"), "RAM (default 128M)", machine::memory),
+    option(
+        "object",
+        &[],
+        Takes::Value("memory-backend-ram,id=id,size=bytes[,prop=value]..."),
+        "memory for -machine memory-backend=",
+        object::object,
+    ),
     option("name", &[], Takes::Value("[guest=]name"), "name of the machine", machine::name),
     option("uuid", &[], Takes::Value("uuid"), "UUID of the machine", machine::uuid),
     option(
@@ -296,6 +304,9 @@ pub struct Builder {
     /// `-qtest` and `-qtest-log`.
     pub(crate) qtest: Option<String>,
     pub(crate) qtest_log: QtestLogSpec,
+    /// `-object`, and which of them `-machine` names.
+    pub(crate) memory_backends: Vec<object::MemoryBackend>,
+    pub(crate) memory_backend: Option<String>,
     /// `-initrd` and `-append`, which need `-kernel`.
     pub(crate) initrd: Option<std::path::PathBuf>,
     pub(crate) append: Option<String>,
@@ -330,6 +341,7 @@ impl Builder {
         self.finish_boot()?;
         self.machine().no_graphic = self.no_graphic || self.no_graphics;
         machine::finish_graphics(&mut self);
+        object::finish(&mut self)?;
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;
         }

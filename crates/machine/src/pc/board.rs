@@ -50,6 +50,7 @@ use crate::spec::{Accelerator, BoardSpec, Graphics, MachineSpec, SerialSpec, Tra
 
 /// The devices that every board has.
 struct Chipset {
+    host_bridge: Arc<I440fx>,
     pic: Arc<I8259>,
     apics: Arc<ApicBus>,
     ioapic: Arc<IoApic>,
@@ -355,7 +356,7 @@ impl Pc {
     fn add_chipset(&mut self) -> Result<(), BuildError> {
         let bios = self.load_bios()?;
         let chipset = &self.chipset;
-        let host_bridge = I440fx::new();
+        let host_bridge = Arc::clone(&chipset.host_bridge);
         host_bridge.connect_memory(&self.memory, bios)?;
         host_bridge.attach(&self.pci, &self.ports)?;
         let isa_bridge = Piix3::new(chipset.router.clone(), self.control.clone());
@@ -530,12 +531,13 @@ impl Pc {
 /// Tells the host how the machine's memory is to be treated; it may know of no such thing.
 fn advise_host(memory: &GuestMemory, board: &BoardSpec) {
     let wanted = [
-        (board.no_core_dump, HostAdvice::NoCoreDump, "dump-guest-core=off"),
-        (board.merge_memory, HostAdvice::Mergeable, "mem-merge=on"),
+        (board.no_core_dump, HostAdvice::NoCoreDump, "-machine dump-guest-core=off"),
+        (board.merge_memory, HostAdvice::Mergeable, "-machine mem-merge=on"),
+        (board.preallocate, HostAdvice::Preallocated, "-object prealloc=on"),
     ];
     for (_, advice, option) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
         if let Err(reason) = memory.advise(advice) {
-            eprintln!("rhea: warning: -machine {option}: {reason}");
+            eprintln!("rhea: warning: {option}: {reason}");
         }
     }
 }
@@ -570,7 +572,8 @@ impl Chipset {
         let sci = router.isa_line(line::SCI);
         let pm = Piix4Pm::new(ports, timers, sci, control.clone(), pm_options);
         let fpu_error = FpuError::new(router.isa_line(line::FPU));
-        Ok(Self { pic, apics, ioapic, router, pm, fpu_error, taps })
+        let host_bridge = I440fx::new();
+        Ok(Self { host_bridge, pic, apics, ioapic, router, pm, fpu_error, taps })
     }
 }
 
@@ -578,12 +581,16 @@ impl Board for Pc {
     type Cpu = Cpu;
 
     fn reset_devices(&self, kind: ResetKind) {
+        let wakes_up = kind == ResetKind::Wakeup;
+        let host_bridge = Arc::as_ptr(&self.chipset.host_bridge);
         for device in &self.devices {
-            device.reset();
+            // With the memory stays what of it is seen where: firmware goes on in its shadow RAM.
+            if !(wakes_up && std::ptr::addr_eq(Arc::as_ptr(device), host_bridge)) {
+                device.reset();
+            }
         }
         self.describe_disks();
         self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
-        let wakes_up = kind == ResetKind::Wakeup;
         if !wakes_up {
             self.load_images();
         }
