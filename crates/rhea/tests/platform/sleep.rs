@@ -147,7 +147,8 @@ fn sleep_states_can_be_left_out() {
 fn linux_hibernates_and_comes_back() {
     with_guest("linux_hibernates_and_comes_back", &[], |guest| {
         let (_disk, drive) = disk(256 << 20)?;
-        let arguments = ["-m", "128", "-drive", &drive];
+        // The image has to fit beside what is in memory.
+        let arguments = ["-m", "256", "-drive", &drive];
         let mut vm = start(guest, &arguments)?;
         vm.qmp()?;
         vm.serial.run("mkswap /dev/vda > /dev/null; swapon /dev/vda")?;
