@@ -225,6 +225,8 @@ pub struct BootSpec {
     pub reboot_timeout: Option<u16>,
     /// Try nothing but what has a `bootindex`.
     pub strict: bool,
+    /// Boot from a floppy disk even if it does not say that it can be.
+    pub no_floppy_check: bool,
 }
 
 /// An item for firmware and guest (`-fw_cfg`).

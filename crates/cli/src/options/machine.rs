@@ -59,21 +59,37 @@ pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionErro
     options.finish()
 }
 
-/// Takes the first of `names`, separated by colons, that is to be had.
+/// Takes the first of `names`, separated by colons, that is to be had. Of several options the first that
+/// has one counts; it is an error if none has.
 pub(super) fn set_accelerator(
     builder: &mut Builder,
     option: &str,
     names: &str,
 ) -> Result<(), OptionError> {
+    let mut chosen = None;
     for name in names.split(':') {
-        if let Some(accelerator) = parse_choice(option, "accel", name, ACCELERATORS)? {
-            builder.machine().accelerator = accelerator;
-            return Ok(());
+        chosen = chosen.or(parse_choice(option, "accel", name, ACCELERATORS)?);
+    }
+    match (chosen, builder.accelerator) {
+        (Some(accelerator), None) => builder.accelerator = Some(accelerator),
+        (Some(_), Some(_)) => {}
+        (None, _) => {
+            builder.missing_accelerator = Some(format!(
+                "{option}: accelerator '{names}' is not available in this build; use 'soft'"
+            ));
         }
     }
-    Err(OptionError::new(format!(
-        "{option}: accelerator '{names}' is not available in this build; use 'soft'"
-    )))
+    Ok(())
+}
+
+/// Gives the machine the accelerator that was chosen.
+pub(super) fn finish_accelerator(builder: &mut Builder) -> Result<(), OptionError> {
+    match (builder.accelerator, builder.missing_accelerator.take()) {
+        (Some(accelerator), _) => builder.machine().accelerator = accelerator,
+        (None, Some(reason)) => return Err(OptionError::new(reason)),
+        (None, None) => {}
+    }
+    Ok(())
 }
 
 pub(super) fn cpu(builder: &mut Builder, value: &str) -> Result<(), OptionError> {

@@ -110,6 +110,13 @@ pub const OPTIONS: &[OptionItem] = &[
         firmware::boot,
     ),
     option(
+        "no-fd-bootchk",
+        &[],
+        Takes::Nothing,
+        "boot from a floppy disk whatever its first sector says",
+        firmware::no_floppy_check,
+    ),
+    option(
         "fw_cfg",
         &[],
         Takes::Value("[name=]name,file=|string="),
@@ -304,6 +311,9 @@ pub struct Builder {
     /// `-qtest` and `-qtest-log`.
     pub(crate) qtest: Option<String>,
     pub(crate) qtest_log: QtestLogSpec,
+    /// The first accelerator that is to be had, and why another is not.
+    pub(crate) accelerator: Option<::machine::spec::Accelerator>,
+    pub(crate) missing_accelerator: Option<String>,
     /// `-object`, and which of them `-machine` names.
     pub(crate) memory_backends: Vec<object::MemoryBackend>,
     pub(crate) memory_backend: Option<String>,
@@ -341,6 +351,7 @@ impl Builder {
         self.finish_boot()?;
         self.machine().no_graphic = self.no_graphic || self.no_graphics;
         machine::finish_graphics(&mut self);
+        machine::finish_accelerator(&mut self)?;
         object::finish(&mut self)?;
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;
