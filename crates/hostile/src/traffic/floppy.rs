@@ -39,10 +39,11 @@ const COMMANDS: &[(u8, u8)] = &[
     (0xcd, 5),
 ];
 
-/// The controller's ports: digital output, main status, data.
+/// The controller's ports: digital output, main status, data, data rate.
 const OUTPUT: u16 = 0x3f2;
 const STATUS: u16 = 0x3f4;
 const DATA: u16 = 0x3f5;
+const RATE: u16 = 0x3f7;
 /// Bits of the status: it waits for an access, and which.
 const REQUEST: u32 = 0x80;
 const TO_HOST: u32 = 0x40;
@@ -81,6 +82,9 @@ fn transfer(guest: &mut Guest<'_>) -> Result<()> {
     }
     let motor = guest.nearly(0x0c | drive | 0x10 << drive);
     guest.output(OUTPUT, 1, motor)?;
+    // One disk is of high density, the other of double density.
+    let rate = guest.nearly(if drive == 0 { 0 } else { 2 });
+    guest.output(RATE, 1, rate)?;
     guest.wait(1_000_000)?;
     drain(guest)?;
     send(guest, &[0x03, 0xdf, 0x02 | u64::from(!by_dma)])?;

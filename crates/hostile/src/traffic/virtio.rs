@@ -249,22 +249,23 @@ fn block(guest: &mut Guest<'_>) -> (Bytes, Payload) {
     (header, payload)
 }
 
-/// The address of a logical unit.
-fn unit(guest: &mut Guest<'_>) -> u64 {
+/// The address of a logical unit, and the length of its blocks.
+fn unit(guest: &mut Guest<'_>) -> (u64, u64) {
     // A disk, a tiny one, a CD-ROM drive and an empty one, and what is not there.
     let (target, lun) = guest.pick(&[(0, 0), (0, 0), (5, 1), (1, 0), (2, 0), (5, 0), (255, 7)]);
-    u64::from_le_bytes([guest.pick(&[1, 1, 1, 1, 0]), target, 0x40, lun, 0, 0, 0, 0])
+    let address = [guest.nearly(1) as u8, target, 0x40, lun, 0, 0, 0, 0];
+    let is_cdrom = matches!(target, 1 | 2);
+    (u64::from_le_bytes(address), if is_cdrom { scsi::CD_BLOCK } else { scsi::DISK_BLOCK })
 }
 
 fn scsi_control(guest: &mut Guest<'_>) -> Bytes {
     let (kind, subtype) = (guest.within(0..=3), guest.within(0..=8));
-    let (unit, tag) = (unit(guest), guest.within(0..=4));
+    let ((unit, _), tag) = (unit(guest), guest.within(0..=4));
     Bytes::default().u32(kind).u32(subtype).u64(unit).u64(tag)
 }
 
 fn scsi_request(guest: &mut Guest<'_>) -> (Bytes, Payload) {
-    let (unit, tag) = (unit(guest), guest.within(0..=4));
-    let block_len = guest.pick(&[scsi::DISK_BLOCK, scsi::CD_BLOCK]);
+    let ((unit, block_len), tag) = (unit(guest), guest.within(0..=4));
     let scsi::Command { block, payload } = scsi::command(guest, block_len);
     let attribute = guest.pick(&[0, 0, 1, 2, 3]);
     // 32 bytes of command block, unless the driver has changed that.

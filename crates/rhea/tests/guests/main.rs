@@ -166,7 +166,6 @@ fn debian_boots_by_uefi() {
         photograph(&mut vm, "ovmf-grub")?;
         vm.serial.send("\r")?;
         vm.serial.wait_for("rhea login: ")?;
-        photograph(&mut vm, "ovmf")?;
         vm.serial.send("root\n")?;
         vm.serial.wait_for("root@rhea:~# ")?;
         vm.serial.send("ls /sys/firmware; systemctl poweroff --force\n")?;
@@ -211,7 +210,7 @@ fn a_32_bit_kernel_runs_busybox() {
         vm.serial.send("echo $((6 * 7))-answered\n")?;
         vm.serial.wait_for("42-answered")?;
         // The screen shows what the kernel says, and what is written to its first terminal.
-        vm.serial.send("mount -t devtmpfs dev /dev\nuname -a > /dev/tty0\n")?;
+        vm.serial.send("mount -t devtmpfs dev /dev\nclear > /dev/tty0\nuname -a > /dev/tty0\n")?;
         vm.wait_screen("i686 GNU/Linux")?;
         photograph(&mut vm, "linux-686")?;
         vm.serial.send("poweroff -f\n")?;
