@@ -103,7 +103,12 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
                 Outcome::Hung => Some(format!("{test} hangs")),
             })
             .collect();
-        println!("| {name} | {} | {} | {} |", count(Outcome::Passed), tests.len(), others.join(", "));
+        println!(
+            "| {name} | {} | {} | {} |",
+            count(Outcome::Passed),
+            tests.len(),
+            others.join(", ")
+        );
     }
     println!("\nTests in parentheses skip themselves.");
     Ok(ExitCode::SUCCESS)

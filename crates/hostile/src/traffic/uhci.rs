@@ -196,7 +196,7 @@ fn transact(
     let Some(last) = transactions.len().checked_sub(1) else { return Ok(()) };
     let mut bytes = Bytes::default();
     for (index, transaction) in transactions.iter().enumerate() {
-        let next = if index == last { 1 } else { ORDERLY + 32 * (index as u64 + 1) | 4 };
+        let next = if index == last { 1 } else { (ORDERLY + 32 * (index as u64 + 1)) | 4 };
         let len = transaction.len.wrapping_sub(1) & 0x7ff;
         let token = transaction.kind
             | address << 8

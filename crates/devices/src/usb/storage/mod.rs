@@ -644,7 +644,8 @@ impl Drop for UsbStorage {
         self.shared.inner().closed = true;
         self.shared.wake.notify_all();
         // The image is let go when this returns. The worker may be who drops the device: it ends next.
-        let is_other = |thread: &JoinHandle<()>| thread.thread().id() != std::thread::current().id();
+        let is_other =
+            |thread: &JoinHandle<()>| thread.thread().id() != std::thread::current().id();
         if let Some(thread) = self.thread.take().filter(is_other) {
             let _ = thread.join();
         }
