@@ -19,8 +19,14 @@ struct Structures {
 /// Sets a device up, or gives it work.
 pub(super) fn one(guest: &mut Guest<'_>, function: &Function) -> Result<()> {
     let found = structures(guest, function)?;
+    // One that runs is left to it mostly; one that was reset, or gave up, is set up again.
+    let is_running = match &found {
+        Some(at) => guest.load(at.common + 0x14, 1)? == 0xf,
+        None => true,
+    };
     match (found, guest.within(0..=9)) {
-        (Some(at), 0 | 1) => set_up(guest, function, &at),
+        (Some(at), _) if !is_running && guest.percent(90) => set_up(guest, function, &at),
+        (Some(at), 0) if guest.percent(50) => set_up(guest, function, &at),
         (Some(at), 2) => {
             let (offset, value, size) =
                 (guest.within(0..=0x40), guest.value(), guest.pick(&[1, 2, 4]));

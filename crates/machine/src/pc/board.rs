@@ -40,6 +40,7 @@ use super::devices::{Bus, Buses, LoadedImage};
 use super::door::Door;
 use super::firmware;
 use super::layout::{self, Layout};
+use super::messages::Messages;
 use super::sleep::{self, SleepStates};
 use crate::BuildError;
 use crate::acpi;
@@ -150,15 +151,16 @@ impl Pc {
         let tapped = spec.qtest.is_some();
         let chipset = Chipset::new(apics, &ports, &timers, &control, pm_options, tapped)?;
         let pirqs = chipset.router.pirq_lines();
-        let msi: Arc<dyn MsiSink> = chipset.apics.clone();
-        let pci = Arc::new(PciBus::new(ports.clone(), mmio.clone(), pirqs, msi));
+        let msi: Arc<dyn MsiSink> =
+            Arc::new(Messages { apics: chipset.apics.clone(), memory: Arc::clone(&memory) });
+        let pci = Arc::new(PciBus::new(ports.clone(), mmio.clone(), pirqs, Arc::clone(&msi)));
         let mut chardevs = Chardevs::open(&spec.chardevs, &control)?;
         let qtest = spec.qtest.as_ref().map(|qtest| chardevs.claim(&qtest.chardev)).transpose()?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
         let hpet = (!spec.no_hpet).then(|| {
             let router = Arc::clone(&chipset.router);
             let lines = Box::new(move |line| router.isa_line(line));
-            Hpet::new(&timers, lines, chipset.apics.clone())
+            Hpet::new(&timers, lines, msi)
         });
         let rtc_line = match &hpet {
             Some(hpet) => IrqLine::new(hpet.clone(), hpet::RTC_INPUT),

@@ -9,6 +9,7 @@ pub mod devices;
 pub mod door;
 pub mod firmware;
 pub mod layout;
+mod messages;
 mod multiboot;
 mod multiboot2;
 mod sleep;
