@@ -14,7 +14,7 @@ use crate::file::describe;
 use crate::media::{Bay, MediaDevice, Medium, TrayEvent};
 use crate::{
     BlockBackend, CacheMode, DriveOptions, GuestSlice, IoStats, LockError, OnError, OpenError,
-    StatsSnapshot, slices_len, sys,
+    OutOfImage, StatsSnapshot, slices_len, sys,
 };
 
 /// Why a drive could not be made or used.
@@ -23,6 +23,9 @@ pub enum BlockError {
     /// The image could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The image is too small.
+    #[error(transparent)]
+    Part(#[from] OutOfImage),
     /// The image is in use elsewhere.
     #[error(transparent)]
     Lock(#[from] LockError),

@@ -63,6 +63,15 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether the image could be opened for reading only.
+    pub(crate) fn is_read_only(&self) -> bool {
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        let Self::Host { source, .. } = self else { return false };
+        matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem)
+    }
+}
+
 /// The host's words for an error, without Rust's error number behind them.
 pub(crate) fn describe(error: &io::Error) -> String {
     let text = error.to_string();
@@ -390,7 +399,7 @@ impl BlockBackend for FileNode {
 }
 
 /// Fills `buf` with zeroes.
-fn zero(buf: &GuestSlice<'_>) -> io::Result<()> {
+pub(crate) fn zero(buf: &GuestSlice<'_>) -> io::Result<()> {
     use memory::vm_memory::Bytes;
     static ZEROES: [u8; 4096] = [0; 4096];
     let mut at = 0;

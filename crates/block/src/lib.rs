@@ -9,6 +9,7 @@
 //! - [`BlockBackend`] is a node of the disk graph: vectored reads and writes straight on guest memory,
 //!   flush, discard, zeroes. It is `Send + Sync`; requests run on the threads that call it.
 //! - [`FileNode`] is the protocol that keeps the bytes in a host file or block device.
+//! - [`NullNode`] is the protocol that keeps nothing.
 //! - [`OverlayNode`] keeps what is written to a disk apart from it, in a temporary file.
 //! - [`Drive`] is what a guest device is connected to: it counts requests, applies the error policy,
 //!   and holds the [`Medium`] with its tray, which can be changed meanwhile. Everything a query shows
@@ -22,8 +23,10 @@ mod drive;
 mod file;
 mod lock;
 mod media;
+mod null;
 mod options;
 mod overlay;
+mod part;
 mod stats;
 mod sys;
 #[cfg(test)]
@@ -37,7 +40,9 @@ pub use drive::{
 pub use file::{FileNode, OpenError};
 pub use lock::LockError;
 pub use media::{MediaDevice, MediaError, Medium, TrayEvent};
+pub use null::{NullNode, NullOptions};
 pub use options::{CacheMode, DiscardMode, DriveOptions, ImageFormat, OnError};
 pub use overlay::OverlayNode;
+pub use part::OutOfImage;
 pub use stats::{IoStats, StatsSnapshot};
 pub use sys::buffer_slice;

@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 
 use crate::drive::BlockError;
+use crate::part::PartNode;
 use crate::{
-    BlockBackend, CacheMode, Drive, DriveEvent, DriveOptions, FileNode, ImageFormat, OpenError,
-    OverlayNode,
+    BlockBackend, CacheMode, Drive, DriveEvent, DriveOptions, FileNode, ImageFormat, NullNode,
+    OpenError, OverlayNode, null,
 };
 
 /// A device whose medium can be changed.
@@ -108,11 +109,24 @@ impl Drive {
         // What an overlay is over is only read.
         let overlaid = options.snapshot && !read_only;
         let cache = if overlaid { CacheMode::UNSAFE } else { options.cache };
-        let node = FileNode::open(path, read_only || overlaid, cache, options.discard)?;
-        if format.is_none() {
-            refuse_other_formats(&node, path)?;
+        let mut node: Arc<dyn BlockBackend> = if is_null(path) {
+            Arc::new(NullNode::new(options.null, read_only))
+        } else {
+            let open =
+                |read_only| FileNode::open(path, read_only || overlaid, cache, options.discard);
+            let node = match open(read_only) {
+                Err(e) if e.is_read_only() && options.auto_read_only => open(true)?,
+                opened => opened?,
+            };
+            if format.is_none() {
+                refuse_other_formats(&node, path)?;
+            }
+            Arc::new(node)
+        };
+        let read_only = read_only || node.is_read_only() && !overlaid;
+        if options.offset != 0 || options.size.is_some() {
+            node = Arc::new(PartNode::new(node, options.offset, options.size)?);
         }
-        let mut node: Arc<dyn BlockBackend> = Arc::new(node);
         if overlaid {
             node = Arc::new(OverlayNode::new(node, options.discard)?);
         }
@@ -294,6 +308,11 @@ impl Drive {
     }
 }
 
+/// Whether an image's name asks for a disk without bytes.
+fn is_null(path: &Path) -> bool {
+    path.to_str().is_some_and(|name| name.starts_with(null::PREFIX))
+}
+
 /// Refuses images that are not raw, when nobody said that they are: a guest that writes another
 /// format's header into its raw disk must not be believed later.
 fn refuse_other_formats(node: &FileNode, path: &Path) -> Result<(), BlockError> {
@@ -312,6 +331,7 @@ fn refuse_other_formats(node: &FileNode, path: &Path) -> Result<(), BlockError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::NullOptions;
     use std::path::PathBuf;
     use std::sync::Mutex;
 
@@ -437,5 +457,36 @@ mod tests {
         let inserted = drive.info().inserted.unwrap();
         assert_eq!((inserted.driver, inserted.read_only), ("copy-on-write", false));
         assert_eq!(inserted.backing.unwrap().file, path.display().to_string());
+    }
+
+    #[test]
+    fn a_disk_can_be_without_bytes() {
+        let null = NullOptions { size: 8192, read_zeroes: true };
+        let options = DriveOptions { null, ..Default::default() };
+        let drive = Drive::open("hd", Path::new("null-co://"), &options).unwrap();
+        drive.write_bytes(8187, b"hello").unwrap();
+        drive.write_bytes(8188, b"hello").unwrap_err();
+        let mut bytes = [1; 5];
+        drive.read_bytes(8187, &mut bytes).unwrap();
+        assert_eq!((bytes, drive.size()), ([0; 5], 8192));
+        drive.read_bytes(u64::MAX, &mut bytes).unwrap_err();
+    }
+
+    #[test]
+    fn a_disk_can_be_a_part_of_its_image() {
+        let bench = Bench::new(false);
+        let path = bench.image("a", 8192);
+        let part = |offset, size| {
+            let options = DriveOptions { offset, size, ..Default::default() };
+            Drive::open("hd", &path, &options)
+        };
+        let drive = part(512, Some(1024)).unwrap();
+        drive.write_bytes(0, b"hello").unwrap();
+        drive.write_bytes(1020, b"hello").unwrap_err();
+        assert_eq!(&std::fs::read(&path).unwrap()[512..517], b"hello");
+        assert_eq!((drive.size(), part(512, None).unwrap().size()), (1024, 7680));
+        for (offset, size) in [(8193, None), (512, Some(7681)), (1, Some(u64::MAX))] {
+            assert!(matches!(part(offset, size), Err(BlockError::Part(_))));
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use ::options::{OptionError, Properties};
 
+use crate::NullOptions;
+
 /// How the host caches a disk (`cache=`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheMode {
@@ -116,6 +118,14 @@ pub struct DriveOptions {
     pub rerror: OnError,
     /// What a failed write does.
     pub werror: OnError,
+    /// Open an image that can't be written for reading only.
+    pub auto_read_only: bool,
+    /// Which bytes of the image are the disk's: from where on, and how many, unless all that follow.
+    pub offset: u64,
+    /// See `offset`.
+    pub size: Option<u64>,
+    /// What a disk without bytes is like.
+    pub null: NullOptions,
 }
 
 impl Default for DriveOptions {
@@ -128,6 +138,10 @@ impl Default for DriveOptions {
             discard: DiscardMode::Ignore,
             rerror: OnError::Report,
             werror: OnError::Enospc,
+            auto_read_only: true,
+            offset: 0,
+            size: None,
+            null: NullOptions::default(),
         }
     }
 }
@@ -146,6 +160,11 @@ impl DriveOptions {
         for key in ["read-only", "readonly"] {
             set(&mut parsed.read_only, given.take_bool(key)?);
         }
+        set(&mut parsed.auto_read_only, given.take_bool("auto-read-only")?);
+        set(&mut parsed.offset, given.take_size("offset", 1)?);
+        parsed.size = given.take_size("size", 1)?;
+        set(&mut parsed.null.size, given.take_size("file.size", 1)?);
+        set(&mut parsed.null.read_zeroes, given.take_bool("file.read-zeroes")?);
         set(&mut parsed.snapshot, given.take_bool("snapshot")?);
         // `cache=` is shorthand for its three parts, which win over it.
         set(&mut parsed.cache, given.take_choice("cache", CacheMode::NAMES)?);
@@ -201,7 +220,8 @@ mod tests {
     fn reads_options_and_refuses_what_it_does_not_know() {
         let options = parse(
             "format=raw,readonly=on,snapshot=on,cache=none,cache.no-flush=true,discard=unmap,werror=stop,\
-             rerror=ignore,aio=threads",
+             rerror=ignore,aio=threads,auto-read-only=off,offset=512,size=1440k,file.size=4M,\
+             file.read-zeroes=on",
         );
         let want = DriveOptions {
             format: Some(ImageFormat::Raw),
@@ -211,6 +231,10 @@ mod tests {
             discard: DiscardMode::Unmap,
             rerror: OnError::Ignore,
             werror: OnError::Stop,
+            auto_read_only: false,
+            offset: 512,
+            size: Some(1440 << 10),
+            null: NullOptions { size: 4 << 20, read_zeroes: true },
         };
         assert_eq!(options, Ok(want));
         let json = r#"{"cache.no-flush": true, "read-only": false}"#;

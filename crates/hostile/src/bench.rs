@@ -44,7 +44,9 @@ const KINDS: &[Kind] = &[
             -device pc-testdev -device pci-testdev,membar=64k -device edu \
             -device ib700 -device i6300esb \
             -device usb-hub,port=1,id=hub -device usb-kbd,port=1.1 -device usb-mouse,port=1.2 \
-            -device usb-tablet,port=2",
+            -device usb-tablet,port=1.3 \
+            -drive if=none,id=stick,format=raw,file={stick} \
+            -device usb-storage,drive=stick,port=2",
     },
     Kind {
         name: "virtio disks and SCSI",
@@ -97,6 +99,7 @@ const IMAGES: &[Image] = &[
     Image { name: "locked", size: 1 << 20, writable: false },
     Image { name: "snapshot", size: 4 << 20, writable: false },
     Image { name: "cd", size: 1 << 20, writable: false },
+    Image { name: "stick", size: 2 << 20, writable: true },
     Image { name: "floppy", size: 1440 << 10, writable: true },
     Image { name: "locked-floppy", size: 720 << 10, writable: false },
     Image { name: "code", size: 128 << 10, writable: false },

@@ -1,8 +1,10 @@
 //! The guest: its choices, its accesses, its script.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use arbitrary::{Arbitrary, Unstructured};
@@ -22,6 +24,9 @@ const ARENA: u64 = 16 << 20;
 /// Bytes of the arena.
 const ARENA_SIZE: u64 = 1 << 20;
 
+/// Reads and writes that went well, of each drive by its id.
+pub type Reach = BTreeMap<String, (u64, u64)>;
+
 /// A guest on a machine.
 pub(crate) struct Guest<'a> {
     bench: &'a Bench,
@@ -34,6 +39,8 @@ pub(crate) struct Guest<'a> {
     pub(crate) functions: Vec<Function>,
     /// State from earlier, a device each.
     saved: Option<Vec<Saved>>,
+    /// Reads and writes of each drive, on machines that were left.
+    reach: Reach,
 }
 
 /// The choices: all of them are the source's.
@@ -82,6 +89,17 @@ impl Guest<'_> {
             7 => (1u64 << self.within(0..=32)).wrapping_sub(1),
             8 => self.within(0..=0xffff),
             _ => self.pick(&[u64::MAX, 0xffff_ffff, 0x7fff_ffff, 0x8000_0000, 0xffff_fe00]),
+        }
+    }
+
+    /// A number that is right, but for some cases: next to that, with one bit changed, or any.
+    pub(crate) fn nearly(&mut self, right: u64) -> u64 {
+        match self.within(0..=79) {
+            1 => right.wrapping_add(1),
+            2 => right.wrapping_sub(1),
+            3 => right ^ 1 << self.within(0..=63),
+            4 => self.amount(),
+            _ => right,
         }
     }
 
@@ -190,6 +208,19 @@ impl Guest<'_> {
         self.output(0xcfc + u16::from(offset & 3), size, value)
     }
 
+    /// Reads a port until all bits of `clear` in it are 0, or for a moment: devices work meanwhile.
+    /// Returns what was read last.
+    pub(crate) fn settled(&mut self, port: u16, clear: u32) -> Result<u32> {
+        for _ in 0..200 {
+            let value = self.input(port, 1)?;
+            if value & clear == 0 {
+                return Ok(value);
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        self.input(port, 1)
+    }
+
     /// Lets time pass, in nanoseconds.
     pub(crate) fn wait(&mut self, ns: u64) -> Result<()> {
         self.ask(&format!("clock_step {ns}")).map(drop)
@@ -227,7 +258,16 @@ impl<'a> Guest<'a> {
         pc.reset_devices(ResetKind::Full);
         let session = Session::new(Arc::new(|_, _| {}));
         let pc = Some(pc);
-        Ok(Self { bench, control, pc, session, source, functions: Vec::new(), saved: None })
+        Ok(Self {
+            bench,
+            control,
+            pc,
+            session,
+            source,
+            functions: Vec::new(),
+            saved: None,
+            reach: Reach::default(),
+        })
     }
 
     /// Does all that the source has.
@@ -305,6 +345,7 @@ impl<'a> Guest<'a> {
     fn move_to_new_machine(&mut self) -> Result<()> {
         let state = self.at_rest("move to a new machine", save);
         let now = self.pc().timers().clock().now_ns();
+        self.note_reach();
         // Its images are locked as long as it lives.
         self.pc = None;
         let pc = self.bench.machine(Arc::clone(&self.control))?;
@@ -317,13 +358,23 @@ impl<'a> Guest<'a> {
         Ok(())
     }
 
+    fn note_reach(&mut self) {
+        for drive in self.pc().drives() {
+            let stats = drive.stats();
+            let (reads, writes) = self.reach.entry(drive.id().to_owned()).or_default();
+            *reads += stats.rd_operations;
+            *writes += stats.wr_operations;
+        }
+    }
+
     /// Ends the machine, which has to come to rest.
-    pub(crate) fn end(mut self) -> Result<()> {
+    pub(crate) fn end(mut self) -> Result<Reach> {
         self.at_rest("the end", |_| ());
-        let Self { pc, session, .. } = self;
+        self.note_reach();
+        let Self { pc, session, reach, .. } = self;
         drop(session);
         ensure!(pc.and_then(Arc::into_inner).is_some(), "somebody holds the machine");
-        Ok(())
+        Ok(reach)
     }
 }
 

@@ -31,6 +31,7 @@ use arbitrary::Unstructured;
 
 use bench::Bench;
 use guest::Guest;
+pub use guest::Reach;
 
 /// Bytes of a seeded case.
 const CASE_BYTES: usize = 48 << 10;
@@ -38,32 +39,34 @@ const CASE_BYTES: usize = 48 << 10;
 /// over, and far below what a guest could ask for.
 pub const MEMORY_BOUND: u64 = 1 << 30;
 
-/// Runs the case that these bytes are.
+/// Runs the case that these bytes are; returns how far it got to the disks.
 ///
 /// # Errors
 /// Says what the guest managed to break.
-pub fn run(bytes: &[u8]) -> Result<()> {
+pub fn run(bytes: &[u8]) -> Result<Reach> {
     let mut source = Unstructured::new(bytes);
     let bench = Bench::new(source.arbitrary()?)?;
     let mut guest = Guest::new(&bench, source)?;
     let done = guest.run().and_then(|()| {
-        drop_machine(guest)?;
-        bench.check_images()
+        let reach = drop_machine(guest)?;
+        bench.check_images()?;
+        Ok(reach)
     });
     let script = watch::script();
-    done.with_context(|| format!("after these commands, last of {}:\n{script}", bench.name()))?;
+    let reach =
+        done.with_context(|| format!("after these commands, last of {}:\n{script}", bench.name()))?;
     let panics = watch::panics();
     ensure!(panics.is_empty(), "{panics:#?}\nafter, on {}:\n{script}", bench.name());
     let peak = peak_memory()?;
     ensure!(peak < MEMORY_BOUND, "the process had {peak} bytes in RAM");
-    Ok(())
+    Ok(reach)
 }
 
 /// Runs the case of a seed.
 ///
 /// # Errors
 /// Those of [`run`], with the seed.
-pub fn run_seed(seed: u64) -> Result<()> {
+pub fn run_seed(seed: u64) -> Result<Reach> {
     let mut bytes = vec![0; CASE_BYTES];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     // Every machine has its turn.
@@ -71,7 +74,7 @@ pub fn run_seed(seed: u64) -> Result<()> {
     run(&bytes).with_context(|| format!("seed {seed}"))
 }
 
-fn drop_machine(guest: Guest<'_>) -> Result<()> {
+fn drop_machine(guest: Guest<'_>) -> Result<Reach> {
     watch::step("the machine ends");
     guest.end()
 }

@@ -205,6 +205,8 @@ pub struct BoardSpec {
     pub no_core_dump: bool,
     /// Guest memory may be shared with pages of other processes that are equal (KSM).
     pub merge_memory: bool,
+    /// Have the host make all pages of memory at once.
+    pub preallocate: bool,
     /// Who made the ACPI tables, if not us: 6 bytes.
     pub oem_id: Option<[u8; 6]>,
     /// The ACPI tables' id, if not ours: 8 bytes.
@@ -241,6 +243,8 @@ pub struct BootSpec {
     pub reboot_timeout: Option<u16>,
     /// Try nothing but what has a `bootindex`.
     pub strict: bool,
+    /// Boot from a floppy disk even if it does not say that it can be.
+    pub no_floppy_check: bool,
 }
 
 /// An item for firmware and guest (`-fw_cfg`).
@@ -289,6 +293,13 @@ pub struct NamedChardev {
     /// What it is.
     pub spec: ChardevSpec,
 }
+
+/// The machine type's name, and its shorter one.
+pub const MACHINE_TYPE: &str = "pc-i440fx-7.2";
+/// See [`MACHINE_TYPE`].
+pub const MACHINE_ALIAS: &str = "pc";
+/// Most CPUs of a machine.
+pub const MAX_CPUS: u32 = 64;
 
 /// A drive, with an image in it or without (`-drive`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

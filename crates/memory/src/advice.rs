@@ -18,6 +18,8 @@ pub enum HostAdvice {
     Mergeable,
     /// Use large pages.
     LargePages,
+    /// Make all pages now, not when they are used.
+    Preallocated,
 }
 
 /// Tells the host how to treat the pages of `slice`, which is page-aligned.
@@ -26,9 +28,10 @@ pub(crate) fn advise(slice: &VolatileSlice<'_, PageLog>, advice: HostAdvice) -> 
         HostAdvice::NoCoreDump => Advice::LinuxDontDump,
         HostAdvice::Mergeable => Advice::LinuxMergeable,
         HostAdvice::LargePages => Advice::LinuxHugepage,
+        HostAdvice::Preallocated => Advice::LinuxPopulateWrite,
     };
     let pages = slice.ptr_guard_mut();
-    // SAFETY: the range is mapped guest RAM for as long as `slice` lives, and no advice changes what
+    // SAFETY: the range is mapped guest RAM for as long as `slice` lives, and no advice here changes what
     // is read there.
     unsafe { madvise(pages.as_ptr().cast(), slice.len(), advice) }?;
     Ok(())

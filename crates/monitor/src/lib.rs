@@ -10,6 +10,7 @@ mod control;
 mod events;
 mod machine;
 mod misc;
+mod qom;
 mod run_state;
 mod ui;
 
@@ -106,6 +107,15 @@ impl Commands for Monitor {
     }
     async fn query_target(&self) -> Result<schema::TargetInfo, QmpError> {
         Ok(machine::target())
+    }
+    async fn query_machines(&self) -> Result<Vec<schema::MachineInfo>, QmpError> {
+        Ok(machine::types())
+    }
+    async fn qom_list_types(
+        &self,
+        arg: commands::QomListTypes,
+    ) -> Result<Vec<schema::ObjectTypeInfo>, QmpError> {
+        Ok(qom::types(&arg))
     }
     async fn query_uuid(&self) -> Result<schema::UuidInfo, QmpError> {
         Ok(self.uuid())

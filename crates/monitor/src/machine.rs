@@ -1,14 +1,30 @@
 //! Commands about processors and memory (`schema/machine.json`).
 
+use ::machine::spec::{MACHINE_ALIAS, MACHINE_TYPE, MAX_CPUS};
 use schema::{
     BalloonInfo, CpuInfo, CpuInfoFast, CpuInstanceProperties, CurrentMachineParams, GuidInfo,
-    HumanReadableText, KvmInfo, QmpError, SysEmuTarget, TargetInfo, UuidInfo, commands,
+    HumanReadableText, KvmInfo, MachineInfo, QmpError, SysEmuTarget, TargetInfo, UuidInfo, commands,
 };
 
 use crate::{Monitor, int};
 
 pub(crate) fn target() -> TargetInfo {
     TargetInfo { arch: SysEmuTarget::X8664 }
+}
+
+/// The machine types: there is one.
+pub(crate) fn types() -> Vec<MachineInfo> {
+    vec![MachineInfo {
+        name: MACHINE_TYPE.to_owned(),
+        alias: Some(MACHINE_ALIAS.to_owned()),
+        is_default: Some(true),
+        cpu_max: MAX_CPUS.into(),
+        hotpluggable_cpus: false,
+        numa_mem_supported: false,
+        deprecated: false,
+        default_cpu_type: Some("qemu64-x86_64-cpu".to_owned()),
+        default_ram_id: Some("pc.ram".to_owned()),
+    }]
 }
 
 /// The accelerator for KVM is not in this build, so it is neither present nor enabled.

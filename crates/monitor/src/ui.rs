@@ -113,7 +113,7 @@ impl Monitor {
                 QmpError::generic("Parameter 'hold-time' expects a number of milliseconds")
             })?),
         };
-        if !self.is_running() {
+        if !self.takes_input() {
             return Ok(());
         }
         let keys: Vec<Key> = arg.keys.iter().filter_map(key).collect();
@@ -130,7 +130,7 @@ impl Monitor {
                 Some(Target { device: console.device().to_owned(), head: console.head() })
             }
         };
-        if !self.is_running() {
+        if !self.takes_input() {
             return Err(QmpError::generic("VM not running"));
         }
         for event in &arg.events {
@@ -151,8 +151,10 @@ impl Monitor {
         Ok(())
     }
 
-    fn is_running(&self) -> bool {
-        self.machine.run().published().run_state() == RunState::Running
+    /// Whether keys and pointers are heard: a guest that sleeps can be woken up by them.
+    fn takes_input(&self) -> bool {
+        let state = self.machine.run().published().run_state();
+        matches!(state, RunState::Running | RunState::Suspended)
     }
 }
 

@@ -4,9 +4,11 @@
 //! folder, and the tour is a client of both, as any other program could be.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal};
+use std::io::{BufRead, BufReader, ErrorKind, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use chardev::ChardevSpec;
@@ -29,6 +31,7 @@ const QUESTIONS: [&str; 5] =
 /// The folder with the demonstration's sockets and disk, removed when dropped.
 pub(crate) struct Demo {
     folder: tempfile::TempDir,
+    has_failed: Arc<AtomicBool>,
 }
 
 impl Demo {
@@ -38,7 +41,7 @@ impl Demo {
             .prefix("rhea-demo-")
             .tempdir()
             .context("-demo: cannot make a temporary folder")?;
-        let demo = Self { folder };
+        let demo = Self { folder, has_failed: Arc::default() };
         File::create(demo.disk())
             .and_then(|file| file.set_len(DISK))
             .context("-demo: cannot make a disk image")?;
@@ -70,19 +73,33 @@ impl Demo {
         Ok(demo)
     }
 
-    /// Shows the guest and the monitor on a thread of its own. Once the tour is over the machine ends,
+    /// Shows the guest and the monitor on a thread of its own. Once the tour is over it calls `quit`,
     /// unless somebody sits at a terminal.
-    pub(crate) fn start_tour(&self) -> Result<()> {
+    pub(crate) fn start_tour(&self, quit: impl Fn() + Send + 'static) -> Result<()> {
         let (serial, monitor) = (self.serial(), self.monitor());
+        let has_failed = Arc::clone(&self.has_failed);
         std::thread::Builder::new()
             .name("tour".to_owned())
             .spawn(move || {
-                if let Err(e) = tour(&serial, &monitor) {
-                    eprintln!("rhea: -demo: {e:#}");
+                match tour(&serial, &monitor, &mut std::io::stdout()) {
+                    Ok(Next::Stay) => return,
+                    Ok(Next::Quit) => {}
+                    // Whoever read has seen enough.
+                    Err(e) if is_broken_pipe(&e) => {}
+                    Err(e) => {
+                        eprintln!("rhea: -demo: {e:#}");
+                        has_failed.store(true, Ordering::SeqCst);
+                    }
                 }
+                quit();
             })
             .context("-demo: cannot start a thread")?;
         Ok(())
+    }
+
+    /// Whether the tour broke off.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::SeqCst)
     }
 
     fn disk(&self) -> PathBuf {
@@ -98,36 +115,44 @@ impl Demo {
     }
 }
 
-fn tour(serial: &Path, monitor: &Path) -> Result<()> {
-    println!("A guest boots in software; this is its serial port:\n");
+/// What happens to the machine after the tour.
+enum Next {
+    Stay,
+    Quit,
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+}
+
+fn tour(serial: &Path, monitor: &Path, out: &mut impl Write) -> Result<Next> {
+    writeln!(out, "A guest boots in software; this is its serial port:\n")?;
     let lines = BufReader::new(UnixStream::connect(serial).context("no serial port")?).lines();
     let mut client = BlockingClient::connect(&Address::Unix(monitor.to_owned()), false)?;
     client.execute("cont", Map::new())?;
     for line in lines {
         let line = line?;
-        println!("    {}", line.trim_end());
+        writeln!(out, "    {}", line.trim_end())?;
         if line.trim_end() == READY {
             break;
         }
     }
-    println!("\nIts monitor answers QMP meanwhile:\n");
+    writeln!(out, "\nIts monitor answers QMP meanwhile:\n")?;
     for question in QUESTIONS {
-        println!("-> {{\"execute\": \"{question}\"}}");
-        println!("<- {}\n", client.execute(question, Map::new())?);
+        writeln!(out, "-> {{\"execute\": \"{question}\"}}")?;
+        writeln!(out, "<- {}\n", client.execute(question, Map::new())?)?;
     }
     let stay = std::io::stdin().is_terminal();
     if stay {
-        println!("The machine goes on. Ask it yourself, from another terminal:\n");
+        writeln!(out, "The machine goes on. Ask it yourself, from another terminal:\n")?;
     } else {
-        println!("With a terminal, the machine would go on for you to ask it:\n");
+        writeln!(out, "With a terminal, the machine would go on for you to ask it:\n")?;
     }
     let socket = monitor.display();
-    println!("    cargo run --release -p qmpctl -- -s {socket} query-blockstats");
-    println!("    cargo run --release -p qmpctl -- -s {socket} shell");
+    writeln!(out, "    cargo run --release -p qmpctl -- -s {socket} query-blockstats")?;
+    writeln!(out, "    cargo run --release -p qmpctl -- -s {socket} shell")?;
     if stay {
-        println!("\nCtrl-C, or quit by QMP, ends it.");
-    } else {
-        client.execute("quit", Map::new())?;
+        writeln!(out, "\nCtrl-C, or quit by QMP, ends it.")?;
     }
-    Ok(())
+    Ok(if stay { Next::Stay } else { Next::Quit })
 }

@@ -13,7 +13,7 @@ use machine::run::{Request, RunHandle};
 
 use qmp::events::EventBus;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tui::Terminal;
 
 use crate::daemon;
@@ -26,6 +26,15 @@ pub(crate) fn run(mut config: Config) -> Result<u8> {
     if config.daemonize {
         daemon::begin()?;
     }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    // From now on they end the machine in good order, however early they come.
+    let signals = {
+        let _context = runtime.enter();
+        EndSignals::new().context("cannot listen to signals")?
+    };
     let demo = config.demo.then(|| Demo::prepare(&mut config)).transpose()?;
     let _pidfile = config.pidfile.as_deref().map(PidFile::create).transpose()?;
     let events = EventBus::new();
@@ -37,42 +46,45 @@ pub(crate) fn run(mut config: Config) -> Result<u8> {
     let log = Arc::new(open_log(&config.log)?);
     let (machine, owner) = Machine::new(&config.machine, sink, log)?;
     let machine = Arc::new(machine);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
     let server = monitors.serve(machine.clone(), events).context("cannot serve monitors")?;
     if config.daemonize {
         daemon::ready()?;
     }
     let terminal = (config.display == DisplaySpec::Curses)
-        .then(|| show(&machine, runtime.handle().clone()))
+        .then(|| show(&machine, quitter(&machine, runtime.handle())))
         .transpose()?;
     if let Some(demo) = &demo {
-        demo.start_tour()?;
+        demo.start_tour(quitter(&machine, runtime.handle()))?;
     }
     let autostart = !config.machine.start_paused;
     let code = runtime.block_on(async {
-        let signals = tokio::spawn(end_on_signals(machine.run().clone()));
+        let signals = tokio::spawn(signals.end(machine.run().clone()));
         let code = owner.serve(autostart).await;
         signals.abort();
         code
     });
     drop(terminal);
     server.end();
+    if demo.is_some_and(|demo| demo.has_failed()) {
+        return Ok(1);
+    }
     Ok(u8::try_from(code & 0xff).unwrap_or(1))
 }
 
-/// Shows the machine on the terminal; its user can end it there.
-fn show(machine: &Machine, runtime: Handle) -> Result<Terminal> {
-    let run = machine.run().clone();
-    let quit = move || {
+/// Ends the machine because somebody at this host wants it, from any thread.
+fn quitter(machine: &Machine, runtime: &Handle) -> impl Fn() + Send + 'static + use<> {
+    let (run, runtime) = (machine.run().clone(), runtime.clone());
+    move || {
         let run = run.clone();
         runtime.spawn(async move {
             // A machine that is ending already refuses; that is as well.
             let _ = run.ask(Request::Quit(ShutdownCause::HostUi)).await;
         });
-    };
+    }
+}
+
+/// Shows the machine on the terminal; its user can end it there.
+fn show(machine: &Machine, quit: impl Fn() + Send + 'static) -> Result<Terminal> {
     Ok(Terminal::start(machine.consoles(), Arc::clone(machine.input()), quit)?)
 }
 
@@ -94,17 +106,31 @@ fn open_log(spec: &LogSpec) -> Result<Log> {
     Ok(log)
 }
 
-/// Ends the machine in good order when the process is asked to end.
-async fn end_on_signals(run: RunHandle) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = hangup.recv() => {}
+/// The signals by which the process is asked to end.
+struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl EndSignals {
+    /// Takes them over from the host's defaults. Called within the event loop that will wait for them.
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
-    // A machine that is ending already refuses; that is as well.
-    let _ = run.ask(Request::Quit(ShutdownCause::HostSignal)).await;
-    Ok(())
+
+    /// Ends the machine in good order at the first of them.
+    async fn end(mut self, run: RunHandle) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+        // A machine that is ending already refuses; that is as well.
+        let _ = run.ask(Request::Quit(ShutdownCause::HostSignal)).await;
+    }
 }

@@ -2,8 +2,9 @@
 //! and writes.
 
 use anyhow::{Context as _, Result, ensure};
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use testkit::{VmBuilder, bare};
 
 fn binary() -> PathBuf {
@@ -147,10 +148,29 @@ fn nographic_shows_the_serial_port() {
 fn the_demonstration_shows_a_guest_and_its_monitor() {
     let output = Command::new(env!("CARGO_BIN_EXE_rhea"))
         .arg("-demo")
-        .stdin(std::process::Stdio::null())
+        .stdin(Stdio::null())
         .output()
         .expect("rhea runs");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("guest: ready") && text.contains("<- {\"running\":true"), "{text}");
+}
+
+/// As with `rhea -demo | head -1`.
+#[test]
+fn the_demonstration_ends_when_nobody_reads_it() {
+    testkit::run("the_demonstration_ends_when_nobody_reads_it", || {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_rhea"))
+            .arg("-demo")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
+        let output = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success() && said.is_empty(), "{}: {said}", output.status);
+        Ok(())
+    });
 }

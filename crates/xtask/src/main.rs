@@ -9,6 +9,7 @@ mod cpio;
 mod guest;
 mod guests;
 mod modules;
+mod qtests;
 mod test;
 
 use anyhow::{Result, bail};
@@ -26,6 +27,8 @@ cargo xtask COMMAND
   compare SCRIPT [ARGUMENT...]
                         give the qtest commands of a file to this emulator and to the peer, both
                         started with the arguments; prints what they answer differently
+  qtests [NAME...]      build QEMU's own tests of devices from Debian's source package, below
+                        target/qtests, and run them against this emulator; all, or these
   test [ARGUMENT...]    run all tests, with real guests; arguments go to the test runner
   bench [WHAT]          measure against a peer: start, boot, cpu, smp, loop, qmp or all;
                         --rounds N, --peer PATH (qemu-system-x86_64 if it is installed),
@@ -62,6 +65,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         }
         "boot" => boot::run(rest),
         "compare" => compare::run(rest),
+        "qtests" => qtests::run(rest),
         "test" => test::run(rest),
         "bench" => bench::run(rest),
         "help" | "--help" | "-h" => {

@@ -7,5 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     hostile::watch::start();
-    hostile::run(bytes).unwrap_or_else(|broken| panic!("{broken:#}"));
+    if let Err(broken) = hostile::run(bytes) {
+        panic!("{broken:#}");
+    }
 });

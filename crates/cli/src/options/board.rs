@@ -1,14 +1,14 @@
 //! `-machine`: the machine type and the properties of its board.
 
 use ::machine::smbios::EntryPoint;
-use ::machine::spec::BoardSpec;
+use ::machine::spec::{BoardSpec, MACHINE_ALIAS, MACHINE_TYPE};
 use ::options::{OptionError, Properties};
 
 use super::Builder;
 use super::machine::set_accelerator;
 use super::{firmware, machine};
 
-const MACHINES: &[&str] = &["pc", "pc-i440fx-7.2"];
+const MACHINES: &[&str] = &[MACHINE_ALIAS, MACHINE_TYPE];
 
 /// What a property that can be left to the machine says.
 const ON_OFF_AUTO: &[(&str, Option<bool>)] =
@@ -63,6 +63,7 @@ pub(super) fn machine(builder: &mut Builder, value: &str) -> Result<(), OptionEr
     }
     boot_options(builder, &mut options)?;
     check_fixed(&mut options)?;
+    builder.memory_backend = options.take("memory-backend").or(builder.memory_backend.take());
     check_objects(&mut options)?;
     if let Some(bits) = options.take_choice(
         "smbios-entry-point-type",
@@ -178,9 +179,6 @@ fn check_fixed(options: &mut Properties) -> Result<(), OptionError> {
 
 /// Properties that name objects of kinds that there are none of.
 fn check_objects(options: &mut Properties) -> Result<(), OptionError> {
-    if let Some(id) = options.take("memory-backend") {
-        return Err(OptionError::new(format!("Memory backend '{id}' not found")));
-    }
     if let Some(id) = options.take("memory-encryption") {
         return Err(OptionError::new(format!("No such memory encryption object '{id}'")));
     }
@@ -219,7 +217,6 @@ mod tests {
             ("vmport=on", "vmport=on: not available in this build"),
             ("pit=off", "pit=off: not available in this build"),
             ("nvdimm=on", "nvdimm=on: not available in this build"),
-            ("memory-backend=pc.ram", "Memory backend 'pc.ram' not found"),
             ("memory-encryption=x", "No such memory encryption object 'x'"),
             ("confidential-guest-support=x", "Device 'x' not found"),
             ("x-oem-id=ABCDEFG", "x-oem-id value is bigger than 6 bytes"),

@@ -84,6 +84,11 @@ pub(super) fn boot(builder: &mut Builder, value: &str) -> Result<(), OptionError
     options.finish()
 }
 
+pub(super) fn no_floppy_check(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    builder.machine().firmware.boot.no_floppy_check = true;
+    Ok(())
+}
+
 pub(super) fn fw_cfg(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let mut options = Properties::parse("-fw_cfg", value, Some("name"))?;
     let name = options.take("name").filter(|name| !name.is_empty());

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use machine::pc::layout::MEMORY_MAX;
 use machine::spec::{
-    Accelerator, BootImage, CpuModel, DirectBoot, Graphics, IcountSpec, MachineSpec, ModelError,
-    PanicAction, RebootAction, ShutdownAction, Smp, TranslationSpec, WatchdogAction,
+    Accelerator, BootImage, CpuModel, DirectBoot, Graphics, IcountSpec, MAX_CPUS, MachineSpec,
+    ModelError, PanicAction, RebootAction, ShutdownAction, Smp, TranslationSpec, WatchdogAction,
 };
 use uuid::Uuid;
 
@@ -14,8 +14,6 @@ use crate::config::DisplaySpec;
 use ::options::OptionError;
 use ::options::{Properties, parse_choice};
 
-/// Most CPUs that a machine can have.
-const MAX_CPUS: u32 = 64;
 /// Least RAM, in bytes: what lies below 1 MiB plus room for a kernel.
 const MIN_MEMORY: u64 = 2 << 20;
 
@@ -113,21 +111,37 @@ pub(super) fn finish_icount(machine: &MachineSpec) -> Result<(), OptionError> {
     Err(OptionError::new(format!("-icount: not supported with {refused}")))
 }
 
-/// Takes the first of `names`, separated by colons, that is to be had.
+/// Takes the first of `names`, separated by colons, that is to be had. Of several options the first that
+/// has one counts; it is an error if none has.
 pub(super) fn set_accelerator(
     builder: &mut Builder,
     option: &str,
     names: &str,
 ) -> Result<(), OptionError> {
+    let mut chosen = None;
     for name in names.split(':') {
-        if let Some(accelerator) = parse_choice(option, "accel", name, ACCELERATORS)? {
-            builder.machine().accelerator = accelerator;
-            return Ok(());
+        chosen = chosen.or(parse_choice(option, "accel", name, ACCELERATORS)?);
+    }
+    match (chosen, builder.accelerator) {
+        (Some(accelerator), None) => builder.accelerator = Some(accelerator),
+        (Some(_), Some(_)) => {}
+        (None, _) => {
+            builder.missing_accelerator = Some(format!(
+                "{option}: accelerator '{names}' is not available in this build; use 'soft'"
+            ));
         }
     }
-    Err(OptionError::new(format!(
-        "{option}: accelerator '{names}' is not available in this build; use 'soft'"
-    )))
+    Ok(())
+}
+
+/// Gives the machine the accelerator that was chosen.
+pub(super) fn finish_accelerator(builder: &mut Builder) -> Result<(), OptionError> {
+    match (builder.accelerator, builder.missing_accelerator.take()) {
+        (Some(accelerator), _) => builder.machine().accelerator = accelerator,
+        (None, Some(reason)) => return Err(OptionError::new(reason)),
+        (None, None) => {}
+    }
+    Ok(())
 }
 
 pub(super) fn cpu(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
@@ -225,20 +239,26 @@ pub(super) fn memory(builder: &mut Builder, value: &str) -> Result<(), OptionErr
     let mut options = Properties::parse("-m", value, Some("size"))?;
     let size = options.take_size("size", 1 << 20)?.unwrap_or(super::DEFAULT_MEMORY);
     options.finish()?;
+    check_memory(&format!("-m {value}"), size)?;
+    // Whole MiB keep the memory map free of odd ends.
+    builder.machine().memory = size.next_multiple_of(1 << 20);
+    Ok(())
+}
+
+/// Refuses what is too little or too much memory for a machine; `origin` says who wants it.
+pub(super) fn check_memory(origin: &str, size: u64) -> Result<(), OptionError> {
     if size < MIN_MEMORY {
         return Err(OptionError::new(format!(
-            "-m {value}: a machine needs at least {} MiB of memory",
+            "{origin}: a machine needs at least {} MiB of memory",
             MIN_MEMORY >> 20
         )));
     }
     if size > MEMORY_MAX {
         return Err(OptionError::new(format!(
-            "-m {value}: a machine has at most {} GiB of memory, as its CPUs can't address more",
+            "{origin}: a machine has at most {} GiB of memory, as its CPUs can't address more",
             MEMORY_MAX >> 30
         )));
     }
-    // Whole MiB keep the memory map free of odd ends.
-    builder.machine().memory = size.next_multiple_of(1 << 20);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod board;
 pub(crate) mod drives;
 mod firmware;
 mod machine;
+mod object;
 mod process;
 mod rtc;
 mod smbios;
@@ -76,6 +77,13 @@ pub const OPTIONS: &[OptionItem] = &[
         machine::smp,
     ),
     option("m", &[], Takes::Value("[size=]megs"), "RAM (default 128M)", machine::memory),
+    option(
+        "object",
+        &[],
+        Takes::Value("memory-backend-ram,id=id,size=bytes[,prop=value]..."),
+        "memory for -machine memory-backend=",
+        object::object,
+    ),
     option("name", &[], Takes::Value("[guest=]name"), "name of the machine", machine::name),
     option("uuid", &[], Takes::Value("uuid"), "UUID of the machine", machine::uuid),
     option(
@@ -107,6 +115,13 @@ pub const OPTIONS: &[OptionItem] = &[
         Takes::Value("[order=drives][,once=drives][,menu=on|off][,splash=][,splash-time=]..."),
         "what to boot from: floppy (a), disk (c), CD-ROM (d), network (n)",
         firmware::boot,
+    ),
+    option(
+        "no-fd-bootchk",
+        &[],
+        Takes::Nothing,
+        "boot from a floppy disk whatever its first sector says",
+        firmware::no_floppy_check,
     ),
     option(
         "fw_cfg",
@@ -317,6 +332,12 @@ pub struct Builder {
     /// `-qtest` and `-qtest-log`.
     pub(crate) qtest: Option<String>,
     pub(crate) qtest_log: QtestLogSpec,
+    /// The first accelerator that is to be had, and why another is not.
+    pub(crate) accelerator: Option<::machine::spec::Accelerator>,
+    pub(crate) missing_accelerator: Option<String>,
+    /// `-object`, and which of them `-machine` names.
+    pub(crate) memory_backends: Vec<object::MemoryBackend>,
+    pub(crate) memory_backend: Option<String>,
     /// `-initrd` and `-append`, which need `-kernel`.
     pub(crate) initrd: Option<std::path::PathBuf>,
     pub(crate) append: Option<String>,
@@ -351,6 +372,8 @@ impl Builder {
         self.finish_boot()?;
         self.machine().no_graphic = self.no_graphic || self.no_graphics;
         machine::finish_graphics(&mut self);
+        machine::finish_accelerator(&mut self)?;
+        object::finish(&mut self)?;
         if self.machine().memory == 0 {
             self.machine().memory = DEFAULT_MEMORY;
         }

@@ -285,6 +285,8 @@ impl Translator {
             let first = self.checker.as_ref().map(|checker| &checker.first);
             cpu.recorder.iter().for_each(|second| second.undo());
             first.iter().for_each(|first| first.undo());
+            // What walks have set is taken back, too, and the TLB must not know better.
+            cpu.tlb.flush_every_asid();
             for byte in wrong {
                 if first.is_none_or(|first| !first.has(byte.at)) {
                     byte.at.write(byte.interpreted);

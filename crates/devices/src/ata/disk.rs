@@ -762,14 +762,14 @@ impl Unit for Disk {
                 self.ask(front, (lba + stored, left, durable), true);
             }
             Step::TakeRanges { len } => {
-                let whole = data.len() == len as usize;
+                let is_whole = data.len() == len as usize;
                 let fits = |(offset, len): (u64, u64)| self.in_range(offset / SECTOR, len / SECTOR);
                 front.set_data(data);
-                if whole && ranges(&front.buffer).all(fits) {
+                if is_whole && ranges(&front.buffer).all(fits) {
                     self.state.step = Step::Trim;
                 } else {
                     self.state.step = Step::Idle;
-                    front.fail(if whole { error::IDNF } else { error::ABRT });
+                    front.fail(error::ABRT);
                 }
             }
             step => {

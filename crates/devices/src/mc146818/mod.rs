@@ -80,7 +80,7 @@ const D_VALID: u8 = 1 << 7;
 const MISSED_MAX: u64 = 1000;
 
 /// How long before the end of a second the update in progress shows, in nanoseconds.
-const UPDATE_NS: u64 = 244_000;
+const UPDATE_NS: u64 = 8 * 1_000_000_000 / 32_768;
 
 /// What the clock shows when the machine is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -129,6 +129,60 @@ fn blind(guest: &mut Guest<'_>) -> Result<()> {
     }
 }
 
+/// The data of a command.
+enum Payload {
+    /// Whatever.
+    Any,
+    /// So many bytes from the device.
+    In(u64),
+    /// So many bytes to the device, whatever they are.
+    Out(u64),
+    /// These, to the device.
+    Bytes(Vec<u8>),
+}
+
+impl Payload {
+    /// Whether the device writes the data.
+    fn is_in(&self, guest: &mut Guest<'_>) -> bool {
+        match self {
+            Self::Any => guest.any(),
+            Self::In(_) => true,
+            Self::Out(_) | Self::Bytes(_) => false,
+        }
+    }
+
+    fn len(&self, guest: &mut Guest<'_>) -> u64 {
+        match self {
+            Self::Any => guest.data().1,
+            Self::In(len) | Self::Out(len) => *len,
+            Self::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Where the data is to be in memory: addresses and lengths, one to three of them. What the device
+    /// is to read is there then.
+    fn place(&self, guest: &mut Guest<'_>) -> Result<Vec<(u64, u64)>> {
+        if matches!(self, Self::Any) {
+            return Ok((0..guest.within(0..=2)).map(|_| guest.data()).collect());
+        }
+        let mut left = self.len(guest);
+        let mut pieces = Vec::new();
+        let mut done = 0;
+        while left > 0 && pieces.len() < 3 {
+            let address = if guest.percent(95) { guest.place() } else { guest.address() };
+            let is_last = pieces.len() == 2 || guest.percent(60);
+            let len = if is_last { left } else { guest.within(1..=left) };
+            if let Self::Bytes(bytes) = self {
+                guest.write(address, &bytes[done..done + len as usize])?;
+            }
+            pieces.push((address, guest.nearly(len)));
+            done += len as usize;
+            left -= len;
+        }
+        Ok(pieces)
+    }
+}
+
 /// Bytes of a structure under way, little-endian.
 #[derive(Default)]
 struct Bytes(Vec<u8>);

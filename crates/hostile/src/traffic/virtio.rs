@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{Bytes, bar, scsi};
+use super::{Bytes, Payload, bar, scsi};
 use crate::guest::Guest;
 use crate::pci::Function;
 
@@ -19,8 +19,14 @@ struct Structures {
 /// Sets a device up, or gives it work.
 pub(super) fn one(guest: &mut Guest<'_>, function: &Function) -> Result<()> {
     let found = structures(guest, function)?;
+    // One that runs is left to it mostly; one that was reset, or gave up, is set up again.
+    let is_running = match &found {
+        Some(at) => guest.load(at.common + 0x14, 1)? == 0xf,
+        None => true,
+    };
     match (found, guest.within(0..=9)) {
-        (Some(at), 0 | 1) => set_up(guest, function, &at),
+        (Some(at), _) if !is_running && guest.percent(90) => set_up(guest, function, &at),
+        (Some(at), 0) if guest.percent(50) => set_up(guest, function, &at),
         (Some(at), 2) => {
             let (offset, value, size) =
                 (guest.within(0..=0x40), guest.value(), guest.pick(&[1, 2, 4]));
@@ -107,7 +113,10 @@ fn set_up(guest: &mut Guest<'_>, function: &Function, at: &Structures) -> Result
 }
 
 fn work(guest: &mut Guest<'_>, function: &Function, at: &Structures) -> Result<()> {
-    let queue = guest.within(0..=3);
+    let queue = guest.pick(match function.device {
+        0x1004 | 0x1048 => &[2, 2, 2, 2, 2, 0, 1, 3],
+        _ => &[0, 0, 0, 1, 1, 2, 3],
+    });
     chains(guest, function, queue)?;
     guest.store(at.common + 0x16, 2, queue)?;
     let offset = guest.load(at.common + 0x1e, 2)?;
@@ -170,16 +179,14 @@ fn chain(
     desc: u64,
     head: u64,
 ) -> Result<()> {
-    let header = header(guest, function, queue);
+    let (header, payload) = request(guest, function, queue);
     let place = 0x300_0000 + 0x1_0000 * u64::from(function.devfn >> 3) + 0x1000 * head;
     guest.write(place, &header)?;
-    let mut parts = vec![(place, header.len() as u64, 0)];
+    let mut parts = vec![(place, guest.nearly(header.len() as u64), 0)];
     // Data go one way.
-    let flags = guest.pick(&[0, 2]);
-    for _ in 0..guest.within(0..=2) {
-        let (addr, len) = guest.data();
-        parts.push((addr, len, flags));
-    }
+    let flags = if payload.is_in(guest) { 2 } else { 0 };
+    let pieces = payload.place(guest)?;
+    parts.extend(pieces.into_iter().map(|(addr, len)| (addr, len, flags)));
     let answer = match function.device {
         0x1001 | 0x1042 => 1,
         0x1004 | 0x1048 => 108,
@@ -209,50 +216,67 @@ fn chain(
     guest.write(desc + 16 * head, &table.0)
 }
 
-/// What the device reads first.
-fn header(guest: &mut Guest<'_>, function: &Function, queue: u64) -> Vec<u8> {
-    let kind = match function.device {
+/// What the device reads first, and the data.
+fn request(guest: &mut Guest<'_>, function: &Function, queue: u64) -> (Vec<u8>, Payload) {
+    let (header, payload) = match function.device {
         0x1001 | 0x1042 => block(guest),
-        0x1004 | 0x1048 if queue == 0 => scsi_control(guest),
+        0x1004 | 0x1048 if queue == 0 => (scsi_control(guest), Payload::Any),
         0x1004 | 0x1048 => scsi_request(guest),
-        0x1050 => gpu(guest),
+        0x1050 => (gpu(guest), Payload::Any),
         _ => {
             let words: Vec<u64> = (0..guest.within(0..=8)).map(|_| guest.amount()).collect();
-            words.into_iter().fold(Bytes::default(), Bytes::u32)
+            (words.into_iter().fold(Bytes::default(), Bytes::u32), Payload::Any)
         }
     };
-    kind.0
+    (header.0, payload)
 }
 
-fn block(guest: &mut Guest<'_>) -> Bytes {
+fn block(guest: &mut Guest<'_>) -> (Bytes, Payload) {
     let kind = guest.pick(&[0, 0, 1, 1, 4, 8, 11, 13, 14, 2]);
-    let sector = if guest.percent(80) { guest.within(0..=2) } else { guest.amount() };
-    let header = Bytes::default().u32(kind).u32(0).u64(sector);
-    if !matches!(kind, 11 | 13) && !guest.percent(3) {
-        return header;
-    }
-    // A segment of a discard.
-    let (first, count, flags) = (guest.amount(), guest.amount(), guest.within(0..=3));
-    header.u64(first).u32(count).u32(flags)
+    let sector = guest.within(0..=2000);
+    let header = Bytes::default().u32(kind).u32(0).u64(guest.nearly(sector));
+    let len = 512 * guest.within(1..=24);
+    let payload = match kind {
+        0 => Payload::In(guest.nearly(len)),
+        1 => Payload::Out(guest.nearly(len)),
+        8 => Payload::In(guest.nearly(20)),
+        // Segments of a discard.
+        11 | 13 | 14 => {
+            let mut segments = Bytes::default();
+            for _ in 0..guest.within(1..=3) {
+                let (first, count, flags) =
+                    (guest.within(0..=2000), guest.within(0..=64), guest.within(0..=1));
+                segments = segments.u64(guest.nearly(first)).u32(guest.nearly(count)).u32(flags);
+            }
+            Payload::Bytes(segments.0)
+        }
+        _ => Payload::Any,
+    };
+    (header, payload)
 }
 
-/// The address of a logical unit.
-fn unit(guest: &mut Guest<'_>) -> u64 {
-    let target = guest.pick(&[0, 0, 1, 2, 5, 255]);
-    let lun = guest.pick(&[0, 0, 1, 7]);
-    u64::from_le_bytes([guest.pick(&[1, 1, 1, 1, 0]), target, 0x40, lun, 0, 0, 0, 0])
+/// The address of a logical unit, and the length of its blocks.
+fn unit(guest: &mut Guest<'_>) -> (u64, u64) {
+    // A disk, a tiny one, a CD-ROM drive and an empty one, and what is not there.
+    let (target, lun) = guest.pick(&[(0, 0), (0, 0), (5, 1), (1, 0), (2, 0), (5, 0), (255, 7)]);
+    let address = [guest.nearly(1) as u8, target, 0x40, lun, 0, 0, 0, 0];
+    let is_cdrom = matches!(target, 1 | 2);
+    (u64::from_le_bytes(address), if is_cdrom { scsi::CD_BLOCK } else { scsi::DISK_BLOCK })
 }
 
 fn scsi_control(guest: &mut Guest<'_>) -> Bytes {
     let (kind, subtype) = (guest.within(0..=3), guest.within(0..=8));
-    let (unit, tag) = (unit(guest), guest.within(0..=4));
+    let ((unit, _), tag) = (unit(guest), guest.within(0..=4));
     Bytes::default().u32(kind).u32(subtype).u64(unit).u64(tag)
 }
 
-fn scsi_request(guest: &mut Guest<'_>) -> Bytes {
-    let (unit, tag) = (unit(guest), guest.within(0..=4));
-    let block = scsi::command(guest);
-    Bytes::default().u64(unit).u64(tag).u8(0).u8(0).u8(0).bytes(&block).bytes(&[0; 16])
+fn scsi_request(guest: &mut Guest<'_>) -> (Bytes, Payload) {
+    let ((unit, block_len), tag) = (unit(guest), guest.within(0..=4));
+    let scsi::Command { block, payload } = scsi::command(guest, block_len);
+    let attribute = guest.pick(&[0, 0, 1, 2, 3]);
+    // 32 bytes of command block, unless the driver has changed that.
+    let header = Bytes::default().u64(unit).u64(tag).u8(attribute).u8(0).u8(0);
+    (header.bytes(&block).bytes(&[0; 16]), payload)
 }
 
 /// A command of the graphics device (section 5.7.6).

@@ -41,6 +41,7 @@ use super::door::Door;
 use super::firmware;
 use super::icount::InstructionClock;
 use super::layout::{self, Layout};
+use super::messages::Messages;
 use super::sleep::{self, SleepStates};
 use crate::BuildError;
 use crate::acpi;
@@ -51,6 +52,7 @@ use crate::spec::{Accelerator, BoardSpec, Graphics, MachineSpec, SerialSpec, Tra
 
 /// The devices that every board has.
 struct Chipset {
+    host_bridge: Arc<I440fx>,
     pic: Arc<I8259>,
     apics: Arc<ApicBus>,
     ioapic: Arc<IoApic>,
@@ -153,15 +155,16 @@ impl Pc {
         let tapped = spec.qtest.is_some();
         let chipset = Chipset::new(apics, &ports, &timers, &control, pm_options, tapped)?;
         let pirqs = chipset.router.pirq_lines();
-        let msi: Arc<dyn MsiSink> = chipset.apics.clone();
-        let pci = Arc::new(PciBus::new(ports.clone(), mmio.clone(), pirqs, msi));
+        let msi: Arc<dyn MsiSink> =
+            Arc::new(Messages { apics: chipset.apics.clone(), memory: Arc::clone(&memory) });
+        let pci = Arc::new(PciBus::new(ports.clone(), mmio.clone(), pirqs, Arc::clone(&msi)));
         let mut chardevs = Chardevs::open(&spec.chardevs, &control)?;
         let qtest = spec.qtest.as_ref().map(|qtest| chardevs.claim(&qtest.chardev)).transpose()?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
         let hpet = (!spec.no_hpet).then(|| {
             let router = Arc::clone(&chipset.router);
             let lines = Box::new(move |line| router.isa_line(line));
-            Hpet::new(&timers, lines, chipset.apics.clone())
+            Hpet::new(&timers, lines, msi)
         });
         let rtc_line = match &hpet {
             Some(hpet) => IrqLine::new(hpet.clone(), hpet::RTC_INPUT),
@@ -367,7 +370,7 @@ impl Pc {
     fn add_chipset(&mut self) -> Result<(), BuildError> {
         let bios = self.load_bios()?;
         let chipset = &self.chipset;
-        let host_bridge = I440fx::new();
+        let host_bridge = Arc::clone(&chipset.host_bridge);
         host_bridge.connect_memory(&self.memory, bios)?;
         host_bridge.attach(&self.pci, &self.ports)?;
         let isa_bridge = Piix3::new(chipset.router.clone(), self.control.clone());
@@ -542,12 +545,13 @@ impl Pc {
 /// Tells the host how the machine's memory is to be treated; it may know of no such thing.
 fn advise_host(memory: &GuestMemory, board: &BoardSpec) {
     let wanted = [
-        (board.no_core_dump, HostAdvice::NoCoreDump, "dump-guest-core=off"),
-        (board.merge_memory, HostAdvice::Mergeable, "mem-merge=on"),
+        (board.no_core_dump, HostAdvice::NoCoreDump, "-machine dump-guest-core=off"),
+        (board.merge_memory, HostAdvice::Mergeable, "-machine mem-merge=on"),
+        (board.preallocate, HostAdvice::Preallocated, "-object prealloc=on"),
     ];
     for (_, advice, option) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
         if let Err(reason) = memory.advise(advice) {
-            eprintln!("rhea: warning: -machine {option}: {reason}");
+            eprintln!("rhea: warning: {option}: {reason}");
         }
     }
 }
@@ -582,7 +586,8 @@ impl Chipset {
         let sci = router.isa_line(line::SCI);
         let pm = Piix4Pm::new(ports, timers, sci, control.clone(), pm_options);
         let fpu_error = FpuError::new(router.isa_line(line::FPU));
-        Ok(Self { pic, apics, ioapic, router, pm, fpu_error, taps })
+        let host_bridge = I440fx::new();
+        Ok(Self { host_bridge, pic, apics, ioapic, router, pm, fpu_error, taps })
     }
 }
 
@@ -590,12 +595,16 @@ impl Board for Pc {
     type Cpu = Cpu;
 
     fn reset_devices(&self, kind: ResetKind) {
+        let wakes_up = kind == ResetKind::Wakeup;
+        let host_bridge = Arc::as_ptr(&self.chipset.host_bridge);
         for device in &self.devices {
-            device.reset();
+            // With the memory stays what of it is seen where: firmware goes on in its shadow RAM.
+            if !(wakes_up && std::ptr::addr_eq(Arc::as_ptr(device), host_bridge)) {
+                device.reset();
+            }
         }
         self.describe_disks();
         self.set_boot_devices(!self.was_started.swap(true, Ordering::SeqCst));
-        let wakes_up = kind == ResetKind::Wakeup;
         if !wakes_up {
             self.load_images();
         }

@@ -10,6 +10,7 @@ pub mod door;
 pub mod firmware;
 mod icount;
 pub mod layout;
+mod messages;
 mod multiboot;
 mod multiboot2;
 mod sleep;

@@ -166,7 +166,6 @@ fn debian_boots_by_uefi() {
         photograph(&mut vm, "ovmf-grub")?;
         vm.serial.send("\r")?;
         vm.serial.wait_for("rhea login: ")?;
-        photograph(&mut vm, "ovmf")?;
         vm.serial.send("root\n")?;
         vm.serial.wait_for("root@rhea:~# ")?;
         vm.serial.send("ls /sys/firmware; systemctl poweroff --force\n")?;
@@ -201,14 +200,19 @@ fn a_32_bit_kernel_runs_busybox() {
     let images = ["linux-686", "initramfs-686"];
     with_images("a_32_bit_kernel_runs_busybox", images, |builder, [kernel, initrd]| {
         let append = "console=tty0 console=ttyS0 panic=-1 cryptomgr.notests";
+        // With a BIOS, so that there is a text mode for the kernel.
         let mut vm = builder
             .args(["-m", "128", "-no-reboot", "-kernel", &kernel, "-initrd", &initrd])
-            .args(["-append", append])
+            .args(["-bios", "bios-256k.bin", "-append", append])
             .spawn()?;
         vm.serial.wait_for("machine: i686")?;
         vm.serial.wait_for("guest: ready")?;
         vm.serial.send("echo $((6 * 7))-answered\n")?;
         vm.serial.wait_for("42-answered")?;
+        // The screen shows what the kernel says, and what is written to its first terminal.
+        vm.serial.send("mount -t devtmpfs dev /dev\nclear > /dev/tty0\nuname -a > /dev/tty0\n")?;
+        vm.wait_screen("i686 GNU/Linux")?;
+        photograph(&mut vm, "linux-686")?;
         vm.serial.send("poweroff -f\n")?;
         ensure!(vm.wait_exit()?.success());
         Ok(())
@@ -242,16 +246,56 @@ fn syslinux_boots_from_a_floppy_disk() {
     });
 }
 
-/// A flat kernel behind `header`, loaded at 1 MiB, that writes `M` to the serial port if it finds `magic`
-/// in EAX, else `X`.
+/// The stripes that the multiboot kernel paints: levels of red, green and blue, 6 bits each.
+const STRIPES: [[u8; 3]; 8] = [
+    [63, 63, 63],
+    [63, 63, 0],
+    [0, 63, 63],
+    [0, 63, 0],
+    [63, 0, 63],
+    [63, 0, 0],
+    [0, 0, 63],
+    [0, 0, 0],
+];
+/// Pixels of the picture, one byte each: all of them are in the window at 0xa0000.
+const WIDTH: u16 = 320;
+const HEIGHT: u16 = 200;
+
+/// A flat kernel behind `header`, loaded at 1 MiB, that paints [`STRIPES`], and writes `M` to the serial
+/// port if it found `magic` in EAX, else `X`.
 fn multiboot_kernel(header: &[u32], magic: u32) -> Vec<u8> {
     let mut image: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
     image.push(0x3d); // cmp eax, magic
-    image.extend_from_slice(&magic.to_le_bytes());
-    image.extend_from_slice(&[
-        0xb0, b'X', // mov al, 'X'
+    image.extend(magic.to_le_bytes());
+    image.extend([
+        0xb3, b'X', // mov bl, 'X'
         0x75, 0x02, // jne +2
-        0xb0, b'M', // mov al, 'M'
+        0xb3, b'M', // mov bl, 'M'
+        0xfc, // cld
+    ]);
+    // The Bochs extensions: off, width, height, 8 bits a pixel, on.
+    for (index, value) in [(4, 0), (1, WIDTH), (2, HEIGHT), (3, 8), (4, 1u16)] {
+        image.extend([0x66, 0xba, 0xce, 0x01, 0x66, 0xb8, index, 0, 0x66, 0xef]); // out 0x1ce, index
+        image.extend([0x66, 0x42, 0x66, 0xb8]); // inc dx; mov ax, value
+        image.extend(value.to_le_bytes());
+        image.extend([0x66, 0xef]); // out dx, ax
+    }
+    // The palette from its first entry on.
+    image.extend([0x66, 0xba, 0xc8, 0x03, 0xb0, 0, 0xee, 0x66, 0x42]);
+    for level in STRIPES.concat() {
+        image.extend([0xb0, level, 0xee]); // mov al, level; out dx, al
+    }
+    // The attribute controller lets the picture through: in al, 0x3da; out 0x3c0, 0x20.
+    image.extend([0x66, 0xba, 0xda, 0x03, 0xec, 0x66, 0xba, 0xc0, 0x03, 0xb0, 0x20, 0xee]);
+    image.extend([0xbf, 0, 0, 0x0a, 0]); // mov edi, 0xa0000
+    let words = u32::from(WIDTH) * u32::from(HEIGHT) / STRIPES.len() as u32 / 4;
+    for stripe in 0..STRIPES.len() as u8 {
+        image.extend([0xb8, stripe, stripe, stripe, stripe, 0xb9]); // mov eax, four pixels
+        image.extend(words.to_le_bytes()); // mov ecx, words
+        image.extend([0xf3, 0xab]); // rep stosd
+    }
+    image.extend([
+        0x88, 0xd8, // mov al, bl
         0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
         0xee, // out dx, al
         0xeb, 0xfe, // jmp $
@@ -267,6 +311,14 @@ fn enters_multiboot(name: &str, image: &[u8]) {
         let kernel = kernel.display().to_string();
         let mut vm = builder.args(["-m", "32", "-kernel", &kernel]).spawn()?;
         vm.serial.wait_for("M")?;
+        let picture = vm.screen()?;
+        let height = usize::from(HEIGHT) / STRIPES.len();
+        for (index, stripe) in STRIPES.iter().enumerate() {
+            let pixel = picture.pixel(usize::from(WIDTH) / 2, index * height + height / 2);
+            let bright = stripe.map(|level| level != 0);
+            ensure!(pixel.map(|level| level > 0xf0) == bright, "stripe {index} is {pixel:?}");
+        }
+        photograph(&mut vm, name)?;
         quit(vm)
     });
 }

@@ -90,7 +90,7 @@ fn is_recording() -> bool {
 fn check(name: &str, linux: &Guest, firmware: &[&str]) -> Result<()> {
     let report = report(&binary(), linux, firmware)?;
     if is_recording() {
-        fs::create_dir_all(golden("."))?;
+        fs::create_dir_all(golden(""))?;
         fs::write(golden(name), &report.text)?;
         record_peer(linux)?;
     }

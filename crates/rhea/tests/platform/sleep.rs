@@ -1,7 +1,8 @@
 //! Suspend to memory and to disk.
 
-use super::{binary, start, with_guest};
+use super::{SEABIOS, binary, start, with_guest};
 use anyhow::{Result, ensure};
+use serde_json::json;
 use tempfile::NamedTempFile;
 use testkit::bare::Step;
 use testkit::{Guest, Vm, VmBuilder};
@@ -70,8 +71,8 @@ fn the_alarm_of_the_clock_wakes_a_guest_that_wants_it() {
 }
 
 /// Puts the guest to sleep; it has one command running that ends when it is woken up.
-fn suspend(vm: &mut Vm) -> Result<()> {
-    vm.serial.send("echo kept > /tmp/memory; echo mem > /sys/power/state\n")?;
+fn suspend(vm: &mut Vm, before: &str) -> Result<()> {
+    vm.serial.send(&format!("echo kept > /tmp/memory; {before}echo mem > /sys/power/state\n"))?;
     vm.qmp()?.event("SUSPEND")?;
     Ok(())
 }
@@ -97,24 +98,36 @@ fn disk(size: u64) -> Result<(NamedTempFile, String)> {
     Ok((disk, drive))
 }
 
-fn sleeps(guest: &Guest) -> Result<()> {
+fn sleeps(guest: &Guest, firmware: &[&str]) -> Result<()> {
     let (_disk, drive) = disk(1 << 20)?;
-    let mut vm = start(guest, &["-smp", "2", "-drive", &drive])?;
+    let mut vm = start(guest, &[&["-smp", "2", "-drive", &drive], firmware].concat())?;
     ensure!(vm.qmp()?.query("query-current-machine")?["wakeup-suspend-support"] == true);
-    suspend(&mut vm)?;
+    suspend(&mut vm, "")?;
     let status = vm.qmp()?.query("query-status")?;
     ensure!(status["status"] == "suspended" && status["running"] == false, "{status}");
     vm.qmp()?.query("system_wakeup")?;
     is_awake(&mut vm)?;
     ensure!(vm.qmp()?.query("system_wakeup").is_err(), "it is awake");
+    // The second time, a key ends it; the third, the alarm of the clock.
+    suspend(&mut vm, "")?;
+    vm.qmp()?.execute("send-key", json!({"keys": [{"type": "qcode", "data": "a"}]}))?;
+    is_awake(&mut vm)?;
+    suspend(&mut vm, "echo +3 > /sys/class/rtc/rtc0/wakealarm; ")?;
+    is_awake(&mut vm)?;
     let log = vm.serial.run("dmesg | grep -c 'Waking up from system sleep state S3'")?;
-    ensure!(log == "1", "{log}");
+    ensure!(log == "3", "{log}");
     Ok(())
 }
 
 #[test]
 fn linux_sleeps_and_wakes_up() {
-    with_guest("linux_sleeps_and_wakes_up", &[], sleeps);
+    with_guest("linux_sleeps_and_wakes_up", &[], |guest| sleeps(guest, &[]));
+}
+
+#[test]
+fn linux_sleeps_and_wakes_up_by_seabios() {
+    let name = "linux_sleeps_and_wakes_up_by_seabios";
+    with_guest(name, &[SEABIOS], |guest| sleeps(guest, &["-bios", "bios-256k.bin"]));
 }
 
 /// What a guest is told that it can't do, it does not try.
@@ -125,6 +138,31 @@ fn sleep_states_can_be_left_out() {
         let mut vm = start(guest, &globals)?;
         let supports = vm.serial.run("dmesg | grep 'ACPI: PM: (supports'")?;
         ensure!(supports.trim().ends_with("(supports S0 S5)"), "{supports}");
+        Ok(())
+    });
+}
+
+/// Linux writes its memory to the disk and is switched off; when it starts again it finds it there.
+#[test]
+fn linux_hibernates_and_comes_back() {
+    with_guest("linux_hibernates_and_comes_back", &[], |guest| {
+        let (_disk, drive) = disk(256 << 20)?;
+        // The image has to fit beside what is in memory.
+        let arguments = ["-m", "256", "-drive", &drive];
+        let mut vm = start(guest, &arguments)?;
+        vm.qmp()?;
+        vm.serial.run("mkswap /dev/vda > /dev/null; swapon /dev/vda")?;
+        vm.serial.send("echo kept > /tmp/memory; echo disk > /sys/power/state\n")?;
+        vm.qmp()?.event("SUSPEND_DISK")?;
+        let shutdown = vm.qmp()?.event("SHUTDOWN")?;
+        ensure!(shutdown["data"]["reason"] == "guest-shutdown", "{shutdown}");
+        ensure!(vm.wait_exit()?.success());
+        let mut vm = start(guest, &arguments)?;
+        vm.serial.send("cat /sys/block/vda/dev > /sys/power/resume\n")?;
+        // The command that put it to sleep ends here.
+        vm.serial.wait_for("rhea-guest: status 0")?;
+        vm.serial.wait_for("\n")?;
+        ensure!(vm.serial.run("cat /tmp/memory")? == "kept");
         Ok(())
     });
 }

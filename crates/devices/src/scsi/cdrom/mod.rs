@@ -104,6 +104,14 @@ impl Lun {
                 let door = if self.drive.is_tray_open() { 0x10 } else { 0 };
                 Ok(reply(vec![0, door, 0, 0, 0, 1, 0, 0], cdb.u16(8)))
             }
+            // Known commands, to a medium that is never written.
+            op::WRITE_6
+            | op::WRITE_10
+            | op::WRITE_12
+            | op::WRITE_16
+            | op::WRITE_VERIFY_10
+            | op::WRITE_VERIFY_12
+            | op::WRITE_VERIFY_16 => Err(Sense::WRITE_PROTECTED),
             _ => Err(Sense::INVALID_OPCODE),
         }
     }

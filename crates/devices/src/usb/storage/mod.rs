@@ -18,6 +18,7 @@
 mod tests;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
@@ -198,6 +199,7 @@ pub struct UsbStorage {
     descriptors: Descriptors,
     worker: Worker,
     shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl UsbStorage {
@@ -238,12 +240,14 @@ impl UsbStorage {
             wake: Condvar::new(),
             idle: Condvar::new(),
         });
+        let mut thread = None;
         if worker == Worker::Thread {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name("usb-storage".into()).spawn(move || shared.serve())?;
+            let builder = std::thread::Builder::new().name("usb-storage".into());
+            thread = Some(builder.spawn(move || shared.serve())?);
         }
         let descriptors = Descriptors::new(&device, &configuration, strings);
-        Ok(Arc::new(Self { descriptors, worker, shared }))
+        Ok(Arc::new(Self { descriptors, worker, shared, thread }))
     }
 
     /// Has the work done that there is.
@@ -639,5 +643,11 @@ impl Drop for UsbStorage {
     fn drop(&mut self) {
         self.shared.inner().closed = true;
         self.shared.wake.notify_all();
+        // The image is let go when this returns. The worker may be who drops the device: it ends next.
+        let is_other =
+            |thread: &JoinHandle<()>| thread.thread().id() != std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(is_other) {
+            let _ = thread.join();
+        }
     }
 }

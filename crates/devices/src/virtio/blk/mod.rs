@@ -74,6 +74,9 @@ const CONFIG_WRITEBACK: usize = 32;
 /// Bytes of the configuration, up to `write_zeroes_may_unmap`.
 const CONFIG_LEN: usize = 57;
 
+/// Most request queues of a disk.
+pub const MAX_QUEUES: u16 = 63;
+
 /// What can be set about a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlkOptions {
@@ -83,7 +86,7 @@ pub struct BlkOptions {
     pub logical_block_size: u32,
     /// Best unit of I/O in bytes: a power of two from the logical size to 2 MiB.
     pub physical_block_size: u32,
-    /// Request queues, 1 to 63.
+    /// Request queues, 1 to [`MAX_QUEUES`].
     pub num_queues: u16,
     /// Entries of each queue: a power of two from 4 to 1024.
     pub queue_size: u16,
@@ -126,7 +129,7 @@ pub enum BlkError {
     #[error("num-queues property must be larger than 0")]
     NoQueue,
     /// Too many queues.
-    #[error("num-queues={0} is more than the 63 that a disk can have")]
+    #[error("num-queues={0} is more than the {MAX_QUEUES} that a disk can have")]
     TooManyQueues(u16),
     /// A queue that is no power of two, or too small or large.
     #[error("invalid queue-size property ({0}), must be a power of 2 (min 4, max 1024)")]
@@ -138,7 +141,7 @@ impl BlkOptions {
         block_size::check(self.logical_block_size, self.physical_block_size)?;
         match self.num_queues {
             0 => return Err(BlkError::NoQueue),
-            1..=63 => {}
+            1..=MAX_QUEUES => {}
             more => return Err(BlkError::TooManyQueues(more)),
         }
         if !self.queue_size.is_power_of_two() || !(4..=1024).contains(&self.queue_size) {

@@ -161,13 +161,13 @@ impl Pc {
 
     /// Writes into CMOS memory what to boot from; `first` says that it is the machine's first boot.
     pub(in crate::pc) fn set_boot_devices(&self, first: bool) {
-        let BootSpec { order, once, .. } = &self.spec.firmware.boot;
+        let BootSpec { order, once, no_floppy_check, .. } = &self.spec.firmware.boot;
         let order = once.as_deref().filter(|_| first).or(order.as_deref());
         let mut numbers = order.unwrap_or(DEFAULT_ORDER).chars().map(boot_number);
         let mut next = || numbers.next().unwrap_or(0);
         let (first, second, third) = (next(), next(), next());
         self.rtc.set_memory(CMOS_BOOT_FIRST, second << 4 | first);
-        self.rtc.set_memory(CMOS_BOOT_THIRD, third << 4);
+        self.rtc.set_memory(CMOS_BOOT_THIRD, third << 4 | u8::from(*no_floppy_check));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use block::{Drive, DriveOptions, OnError};
-use devices::virtio::blk::{BlkOptions, VirtioBlk};
+use devices::virtio::blk::{BlkOptions, MAX_QUEUES, VirtioBlk};
 use options::{OptionError, Properties};
 
 use super::virtio::{Generation, VirtioTransport};
@@ -47,6 +47,8 @@ fn virtio_blk(
     let transport = VirtioTransport::take(pc, path, &mut properties, generation)?;
     let drive_id = properties.require("drive")?;
     let defaults = BlkOptions::default();
+    // A queue for each CPU.
+    let cpus = u16::try_from(pc.spec.smp.cpus).unwrap_or(u16::MAX);
     let options = BlkOptions {
         serial: properties.take("serial").unwrap_or_default(),
         logical_block_size: properties
@@ -55,7 +57,7 @@ fn virtio_blk(
         physical_block_size: properties
             .take_size("physical_block_size", 1)?
             .map_or(defaults.physical_block_size, |n| n.try_into().unwrap_or(u32::MAX)),
-        num_queues: properties.take_number("num-queues")?.unwrap_or(defaults.num_queues),
+        num_queues: properties.take_number("num-queues")?.unwrap_or(cpus.clamp(1, MAX_QUEUES)),
         queue_size: properties.take_number("queue-size")?.unwrap_or(defaults.queue_size),
         discard: properties.take_bool("discard")?.unwrap_or(defaults.discard),
         write_zeroes: properties.take_bool("write-zeroes")?.unwrap_or(defaults.write_zeroes),
