@@ -195,7 +195,7 @@ impl Cpu {
     /// is nothing wrong with the entry.
     fn walk_last_level(&mut self, linear: u64) -> Option<Leaf> {
         let directory = self.tlb.directory(linear)?;
-        let at = directory.table | (linear >> 12 & 0x1ff) * 8;
+        let at = directory.table | ((linear >> 12 & 0x1ff) * 8);
         let value = directory.host.at(at).read::<u64>();
         let wrong = value & self.reserved_bits() != 0;
         if value & pte::PRESENT == 0 || wrong {

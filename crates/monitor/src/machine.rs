@@ -3,7 +3,8 @@
 use ::machine::spec::{MACHINE_ALIAS, MACHINE_TYPE, MAX_CPUS};
 use schema::{
     BalloonInfo, CpuInfo, CpuInfoFast, CpuInstanceProperties, CurrentMachineParams, GuidInfo,
-    HumanReadableText, KvmInfo, MachineInfo, QmpError, SysEmuTarget, TargetInfo, UuidInfo, commands,
+    HumanReadableText, KvmInfo, MachineInfo, QmpError, SysEmuTarget, TargetInfo, UuidInfo,
+    commands,
 };
 
 use crate::{Monitor, int};

@@ -88,7 +88,7 @@ impl Compiler<'_> {
             Register::CS => insn.mnemonic() == Mnemonic::Lea,
             _ => true,
         };
-        !short && !(none && insn.memory_displ_size() == 2) && flat
+        flat && !(short || none && insn.memory_displ_size() == 2)
     }
 
     /// Puts the offset of `insn`'s memory operand into `to`. Uses [`S2`], and `to` if it is not the
