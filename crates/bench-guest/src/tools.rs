@@ -63,9 +63,10 @@ impl Tools {
     /// Runs a tool with its output in the file `output`.
     fn run(&self, name: &str, arguments: &[&str], output: &str) -> Result<()> {
         let file = File::create(self.work.join(output))?;
-        let status = self.command(name, arguments).stdout(file).status()?;
-        if !status.success() {
-            bail!("{name} ended with {status}");
+        let ended = self.command(name, arguments).stdout(file).output()?;
+        if !ended.status.success() {
+            let told = String::from_utf8_lossy(&ended.stderr).replace('\n', "; ");
+            bail!("{name} ended with {}: {told}", ended.status);
         }
         Ok(())
     }
@@ -94,7 +95,7 @@ fn gcc(place: &Place) -> Result<Iteration> {
     let tools = Tools::new(place, "program.c", &source::program(5_000))?;
     Ok(Box::new(move || {
         // What gcc's driver would start; the source needs no preprocessing.
-        tools.run("cc1", &["-quiet", "-O2", "program.c", "-o", "program.s"], "messages")?;
+        tools.run("cc1", &["-quiet", "-fpreprocessed", "-O2", "program.c", "-o", "program.s"], "messages")?;
         tools.run("as", &["program.s", "-o", "program.o"], "messages")?;
         Ok(Done { units: 1, time: None, check: tools.check("program.o")? })
     }))

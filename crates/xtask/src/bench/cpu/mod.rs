@@ -43,14 +43,22 @@ pub(super) fn run(bench: &Bench) -> Result<()> {
         .into_iter()
         .map(|name| Row { name, native: Vec::new(), peer: Vec::new(), ours: Vec::new() })
         .collect();
+    let mut failed = 0;
     for _ in 0..bench.rounds.unwrap_or(3).max(1) {
         for row in &mut rows {
-            eprint!("{} ", row.name);
-            places.sample(row, 1)?;
+            // One that fails does not take the measurements of the others with it.
+            match places.sample(row, 1) {
+                Ok(()) => eprintln!("{}", table::last(row, bench.cpu_time)),
+                Err(error) => {
+                    failed += 1;
+                    eprintln!("{}: {error:#}", row.name);
+                }
+            }
         }
         eprintln!();
     }
     table::print(&rows, bench.cpu_time);
+    ensure!(failed == 0, "{failed} runs of programs failed");
     Ok(())
 }
 

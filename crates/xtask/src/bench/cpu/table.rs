@@ -5,9 +5,20 @@ use super::{Row, Sample, Samples};
 /// Above this the guest's clock and the host's differ more than by the time of a line on a console.
 const DRIFT: f64 = 1.1;
 
+/// The newest samples of a row, for somebody who waits.
+pub(super) fn last(row: &Row, cpu_time: bool) -> String {
+    let [native, peer, ours] = [&row.native, &row.peer, &row.ours]
+        .map(|samples| time(samples.last().map(|sample| chosen_time(sample, cpu_time))));
+    format!("{:<12}{native:>12}{peer:>12}{ours:>12}", row.name)
+}
+
+fn chosen_time(sample: &Sample, cpu_time: bool) -> f64 {
+    if cpu_time { sample.cpu } else { sample.nanoseconds }
+}
+
 /// Prints times; with `cpu_time` those that the host's CPUs spent, which a busy host does not change.
 pub(super) fn print(rows: &[Row], cpu_time: bool) {
-    let of = |sample: &Sample| if cpu_time { sample.cpu } else { sample.nanoseconds };
+    let of = |sample: &Sample| chosen_time(sample, cpu_time);
     println!(
         "{:<12}{:>12}{:>12}{:>12}{:>14}{:>14}{:>12}",
         "", "native", "peer", "ours", "peer/native", "ours/native", "peer/ours"
