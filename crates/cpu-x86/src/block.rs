@@ -349,7 +349,11 @@ mod tests {
         assert!(writer.signals().is_raised(accel::Signal::Flush));
         for value in [2, 3] {
             writer.store::<u8>(DS, CODE + 1, value).expect("mapped");
-            assert_eq!(immediate(&mut cache, &mut reader), u64::from(value), "while it is not settled");
+            assert_eq!(
+                immediate(&mut cache, &mut reader),
+                u64::from(value),
+                "while it is not settled"
+            );
         }
         writer.store::<u8>(DS, CODE + 1, 4).expect("mapped");
         for cpu in [&writer, &reader] {

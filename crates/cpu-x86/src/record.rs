@@ -132,9 +132,7 @@ impl Recorder {
     pub(crate) fn replaced(&self) -> impl Iterator<Item = (HostPtr, u8)> {
         self.old.iter().flat_map(|old| {
             let bytes = self.bytes[old.start..old.start + old.len].iter();
-            (old.host.addr() as u64..)
-                .zip(bytes)
-                .map(|(at, &byte)| (old.host.at(at), byte))
+            (old.host.addr() as u64..).zip(bytes).map(|(at, &byte)| (old.host.at(at), byte))
         })
     }
 

@@ -191,7 +191,7 @@ mod tests {
     fn code_stops_at_any_count() {
         let eager = Translation { threshold: 1, ..Translation::default() };
         let later = Translation { threshold: 4, ..eager };
-        for count in 1..330 {
+        for count in 1..315 {
             let (state, executed) = after(None, count);
             assert_eq!(executed, count);
             for engine in [eager, later] {

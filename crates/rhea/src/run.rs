@@ -87,7 +87,8 @@ fn open_log(spec: &LogSpec) -> Result<Log> {
     let mut log = Log::new(&spec.topics, out).with_ranges(spec.ranges.clone());
     if spec.perf_map {
         let path = format!("/tmp/perf-{}.map", std::process::id());
-        let file = File::create(&path).with_context(|| format!("-perfmap: cannot open '{path}'"))?;
+        let file =
+            File::create(&path).with_context(|| format!("-perfmap: cannot open '{path}'"))?;
         log = log.with_perf_map(Box::new(LineWriter::new(file)));
     }
     Ok(log)

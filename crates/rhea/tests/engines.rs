@@ -40,8 +40,14 @@ fn linux_boots_with_both_engines_in_step() {
 
 /// The console of one boot up to the shell, with the kernel's timestamps.
 fn console(guest: &Guest, accel: &str) -> Result<String> {
-    let builder = VmBuilder::new(&binary())?
-        .args(["-icount", "shift=1,sleep=off", "-rtc", "base=2024-01-01,clock=vm", "-accel", accel]);
+    let builder = VmBuilder::new(&binary())?.args([
+        "-icount",
+        "shift=1,sleep=off",
+        "-rtc",
+        "base=2024-01-01,clock=vm",
+        "-accel",
+        accel,
+    ]);
     let mut vm = builder.linux(guest, "poweroff").spawn()?;
     ensure!(vm.wait_exit()?.success(), "{}", vm.stderr());
     Ok(vm.serial.transcript())
@@ -96,11 +102,14 @@ fn translated_code_can_be_seen() {
         let _ = std::fs::remove_file(&map);
         ensure!(kernel? > 1000, "the kernel's blocks are in the map");
         let log = std::fs::read_to_string(&log)?;
-        for wanted in ["CPU 0 IN:\n0xffffffff8100", "CPU 0 OUT: [size=", "Trace 0: [cs=0 rip=ffffffff8100"] {
+        for wanted in
+            ["CPU 0 IN:\n0xffffffff8100", "CPU 0 OUT: [size=", "Trace 0: [cs=0 rip=ffffffff8100"]
+        {
             ensure!(log.contains(wanted), "no {wanted:?} in the log");
         }
         let elsewhere = log.lines().find(|line| {
-            line.strip_prefix("Trace 0: [cs=0 rip=").is_some_and(|at| !at.starts_with("ffffffff8100"))
+            line.strip_prefix("Trace 0: [cs=0 rip=")
+                .is_some_and(|at| !at.starts_with("ffffffff8100"))
         });
         ensure!(elsewhere.is_none(), "{elsewhere:?}");
         Ok(())

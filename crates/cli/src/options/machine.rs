@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use machine::pc::layout::MEMORY_MAX;
 use machine::spec::{
-    Accelerator, BootImage, CpuModel, DirectBoot, Graphics, IcountSpec, MachineSpec, ModelError, PanicAction, RebootAction,
-    ShutdownAction, Smp, TranslationSpec, WatchdogAction,
+    Accelerator, BootImage, CpuModel, DirectBoot, Graphics, IcountSpec, MachineSpec, ModelError,
+    PanicAction, RebootAction, ShutdownAction, Smp, TranslationSpec, WatchdogAction,
 };
 use uuid::Uuid;
 
@@ -529,7 +529,14 @@ mod tests {
         assert_eq!((translation.translate, translation.buffer_mib), (false, 64));
         accel(&mut builder, "soft,translate=on,check=on").unwrap();
         assert!(builder.machine().translation.check);
-        for value in ["soft,translate=off,check=on", "soft,check=maybe", "soft,tb-size=0", "soft,tb-size=2000", "soft,translate=maybe", "soft,tb=1"] {
+        for value in [
+            "soft,translate=off,check=on",
+            "soft,check=maybe",
+            "soft,tb-size=0",
+            "soft,tb-size=2000",
+            "soft,translate=maybe",
+            "soft,tb=1",
+        ] {
             assert!(accel(&mut Builder::default(), value).is_err(), "{value}");
         }
     }

@@ -122,8 +122,12 @@ pub(super) fn log_filter(builder: &mut Builder, value: &str) -> Result<(), Optio
         let second = number(&text[at + separator.len()..]).ok_or_else(invalid)?;
         let range = match separator {
             ".." => Some(first..=second),
-            "+" => second.checked_sub(1).and_then(|n| first.checked_add(n)).map(|last| first..=last),
-            _ => second.checked_sub(1).and_then(|n| first.checked_sub(n)).map(|start| start..=first),
+            "+" => {
+                second.checked_sub(1).and_then(|n| first.checked_add(n)).map(|last| first..=last)
+            }
+            _ => {
+                second.checked_sub(1).and_then(|n| first.checked_sub(n)).map(|start| start..=first)
+            }
         };
         let range = range.filter(|range| !range.is_empty()).ok_or_else(invalid)?;
         builder.config.log.ranges.push(range);

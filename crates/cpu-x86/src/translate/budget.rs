@@ -8,11 +8,11 @@
 
 use iced_x86::Code;
 
+use super::Translator;
 use super::asm::{Cond, abs};
 use super::compile::Compiler;
 use super::enter::{Left, enter};
 use super::state::at;
-use super::Translator;
 use crate::block::BlockCache;
 use crate::cpu::Cpu;
 use crate::exception::Result;

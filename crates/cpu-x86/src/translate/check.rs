@@ -18,10 +18,10 @@ use std::fmt::Write;
 
 use iced_x86::{Instruction, Mnemonic};
 
+use super::Translator;
 use super::compile::{ARITH, Input};
 use super::enter::{Left, enter};
 use super::state::{Jump, NOWHERE, jump_index};
-use super::Translator;
 use crate::block::BlockCache;
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
@@ -177,8 +177,8 @@ impl Snapshot {
     /// Name and value of everything that is to be the same, without the flags in `vague`.
     fn values(&self, vague: u32) -> Vec<(String, u128)> {
         const NAMES: [&str; 16] = [
-            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12",
-            "r13", "r14", "r15",
+            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11",
+            "r12", "r13", "r14", "r15",
         ];
         let mut values = Vec::with_capacity(80);
         let mut put = |name: &str, value: u128| values.push((name.to_owned(), value));
@@ -436,7 +436,8 @@ impl Translator {
             before.rip, cpu.config.apic_id, cpu.cpl
         );
         disassemble(64, &translation.source, before.rip, &mut text);
-        let _ = write!(text, "\nthe interpreter executed {} of {}", end.tried, translation.ops.len());
+        let _ =
+            write!(text, "\nthe interpreter executed {} of {}", end.tried, translation.ops.len());
         if fault != end.fault {
             let told = |fault: Option<Exception>| match fault {
                 None => "none".to_owned(),
@@ -449,7 +450,8 @@ impl Translator {
             let _ = write!(text, "\nexception: interpreted {interpreted}, translated {translated}");
         }
         let values = [before, after, now].map(|snapshot| snapshot.values(end.vague));
-        for ((name, a), ((_, b), (_, c))) in values[0].iter().zip(values[1].iter().zip(&values[2])) {
+        for ((name, a), ((_, b), (_, c))) in values[0].iter().zip(values[1].iter().zip(&values[2]))
+        {
             if b != c {
                 let _ =
                     write!(text, "\n{name}: before {a:#x}, interpreted {b:#x}, translated {c:#x}");

@@ -263,7 +263,10 @@ impl Scene {
         // Whatever goes astray halts.
         board.memory.write(0, &vec![0xf4; RAM as usize]).expect("RAM");
         board.memory.write(0, &[0; 0x8000]).expect("RAM");
-        board.memory.write(RECORD_END, &[0; (RECORD + RECORD_LEN - RECORD_END) as usize]).expect("RAM");
+        board
+            .memory
+            .write(RECORD_END, &[0; (RECORD + RECORD_LEN - RECORD_END) as usize])
+            .expect("RAM");
         board.memory.write(DATA, &[0x11; DATA_LEN as usize]).expect("RAM");
         write_tables(&board);
         write_handlers(&board);
@@ -279,7 +282,7 @@ impl Scene {
             scope.spawn(move || meanwhile(&watched));
             let signals = Arc::clone(&board.signals);
             scope.spawn(move || {
-                if ended.recv_timeout(Duration::from_secs(60)).is_err() {
+                if ended.recv_timeout(Duration::from_secs(300)).is_err() {
                     signals.raise(Signal::Exit);
                 }
             });

@@ -34,7 +34,8 @@ fn both_engines_come_to_the_same() {
     let mut engines = [Engine::new(None), Engine::new(Some(translation))];
     let in_step = Translation { check: true, ..translation };
     let mut checked = [Engine::new(None), Engine::new(Some(in_step))];
-    let signals = [&engines, &checked].map(|[interpreter, _]| Arc::clone(&interpreter.board.signals));
+    let signals =
+        [&engines, &checked].map(|[interpreter, _]| Arc::clone(&interpreter.board.signals));
     let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let stop = Arc::clone(&done);
     let watchdog = std::thread::spawn(move || {

@@ -250,7 +250,10 @@ fn listing(mut rng: Rng) -> String {
 ///
 /// # Errors
 /// How they differ.
-pub(crate) fn compare(rng: &Rng, [interpreter, translator]: &mut [Engine; 2]) -> Result<(), String> {
+pub(crate) fn compare(
+    rng: &Rng,
+    [interpreter, translator]: &mut [Engine; 2],
+) -> Result<(), String> {
     // Whoever runs for good is stopped; how far it came differs.
     let (exit, ours, memory) = interpreter.run(rng.clone());
     if exit == Exit::Interrupted {
