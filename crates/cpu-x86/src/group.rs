@@ -183,7 +183,7 @@ mod tests {
 
     fn rewrite(engine: Option<Translation>) {
         // CPUs that take turns are slow.
-        let rounds = if engine.is_some_and(|how| how.check) { 1000 } else { 20_000 };
+        let rounds = if engine.is_some_and(|how| how.check) { 100 } else { 20_000 };
         let mut cpus = long_mode_cpus(2);
         for cpu in &mut cpus {
             assert!(cpu.set_translation(engine), "the host can translate");

@@ -108,7 +108,7 @@ fn a_block_that_overwrites_its_own_beginning_goes_on() {
             a.mov(ecx, 40).unwrap();
             a.lea(rbx, qword_ptr(top)).unwrap();
             a.set_label(&mut top).unwrap();
-            a.add(eax, 1i32).unwrap();
+            a.add(eax, 1).unwrap();
             // The immediate of the addition, for the next round.
             a.mov(byte_ptr(rbx + 1), cl).unwrap();
             a.inc(edx).unwrap();

@@ -282,7 +282,7 @@ impl Scene {
             scope.spawn(move || meanwhile(&watched));
             let signals = Arc::clone(&board.signals);
             scope.spawn(move || {
-                if ended.recv_timeout(Duration::from_secs(60)).is_err() {
+                if ended.recv_timeout(Duration::from_secs(300)).is_err() {
                     signals.raise(Signal::Exit);
                 }
             });

@@ -32,8 +32,6 @@ const GUEST_CODE: u64 = 0x2_0000;
 const GUEST_DATA: u64 = 0x2_1000;
 const GUEST_STACK: u64 = 0x2_3000;
 
-/// INT3.
-const BREAKPOINT: u8 = 0xcc;
 const RF: u64 = 1 << 16;
 /// In a page fault's error code: an instruction was fetched.
 const FETCH: u64 = 1 << 4;
@@ -57,8 +55,6 @@ pub(crate) struct Emulated {
     base: CpuState,
     /// Instructions are translated.
     translated: bool,
-    /// Where the last instruction is in the code page.
-    last: (usize, usize),
 }
 
 impl Emulated {
@@ -81,16 +77,11 @@ impl Emulated {
         let how = Translation { threshold: 1, ..Translation::default() };
         assert!(cpu.set_translation(translated.then_some(how)), "the host can translate");
         let base = base_state(&cpu);
-        memory.write(GUEST_CODE, &[BREAKPOINT; PAGE as usize]).expect("RAM");
-        Self { cpu, memory, base, translated, last: (0, 0) }
+        Self { cpu, memory, base, translated }
     }
 
     /// Replaces the code page's contents from `offset` on.
     pub(crate) fn write_code(&mut self, offset: usize, bytes: &[u8]) {
-        if self.translated {
-            let (last, len) = std::mem::replace(&mut self.last, (offset, bytes.len()));
-            self.memory.write(GUEST_CODE + last as u64, &vec![BREAKPOINT; len]).expect("RAM");
-        }
         self.memory.write(GUEST_CODE + offset as u64, bytes).expect("RAM");
     }
 

@@ -29,7 +29,7 @@ use forms::Verdict;
 use generate::{Case, Pool};
 use native::Native;
 use rng::Rng;
-use state::{CODE, DATA, DATA_LEN, Event, STACK, State};
+use state::{BREAKPOINT, CODE, DATA, DATA_LEN, Event, PAGE, STACK, State};
 
 const DEFAULT_CASES: u64 = 1_000_000;
 
@@ -46,12 +46,12 @@ struct Pair {
 
 /// Whether a translated instruction, of which `host` is what it comes to, can be seen to be done: what
 /// follows it is executed as well, without the trap flag.
-fn can_be_translated(case: &Case, host: &State) -> bool {
+fn can_be_translated(case: &Case, (host, event): (&State, Event)) -> bool {
     use Mnemonic::*;
     let itself = case.state.rip..case.state.rip + case.bytes.len() as u64;
     // A repeated one may not be finished, and a branch may go to itself.
-    !itself.contains(&host.rip)
-        && !matches!(case.insn.mnemonic(), Pushf | Pushfq | Popf | Popfq | Iretq | Int3)
+    let stays = event.vector == 1 && itself.contains(&host.rip);
+    !stays && !matches!(case.insn.mnemonic(), Pushf | Pushfq | Popf | Popfq | Iretq | Int3)
 }
 
 impl Pair {
@@ -62,12 +62,14 @@ impl Pair {
         self.native.write_code(offset, &case.bytes);
         let (mut host, mut ours) = (case.state.clone(), case.state.clone());
         let host_event = self.native.step(&mut host);
-        if translated && host_event.vector == 1 && !can_be_translated(case, &host) {
+        self.native.write_code(offset, &vec![BREAKPOINT; case.bytes.len()]);
+        if translated && !can_be_translated(case, (&host, host_event)) {
             return None;
         }
         let emulated = &mut self.emulated[usize::from(translated)];
         emulated.write_code(offset, &case.bytes);
         let mut our_event = emulated.step(&mut ours);
+        emulated.write_code(offset, &vec![BREAKPOINT; case.bytes.len()]);
         let faults = host_event.vector != 1 && our_event.vector != 1;
         if case.insn.is_string_instruction() && case.insn.op_count() == 2 && faults {
             // Where both operands fault, which of them is told differs even with a repeat prefix.
@@ -248,6 +250,10 @@ fn instructions_do_what_the_host_does() {
     let pool = Pool::new(seed);
     let emulated = [Emulated::new(false), Emulated::new(true)];
     let mut pair = Pair { native: Native::new(), emulated };
+    // The code page is data to some cases.
+    let page = [BREAKPOINT; PAGE as usize];
+    pair.native.write_code(0, &page);
+    pair.emulated.iter_mut().for_each(|emulated| emulated.write_code(0, &page));
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for index in range {
         let code = forms[(index % forms.len() as u64) as usize];

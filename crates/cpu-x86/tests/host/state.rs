@@ -16,6 +16,9 @@ pub(crate) const MEMORY: usize = 3 * PAGE as usize;
 /// Bytes of an FXSAVE image that hold registers.
 pub(crate) const IMAGE: usize = 416;
 
+/// INT3, which the code page is full of.
+pub(crate) const BREAKPOINT: u8 = 0xcc;
+
 pub(crate) const TF: u64 = 1 << 8;
 pub(crate) const IF: u64 = 1 << 9;
 pub(crate) const AC: u64 = 1 << 18;
