@@ -95,7 +95,11 @@ fn gcc(place: &Place) -> Result<Iteration> {
     let tools = Tools::new(place, "program.c", &source::program(5_000))?;
     Ok(Box::new(move || {
         // What gcc's driver would start; the source needs no preprocessing.
-        tools.run("cc1", &["-quiet", "-fpreprocessed", "-O2", "program.c", "-o", "program.s"], "messages")?;
+        tools.run(
+            "cc1",
+            &["-quiet", "-fpreprocessed", "-O2", "program.c", "-o", "program.s"],
+            "messages",
+        )?;
         tools.run("as", &["program.s", "-o", "program.o"], "messages")?;
         Ok(Done { units: 1, time: None, check: tools.check("program.o")? })
     }))
