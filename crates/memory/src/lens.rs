@@ -88,7 +88,7 @@ mod tests {
         assert!(lens.prepare_write(0x1000, false));
         assert!(lens.is_quiet(0x1000, false));
         let (log, page) = memory.page_log(0x2000).unwrap();
-        let version = log.mark_code(page);
+        let (version, _) = log.mark_code(page);
         assert!(!lens.prepare_write(0x2000, false));
         assert_eq!(log.code_version(page), version);
         assert!(!log.is_dirty(page));

@@ -51,7 +51,10 @@ fn can_be_translated(case: &Case, (host, event): (&State, Event)) -> bool {
     let itself = case.state.rip..case.state.rip + case.bytes.len() as u64;
     // A repeated one may not be finished, and a branch may go to itself.
     let stays = event.vector == 1 && itself.contains(&host.rip);
-    !stays && !matches!(case.insn.mnemonic(), Pushf | Pushfq | Popf | Popfq | Iretq | Int3)
+    let int3 = case.insn.mnemonic() == Int && case.insn.immediate8() == 3;
+    let shows_flags =
+        matches!(case.insn.mnemonic(), Pushf | Pushfq | Popf | Popfq | Iretq | Int3);
+    !stays && !int3 && !shows_flags
 }
 
 impl Pair {
