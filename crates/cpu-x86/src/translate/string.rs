@@ -1,7 +1,7 @@
 //! REP MOVS and REP STOS: by the host's own, where what is read and what is written lie in one page each.
 //! A longer one is the interpreter's, which does it page by page.
 
-use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, Register};
+use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
 
 use super::asm::{Cond, Label, abs, low32};
 use super::compile::Compiler;
@@ -37,29 +37,47 @@ impl Compiler<'_> {
         let Some((shift, host)) = repeated(insn.mnemonic()) else { return false };
         let moves = host.last().is_some_and(|opcode| matches!(opcode, 0xa4 | 0xa5));
         let plain_segment = !matches!(insn.memory_segment(), Register::FS | Register::GS);
-        // With addresses of 64 bits.
+        // With addresses of the code's width.
         let registers = [insn.op0_kind(), insn.op1_kind()];
-        let wide = registers.contains(&iced_x86::OpKind::MemoryESRDI);
+        let width = if self.places.wide { OpKind::MemoryESRDI } else { OpKind::MemoryESEDI };
         // Engines that are compared would stop at different rounds.
-        if !self.places.chains || !wide || moves && !plain_segment {
+        if !self.places.chains || !registers.contains(&width) || moves && !plain_segment {
             return false;
         }
         self.save();
         let (done, slow) = (self.asm.label(), self.slow());
-        self.asm.rr(Code::Test_rm64_r64, Register::RCX, Register::RCX);
+        if self.places.wide {
+            self.asm.rr(Code::Test_rm64_r64, Register::RCX, Register::RCX);
+        } else {
+            self.asm.rr(Code::Test_rm32_r32, Register::ECX, Register::ECX);
+        }
         self.asm.jcc(Cond::Equal, done);
         let system = abs(self.places.state + state::at::SYSTEM_FLAGS);
         self.asm.mi(Code::Test_rm32_imm32, system, bits::DF as i32);
         self.asm.jcc(Cond::NotEqual, slow);
+        self.narrow(moves);
         if moves {
             self.moves(shift, host, slow)
         } else {
             self.fills(shift, host, slow)
         }
+        self.narrow(moves);
         self.asm.bind(done);
         self.destroyed();
         self.slow_returns();
         true
+    }
+
+    /// In code of 32 bits, takes only the lower halves of the registers that are about to change, or have.
+    fn narrow(&mut self, moves: bool) {
+        if self.places.wide {
+            return;
+        }
+        self.asm.rr(Code::Mov_r32_rm32, Register::ECX, Register::ECX);
+        self.asm.rr(Code::Mov_r32_rm32, Register::EDI, Register::EDI);
+        if moves {
+            self.asm.rr(Code::Mov_r32_rm32, Register::ESI, Register::ESI);
+        }
     }
 
     /// Goes to `slow` if RCX elements from the host address in [`S1`] on are not all in its page.
