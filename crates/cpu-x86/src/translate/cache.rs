@@ -153,10 +153,53 @@ struct Page {
     version: CodeVersion,
     /// Links that are made.
     made: Vec<u32>,
+    /// Where in the jump caches translations of this page are, and maybe where they were.
+    jumps: Vec<JumpPlace>,
+    /// How long that list may become before it is looked through.
+    jumps_limit: usize,
+    /// They are in so many places that nobody keeps the list.
+    is_everywhere: bool,
     /// The translations that begin in it.
     translations: Vec<u32>,
     /// For which jump cache, and of what age, they were last asked for.
     asked: (usize, u64),
+}
+
+impl Page {
+    fn note_jump(&mut self, jump: JumpPlace) {
+        if self.is_everywhere {
+            return;
+        }
+        if self.jumps.len() >= self.jumps_limit {
+            self.jumps.sort_unstable();
+            self.jumps.dedup();
+            if self.jumps.len() > MAX_JUMPS {
+                self.jumps = Vec::new();
+                self.is_everywhere = true;
+                return;
+            }
+            self.jumps_limit = 2 * self.jumps.len().max(32);
+        }
+        self.jumps.push(jump);
+    }
+}
+
+/// Most entries of jump caches that are remembered for a page. A page has hardly more instructions, unless
+/// it is mapped again and again.
+const MAX_JUMPS: usize = 8192;
+
+/// A jump cache, and the index of an entry.
+pub(super) type JumpPlace = (u8, u16);
+
+/// What has to be done because pages with translations were written.
+#[derive(Default)]
+pub(super) struct Undone {
+    /// Links to undo.
+    pub(super) links: Vec<Link>,
+    /// Entries of jump caches to empty.
+    pub(super) jumps: Vec<JumpPlace>,
+    /// All entries are to be emptied.
+    pub(super) all_jumps: bool,
 }
 
 /// A jump that can be made to lead to another translation.
@@ -240,9 +283,9 @@ impl Cache {
         }
     }
 
-    /// Whether any page that has translations was written since this was last asked; returns the links
-    /// that have to be undone then.
-    pub(super) fn look_for_writes(&mut self) -> Option<Vec<Link>> {
+    /// Whether any page that has translations was written since this was last asked; returns what leads to
+    /// them then.
+    pub(super) fn look_for_writes(&mut self) -> Option<Undone> {
         let mut changed = false;
         for (log, seen) in &mut self.logs {
             let writes = log.code_writes();
@@ -252,23 +295,33 @@ impl Cache {
         if !changed {
             return None;
         }
-        let mut undone = Vec::new();
+        let mut undone = Undone::default();
         let mut any = false;
         for page in &mut self.pages {
             let version = page.log.code_version(page.index);
             if version != page.version {
                 page.version = version;
                 any = true;
-                undone.extend(page.made.drain(..).map(|n| self.links[n as usize]));
+                undone.links.extend(page.made.drain(..).map(|n| self.links[n as usize]));
+                undone.jumps.append(&mut page.jumps);
+                undone.all_jumps |= std::mem::take(&mut page.is_everywhere);
             }
         }
         any.then_some(undone)
     }
 
+    /// Takes note that an entry of a jump cache leads to translation `n`.
+    pub(super) fn note_jump(&mut self, n: u32, jump: JumpPlace) {
+        let translation = &self.translations[n as usize];
+        let second = translation.second.map(|second| second.page);
+        for page in [Some(translation.page), second].into_iter().flatten() {
+            self.pages[page].note_jump(jump);
+        }
+    }
+
     /// The other good translations of the page of translation `n`, which is good and at `rip` now, that are
-    /// for the same key; none if they were asked for with the same `ask`
-    /// already.
-    pub(super) fn neighbours(&mut self, n: u32, rip: u64, ask: (usize, u64)) -> Vec<Jump> {
+    /// for the same key, and where they are; none if they were asked for with the same `ask` already.
+    pub(super) fn neighbours(&mut self, n: u32, rip: u64, ask: (usize, u64)) -> Vec<(u32, Jump)> {
         let this = &self.translations[n as usize];
         let (place, page) = (this.place, this.page);
         let page = &mut self.pages[page];
@@ -276,15 +329,15 @@ impl Cache {
             return Vec::new();
         }
         let version = page.version;
-        let others = page.translations.iter().map(|&n| &self.translations[n as usize]);
-        let good = others.filter(|other| {
+        let others = page.translations.iter().map(|&n| (n, &self.translations[n as usize]));
+        let good = others.filter(|(_, other)| {
             other.version == version
                 && other.second.is_none()
                 && (other.place.page, other.place.key) == (place.page, place.key)
         });
-        good.map(|other| {
+        good.map(|(n, other)| {
             let offset = other.place.host as u64 & PAGE_OFFSET;
-            Jump { rip: rip & !PAGE_OFFSET | offset, code: other.code }
+            (n, Jump { rip: rip & !PAGE_OFFSET | offset, code: other.code })
         })
         .collect()
     }
@@ -327,9 +380,17 @@ impl Cache {
                 (self.watcher)();
             }
             let SourcePage { log, index, version, .. } = source;
-            let (made, translations) = (Vec::new(), Vec::new());
-            let asked = (usize::MAX, 0);
-            self.pages.push(Page { log, index, version, made, translations, asked });
+            self.pages.push(Page {
+                log,
+                index,
+                version,
+                made: Vec::new(),
+                jumps: Vec::new(),
+                jumps_limit: 0,
+                is_everywhere: false,
+                translations: Vec::new(),
+                asked: (usize::MAX, 0),
+            });
         }
         page
     }
@@ -416,6 +477,6 @@ mod tests {
         cpu.memory.write(CODE + 16, &[0xcc]).expect("RAM");
         add(&mut cache, CODE + 32);
         let undone = cache.look_for_writes().expect("the page was written");
-        assert_eq!(undone.iter().map(|link| link.at).collect::<Vec<_>>(), [1]);
+        assert_eq!(undone.links.iter().map(|link| link.at).collect::<Vec<_>>(), [1]);
     }
 }

@@ -226,10 +226,16 @@ impl Translator {
     #[inline]
     fn take_up_changes(&mut self, cpu: &Cpu) {
         if let Some(undone) = self.cache.look_for_writes() {
-            undone.iter().for_each(|link| self.code.patch(link.at, link.unlinked));
+            undone.links.iter().for_each(|link| self.code.patch(link.at, link.unlinked));
             self.counters.count(Count::Invalidations);
-            self.counters.add(Count::Unlinks, undone.len() as u64);
-            self.empty_jumps();
+            self.counters.add(Count::Unlinks, undone.links.len() as u64);
+            if undone.all_jumps {
+                self.empty_jumps();
+            }
+            for (table, index) in undone.jumps {
+                let index = usize::from(index);
+                self.jumps[usize::from(table)][index].rip = state::no_jump(index);
+            }
         }
         if self.code_epochs != cpu.tlb.code_epochs() {
             self.follow_tlb(cpu.tlb.code_epochs());
@@ -293,25 +299,35 @@ impl Translator {
             self.code.patch(link.at, code + ENTRY as u64);
         }
         self.fill_jumps(table, n, cpu.rip);
-        self.note_jump(table, Jump { rip: cpu.rip, code });
+        self.note_jump(table, n, Jump { rip: cpu.rip, code });
         Some(code)
     }
 
-    fn note_jump(&mut self, table: usize, jump: Jump) {
+    /// Enters `jump`, which leads to translation `n`, into a jump cache.
+    fn note_jump(&mut self, table: usize, n: u32, jump: Jump) {
         let index = state::jump_index(jump.rip);
         let slot = &mut self.jumps[table][index];
-        if slot.rip == state::no_jump(index) {
-            self.jumps_used[table].push(index as u16);
-        }
+        let was_empty = slot.rip == state::no_jump(index);
         *slot = jump;
+        self.cache.note_jump(n, (table as u8, index as u16));
+        if !was_empty {
+            return;
+        }
+        let used = &mut self.jumps_used[table];
+        if used.len() >= 2 * JUMPS {
+            // Entries were emptied and filled again one by one, and are in the list as often.
+            used.sort_unstable();
+            used.dedup();
+        }
+        used.push(index as u16);
     }
 
     /// The jump cache was emptied, and now translation `n` is at `rip` again: the others in its page are
     /// where they were, too. Enters them all, once after each time that the cache was emptied.
     fn fill_jumps(&mut self, table: usize, n: u32, rip: u64) {
         let jumps = self.cache.neighbours(n, rip, (table, self.emptied[table]));
-        for jump in jumps {
-            self.note_jump(table, jump);
+        for (n, jump) in jumps {
+            self.note_jump(table, n, jump);
         }
     }
 

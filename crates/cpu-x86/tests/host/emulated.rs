@@ -138,10 +138,8 @@ impl Emulated {
         }
         state.rflags |= TF;
         // What comes after the instruction shows that it was executed.
-        let fetch = vector == 14
-            && error_code & FETCH != 0
-            && after.cr2 == state.rip
-            && state.rip != start;
+        let fetch =
+            vector == 14 && error_code & FETCH != 0 && after.cr2 == state.rip && state.rip != start;
         let breakpoint = vector == 3 && state.rip.wrapping_sub(1) != start;
         if !fetch && !breakpoint {
             return event;

@@ -52,8 +52,7 @@ fn can_be_translated(case: &Case, (host, event): (&State, Event)) -> bool {
     // A repeated one may not be finished, and a branch may go to itself.
     let stays = event.vector == 1 && itself.contains(&host.rip);
     let int3 = case.insn.mnemonic() == Int && case.insn.immediate8() == 3;
-    let shows_flags =
-        matches!(case.insn.mnemonic(), Pushf | Pushfq | Popf | Popfq | Iretq | Int3);
+    let shows_flags = matches!(case.insn.mnemonic(), Pushf | Pushfq | Popf | Popfq | Iretq | Int3);
     !stays && !int3 && !shows_flags
 }
 
