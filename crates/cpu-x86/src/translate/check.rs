@@ -8,7 +8,7 @@
 //! be the same at the end.
 //!
 //! What is not checked: jumps from one translation to another, as each translation is left at its end,
-//! by the jump cache if it goes there; looks at signals; system calls and what else changes more than
+//! by the jump cache if it goes there; flags that are not saved as nobody reads them; looks at signals; system calls and what else changes more than
 //! registers; and repeated string instructions, which the engines interrupt in different places. Flags that the manuals leave undefined
 //! need not agree. The interpreter's result is what the guest gets.
 //!

@@ -211,7 +211,8 @@ impl<'a> Compiler<'a> {
             features,
             index: 0,
             len: input.len(),
-            dead: dead_flags(input),
+            // Where engines are compared, they stop in between and see all flags.
+            dead: if places.chains { dead_flags(input) } else { vec![false; input.len()] },
         };
         this.entry();
         this.head(input);
