@@ -27,8 +27,8 @@ const SLOT_BITS: u32 = 15;
 const MAX_OPS: usize = 64;
 /// Source bytes that are looked at for one block.
 const MAX_SOURCE: usize = 256;
-/// Most instructions in the whole cache; at 48 bytes each, 48 MiB.
-const MAX_CACHED_OPS: usize = 1 << 20;
+/// Most instructions in the whole cache; they take less than 16 MiB.
+const MAX_CACHED_OPS: usize = 1 << 18;
 
 /// A page that a block was decoded from.
 struct Source {

@@ -29,7 +29,7 @@ fn paged() -> Cpu {
     write(&cpu, 0x2008, 0x6_1007);
     write(&cpu, 0x6_1000, TABLE | 7);
     for page in 0..512 {
-        write(&cpu, TABLE + 8 * page, FRAMES + (page % 64 << 12) | 7);
+        write(&cpu, TABLE + 8 * page, (FRAMES + ((page % 64) << 12)) | 7);
     }
     cpu
 }
@@ -106,7 +106,7 @@ fn a_table_that_is_replaced_is_used_after_invlpg_and_after_cr3() {
     let mut cpu = paged();
     // Another table, whose pages are elsewhere.
     for page in 0..512 {
-        write(&cpu, 0x6_2000 + 8 * page, 0x30_0000 + (page % 64 << 12) | 7);
+        write(&cpu, 0x6_2000 + 8 * page, (0x30_0000 + ((page % 64) << 12)) | 7);
     }
     write(&cpu, FRAMES + 0x1000, 1);
     write(&cpu, FRAMES + 0x2000, 2);

@@ -3,10 +3,14 @@
 use anyhow::Result;
 use std::fs;
 
-/// Resident memory of a process in MiB, but for the guest's, which is the mapping of exactly the
-/// guest's size.
+/// What the host may have split off the guest's mapping, in KiB: firmware, and what is not of a large page.
+const SPLIT: u64 = 2048;
+
+/// Resident memory of a process in MiB, but for the guest's, which is the mapping of nearly the guest's
+/// size.
 pub(super) fn beyond_guest(pid: u32, guest_mib: u64) -> Result<f64> {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let guest = guest_mib * 1024;
     let mut size = 0;
     let mut resident = 0;
     for line in maps.lines() {
@@ -14,7 +18,9 @@ pub(super) fn beyond_guest(pid: u32, guest_mib: u64) -> Result<f64> {
         let (name, value) = (words.next(), words.next().and_then(|word| word.parse().ok()));
         match (name, value) {
             (Some("Size:"), Some(value)) => size = value,
-            (Some("Rss:"), Some(value)) if size != guest_mib * 1024 => resident += value,
+            (Some("Rss:"), Some(value)) if size > guest || size + SPLIT < guest => {
+                resident += value;
+            }
             _ => {}
         }
     }
