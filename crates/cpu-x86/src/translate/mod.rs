@@ -16,8 +16,7 @@
 //! an address that the probe of the TLB has given it, with no index added after but a repeated string
 //! instruction's, whose count has been compared with what is left of the page; and the CPU's state, the TLB
 //! and the jump cache, at addresses below two gigabytes that are part of the code. It calls nothing but the
-//! three
-//! helpers of `enter`, through the thunks.
+//! three helpers of `enter`, through the thunks.
 //!
 //! **Where code is.** Translated code knows the page that it runs in from the state, where it is put when
 //! the code is entered from elsewhere, with its address in a register. All addresses relative to RIP are
