@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use crate::host::TlbEntry;
 
@@ -36,22 +36,47 @@ unsafe impl<T: Plain + Send> Send for LowBox<T> {}
 unsafe impl<T: Plain + Sync> Sync for LowBox<T> {}
 
 impl<T: Plain> LowBox<T> {
+    /// What is at least this large begins at a multiple of it, and is in large pages of the host's.
+    const LARGE: usize = 2 << 20;
+    const IS_LARGE: bool = size_of::<T>() >= Self::LARGE;
+
     pub(crate) fn new() -> Self {
         let rights = ProtFlags::READ | ProtFlags::WRITE;
+        let room = size_of::<T>() + if Self::IS_LARGE { Self::LARGE } else { 0 };
         // MAP_32BIT, which only Linux on x86-64 has.
         let low = if cfg!(all(target_os = "linux", target_arch = "x86_64")) { 0x40 } else { 0 };
         let flags = [MapFlags::from_bits_retain(low), MapFlags::empty()];
         let mapped = flags.into_iter().find_map(|flags| {
             // SAFETY: a new mapping, at an address that the kernel chooses.
-            let at = unsafe {
-                mmap_anonymous(ptr::null_mut(), size_of::<T>(), rights, MapFlags::PRIVATE | flags)
-            };
-            at.ok().and_then(|at| NonNull::new(at.cast::<T>()))
+            unsafe { mmap_anonymous(ptr::null_mut(), room, rights, MapFlags::PRIVATE | flags) }.ok()
         });
-        match mapped {
-            Some(at) => Self { at, owns: PhantomData },
-            None => std::alloc::handle_alloc_error(std::alloc::Layout::new::<T>()),
+        let Some(at) = mapped.and_then(|at| NonNull::new(Self::aligned(at.cast(), room))) else {
+            std::alloc::handle_alloc_error(std::alloc::Layout::new::<T>())
+        };
+        Self { at, owns: PhantomData }
+    }
+
+    /// Where in the new mapping of `room` bytes at `mapped` the value shall be. What is left over is
+    /// unmapped.
+    fn aligned(mapped: *mut u8, room: usize) -> *mut T {
+        if !Self::IS_LARGE {
+            return mapped.cast();
         }
+        let at = mapped.map_addr(|address| address.next_multiple_of(Self::LARGE));
+        let before = at.addr() - mapped.addr();
+        // The kernel unmaps whole pages.
+        let end = (before + size_of::<T>()).next_multiple_of(4096);
+        // SAFETY: parts of the mapping that nothing uses; and advice, which changes nothing that is read.
+        unsafe {
+            if before > 0 {
+                let _ = munmap(mapped.cast(), before);
+            }
+            if end < room {
+                let _ = munmap(mapped.add(end).cast(), room - end);
+            }
+            let _ = madvise(at.cast(), size_of::<T>(), Advice::LinuxHugepage);
+        }
+        at.cast()
     }
 
     /// The address, if it is below two gigabytes.

@@ -1,22 +1,35 @@
-//! The memory that translated code is in: mapped twice, once to be written and once to be executed, so
-//! that no page is ever both.
+//! The memory that translated code is in: mapped to be executed and never to be written. What is new in
+//! it goes through the file that is mapped, so that there is no page that the process could both write to
+//! and execute, nor one that it could at two addresses.
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::io::pwrite;
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+/// Size of the host's large pages.
+const LARGE: usize = 2 << 20;
+/// From how much code on in a large page it becomes one.
+const WORTH_LARGE: usize = LARGE / 8;
 
 /// A buffer of translated code.
 pub(super) struct CodeBuffer {
-    write: NonNull<u8>,
+    file: OwnedFd,
+    /// Where address space was reserved: [`LARGE`] bytes more than `size`.
+    reserved: NonNull<u8>,
+    /// Where the file is mapped, at a multiple of [`LARGE`].
     execute: NonNull<u8>,
     size: usize,
     used: usize,
+    /// How far the buffer is in large pages, or was tried to be.
+    large: usize,
 }
 
-// SAFETY: it owns its two mappings; what is in them is only used by its owner.
+// SAFETY: it owns its mapping; what is in it is only used by its owner.
 unsafe impl Send for CodeBuffer {}
 // SAFETY: shared, it can only be asked for addresses.
 unsafe impl Sync for CodeBuffer {}
@@ -26,18 +39,22 @@ impl CodeBuffer {
     pub(super) fn new(size: usize) -> io::Result<Self> {
         let file = memfd_create("rhea-code", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, size as u64)?;
-        let map = |rights| {
-            // SAFETY: a new mapping, at an address that the kernel chooses.
-            let at = unsafe { mmap(ptr::null_mut(), size, rights, MapFlags::SHARED, &file, 0) }?;
-            NonNull::new(at.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))
-        };
-        let write = map(ProtFlags::READ | ProtFlags::WRITE)?;
-        match map(ProtFlags::READ | ProtFlags::EXEC) {
-            Ok(execute) => Ok(Self { write, execute, size, used: 0 }),
-            Err(error) => {
+        let room = size + LARGE;
+        let (none, executable) = (ProtFlags::empty(), ProtFlags::READ | ProtFlags::EXEC);
+        // SAFETY: a new mapping, at an address that the kernel chooses.
+        let reserved = unsafe { mmap_anonymous(ptr::null_mut(), room, none, MapFlags::PRIVATE) }?;
+        let reserved = NonNull::new(reserved.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let aligned = reserved.as_ptr().map_addr(|address| address.next_multiple_of(LARGE));
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: in the place of a part of what was just mapped, which nothing uses yet.
+        let mapped = unsafe { mmap(aligned.cast(), size, executable, flags, &file, 0) };
+        let execute = NonNull::new(aligned).filter(|_| mapped.is_ok());
+        match execute {
+            Some(execute) => Ok(Self { file, reserved, execute, size, used: 0, large: 0 }),
+            None => {
                 // SAFETY: mapped above, and nothing refers to it.
-                let _ = unsafe { munmap(write.as_ptr().cast(), size) };
-                Err(error)
+                let _ = unsafe { munmap(reserved.as_ptr().cast(), room) };
+                Err(mapped.err().map_or_else(|| io::ErrorKind::OutOfMemory.into(), io::Error::from))
             }
         }
     }
@@ -66,17 +83,19 @@ impl CodeBuffer {
     }
 
     /// Appends code, which was made to be at [`Self::next`]; returns where it is.
-    pub(super) fn push(&mut self, code: &[u8]) -> u64 {
+    ///
+    /// # Errors
+    /// The host's, if it has no memory for it.
+    pub(super) fn push(&mut self, code: &[u8]) -> io::Result<u64> {
         assert!(code.len() <= self.free(), "room for the code");
         let at = self.next();
-        // SAFETY: the bytes are within the mapping, as just checked, and only this value writes to it.
-        unsafe {
-            let to = self.write.as_ptr().add(self.used);
-            ptr::copy_nonoverlapping(code.as_ptr(), to, code.len());
-        }
+        self.write(self.used, code)?;
         // The next code begins at a cache line's half.
         self.used = (self.used + code.len()).next_multiple_of(32).min(self.size);
-        at
+        if self.used > self.large + WORTH_LARGE {
+            self.enlarge();
+        }
+        Ok(at)
     }
 
     /// Makes the displacement at `at`, the address of a jump's last four bytes, lead to `target`.
@@ -84,17 +103,44 @@ impl CodeBuffer {
         let offset = at.wrapping_sub(self.execute.as_ptr() as u64) as usize;
         assert!(offset.checked_add(4).is_some_and(|end| end <= self.used), "a jump in the buffer");
         let distance = target.wrapping_sub(at + 4) as i32;
-        // SAFETY: within the mapping, as just checked. The CPU whose code it is is the one that calls.
-        unsafe { self.write.as_ptr().add(offset).cast::<i32>().write_unaligned(distance) };
+        // A jump that leads to what is no longer so can't be left.
+        self.write(offset, &distance.to_le_bytes()).expect("memory that was written before");
+    }
+
+    fn write(&self, offset: usize, mut bytes: &[u8]) -> io::Result<()> {
+        let mut offset = offset as u64;
+        while !bytes.is_empty() {
+            match pwrite(&self.file, bytes, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    bytes = &bytes[written..];
+                    offset += written as u64;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the next part of the buffer in one large page of the host's, if it can: much code is in few
+    /// entries of its TLB then.
+    fn enlarge(&mut self) {
+        let part = self.large;
+        self.large += LARGE;
+        if part + LARGE > self.size {
+            return;
+        }
+        // SAFETY: within the mapping; what is read there stays the same. A refusal changes nothing.
+        let _ = unsafe {
+            libc::madvise(self.execute.as_ptr().add(part).cast(), LARGE, libc::MADV_COLLAPSE)
+        };
     }
 }
 
 impl Drop for CodeBuffer {
     fn drop(&mut self) {
-        // SAFETY: both were mapped by `new` with this size, and no code in them runs any more.
-        unsafe {
-            let _ = munmap(self.write.as_ptr().cast(), self.size);
-            let _ = munmap(self.execute.as_ptr().cast(), self.size);
-        }
+        // SAFETY: mapped by `new` with this size, and no code in it runs any more.
+        let _ = unsafe { munmap(self.reserved.as_ptr().cast(), self.size + LARGE) };
     }
 }

@@ -139,7 +139,7 @@ impl Translator {
         [state.step, state.units, state.refill] = enter::helpers();
         let mut code = CodeBuffer::new(how.buffer.max(4 * ROOM)).ok()?;
         let (bytes, thunks) = thunks::write(code.next(), state.low_addr()?, features.avx);
-        code.push(&bytes);
+        code.push(&bytes).ok()?;
         cpu.counters.set(Count::Size, code.size() as u64);
         cpu.counters.set(Count::Used, code.used() as u64);
         Some(Self {
@@ -441,7 +441,7 @@ impl Translator {
         if code.len() > self.code.free() {
             return None;
         }
-        self.code.push(&code);
+        self.code.push(&code).ok()?;
         cpu.trace_block(cpu.mode.code_bits(), &buffer[..len]);
         cpu.trace_translation(at, &code);
         if let Some(checker) = &mut self.checker {
