@@ -38,16 +38,21 @@ impl Cpu {
 
     /// Tells of the host code at `at` that the instructions at the current RIP were translated to.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) fn trace_translation(&self, at: u64, code: &[u8]) {
+    pub(crate) fn trace_translation(&self, parts: &[(u64, &[u8])]) {
         if self.log.maps_code() {
             let rip = self.rip;
             let level = if self.cpl == 3 { "user" } else { "kernel" };
-            self.log.map_code(at, code.len(), format_args!("guest-{level}-{rip:#x}"));
+            for &(at, code) in parts {
+                self.log.map_code(at, code.len(), format_args!("guest-{level}-{rip:#x}"));
+            }
         }
         if self.log.wants_at(Topic::HostCode, self.rip) {
-            let (id, len, rip) = (self.config.apic_id, code.len(), self.rip);
+            let (id, rip) = (self.config.apic_id, self.rip);
+            let len: usize = parts.iter().map(|(_, code)| code.len()).sum();
             let mut text = format!("CPU {id} OUT: [size={len}] for {rip:#x}");
-            disassemble(64, code, at, &mut text);
+            for &(at, code) in parts {
+                disassemble(64, code, at, &mut text);
+            }
             self.log.line(Topic::HostCode, format_args!("{text}"));
         }
     }

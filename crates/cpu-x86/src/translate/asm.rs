@@ -29,23 +29,48 @@ pub(super) struct Encoded {
     len: usize,
 }
 
-/// Code under construction, to be run at a known address.
+/// What a displacement leads to.
+#[derive(Clone, Copy)]
+enum Target {
+    Label(Label),
+    /// An address elsewhere.
+    Fixed(u64),
+}
+
+/// Code under construction. Where it will be is known when it is finished; what is written after
+/// [`Asm::go_out_of_line`] may be elsewhere than what was written before.
 pub(super) struct Asm {
     encoder: Encoder,
     bytes: Vec<u8>,
-    start: u64,
+    /// Length of what was written before going out of line.
+    inline: Option<usize>,
     labels: Vec<Option<usize>>,
-    /// Where displacements of 32 bits to labels are.
-    fixups: Vec<(usize, Label)>,
+    /// Where displacements of 32 bits are.
+    fixups: Vec<(usize, Target)>,
+}
+
+/// Finished code, which can be placed.
+pub(super) struct Finished {
+    bytes: Vec<u8>,
+    inline: usize,
+    fixups: Vec<(usize, Target)>,
+    labels: Vec<Option<usize>>,
+}
+
+/// Code that has its place.
+pub(super) struct Placed {
+    bytes: Vec<u8>,
+    inline: usize,
+    /// Addresses of what is in line and what is not.
+    at: [u64; 2],
 }
 
 impl Asm {
-    /// Begins code that will be at address `start`.
-    pub(super) fn new(start: u64) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             encoder: Encoder::new(64),
             bytes: Vec::with_capacity(1024),
-            start,
+            inline: None,
             labels: Vec::new(),
             fixups: Vec::new(),
         }
@@ -56,9 +81,9 @@ impl Asm {
         self.bytes.len()
     }
 
-    /// The address of what comes next.
-    pub(super) fn here(&self) -> u64 {
-        self.start + self.bytes.len() as u64
+    /// What comes now is seldom run.
+    pub(super) fn go_out_of_line(&mut self) {
+        self.inline = Some(self.bytes.len());
     }
 
     pub(super) fn label(&mut self) -> Label {
@@ -72,21 +97,17 @@ impl Asm {
     }
 
     /// The finished code.
-    pub(super) fn finish(mut self) -> Vec<u8> {
-        for (at, label) in self.fixups {
-            let target =
-                self.labels[label.0].unwrap_or_else(|| unreachable!("a label without place"));
-            let distance = target as i64 - (at as i64 + 4);
-            self.bytes[at..at + 4].copy_from_slice(&(distance as i32).to_le_bytes());
-        }
-        self.bytes
+    pub(super) fn finish(self) -> Finished {
+        let inline = self.inline.unwrap_or(self.bytes.len());
+        Finished { bytes: self.bytes, inline, fixups: self.fixups, labels: self.labels }
     }
 
     /// Appends `insn`, or nothing if it can't be encoded.
     fn append(&mut self, insn: &Instruction) -> Result<(), iced_x86::IcedError> {
-        let (at, len) = (self.here(), self.bytes.len());
+        let len = self.bytes.len();
         self.encoder.set_buffer(std::mem::take(&mut self.bytes));
-        let done = self.encoder.encode(insn, at);
+        // Nothing that is encoded here is relative to where it is.
+        let done = self.encoder.encode(insn, 0);
         self.bytes = self.encoder.take_buffer();
         if done.is_err() {
             self.bytes.truncate(len);
@@ -255,25 +276,64 @@ impl Asm {
     }
 
     fn reference(&mut self, label: Label) {
-        self.fixups.push((self.bytes.len(), label));
+        self.displacement(Target::Label(label));
+    }
+
+    fn displacement(&mut self, target: Target) {
+        self.fixups.push((self.bytes.len(), target));
         self.bytes.extend([0; 4]);
     }
 
     /// Jumps to code elsewhere, within two gigabytes.
     pub(super) fn jmp_to(&mut self, target: u64) {
         self.bytes.push(0xe9);
-        self.distance(target);
+        self.displacement(Target::Fixed(target));
     }
 
     /// Calls code elsewhere, within two gigabytes.
     pub(super) fn call_to(&mut self, target: u64) {
         self.bytes.push(0xe8);
-        self.distance(target);
+        self.displacement(Target::Fixed(target));
+    }
+}
+
+impl Finished {
+    /// Lengths of what is in line and what is not.
+    pub(super) fn lens(&self) -> [usize; 2] {
+        [self.inline, self.bytes.len() - self.inline]
     }
 
-    fn distance(&mut self, target: u64) {
-        let distance = target.wrapping_sub(self.here() + 4) as i32;
-        self.bytes.extend(distance.to_le_bytes());
+    /// Puts the parts at these addresses, within two gigabytes.
+    pub(super) fn place(self, at: [u64; 2]) -> Placed {
+        let mut placed = Placed { bytes: self.bytes, inline: self.inline, at };
+        for (offset, target) in self.fixups {
+            let target = match target {
+                Target::Fixed(address) => address,
+                Target::Label(label) => {
+                    let bound = self.labels[label.0];
+                    placed.address(bound.unwrap_or_else(|| unreachable!("a label without place")))
+                }
+            };
+            let distance = target.wrapping_sub(placed.address(offset) + 4) as i32;
+            placed.bytes[offset..offset + 4].copy_from_slice(&distance.to_le_bytes());
+        }
+        placed
+    }
+}
+
+impl Placed {
+    /// The parts, each with its address.
+    pub(super) fn parts(&self) -> [(u64, &[u8]); 2] {
+        let (inline, other) = self.bytes.split_at(self.inline);
+        [(self.at[0], inline), (self.at[1], other)]
+    }
+
+    /// The address of what is at `offset` in the order in which it was written.
+    pub(super) fn address(&self, offset: usize) -> u64 {
+        match offset.checked_sub(self.inline) {
+            Some(offset) => self.at[1] + offset as u64,
+            None => self.at[0] + offset as u64,
+        }
     }
 }
 
@@ -303,14 +363,14 @@ mod tests {
     use iced_x86::{Decoder, DecoderOptions};
 
     fn listing(asm: Asm) -> String {
-        let bytes = asm.finish();
-        let insns = Decoder::with_ip(64, &bytes, 0x1000, DecoderOptions::NONE);
+        let placed = asm.finish().place([0x1000, 0]);
+        let insns = Decoder::with_ip(64, placed.parts()[0].1, 0x1000, DecoderOptions::NONE);
         insns.into_iter().map(|insn| format!("{insn}; ")).collect()
     }
 
     #[test]
     fn what_is_written_directly_is_what_it_says() {
-        let mut asm = Asm::new(0x1000);
+        let mut asm = Asm::new();
         asm.mov(Register::RBX, Register::R14);
         asm.mov(Register::R9, Register::RAX);
         asm.mov_imm(Register::RSI, 0x8000_0000);
@@ -322,7 +382,7 @@ mod tests {
                         mov $0xFFFFFFFFFFFFFFFF,%r15; \
                         mov $0xFFFFFFFFFFFFFFFE,%rdx; movabs $0x10000000000,%r14; ";
         assert_eq!(listing(asm), expected);
-        let mut asm = Asm::new(0x1000);
+        let mut asm = Asm::new();
         let slow = asm.label();
         asm.bind(slow);
         asm.probe(0x1_0008, 0x1_0018, 0xf_ffe0, 4088, slow);

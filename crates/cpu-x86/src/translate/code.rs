@@ -11,6 +11,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::pwrite;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
+use super::asm::Placed;
+
 /// Size of the host's large pages.
 const LARGE: usize = 2 << 20;
 /// From how much code on in a large page it becomes one.
@@ -24,7 +26,10 @@ pub(super) struct CodeBuffer {
     /// Where the file is mapped, at a multiple of [`LARGE`].
     execute: NonNull<u8>,
     size: usize,
+    /// Code that is often run is in the first so many bytes,
     used: usize,
+    /// and what is seldom run in the last.
+    seldom: usize,
     /// How far the buffer is in large pages, or was tried to be.
     large: usize,
 }
@@ -50,7 +55,7 @@ impl CodeBuffer {
         let mapped = unsafe { mmap(aligned.cast(), size, executable, flags, &file, 0) };
         let execute = NonNull::new(aligned).filter(|_| mapped.is_ok());
         match execute {
-            Some(execute) => Ok(Self { file, reserved, execute, size, used: 0, large: 0 }),
+            Some(execute) => Ok(Self { file, reserved, execute, size, used: 0, seldom: 0, large: 0 }),
             None => {
                 // SAFETY: mapped above, and nothing refers to it.
                 let _ = unsafe { munmap(reserved.as_ptr().cast(), room) };
@@ -59,19 +64,21 @@ impl CodeBuffer {
         }
     }
 
-    /// Where the next code will be executed.
-    pub(super) fn next(&self) -> u64 {
-        self.execute.as_ptr() as u64 + self.used as u64
+    /// Where code of these lengths will be executed, that is often run and that is not.
+    pub(super) fn next(&self, lens: [usize; 2]) -> [u64; 2] {
+        let at = self.execute.as_ptr() as u64;
+        [at + self.used as u64, at + (self.size - self.seldom) as u64 - lens[1] as u64]
     }
 
     /// Bytes that are still free.
     pub(super) fn free(&self) -> usize {
-        self.size - self.used
+        self.size - self.used()
     }
 
     /// Forgets everything after the first `used` bytes.
     pub(super) fn truncate(&mut self, used: usize) {
         self.used = self.used.min(used);
+        self.seldom = 0;
     }
 
     pub(super) fn size(&self) -> usize {
@@ -79,29 +86,32 @@ impl CodeBuffer {
     }
 
     pub(super) fn used(&self) -> usize {
-        self.used
+        self.used + self.seldom
     }
 
-    /// Appends code, which was made to be at [`Self::next`]; returns where it is.
+    /// Adds code, which was made to be at [`Self::next`].
     ///
     /// # Errors
     /// The host's, if it has no memory for it.
-    pub(super) fn push(&mut self, code: &[u8]) -> io::Result<u64> {
-        assert!(code.len() <= self.free(), "room for the code");
-        let at = self.next();
-        self.write(self.used, code)?;
+    pub(super) fn push(&mut self, code: &Placed) -> io::Result<()> {
+        let [(_, often), (_, seldom)] = code.parts();
+        assert!(often.len() + seldom.len() <= self.free(), "room for the code");
+        self.write(self.used, often)?;
+        self.write(self.size - self.seldom - seldom.len(), seldom)?;
+        self.seldom += seldom.len();
         // The next code begins at a cache line's half.
-        self.used = (self.used + code.len()).next_multiple_of(32).min(self.size);
+        self.used = (self.used + often.len()).next_multiple_of(32).min(self.size - self.seldom);
         if self.used > self.large + WORTH_LARGE {
             self.enlarge();
         }
-        Ok(at)
+        Ok(())
     }
 
     /// Makes the displacement at `at`, the address of a jump's last four bytes, lead to `target`.
     pub(super) fn patch(&mut self, at: u64, target: u64) {
         let offset = at.wrapping_sub(self.execute.as_ptr() as u64) as usize;
-        assert!(offset.checked_add(4).is_some_and(|end| end <= self.used), "a jump in the buffer");
+        let end = offset.checked_add(4);
+        assert!(end.is_some_and(|end| end <= self.size), "a jump in the buffer");
         let distance = target.wrapping_sub(at + 4) as i32;
         // A jump that leads to what is no longer so can't be left.
         self.write(offset, &distance.to_le_bytes()).expect("memory that was written before");

@@ -14,7 +14,7 @@ use iced_x86::{
     Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
 
-use super::asm::{Asm, Label, abs};
+use super::asm::{Asm, Finished, Label, abs};
 use super::enter::X87;
 use super::regs::{HOST, S1, S2};
 use super::state::{JUMPS, Jump, at};
@@ -71,7 +71,7 @@ impl Places {
 
 /// What instructions were compiled to.
 pub(super) struct Compiled {
-    pub(super) code: Vec<u8>,
+    pub(super) code: Finished,
     pub(super) links: Vec<LinkSite>,
     /// The instructions that the interpreter executes in any case, by number.
     pub(super) stepped: Vec<usize>,
@@ -86,9 +86,9 @@ pub(super) struct Input {
 
 /// A jump within the page that may be made to lead to its target.
 pub(super) struct LinkSite {
-    /// Offset in the code of the jump's displacement.
+    /// Offset of the jump's displacement, in the order in which the code was written.
     pub(super) displacement: usize,
-    /// Offset in the code of where it leads at first.
+    /// Offset of where it leads at first.
     pub(super) unlinked: usize,
     pub(super) target: u64,
 }
@@ -115,14 +115,32 @@ pub(super) struct Probe {
     pub(super) what: Missed,
 }
 
-/// Code out of line that leads to another place in the page.
-struct Exit {
+/// Code behind the last instruction's that leads to another place in the page.
+pub(super) struct Exit {
     from: Label,
     target: u64,
     /// The flags have to be saved first.
     save: bool,
     /// It goes back.
     backward: bool,
+    notes: Notes,
+    /// Instructions that are not executed.
+    left: usize,
+}
+
+/// Where a jump that is not linked leads.
+struct Unlinked {
+    from: Label,
+    target: u64,
+    /// Offset of the jump's displacement.
+    displacement: usize,
+}
+
+/// Code out of line that leaves.
+struct Poll {
+    from: Label,
+    /// Where to go on.
+    rip: u64,
     notes: Notes,
     /// Instructions that are not executed.
     left: usize,
@@ -154,7 +172,8 @@ pub(super) struct Compiler<'a> {
     live: bool,
     slow: Vec<Slow>,
     exits: Vec<Exit>,
-    polls: Vec<(Label, u64, Notes, usize)>,
+    unlinked: Vec<Unlinked>,
+    polls: Vec<Poll>,
     /// The instruction after which signals have to be looked at.
     pub(super) poll_after: Option<usize>,
     wanted: Option<Wanted>,
@@ -179,15 +198,15 @@ pub(super) const ARITH: u32 = RflagsBits::OF
     | RflagsBits::PF;
 
 impl<'a> Compiler<'a> {
-    /// Compiles `input`, whose first instruction is at `start`; the code will be at `at`.
+    /// Compiles `input`, whose first instruction is at `start`.
     pub(super) fn compile(
         input: &[Input],
-        (start, at): (u64, u64),
+        start: u64,
         places: Places,
         (number, first_link): (u32, usize),
         features: &'a super::vector::HostFeatures,
     ) -> Compiled {
-        let mut asm = Asm::new(at);
+        let mut asm = Asm::new();
         let top = asm.label();
         let mut this = Self {
             asm,
@@ -202,6 +221,7 @@ impl<'a> Compiler<'a> {
             live: false,
             slow: Vec::new(),
             exits: Vec::new(),
+            unlinked: Vec::new(),
             polls: Vec::new(),
             poll_after: None,
             wanted: None,
@@ -408,9 +428,9 @@ impl<'a> Compiler<'a> {
     /// A place out of line that leaves to go on at `rip`, with `left` instructions taken off the budget
     /// that are not executed. Flags have to be saved.
     pub(super) fn leave_out_of_line(&mut self, rip: u64, left: usize) -> Label {
-        let exit = self.asm.label();
-        self.polls.push((exit, rip, self.notes, left));
-        exit
+        let from = self.asm.label();
+        self.polls.push(Poll { from, rip, notes: self.notes, left });
+        from
     }
 
     /// Brings flags to where an instruction with these needs them.
@@ -478,47 +498,53 @@ impl<'a> Compiler<'a> {
 
     /// A place out of line that leads to `target`, in this page, from the instruction at `rip`.
     pub(super) fn exit(&mut self, rip: u64, target: u64) -> Label {
-        let from = self.asm.label();
-        let (save, backward) = (!self.saved, target <= rip);
-        let (notes, left) = (self.notes, self.left());
-        self.exits.push(Exit { from, target, save, backward, notes, left });
+        let exit = self.exit_now(rip, target);
+        let from = exit.from;
+        self.exits.push(exit);
         from
     }
 
-    /// A jump that can be linked, from out of line code.
-    fn linked_jump(&mut self, target: u64, unlinked: Label) {
-        if target == self.start {
-            if self.places.chains {
-                self.asm.jmp(self.top);
-            }
-            self.asm.bind(unlinked);
-            self.address(S1, target);
-            self.asm.jmp_to(self.places.leave);
+    /// The same, for [`Self::write_exit`].
+    pub(super) fn exit_now(&mut self, rip: u64, target: u64) -> Exit {
+        let (save, backward) = (!self.saved, target <= rip);
+        let (from, notes, left) = (self.asm.label(), self.notes, self.left());
+        Exit { from, target, save, backward, notes, left }
+    }
+
+    /// Leads to another place in the page.
+    pub(super) fn write_exit(&mut self, exit: Exit) {
+        self.saved = !exit.save;
+        self.save();
+        self.write_notes(exit.notes);
+        self.give_back(exit.left);
+        let unlinked = self.asm.label();
+        if exit.backward {
+            self.poll_to(unlinked);
+        }
+        if exit.target != self.start {
+            self.asm.jmp(unlinked);
+            let displacement = self.asm.len() - 4;
+            self.unlinked.push(Unlinked { from: unlinked, target: exit.target, displacement });
             return;
         }
-        // Its displacement is 0 at first.
-        let after = self.asm.here() + 5;
-        self.asm.jmp_to(after);
-        let here = self.asm.len();
-        self.asm.bind(unlinked);
-        self.address(S1, target);
-        self.asm.mov_imm(S2, (self.first_link + self.links.len() + 1) as u64);
-        self.asm.jmp_to(self.places.leave_by_link);
-        self.links.push(LinkSite { displacement: here - 4, unlinked: here, target });
+        self.asm.jmp(if self.places.chains { self.top } else { unlinked });
+        let rip = exit.target;
+        self.polls.push(Poll { from: unlinked, rip, notes: Notes::default(), left: 0 });
     }
 
     fn finish(mut self) -> Compiled {
         for exit in std::mem::take(&mut self.exits) {
             self.asm.bind(exit.from);
-            self.saved = !exit.save;
-            self.save();
-            self.write_notes(exit.notes);
-            self.give_back(exit.left);
-            let unlinked = self.asm.label();
-            if exit.backward {
-                self.poll_to(unlinked);
-            }
-            self.linked_jump(exit.target, unlinked);
+            self.write_exit(exit);
+        }
+        self.asm.go_out_of_line();
+        for Unlinked { from, target, displacement } in std::mem::take(&mut self.unlinked) {
+            let unlinked = self.asm.len();
+            self.asm.bind(from);
+            self.address(S1, target);
+            self.asm.mov_imm(S2, (self.first_link + self.links.len() + 1) as u64);
+            self.asm.jmp_to(self.places.leave_by_link);
+            self.links.push(LinkSite { displacement, unlinked, target });
         }
         for slow in std::mem::take(&mut self.slow) {
             self.asm.bind(slow.from);
@@ -537,8 +563,8 @@ impl<'a> Compiler<'a> {
             }
             self.asm.jmp(slow.back);
         }
-        for (exit, rip, notes, left) in std::mem::take(&mut self.polls) {
-            self.asm.bind(exit);
+        for Poll { from, rip, notes, left } in std::mem::take(&mut self.polls) {
+            self.asm.bind(from);
             self.write_notes(notes);
             self.give_back(left);
             self.address(S1, rip);

@@ -88,8 +88,8 @@ impl Compiler<'_> {
     /// Goes to `target`, from the instruction at `rip`.
     pub(super) fn go_to(&mut self, rip: u64, target: u64) {
         if self.is_near(target) {
-            let exit = self.exit(rip, target);
-            self.asm.jmp(exit);
+            let exit = self.exit_now(rip, target);
+            self.write_exit(exit);
         } else {
             self.save();
             self.settle_notes();

@@ -138,7 +138,7 @@ impl Translator {
         };
         [state.step, state.units, state.refill] = enter::helpers();
         let mut code = CodeBuffer::new(how.buffer.max(4 * ROOM)).ok()?;
-        let (bytes, thunks) = thunks::write(code.next(), state.low_addr()?, features.avx);
+        let (bytes, thunks) = thunks::write(code.next([0; 2])[0], state.low_addr()?, features.avx);
         code.push(&bytes).ok()?;
         cpu.counters.set(Count::Size, code.size() as u64);
         cpu.counters.set(Count::Used, code.used() as u64);
@@ -433,32 +433,33 @@ impl Translator {
         }
         let number = self.cache.translations.len() as u32;
         let places = self.places(cpu, place)?;
-        let at = self.code.next();
         let first_link = self.cache.links.len();
         let numbers = (number, first_link);
         let Compiled { code, links, stepped } =
-            Compiler::compile(&input, (rip, at), places, numbers, &self.features);
-        if code.len() > self.code.free() {
+            Compiler::compile(&input, rip, places, numbers, &self.features);
+        let lens = code.lens();
+        if lens.iter().sum::<usize>() > self.code.free() {
             return None;
         }
+        let code = code.place(self.code.next(lens));
         self.code.push(&code).ok()?;
         cpu.trace_block(cpu.mode.code_bits(), &buffer[..len]);
-        cpu.trace_translation(at, &code);
+        cpu.trace_translation(&code.parts());
         if let Some(checker) = &mut self.checker {
             checker.learn(&input, &stepped);
         }
         let page = self.cache.add(NewTranslation {
             place: *place,
             made_at: rip & !PAGE_OFFSET,
-            code: at,
+            code: code.address(0),
             source: buffer[..len].into(),
             ops: input.iter().map(|input| input.op).collect(),
             first,
             second,
         });
         for site in links {
-            let (displacement, unlinked) =
-                (at + site.displacement as u64, at + site.unlinked as u64);
+            let [displacement, unlinked] =
+                [site.displacement, site.unlinked].map(|offset| code.address(offset));
             let target = Place { host: (site.target & PAGE_OFFSET) as usize, ..*place };
             self.cache.add_link(displacement, unlinked, target, page);
         }

@@ -3,7 +3,7 @@
 
 use iced_x86::{Code, MemoryOperand, Register};
 
-use super::asm::{Asm, Cond, Label, abs};
+use super::asm::{Asm, Cond, Label, Placed, abs};
 use super::regs::{HOST, S1, S2};
 use super::state::at;
 
@@ -67,37 +67,43 @@ const LOST: [Register; 8] = [
 
 struct Writer {
     asm: Asm,
+    start: u64,
     state: u32,
     avx: bool,
 }
 
 /// Writes all thunks, to be at `start`. The state is at `state`.
-pub(super) fn write(start: u64, state: u32, avx: bool) -> (Vec<u8>, Thunks) {
-    let mut writer = Writer { asm: Asm::new(start), state, avx };
+pub(super) fn write(start: u64, state: u32, avx: bool) -> (Placed, Thunks) {
+    let mut writer = Writer { asm: Asm::new(), start, state, avx };
     let out = writer.asm.label();
     let enter = writer.enter();
-    let leave = writer.asm.here();
+    let leave = writer.here();
     writer.asm.mov_imm(S2, 0);
-    let leave_by_link = writer.asm.here();
+    let leave_by_link = writer.here();
     writer.leave(out);
     let step = writer.step(out);
     let units = writer.units(out);
     let refill = Missed::ALL.map(|what| writer.refill(what));
-    let arrived = writer.asm.here();
+    let arrived = writer.here();
     let expected = writer.at(at::EXPECTED);
     writer.asm.rm(Code::Mov_r64_rm64, S1, expected);
     writer.asm.jmp_to(leave);
     let thunks = Thunks { enter, step, leave, leave_by_link, units, refill, arrived };
-    (writer.asm.finish(), thunks)
+    (writer.asm.finish().place([start, start]), thunks)
 }
 
 impl Writer {
+    /// The address of what comes next.
+    fn here(&self) -> u64 {
+        self.start + self.asm.len() as u64
+    }
+
     fn at(&self, offset: u32) -> MemoryOperand {
         abs(self.state + offset)
     }
 
     fn enter(&mut self) -> u64 {
-        let start = self.asm.here();
+        let start = self.here();
         for register in KEPT {
             self.asm.r(Code::Push_r64, register);
         }
@@ -279,7 +285,7 @@ impl Writer {
     /// "below" if the entry could be refilled, and [`S1`] is the linear address again; with "above" if
     /// what was to be read is where [`S1`] says.
     fn refill(&mut self, what: Missed) -> u64 {
-        let start = self.asm.here();
+        let start = self.here();
         self.keep_registers(false);
         let (no_vectors, none_back) = (self.asm.label(), self.asm.label());
         self.skip_if_not_loaded(no_vectors);
@@ -342,7 +348,7 @@ impl Writer {
     }
 
     fn step(&mut self, out: Label) -> u64 {
-        let start = self.asm.here();
+        let start = self.here();
         let failed = self.asm.label();
         self.store_registers();
         self.store_units();
@@ -364,7 +370,7 @@ impl Writer {
     }
 
     fn units(&mut self, out: Label) -> u64 {
-        let start = self.asm.here();
+        let start = self.here();
         let failed = self.asm.label();
         let rip = self.at(at::RIP);
         self.asm.mr(Code::Mov_rm64_r64, rip, S1);
