@@ -6,6 +6,8 @@
 
 use iced_x86::{Code, Encoder, Instruction, MemoryOperand, Register};
 
+use super::state::at::TOP;
+
 /// A place in the code that jumps go to, known by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Label(usize);
@@ -340,6 +342,12 @@ impl Placed {
 /// The 32-bit part of a 64-bit register.
 pub(super) fn low32(register: Register) -> Register {
     register.full_register32()
+}
+
+/// What is at `offset` in the state, which the stack pointer tells while translated code runs.
+pub(super) fn in_state(offset: u32) -> MemoryOperand {
+    let from_top = i64::from(offset) - i64::from(TOP);
+    MemoryOperand::with_base_displ_size(Register::RSP, from_top, if from_top == 0 { 0 } else { 1 })
 }
 
 /// Memory at an absolute address below two gigabytes.

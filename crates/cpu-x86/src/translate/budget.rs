@@ -9,7 +9,7 @@
 use iced_x86::Code;
 
 use super::Translator;
-use super::asm::{Cond, abs};
+use super::asm::{Cond, in_state};
 use super::compile::Compiler;
 use super::enter::{Left, enter};
 use super::state::at;
@@ -23,7 +23,7 @@ impl Compiler<'_> {
         if !self.places.counts {
             return;
         }
-        let budget = abs(self.places.state + at::BUDGET);
+        let budget = in_state(at::BUDGET);
         self.asm.mi(Code::Sub_rm64_imm32, budget, self.len as i32);
         let none_left = self.leave_out_of_line(self.start, self.len);
         self.asm.jcc(Cond::Sign, none_left);
@@ -32,7 +32,7 @@ impl Compiler<'_> {
     /// Gives back `count` instructions. Destroys the host's flags, which are saved.
     pub(super) fn give_back(&mut self, count: usize) {
         if self.places.counts && count != 0 {
-            let budget = abs(self.places.state + at::BUDGET);
+            let budget = in_state(at::BUDGET);
             self.asm.mi(Code::Add_rm64_imm32, budget, count as i32);
         }
     }

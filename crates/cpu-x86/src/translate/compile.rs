@@ -14,7 +14,7 @@ use iced_x86::{
     Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
 
-use super::asm::{Asm, Finished, Label, abs};
+use super::asm::{Asm, Finished, Label, in_state};
 use super::enter::X87;
 use super::regs::{HOST, S1, S2};
 use super::state::{JUMPS, Jump, at};
@@ -25,15 +25,13 @@ use crate::op::{Op, OpFlags};
 use crate::tlb::Class;
 
 /// Length of the code before what links from the same page lead to.
-pub(super) const ENTRY: usize = 15;
+pub(super) const ENTRY: usize = 11;
 /// In the number of an instruction that a helper executes: only because of its access to memory.
 pub(super) const FOR_ACCESS: u64 = 1 << 31;
 
 /// Where translated code finds what does not change.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Places {
-    /// The `State`.
-    pub(super) state: u32,
     /// The first-level TLB of the class.
     pub(super) tlb: u32,
     /// The jump caches of all classes, in the code's mode.
@@ -255,7 +253,7 @@ impl<'a> Compiler<'a> {
     /// What is done when the code is come to from another page, or from outside, with its address in
     /// [`S1`]; its length is [`ENTRY`].
     fn entry(&mut self) {
-        let page = abs(self.places.state + at::PAGE);
+        let page = in_state(at::PAGE);
         self.asm.ri(Code::And_rm64_imm32, S1, -(PAGE_OFFSET as i32 + 1));
         self.asm.mr(Code::Mov_rm64_r64, page, S1);
         debug_assert_eq!(self.asm.len(), ENTRY);
@@ -268,7 +266,7 @@ impl<'a> Compiler<'a> {
             return;
         }
         let from_page = address.wrapping_sub(self.start & !PAGE_OFFSET) as i64;
-        self.asm.rm(Code::Mov_r64_rm64, to, abs(self.places.state + at::PAGE));
+        self.asm.rm(Code::Mov_r64_rm64, to, in_state(at::PAGE));
         // Operands relative to RIP may be a little beyond two gigabytes from the page's beginning.
         let half = i64::from(i32::try_from(from_page).unwrap_or((from_page / 2) as i32));
         self.asm.rm(Code::Lea_r64_m, to, MemoryOperand::with_base_displ(to, half));
@@ -294,12 +292,12 @@ impl<'a> Compiler<'a> {
     fn want_units(&mut self, level: u32, x87: bool) {
         let (from, back) = (self.asm.label(), self.asm.label());
         if level > 0 {
-            let loaded = abs(self.places.state + at::LOADED);
+            let loaded = in_state(at::LOADED);
             self.asm.mi(Code::Cmp_rm32_imm8, loaded, level as i32);
             self.asm.jcc(super::asm::Cond::Below, from);
         }
         if x87 {
-            let loaded = abs(self.places.state + at::X87);
+            let loaded = in_state(at::X87);
             self.asm.mi(Code::Cmp_rm32_imm8, loaded, 0);
             self.asm.jcc(super::asm::Cond::Equal, from);
         }
@@ -454,7 +452,7 @@ impl<'a> Compiler<'a> {
 
     /// Memory that holds general register `n` while it has no register.
     pub(super) fn home(&self, n: usize) -> MemoryOperand {
-        abs(self.places.state + at::GPR + 8 * n as u32)
+        in_state(at::gpr(n))
     }
 
     /// A register with general register `n` in it: its own, or `scratch`.
@@ -488,10 +486,10 @@ impl<'a> Compiler<'a> {
     }
 
     fn poll_to(&mut self, exit: Label) {
-        let (signals, wanted) = (self.places.state + at::SIGNALS, self.places.state + at::WANTED);
-        self.asm.rm(Code::Mov_r64_rm64, S2, abs(signals));
+        let (signals, wanted) = (in_state(at::SIGNALS), in_state(at::WANTED));
+        self.asm.rm(Code::Mov_r64_rm64, S2, signals);
         self.asm.rm(Code::Mov_r32_rm32, super::asm::low32(S2), super::asm::at(S2));
-        self.asm.mr(Code::Test_rm32_r32, abs(wanted), super::asm::low32(S2));
+        self.asm.mr(Code::Test_rm32_r32, wanted, super::asm::low32(S2));
         self.asm.jcc(super::asm::Cond::NotEqual, exit);
         self.destroyed();
     }

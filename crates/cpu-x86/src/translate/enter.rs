@@ -100,7 +100,7 @@ pub(super) fn enter(translator: &mut Translator, cpu: &mut Cpu, code: u64) -> Re
 /// The CPU's registers to where translated code has them, but for vectors.
 fn give_registers(translator: &mut Translator, cpu: &Cpu) {
     let state = &mut *translator.state;
-    state.gpr.copy_from_slice(&cpu.gpr[..16]);
+    state.set_gpr(&cpu.gpr[..16]);
     state.rip = cpu.rip;
     state.flags = bits_to_flags(cpu.rflags() & ARITH);
     state.system_flags = cpu.system_flags;
@@ -119,7 +119,7 @@ fn give_registers(translator: &mut Translator, cpu: &Cpu) {
 /// The registers that translated code has to the CPU.
 fn take_registers(translator: &mut Translator, cpu: &mut Cpu) {
     let state = &mut *translator.state;
-    cpu.gpr[..16].copy_from_slice(&state.gpr);
+    state.copy_gpr(&mut cpu.gpr[..16]);
     cpu.set_rflags_arith(flags_to_bits(state.flags));
     take_mode(state, cpu);
     if state.loaded != 0 {

@@ -5,7 +5,7 @@
 
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpAccess, OpKind, Register};
 
-use super::asm::{Cond, abs, at, low32};
+use super::asm::{Cond, at, in_state, low32};
 use super::compile::{Compiler, FlagUse, reads, writes};
 use super::memory::{For, number, purpose};
 use super::regs::{GUEST_RAX, GUEST_RSP, HOST, S1, S2, sized};
@@ -413,7 +413,7 @@ impl Compiler<'_> {
     }
 
     fn push_memory(&mut self, insn: &Instruction) {
-        let spare = abs(self.places.state + state::at::SPARE);
+        let spare = in_state(state::at::SPARE);
         let word = self.word();
         self.access(insn, word, For::Read, false);
         self.load_word(S2, at(S1));

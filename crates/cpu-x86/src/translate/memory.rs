@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
 
-use super::asm::{Cond, abs, low32};
+use super::asm::{Cond, in_state, low32};
 use super::compile::{Compiler, Probe};
 use super::regs::{S1, S2};
 use super::state::at;
@@ -60,11 +60,11 @@ impl Compiler<'_> {
         };
         if !self.places.wide {
             let slow = self.slow();
-            let flat = abs(self.places.state + at::FLAT + 4 * base);
+            let flat = in_state(at::FLAT + 4 * base);
             self.asm.mi(Code::Cmp_rm32_imm8, flat, 0);
             self.asm.jcc(Cond::Equal, slow);
         }
-        let base = abs(self.places.state + at::BASES + 8 * base);
+        let base = in_state(at::BASES + 8 * base);
         if self.places.wide {
             self.asm.rm(Code::Add_r64_rm64, S1, base);
         } else {

@@ -472,7 +472,6 @@ impl Translator {
         let wide = key.mode.is_64();
         let first = if wide { 0 } else { (size_of::<[Jump; JUMPS]>() * CLASSES) as u32 };
         Some(Places {
-            state: self.state.low_addr()?,
             tlb: cpu.tlb.table(key.class)?,
             jumps: self.jumps.low_addr()? + first,
             class: key.class,

@@ -8,24 +8,45 @@ use crate::low::Plain;
 /// Entries of the jump cache: what 16 bits tell apart.
 pub(super) const JUMPS: usize = 1 << 16;
 
+/// Words of the stack below what translated code has at hand.
+const STACK: usize = 8192;
+
 /// Where the guest's registers are when no translated code runs, and what it needs at hand.
+///
+/// While it runs, the stack pointer points to [`Self::page`]: what comes next is reached with a
+/// displacement of 8 bits, and what is below are a stack's free places, where calls of thunks and the
+/// host's signals may put what they want to.
 #[repr(C)]
 pub(super) struct State {
-    pub(super) gpr: [u64; 16],
-    /// The arithmetic flags as LAHF and SETO AL put them into RAX.
-    pub(super) flags: u64,
-    /// RFLAGS without the arithmetic flags.
-    pub(super) system_flags: u64,
-    /// Where translated code was left, or is to be entered.
-    pub(super) rip: u64,
+    stack: [u64; STACK],
     /// Where the page begins that the code is in which runs, in the segment.
     pub(super) page: u64,
-    /// What left translated code: the link that it came from, or 0.
-    pub(super) link: u64,
-    /// Bases of FS and GS.
-    pub(super) bases: [u64; 2],
     /// Address of the word of signals.
     pub(super) signals: u64,
+    /// The signals for which translated code is left, now and with IF clear.
+    pub(super) wanted: [u32; 2],
+    /// Whose vector registers the host has: 0 for its own, 1 for the guest's while SSE may run, 2 while
+    /// AVX may.
+    pub(super) loaded: u32,
+    /// Whether the host has the guest's x87 registers.
+    pub(super) x87: u32,
+    /// Bases of FS and GS.
+    pub(super) bases: [u64; 2],
+    /// RFLAGS without the arithmetic flags.
+    pub(super) system_flags: u64,
+    /// Values that need a place for a moment.
+    pub(super) spare: [u64; 2],
+    /// The general registers from R10 on.
+    high: [u64; 6],
+    low: [u64; HIGH],
+    /// The arithmetic flags as LAHF and SETO AL put them into RAX.
+    pub(super) flags: u64,
+    /// Where translated code was left, or is to be entered.
+    pub(super) rip: u64,
+    /// What left translated code: the link that it came from, or 0.
+    pub(super) link: u64,
+    /// The host's stack pointer where translated code was entered.
+    pub(super) host_stack: u64,
     /// The `Context` of `enter`.
     pub(super) context: u64,
     /// Address of the helper that executes one instruction.
@@ -38,8 +59,6 @@ pub(super) struct State {
     pub(super) address: u64,
     /// RSI while the host's points elsewhere.
     pub(super) source: u64,
-    /// Values that need a place for a moment.
-    pub(super) spare: [u64; 2],
     /// RIP of the code at `spare[1]`, which is entered next.
     pub(super) target: u64,
     /// What SWAPGS exchanges GS's base with.
@@ -52,8 +71,6 @@ pub(super) struct State {
     pub(super) fast_calls: u32,
     /// Which of them was the last that the CPU has not heard of; 0 if none.
     pub(super) crossing: u32,
-    /// The signals for which translated code is left, now and with IF clear.
-    pub(super) wanted: [u32; 2],
     /// Accesses through FS and GS need no check: not 0 if so.
     pub(super) flat: [u32; 2],
     /// Where checked code is expected to go.
@@ -62,13 +79,8 @@ pub(super) struct State {
     pub(super) budget: i64,
     /// Always 0.
     pub(super) never: u64,
-    /// Whose vector registers the host has: 0 for its own, 1 for the guest's while SSE may run, 2 while
-    /// AVX may.
-    pub(super) loaded: u32,
     /// MXCSR of guest and host.
     pub(super) mxcsr: [u32; 2],
-    /// Whether the host has the guest's x87 registers.
-    pub(super) x87: u32,
     /// Which x87 instruction was the last that is noted as such since they were loaded; see
     /// [`note_of`].
     pub(super) x87_last: u32,
@@ -88,6 +100,21 @@ pub(super) struct State {
     /// The bytes of a read that runs from one page into another.
     pub(super) joined: [u8; JOINED],
 }
+
+impl State {
+    pub(super) fn set_gpr(&mut self, gpr: &[u64]) {
+        self.low.copy_from_slice(&gpr[..HIGH]);
+        self.high.copy_from_slice(&gpr[HIGH..16]);
+    }
+
+    pub(super) fn copy_gpr(&self, gpr: &mut [u64]) {
+        gpr[..HIGH].copy_from_slice(&self.low);
+        gpr[HIGH..16].copy_from_slice(&self.high);
+    }
+}
+
+/// The first general register that is kept among what is at hand.
+const HIGH: usize = 10;
 
 /// More bytes than an instruction reads at a time.
 pub(super) const JOINED: usize = 64;
@@ -134,9 +161,19 @@ const NOWHERE: u64 = 1 << 63;
 
 /// Offsets in [`State`].
 pub(super) mod at {
-    use super::{State, offset_of};
+    use super::{HIGH, State, offset_of};
 
-    pub(in super::super) const GPR: u32 = offset_of!(State, gpr) as u32;
+    /// Where general register `n` is kept.
+    pub(in super::super) fn gpr(n: usize) -> u32 {
+        let offset = match n.checked_sub(HIGH) {
+            Some(n) => offset_of!(State, high) + 8 * n,
+            None => offset_of!(State, low) + 8 * n,
+        };
+        offset as u32
+    }
+
+    pub(in super::super) const TOP: u32 = offset_of!(State, page) as u32;
+    pub(in super::super) const HOST_STACK: u32 = offset_of!(State, host_stack) as u32;
     pub(in super::super) const FLAGS: u32 = offset_of!(State, flags) as u32;
     pub(in super::super) const SYSTEM_FLAGS: u32 = offset_of!(State, system_flags) as u32;
     pub(in super::super) const RIP: u32 = offset_of!(State, rip) as u32;
@@ -176,6 +213,7 @@ pub(super) mod at {
     pub(in super::super) const YMM_HIGH: u32 = offset_of!(State, ymm_high) as u32;
 }
 
+const _: () = assert!(at::TOP % 16 == 0 && offset_of!(State, high) as u32 + 48 - at::TOP <= 128);
 const _: () = assert!(size_of::<X87Image>() == 576 && offset_of!(X87Image, header) == 512);
 
 /// Most translations at a time.

@@ -3,7 +3,7 @@
 
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
 
-use super::asm::{Cond, Label, abs, low32};
+use super::asm::{Cond, Label, in_state, low32};
 use super::compile::Compiler;
 use super::memory::For;
 use super::regs::{GUEST_RAX, S1, S2};
@@ -52,7 +52,7 @@ impl Compiler<'_> {
             self.asm.rr(Code::Test_rm32_r32, Register::ECX, Register::ECX);
         }
         self.asm.jcc(Cond::Equal, done);
-        let system = abs(self.places.state + state::at::SYSTEM_FLAGS);
+        let system = in_state(state::at::SYSTEM_FLAGS);
         self.asm.mi(Code::Test_rm32_imm32, system, bits::DF as i32);
         self.asm.jcc(Cond::NotEqual, slow);
         self.narrow(moves);
@@ -96,7 +96,7 @@ impl Compiler<'_> {
 
     fn moves(&mut self, shift: u8, host: &[u8], slow: Label) {
         let (spare, source) = (state::at::SPARE, state::at::SOURCE);
-        let [spare, source] = [spare, source].map(|field| abs(self.places.state + field));
+        let [spare, source] = [spare, source].map(in_state);
         self.asm.mov(S1, Register::RSI);
         self.probe(1, For::Read, false);
         self.check_count(shift, slow);
@@ -120,7 +120,7 @@ impl Compiler<'_> {
     }
 
     fn fills(&mut self, shift: u8, host: &[u8], slow: Label) {
-        let spare = abs(self.places.state + state::at::SPARE);
+        let spare = in_state(state::at::SPARE);
         self.asm.mov(S1, Register::RDI);
         self.probe(1, For::Write, false);
         self.check_count(shift, slow);

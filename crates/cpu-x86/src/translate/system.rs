@@ -6,9 +6,9 @@
 //! after them runs for another privilege or with other rights, and is found in the jump cache of its
 //! class. Where anything is not as usual, the interpreter executes the instruction.
 
-use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, Register};
+use iced_x86::{Code, Instruction, Mnemonic, Register};
 
-use super::asm::{Cond, abs, abs_plus, low32};
+use super::asm::{Cond, abs_plus, in_state, low32};
 use super::compile::Compiler;
 use super::control::CODE;
 use super::regs::{S1, S2};
@@ -58,14 +58,10 @@ impl Compiler<'_> {
         Some(false)
     }
 
-    fn at_state(&self, offset: u32) -> MemoryOperand {
-        abs(self.places.state + offset)
-    }
-
     /// CLI where it always may be executed.
     fn cli(&mut self) {
         self.save();
-        let (system, wanted) = (self.at_state(at::SYSTEM_FLAGS), self.at_state(at::WANTED));
+        let (system, wanted) = (in_state(at::SYSTEM_FLAGS), in_state(at::WANTED));
         self.asm.mi(Code::And_rm32_imm32, system, !(bits::IF as i32));
         self.asm.mi(Code::And_rm32_imm32, wanted, !(accel::Signal::Interrupt as i32));
         self.destroyed();
@@ -75,7 +71,7 @@ impl Compiler<'_> {
     /// interrupts are looked for after it.
     fn sti(&mut self) {
         self.save();
-        let (system, wanted) = (self.at_state(at::SYSTEM_FLAGS), self.at_state(at::WANTED));
+        let (system, wanted) = (in_state(at::SYSTEM_FLAGS), in_state(at::WANTED));
         self.asm.mi(Code::Or_rm32_imm32, system, bits::IF as i32);
         self.asm.mi(Code::Or_rm32_imm32, wanted, accel::Signal::Interrupt as i32);
         self.destroyed();
@@ -83,7 +79,7 @@ impl Compiler<'_> {
     }
 
     fn swapgs(&mut self) {
-        let (base, other) = (self.at_state(at::BASES + 8), self.at_state(at::KERNEL_GS));
+        let (base, other) = (in_state(at::BASES + 8), in_state(at::KERNEL_GS));
         self.asm.rm(Code::Mov_r64_rm64, S1, base);
         self.asm.rm(Code::Mov_r64_rm64, S2, other);
         self.asm.mr(Code::Mov_rm64_r64, base, S2);
@@ -98,7 +94,7 @@ impl Compiler<'_> {
             return false;
         }
         self.save();
-        let system = self.at_state(at::SYSTEM_FLAGS);
+        let system = in_state(at::SYSTEM_FLAGS);
         if set {
             self.asm.mi(Code::Or_rm32_imm32, system, bits::AC as i32);
         } else {
@@ -110,7 +106,7 @@ impl Compiler<'_> {
 
     /// Puts RFLAGS into [`S2`]. The flags are saved, and destroyed.
     pub(super) fn read_flags(&mut self) {
-        let (spare, system) = (self.at_state(at::SPARE), self.at_state(at::SYSTEM_FLAGS));
+        let (spare, system) = (in_state(at::SPARE), in_state(at::SYSTEM_FLAGS));
         let wide = low32(S2);
         // OF, then the others, then those that arithmetic does not set, and bit 1, which always is.
         self.asm.rr(Code::Movzx_r32_rm8, wide, Register::AL);
@@ -128,8 +124,8 @@ impl Compiler<'_> {
     /// Makes what is in [`S1`] RFLAGS, and with it IF what decides about interrupts. Uses [`S2`].
     fn write_flags(&mut self) {
         let (value, other) = (low32(S1), low32(S2));
-        let (system, wanted) = (self.at_state(at::SYSTEM_FLAGS), self.at_state(at::WANTED));
-        let without = self.at_state(at::WANTED + 4);
+        let (system, wanted) = (in_state(at::SYSTEM_FLAGS), in_state(at::WANTED));
+        let without = in_state(at::WANTED + 4);
         self.asm.rr(Code::Mov_r32_rm32, Register::EAX, value);
         self.asm.ri(Code::And_rm32_imm32, Register::EAX, LOW_FLAGS);
         self.asm.ri(Code::Shl_rm32_imm8, Register::EAX, 8);
@@ -149,7 +145,7 @@ impl Compiler<'_> {
 
     /// Goes to `slow` unless translated code may execute SYSCALL and SYSRET.
     fn require_fast_calls(&mut self, slow: super::asm::Label) {
-        let allowed = self.at_state(at::FAST_CALLS);
+        let allowed = in_state(at::FAST_CALLS);
         self.asm.mi(Code::Cmp_rm32_imm8, allowed, 0);
         self.asm.jcc(Cond::Equal, slow);
         self.destroyed();
@@ -159,15 +155,15 @@ impl Compiler<'_> {
     /// address that is in [`S1`].
     pub(super) fn keep_code(&mut self, class: Class) {
         let code = abs_plus(self.places.jumps_of(class) + CODE, S2);
-        let spare = self.at_state(at::SPARE + 8);
+        let spare = in_state(at::SPARE + 8);
         self.asm.rm(Code::Mov_r64_rm64, S2, code);
         self.asm.mr(Code::Mov_rm64_r64, spare, S2);
-        let target = self.at_state(at::TARGET);
+        let target = in_state(at::TARGET);
         self.asm.mr(Code::Mov_rm64_r64, target, S1);
     }
 
     fn cross(&mut self, how: u32) {
-        let crossing = self.at_state(at::CROSSING);
+        let crossing = in_state(at::CROSSING);
         self.asm.mi(Code::Mov_rm32_imm32, crossing, how as i32);
         self.go_to_kept();
         self.slow_returns();
@@ -175,7 +171,7 @@ impl Compiler<'_> {
 
     /// Goes where [`Self::keep_code`] has said.
     pub(super) fn go_to_kept(&mut self) {
-        let (target, spare) = (self.at_state(at::TARGET), self.at_state(at::SPARE + 8));
+        let (target, spare) = (in_state(at::TARGET), in_state(at::SPARE + 8));
         self.asm.rm(Code::Mov_r64_rm64, S1, target);
         self.asm.m(Code::Jmp_rm64, spare);
     }
@@ -184,7 +180,7 @@ impl Compiler<'_> {
         self.save();
         let slow = self.slow();
         self.require_fast_calls(slow);
-        let (lstar, mask) = (self.at_state(at::LSTAR), self.at_state(at::FLAG_MASK));
+        let (lstar, mask) = (in_state(at::LSTAR), in_state(at::FLAG_MASK));
         self.asm.rm(Code::Mov_r64_rm64, S1, lstar);
         self.look_up_in(self.places.jumps_of(Class::Supervisor), slow);
         self.keep_code(Class::Supervisor);

@@ -49,6 +49,9 @@ impl Missed {
     pub(super) const ALL: [Self; 2] = [Self::Read, Self::Write];
 }
 
+/// Bytes on the stack in a thunk that is called.
+const RETURN_ADDRESS: u32 = 8;
+
 /// Registers that a function has to give back as they were.
 const KEPT: [Register; 6] =
     [Register::RBX, Register::RBP, Register::R12, Register::R13, Register::R14, Register::R15];
@@ -108,6 +111,8 @@ impl Writer {
             self.asm.r(Code::Push_r64, register);
         }
         self.move_stack(-8);
+        let host_stack = self.at(at::HOST_STACK);
+        self.asm.mr(Code::Mov_rm64_r64, host_stack, Register::RSP);
         self.asm.mov(S2, Register::RDI);
         self.go_to_code();
         start
@@ -115,6 +120,7 @@ impl Writer {
 
     /// Goes to the code at [`S2`], which begins at [`State::rip`](super::state::State::rip).
     fn go_to_code(&mut self) {
+        self.stack_to_state(0);
         self.load_registers();
         let rip = self.at(at::RIP);
         self.asm.rm(Code::Mov_r64_rm64, S1, rip);
@@ -126,10 +132,22 @@ impl Writer {
         self.asm.rm(Code::Lea_r64_m, Register::RSP, operand);
     }
 
+    /// Has the stack pointer point into the state as translated code needs it, with `pushed` bytes on the
+    /// stack.
+    fn stack_to_state(&mut self, pushed: u32) {
+        self.asm.mov_imm(Register::RSP, u64::from(self.state + at::TOP - pushed));
+    }
+
+    /// Has the stack pointer point to the host's stack, where functions can be called.
+    fn stack_to_host(&mut self) {
+        let host_stack = self.at(at::HOST_STACK);
+        self.asm.rm(Code::Mov_r64_rm64, Register::RSP, host_stack);
+    }
+
     fn load_registers(&mut self) {
         for (n, register) in HOST.iter().enumerate() {
             if let Some(register) = *register {
-                let home = self.at(at::GPR + 8 * n as u32);
+                let home = self.at(at::gpr(n));
                 self.asm.rm(Code::Mov_r64_rm64, register, home);
             }
         }
@@ -140,7 +158,7 @@ impl Writer {
     fn store_registers(&mut self) {
         for (n, register) in HOST.iter().enumerate() {
             if let Some(register) = *register {
-                let home = self.at(at::GPR + 8 * n as u32);
+                let home = self.at(at::gpr(n));
                 self.asm.mr(Code::Mov_rm64_r64, home, register);
             }
         }
@@ -270,7 +288,7 @@ impl Writer {
     fn keep_registers(&mut self, back: bool) {
         let homes = HOST.iter().enumerate().filter_map(|(n, register)| Some((n, (*register)?)));
         let lost = homes.filter(|(_, register)| LOST.contains(register));
-        let lost = lost.map(|(n, register)| (at::GPR + 8 * n as u32, register));
+        let lost = lost.map(|(n, register)| (at::gpr(n), register));
         for (home, register) in lost.chain([(at::FLAGS, Register::RAX)]) {
             let home = self.at(home);
             if back {
@@ -296,9 +314,9 @@ impl Writer {
         self.asm.mov(Register::RSI, S1);
         self.asm.mov(Register::RDX, S2);
         self.asm.mov_imm(Register::RCX, what as u64);
-        self.move_stack(-8);
+        self.stack_to_host();
         self.asm.m(Code::Call_rm64, helper);
-        self.move_stack(8);
+        self.stack_to_state(RETURN_ADDRESS);
         self.asm.mov(S2, Register::RAX);
         self.skip_if_not_loaded(none_back);
         self.keep_vectors(true);
@@ -317,6 +335,7 @@ impl Writer {
         self.asm.mr(Code::Mov_rm64_r64, link, S2);
         self.store_registers();
         self.store_units();
+        self.stack_to_host();
         self.asm.mov_imm(Register::RAX, u64::from(LEFT));
         self.asm.bind(out);
         self.move_stack(8);
@@ -327,22 +346,19 @@ impl Writer {
     }
 
     /// Calls the helper whose address is at `offset` with [`S2`] as its argument; goes to `failed`
-    /// unless it returns [`GO_ON`].
+    /// unless it returns [`GO_ON`]. The host's stack is the stack then.
     fn call(&mut self, offset: u32, failed: Label) {
         let (context, helper) = (self.at(at::CONTEXT), self.at(offset));
         self.asm.rm(Code::Mov_r64_rm64, Register::RDI, context);
         self.asm.mov(Register::RSI, S2);
-        // The return address of the thunk has misaligned the stack.
-        self.move_stack(-8);
+        self.stack_to_host();
         self.asm.m(Code::Call_rm64, helper);
-        self.move_stack(8);
         self.asm.rr(Code::Test_rm64_r64, Register::RAX, Register::RAX);
         self.asm.jcc(Cond::NotEqual, failed);
     }
 
-    /// Drops the thunk's return address and leaves, returning `how`.
+    /// Leaves, returning `how`, after a helper was called.
     fn give_up(&mut self, how: u32, out: Label) {
-        self.move_stack(8);
         self.asm.mov_imm(Register::RAX, u64::from(how));
         self.asm.jmp(out);
     }
@@ -354,6 +370,7 @@ impl Writer {
         self.store_units();
         self.call(at::STEP, failed);
         self.load_units();
+        self.stack_to_state(RETURN_ADDRESS);
         self.load_registers();
         self.asm.raw(&[0xc3]);
         self.asm.bind(failed);
@@ -364,7 +381,6 @@ impl Writer {
         // To other code, which finds neither vector nor x87 registers loaded.
         self.asm.bind(elsewhere);
         self.asm.mov(S2, Register::RAX);
-        self.move_stack(8);
         self.go_to_code();
         start
     }
@@ -379,6 +395,7 @@ impl Writer {
         self.store_units();
         self.call(at::UNITS, failed);
         self.load_units();
+        self.stack_to_state(RETURN_ADDRESS);
         self.load_registers();
         self.asm.raw(&[0xc3]);
         self.asm.bind(failed);

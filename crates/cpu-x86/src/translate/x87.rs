@@ -9,7 +9,7 @@
 
 use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
-use super::asm::{abs, at, low32};
+use super::asm::{at, in_state, low32};
 use super::compile::Compiler;
 use super::integer::point_at_host;
 use super::memory::{For, number};
@@ -136,7 +136,7 @@ impl Compiler<'_> {
     fn load_control(&mut self, insn: &Instruction) {
         self.access(insn, 2, For::Read, false);
         let unmasks = self.slow();
-        let spare = abs(self.places.state + state::at::SPARE);
+        let spare = in_state(state::at::SPARE);
         self.asm.rm(Code::Movzx_r32_rm16, low32(S2), at(S1));
         self.asm.mr(Code::Mov_rm32_r32, spare, low32(S2));
         self.asm.r(Code::Not_rm32, low32(S2));
@@ -151,8 +151,8 @@ impl Compiler<'_> {
         point_at_host(&mut out);
         let size = insn.memory_size().size();
         let Some(code) = self.asm.encode(&out).filter(|_| size > 0) else { return false };
-        let pointer = abs(self.places.state + state::at::X87_POINTER);
-        let next_pointer = abs(self.places.state + state::at::X87_NEXT_POINTER);
+        let pointer = in_state(state::at::X87_POINTER);
+        let next_pointer = in_state(state::at::X87_NEXT_POINTER);
         let at_hand = is_at_hand(insn);
         let what = if is_store(insn.mnemonic()) { For::Write } else { For::Read };
         self.save();
@@ -180,15 +180,15 @@ impl Compiler<'_> {
         let fields = [(notes.last, state::at::X87_LAST), (notes.data, state::at::X87_DATA)];
         for (index, field) in fields {
             if let Some(index) = index {
-                let field = abs(self.places.state + field);
+                let field = in_state(field);
                 self.asm.mi(Code::Mov_rm32_imm32, field, note_of(number, index) as i32);
             }
         }
         if notes.last.is_some() {
             let (page, noted) =
-                (self.places.state + state::at::PAGE, self.places.state + state::at::X87_PAGE);
-            self.asm.rm(Code::Mov_r64_rm64, S2, abs(page));
-            self.asm.mr(Code::Mov_rm64_r64, abs(noted), S2);
+                (in_state(state::at::PAGE), in_state(state::at::X87_PAGE));
+            self.asm.rm(Code::Mov_r64_rm64, S2, page);
+            self.asm.mr(Code::Mov_rm64_r64, noted, S2);
         }
     }
 
