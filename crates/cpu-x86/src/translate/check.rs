@@ -20,8 +20,9 @@ use std::fmt::Write;
 use iced_x86::{Instruction, Mnemonic};
 
 use super::Translator;
-use super::compile::{ARITH, Input};
+use super::compile::Input;
 use super::enter::{Left, enter};
+use super::flags::ARITH;
 use super::state::{Jump, jump_index, no_jump};
 use crate::block::BlockCache;
 use crate::cpu::Cpu;

@@ -55,7 +55,9 @@ impl CodeBuffer {
         let mapped = unsafe { mmap(aligned.cast(), size, executable, flags, &file, 0) };
         let execute = NonNull::new(aligned).filter(|_| mapped.is_ok());
         match execute {
-            Some(execute) => Ok(Self { file, reserved, execute, size, used: 0, seldom: 0, large: 0 }),
+            Some(execute) => {
+                Ok(Self { file, reserved, execute, size, used: 0, seldom: 0, large: 0 })
+            }
             None => {
                 // SAFETY: mapped above, and nothing refers to it.
                 let _ = unsafe { munmap(reserved.as_ptr().cast(), room) };

@@ -3,19 +3,17 @@
 //! A translation begins at one guest address and goes on in a straight line through branches that are
 //! not taken, within one page. Each instruction either becomes host code or a call of the helper that
 //! executes it with the interpreter. So does, out of line, each access to memory that is not where the
-//! TLB says, with everything that may come of it: another page walk, a fault, a device.
-//!
-//! **Flags.** At the beginning and wherever code leaves they are saved: in RAX. In between they may be in
-//! the host's flags only; what destroys those saves them first, so that they can be told at any point
-//! where the instruction after may fault. They are brought back for an instruction that needs them.
+//! TLB says, with everything that may come of it: another page walk, a fault, a device. Where the flags
+//! are meanwhile, `flags` says.
 
 use iced_x86::{
     Code, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, MemoryOperand,
-    Mnemonic, OpAccess, OpKind, Register, RflagsBits,
+    Mnemonic, OpAccess, Register,
 };
 
 use super::asm::{Asm, Finished, Label, in_state};
 use super::enter::X87;
+use super::flags::{Flags, Recipe, dead_flags};
 use super::regs::{HOST, S1, S2};
 use super::state::{JUMPS, Jump, at};
 use super::thunks::Missed;
@@ -100,6 +98,8 @@ struct Slow {
     probe: Option<Probe>,
     /// The host's flags are needed afterwards.
     flags: bool,
+    /// How the flags before are made, if they are not saved.
+    recipe: Option<Recipe>,
     notes: Notes,
 }
 
@@ -161,13 +161,11 @@ pub(super) struct Compiler<'a> {
     /// Number of the translation, in the upper half; added to an instruction's it tells which it is.
     number: u64,
     first_link: usize,
-    info: InstructionInfoFactory,
+    pub(super) info: InstructionInfoFactory,
     /// What the instruction under translation does with its operands.
     pub(super) accesses: [OpAccess; 5],
-    /// Flags are in RAX.
-    saved: bool,
-    /// Flags are in the host's.
-    live: bool,
+    /// Where the flags are.
+    pub(super) flags: Flags,
     slow: Vec<Slow>,
     exits: Vec<Exit>,
     unlinked: Vec<Unlinked>,
@@ -183,22 +181,16 @@ pub(super) struct Compiler<'a> {
     pub(super) index: usize,
     /// How many instructions there are.
     pub(super) len: usize,
-    /// For each instruction, whether the flags after it are overwritten before anything can see them.
-    dead: Vec<bool>,
+    /// The instructions.
+    pub(super) input: &'a [Input],
+    /// For each, whether the flags after it are overwritten before anything can see them.
+    pub(super) dead: Vec<bool>,
 }
-
-/// Flags that arithmetic sets.
-pub(super) const ARITH: u32 = RflagsBits::OF
-    | RflagsBits::SF
-    | RflagsBits::ZF
-    | RflagsBits::AF
-    | RflagsBits::CF
-    | RflagsBits::PF;
 
 impl<'a> Compiler<'a> {
     /// Compiles `input`, whose first instruction is at `start`.
     pub(super) fn compile(
-        input: &[Input],
+        input: &'a [Input],
         start: u64,
         places: Places,
         (number, first_link): (u32, usize),
@@ -215,8 +207,7 @@ impl<'a> Compiler<'a> {
             first_link,
             info: InstructionInfoFactory::new(),
             accesses: [OpAccess::None; 5],
-            saved: true,
-            live: false,
+            flags: Flags::saved(),
             slow: Vec::new(),
             exits: Vec::new(),
             unlinked: Vec::new(),
@@ -229,6 +220,7 @@ impl<'a> Compiler<'a> {
             features,
             index: 0,
             len: input.len(),
+            input,
             // Where engines are compared, they stop in between and see all flags.
             dead: if places.chains { dead_flags(input) } else { vec![false; input.len()] },
         };
@@ -313,6 +305,15 @@ impl<'a> Compiler<'a> {
     /// Translates one instruction; returns whether nothing comes after it. `next` is what does.
     fn instruction(&mut self, input: &Input, next: Option<&Instruction>) -> bool {
         let ends = input.op.flags.contains(OpFlags::ENDS_BLOCK);
+        let overwritten = self.before_overwriting(input);
+        let ended = self.translate(input, next, ends);
+        if overwritten {
+            self.flags.forget_recipe(self.index);
+        }
+        ended
+    }
+
+    fn translate(&mut self, input: &Input, next: Option<&Instruction>, ends: bool) -> bool {
         if let Some(insn) = input.insn.as_ref().filter(|insn| self.can_address(insn)) {
             let info = self.info.info_options(
                 insn,
@@ -352,7 +353,7 @@ impl<'a> Compiler<'a> {
         self.settle_notes();
         self.asm.mov_imm(S2, self.number | self.index as u64);
         self.asm.call_to(self.places.step);
-        self.live = false;
+        self.flags = Flags::saved();
     }
 
     /// A place out of line from where the interpreter executes the instruction, and then goes on where
@@ -367,60 +368,20 @@ impl<'a> Compiler<'a> {
     }
 
     fn slow_or_again(&mut self, probe: Option<Probe>) -> Label {
-        debug_assert!(self.saved, "flags are saved where an instruction may fault");
         let from = self.asm.label();
         let back = self.asm.label();
-        let notes = self.notes;
-        self.slow.push(Slow { from, back, op: self.index, probe, flags: false, notes });
+        let (notes, recipe) = (self.notes, self.flags.recipe_if_needed());
+        self.slow.push(Slow { from, back, op: self.index, probe, flags: false, recipe, notes });
         from
     }
 
     /// The instruction is done: whatever went to its places out of line comes back here.
     pub(super) fn slow_returns(&mut self) {
-        let live = self.live;
+        let live = self.flags.live;
         for slow in self.slow.iter_mut().rev().take_while(|slow| slow.op == self.index) {
             slow.flags = live;
             self.asm.bind(slow.back);
         }
-    }
-
-    /// Puts the flags into RAX, so that the host's may be destroyed.
-    pub(super) fn save(&mut self) {
-        if !self.saved {
-            // lahf; seto al
-            self.asm.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
-            self.saved = true;
-        }
-    }
-
-    /// Makes the host's flags the guest's.
-    pub(super) fn want_flags(&mut self) {
-        if !self.live {
-            self.restore_flags();
-            self.live = true;
-        }
-    }
-
-    fn restore_flags(&mut self) {
-        // cmp al, -127 overflows for 1 and does not for 0; sahf
-        self.asm.raw(&[0x3c, 0x81, 0x9e]);
-    }
-
-    /// The host's flags, saved before, are destroyed.
-    pub(super) fn destroyed(&mut self) {
-        debug_assert!(self.saved, "flags are saved before they are destroyed");
-        self.live = false;
-    }
-
-    /// The instruction has put new flags into the host's.
-    pub(super) fn wrote_flags(&mut self) {
-        self.live = true;
-        self.saved = false;
-    }
-
-    /// The host's flags are the guest's on this path.
-    pub(super) fn still_live(&mut self) {
-        self.live = true;
     }
 
     /// A place out of line that leaves to go on at `rip`, with `left` instructions taken off the budget
@@ -429,25 +390,6 @@ impl<'a> Compiler<'a> {
         let from = self.asm.label();
         self.polls.push(Poll { from, rip, notes: self.notes, left });
         from
-    }
-
-    /// Brings flags to where an instruction with these needs them.
-    pub(super) fn before(&mut self, flags: FlagUse) {
-        if flags.reads || flags.keeps && !self.dead[self.index] {
-            self.want_flags();
-        }
-    }
-
-    /// The counterpart of [`Self::before`].
-    pub(super) fn after(&mut self, flags: FlagUse) {
-        if !flags.writes {
-            return;
-        }
-        self.wrote_flags();
-        if self.dead[self.index] {
-            // Nobody will miss them.
-            (self.saved, self.live) = (true, false);
-        }
     }
 
     /// Memory that holds general register `n` while it has no register.
@@ -504,14 +446,15 @@ impl<'a> Compiler<'a> {
 
     /// The same, for [`Self::write_exit`].
     pub(super) fn exit_now(&mut self, rip: u64, target: u64) -> Exit {
-        let (save, backward) = (!self.saved, target <= rip);
+        let (save, backward) = (!self.flags.saved, target <= rip);
         let (from, notes, left) = (self.asm.label(), self.notes, self.left());
         Exit { from, target, save, backward, notes, left }
     }
 
     /// Leads to another place in the page.
     pub(super) fn write_exit(&mut self, exit: Exit) {
-        self.saved = !exit.save;
+        self.flags.saved = !exit.save;
+        self.flags.live = true;
         self.save();
         self.write_notes(exit.notes);
         self.give_back(exit.left);
@@ -553,6 +496,10 @@ impl<'a> Compiler<'a> {
                     self.asm.jcc(super::asm::Cond::Above, end);
                 }
             }
+            if let Some(recipe) = &slow.recipe {
+                self.cook(recipe);
+                self.put_flags();
+            }
             self.write_notes(slow.notes);
             self.asm.mov_imm(S2, self.number | FOR_ACCESS | slow.op as u64);
             self.asm.call_to(self.places.step);
@@ -577,63 +524,6 @@ impl<'a> Compiler<'a> {
         }
         Compiled { code: self.asm.finish(), links: self.links, stepped: self.stepped }
     }
-}
-
-/// What an instruction does with the arithmetic flags.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FlagUse {
-    /// It reads some.
-    reads: bool,
-    /// It changes some, and may leave others as they were.
-    keeps: bool,
-    /// It changes some.
-    writes: bool,
-}
-
-impl FlagUse {
-    pub(super) fn of(insn: &Instruction) -> Self {
-        let changed = insn.rflags_modified() & ARITH;
-        let writes = changed != 0;
-        Self {
-            reads: insn.rflags_read() & ARITH != 0,
-            keeps: writes && (changed != ARITH || may_count_zero(insn)),
-            writes,
-        }
-    }
-}
-
-/// Whether `insn` leaves the flags alone when a count is zero, and that might be.
-fn may_count_zero(insn: &Instruction) -> bool {
-    use iced_x86::Mnemonic::*;
-    let mnemonic = insn.mnemonic();
-    if !matches!(mnemonic, Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd) {
-        return false;
-    }
-    let last = insn.op_count() - 1;
-    let known = insn.op_kind(last) == OpKind::Immediate8 && insn.immediate8() & 31 != 0;
-    // One is written without a number.
-    !(known || insn.op_count() == 1)
-}
-
-/// For each instruction, whether the flags after it are overwritten before anything can see them.
-fn dead_flags(input: &[Input]) -> Vec<bool> {
-    let mut dead = vec![false; input.len()];
-    let mut seen = true;
-    for (index, dead) in dead.iter_mut().enumerate().rev() {
-        // After what follows STI the code may be left.
-        let before = index.checked_sub(1).and_then(|before| input[before].insn);
-        seen |= before.is_some_and(|insn| insn.mnemonic() == Mnemonic::Sti);
-        *dead = !seen;
-        let input = &input[index];
-        match input.insn.filter(super::integer::is_unseen) {
-            None => seen = true,
-            Some(insn) => {
-                let flags = FlagUse::of(&insn);
-                seen = flags.reads || seen && (flags.keeps || !flags.writes);
-            }
-        }
-    }
-    dead
 }
 
 /// Whether translated code goes on after an instruction that ends a block of the interpreter's: it is

@@ -39,6 +39,7 @@ impl Compiler<'_> {
                 Some(true)
             }
             FlowControl::Call if wide && is_safely_canonical(op.imm) => {
+                self.save();
                 self.access_at(GUEST_RSP, -(self.word() as i32), For::Write);
                 self.push_return(op.next_rip);
                 self.slow_returns();
@@ -87,11 +88,11 @@ impl Compiler<'_> {
 
     /// Goes to `target`, from the instruction at `rip`.
     pub(super) fn go_to(&mut self, rip: u64, target: u64) {
+        self.save();
         if self.is_near(target) {
             let exit = self.exit_now(rip, target);
             self.write_exit(exit);
         } else {
-            self.save();
             self.settle_notes();
             self.give_back(self.left());
             self.leave_page(rip, target);

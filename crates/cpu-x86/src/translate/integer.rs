@@ -6,7 +6,8 @@
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpAccess, OpKind, Register};
 
 use super::asm::{Cond, at, in_state, low32};
-use super::compile::{Compiler, FlagUse, reads, writes};
+use super::compile::{Compiler, reads, writes};
+use super::flags::FlagUse;
 use super::memory::{For, number, purpose};
 use super::regs::{GUEST_RAX, GUEST_RSP, HOST, S1, S2, sized};
 use super::state;
@@ -25,7 +26,7 @@ struct Borrowed {
 }
 
 /// Instructions that only do with their operands what their encoding says.
-fn is_plain(mnemonic: Mnemonic) -> bool {
+pub(super) fn is_plain(mnemonic: Mnemonic) -> bool {
     use Mnemonic::*;
     matches!(
         mnemonic,
@@ -193,7 +194,7 @@ fn gpr_only(insn: &Instruction) -> bool {
         .all(|n| insn.op_register(n).is_gpr())
 }
 
-fn is_high_byte(register: Register) -> bool {
+pub(super) fn is_high_byte(register: Register) -> bool {
     matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
 }
 
@@ -293,7 +294,7 @@ impl Compiler<'_> {
         let flags = FlagUse::of(insn);
         self.before(flags);
         self.asm.put(&code);
-        self.after(flags);
+        self.after(flags, insn, &out);
         for borrowed in borrowed.iter().flatten().filter(|borrowed| borrowed.written) {
             if borrowed.high {
                 let scratch = borrowed.scratch;
@@ -430,6 +431,7 @@ impl Compiler<'_> {
         if insn.code() != code {
             return false;
         }
+        self.save();
         self.access_at(GUEST_RSP, -(self.word() as i32), For::Write);
         self.read_flags();
         self.store_word(at(S1), S2);
@@ -476,7 +478,7 @@ impl Compiler<'_> {
         let flags = FlagUse::of(insn);
         self.before(flags);
         self.asm.emit(&out);
-        self.after(flags);
+        self.after(flags, insn, &out);
         self.slow_returns();
         true
     }
@@ -543,13 +545,13 @@ impl Compiler<'_> {
     /// memory if it is there. `None`, with nothing done, if it can't be. The flags are saved, and
     /// destroyed.
     fn explicit(&mut self, insn: &Instruction, size: usize) -> Option<()> {
+        self.save();
         if insn.op0_kind() == OpKind::Memory {
             self.access(insn, size, For::Read, false);
             let code = if size == 8 { Code::Mov_r64_rm64 } else { Code::Mov_r32_rm32 };
             self.asm.rm(code, sized(S1, size), at(S1));
             return Some(());
         }
-        self.save();
         let from = self.read_gpr(number(insn.op0_register()), S1);
         self.asm.mov(S1, from);
         Some(())

@@ -169,14 +169,14 @@ impl Compiler<'_> {
 
     /// Where `insn`'s memory operand of `size` bytes is on the host, in [`S1`].
     pub(super) fn access(&mut self, insn: &Instruction, size: usize, what: For, aligned: bool) {
-        self.save();
+        self.save_for_access();
         self.linear(insn);
         self.probe(size, what, aligned);
     }
 
     /// The same for the linear address `register + displacement`.
     pub(super) fn access_at(&mut self, register: Register, displacement: i32, what: For) {
-        self.save();
+        self.save_for_access();
         if displacement != 0 {
             self.lea_word(S1, register, displacement);
         } else if self.places.wide {

@@ -6,7 +6,7 @@
 //! - `regs`: which host register holds what.
 //! - `state`: what translated code and the rest of the CPU exchange.
 //! - `asm`, `code`: writing host code, and the memory it is in.
-//! - `compile`: the frame of a translation, and the flags; `memory`: the probe of the TLB; `integer`,
+//! - `compile`: the frame of a translation; `flags`: where they are; `memory`: the probe of the TLB; `integer`,
 //!   `control`, `string`, `system`, `vector`, `x87`: instructions by kind.
 //! - `thunks`, `enter`: the ways in and out, and the helpers.
 //! - `cache`: which translations there are.
@@ -36,6 +36,7 @@ mod code;
 mod compile;
 mod control;
 mod enter;
+mod flags;
 mod integer;
 mod memory;
 mod regs;

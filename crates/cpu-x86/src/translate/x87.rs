@@ -185,8 +185,7 @@ impl Compiler<'_> {
             }
         }
         if notes.last.is_some() {
-            let (page, noted) =
-                (in_state(state::at::PAGE), in_state(state::at::X87_PAGE));
+            let (page, noted) = (in_state(state::at::PAGE), in_state(state::at::X87_PAGE));
             self.asm.rm(Code::Mov_r64_rm64, S2, page);
             self.asm.mr(Code::Mov_rm64_r64, noted, S2);
         }

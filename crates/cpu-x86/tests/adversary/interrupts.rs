@@ -81,7 +81,8 @@ fn interrupts_see_states_between_instructions() {
                 assert_eq!(event.vector, u64::from(EXTERNAL));
                 // Behind STI, of one byte, and MOV ECX, of five.
                 let state = relation(&event, CODE + 6);
-                if (1..u64::from(rounds) - 2).contains(&event.rcx) {
+                // With less in RCX, more than one factor fits.
+                if (16..u64::from(rounds) - 2).contains(&event.rcx) {
                     assert!(legal.contains(&state), "{engine:?}: {event:x?} {state:?} {legal:?}");
                     seen.insert(state.0);
                 }
