@@ -20,6 +20,7 @@ pub(super) enum Cond {
     AboveEqual = 3,
     Equal = 4,
     NotEqual = 5,
+    BelowEqual = 6,
     Above = 7,
     Sign = 8,
 }
@@ -363,6 +364,12 @@ pub(super) fn abs_plus(at: u32, base: Register) -> MemoryOperand {
 /// Memory at `base`.
 pub(super) fn at(base: Register) -> MemoryOperand {
     MemoryOperand::with_base(base)
+}
+
+/// Memory at `base` and a displacement.
+pub(super) fn at_plus(base: Register, displacement: i64) -> MemoryOperand {
+    let size = u32::from(displacement != 0);
+    MemoryOperand::with_base_displ_size(base, displacement, size)
 }
 
 #[cfg(test)]

@@ -69,19 +69,23 @@ pub(super) struct Place {
     /// The page of its RIP, if the translation is for that one only; otherwise 0.
     pub(super) page: u64,
     pub(super) key: Key,
+    /// Accesses may share a probe there (see `group`).
+    pub(super) windows: bool,
 }
 
 impl Place {
     /// Whether both are the same in pages that are.
     fn is_like(&self, other: &Self) -> bool {
         let offset = |place: &Self| place.host & PAGE_OFFSET as usize;
-        (offset(self), self.page, self.key) == (offset(other), other.page, other.key)
+        let rest = |place: &Self| (place.page, place.key, place.windows);
+        (offset(self), rest(self)) == (offset(other), rest(other))
     }
 }
 
 impl std::hash::Hash for Place {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        hasher.write_u64(self.host as u64 ^ self.page.rotate_left(32) ^ self.key.class as u64);
+        let key = self.key.class as u64 | u64::from(self.windows) << 3;
+        hasher.write_u64(self.host as u64 ^ self.page.rotate_left(32) ^ key);
     }
 }
 
@@ -333,6 +337,7 @@ impl Cache {
         let good = others.filter(|(_, other)| {
             other.version == version
                 && other.second.is_none()
+                && other.place.windows
                 && (other.place.page, other.place.key) == (place.page, place.key)
         });
         good.map(|(n, other)| {
@@ -426,6 +431,12 @@ impl Cache {
         self.links.push(Link { at, unlinked, target, page });
     }
 
+    /// Whether the link numbered `n`, from 1, leads to code without windows.
+    pub(super) fn avoids_windows(&self, n: u32) -> bool {
+        let link = n.checked_sub(1).and_then(|n| self.links.get(n as usize));
+        link.is_some_and(|link| !link.target.windows)
+    }
+
     /// The link numbered `n`, from 1, if it may be made to lead to translation `to`. It is then taken to
     /// be made.
     pub(super) fn make_link(&mut self, n: u32, to: u32) -> Option<Link> {
@@ -459,7 +470,7 @@ mod tests {
         let add = |cache: &mut Cache, at: u64| {
             let (version, _) = log.mark_code(index);
             cache.add(NewTranslation {
-                place: Place { host: host.at(at).addr(), page: 0, key },
+                place: Place { host: host.at(at).addr(), page: 0, key, windows: true },
                 made_at: CODE & !PAGE_OFFSET,
                 code: 0,
                 source: [0x90][..].into(),
@@ -470,7 +481,7 @@ mod tests {
         };
         let page = add(&mut cache, CODE);
         add(&mut cache, CODE + 16);
-        let target = Place { host: 16, page: 0, key };
+        let target = Place { host: 16, page: 0, key, windows: true };
         cache.add_link(1, 2, target, page);
         assert!(cache.look_for_writes().is_none(), "nothing was written");
         assert!(cache.make_link(1, 1).is_some());

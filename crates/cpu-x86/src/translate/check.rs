@@ -304,7 +304,7 @@ impl Translator {
     fn find_checked(&mut self, cpu: &mut Cpu) -> Option<u32> {
         self.take_up_changes(cpu);
         let key = super::Key::of(cpu)?;
-        self.translation(cpu, key)
+        self.translation(cpu, key, true)
     }
 
     /// Runs translation `n`'s instructions with the interpreter, recorded.

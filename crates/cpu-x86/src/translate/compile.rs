@@ -14,8 +14,10 @@ use iced_x86::{
 use super::asm::{Asm, Finished, Label, in_state};
 use super::enter::X87;
 use super::flags::{Flags, Recipe, dead_flags};
+use super::group::{Window, WindowMiss};
+use super::memory::number;
 use super::regs::{HOST, S1, S2};
-use super::state::{JUMPS, Jump, at};
+use super::state::{JUMPS, Jump, WINDOWS, at};
 use super::thunks::Missed;
 use super::x87::Notes;
 use crate::host::PAGE_OFFSET;
@@ -56,6 +58,8 @@ pub(super) struct Places {
     pub(super) chains: bool,
     /// Instructions are counted (see `budget`).
     pub(super) counts: bool,
+    /// Accesses may share a probe (see `group`).
+    pub(super) windows: bool,
 }
 
 impl Places {
@@ -87,6 +91,8 @@ pub(super) struct LinkSite {
     /// Offset of where it leads at first.
     pub(super) unlinked: usize,
     pub(super) target: u64,
+    /// See [`Unlinked`].
+    pub(super) windows: bool,
 }
 
 /// Code out of line that executes an instruction with the interpreter.
@@ -127,11 +133,22 @@ pub(super) struct Exit {
 }
 
 /// Where a jump that is not linked leads.
-struct Unlinked {
-    from: Label,
-    target: u64,
+pub(super) struct Unlinked {
+    pub(super) from: Label,
+    pub(super) target: u64,
     /// Offset of the jump's displacement.
-    displacement: usize,
+    pub(super) displacement: usize,
+    /// It may lead to code that has windows.
+    pub(super) windows: bool,
+}
+
+/// What is known of an instruction.
+#[derive(Clone, Copy)]
+pub(super) struct Facts {
+    /// What it does with its operands.
+    pub(super) accesses: [OpAccess; 5],
+    /// The general registers that it writes, by number.
+    pub(super) changed: u16,
 }
 
 /// Code out of line that leaves.
@@ -161,14 +178,16 @@ pub(super) struct Compiler<'a> {
     /// Number of the translation, in the upper half; added to an instruction's it tells which it is.
     number: u64,
     first_link: usize,
-    pub(super) info: InstructionInfoFactory,
-    /// What the instruction under translation does with its operands.
-    pub(super) accesses: [OpAccess; 5],
+    /// What is known of each instruction.
+    pub(super) facts: Vec<Facts>,
     /// Where the flags are.
     pub(super) flags: Flags,
     slow: Vec<Slow>,
     exits: Vec<Exit>,
-    unlinked: Vec<Unlinked>,
+    pub(super) unlinked: Vec<Unlinked>,
+    /// Windows that are open.
+    pub(super) windows: [Option<Window>; WINDOWS],
+    pub(super) window_misses: Vec<WindowMiss>,
     polls: Vec<Poll>,
     /// The instruction after which signals have to be looked at.
     pub(super) poll_after: Option<usize>,
@@ -205,12 +224,13 @@ impl<'a> Compiler<'a> {
             top,
             number: u64::from(number) << 32,
             first_link,
-            info: InstructionInfoFactory::new(),
-            accesses: [OpAccess::None; 5],
+            facts: facts(input),
             flags: Flags::saved(),
             slow: Vec::new(),
             exits: Vec::new(),
             unlinked: Vec::new(),
+            windows: [None; WINDOWS],
+            window_misses: Vec::new(),
             polls: Vec::new(),
             poll_after: None,
             wanted: None,
@@ -310,16 +330,12 @@ impl<'a> Compiler<'a> {
         if overwritten {
             self.flags.forget_recipe(self.index);
         }
+        self.follow_windows(input.insn.as_ref());
         ended
     }
 
     fn translate(&mut self, input: &Input, next: Option<&Instruction>, ends: bool) -> bool {
         if let Some(insn) = input.insn.as_ref().filter(|insn| self.can_address(insn)) {
-            let info = self.info.info_options(
-                insn,
-                InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE,
-            );
-            self.accesses = std::array::from_fn(|n| info.op_access(n as u32));
             if !matches!(insn.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch) {
                 self.settle_notes();
             }
@@ -354,6 +370,7 @@ impl<'a> Compiler<'a> {
         self.asm.mov_imm(S2, self.number | self.index as u64);
         self.asm.call_to(self.places.step);
         self.flags = Flags::saved();
+        self.windows = [None; WINDOWS];
     }
 
     /// A place out of line from where the interpreter executes the instruction, and then goes on where
@@ -465,7 +482,8 @@ impl<'a> Compiler<'a> {
         if exit.target != self.start {
             self.asm.jmp(unlinked);
             let displacement = self.asm.len() - 4;
-            self.unlinked.push(Unlinked { from: unlinked, target: exit.target, displacement });
+            let (from, target) = (unlinked, exit.target);
+            self.unlinked.push(Unlinked { from, target, displacement, windows: true });
             return;
         }
         self.asm.jmp(if self.places.chains { self.top } else { unlinked });
@@ -479,13 +497,14 @@ impl<'a> Compiler<'a> {
             self.write_exit(exit);
         }
         self.asm.go_out_of_line();
-        for Unlinked { from, target, displacement } in std::mem::take(&mut self.unlinked) {
+        self.finish_windows();
+        for Unlinked { from, target, displacement, windows } in std::mem::take(&mut self.unlinked) {
             let unlinked = self.asm.len();
             self.asm.bind(from);
             self.address(S1, target);
             self.asm.mov_imm(S2, (self.first_link + self.links.len() + 1) as u64);
             self.asm.jmp_to(self.places.leave_by_link);
-            self.links.push(LinkSite { displacement, unlinked, target });
+            self.links.push(LinkSite { displacement, unlinked, target, windows });
         }
         for slow in std::mem::take(&mut self.slow) {
             self.asm.bind(slow.from);
@@ -524,6 +543,21 @@ impl<'a> Compiler<'a> {
         }
         Compiled { code: self.asm.finish(), links: self.links, stepped: self.stepped }
     }
+}
+
+fn facts(input: &[Input]) -> Vec<Facts> {
+    let mut info = InstructionInfoFactory::new();
+    let of = |input: &Input| {
+        let Some(insn) = &input.insn else {
+            return Facts { accesses: [OpAccess::None; 5], changed: u16::MAX };
+        };
+        let info = info.info_options(insn, InstructionInfoOptions::NO_MEMORY_USAGE);
+        let used = info.used_registers().iter();
+        let written = used.filter(|used| writes(used.access()) && used.register().is_gpr());
+        let changed = written.fold(0, |all, used| all | 1 << number(used.register()));
+        Facts { accesses: std::array::from_fn(|n| info.op_access(n as u32)), changed }
+    };
+    input.iter().map(of).collect()
 }
 
 /// Whether translated code goes on after an instruction that ends a block of the interpreter's: it is

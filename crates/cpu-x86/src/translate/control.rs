@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, FlowControl, Instruction, OpKind};
 
-use super::asm::{Cond, Label, abs_plus, at as memory_at, low32};
+use super::asm::{Cond, Label, abs_plus, at as memory_at, at_plus, low32};
 use super::compile::Compiler;
 use super::memory::{For, number};
 use super::regs::{GUEST_RSP, S1, S2, sized};
@@ -40,8 +40,8 @@ impl Compiler<'_> {
             }
             FlowControl::Call if wide && is_safely_canonical(op.imm) => {
                 self.save();
-                self.access_at(GUEST_RSP, -(self.word() as i32), For::Write);
-                self.push_return(op.next_rip);
+                let displacement = self.access_at(GUEST_RSP, -(self.word() as i32), For::Write);
+                self.push_return(displacement, op.next_rip);
                 self.slow_returns();
                 self.go_to(op.rip(), op.imm);
                 Some(true)
@@ -117,13 +117,14 @@ impl Compiler<'_> {
         self.asm.m(Code::Jmp_rm64, abs_plus(jumps + CODE, S2));
     }
 
-    /// Stores the return address `rip` to what [`S1`] points to, and moves the stack pointer.
-    fn push_return(&mut self, rip: u64) {
+    /// Stores the return address `rip` to what [`S1`] and the displacement tell, and moves the stack pointer.
+    fn push_return(&mut self, displacement: i64, rip: u64) {
+        let to = at_plus(S1, displacement);
         if self.places.wide {
             self.address(S2, rip);
-            self.asm.mr(Code::Mov_rm64_r64, memory_at(S1), S2);
+            self.asm.mr(Code::Mov_rm64_r64, to, S2);
         } else {
-            self.asm.mi(Code::Mov_rm32_imm32, memory_at(S1), rip as i32);
+            self.asm.mi(Code::Mov_rm32_imm32, to, rip as i32);
         }
         self.move_stack(-(self.word() as i32));
     }
@@ -131,7 +132,7 @@ impl Compiler<'_> {
     /// Puts the target of an indirect branch into [`S1`].
     fn target(&mut self, insn: &Instruction) {
         if insn.op0_kind() == OpKind::Memory {
-            self.access(insn, self.word(), For::Read, false);
+            self.access_alone(insn, self.word(), For::Read, false);
             self.load_word(S1, memory_at(S1));
         } else {
             let from = self.read_gpr(number(insn.op0_register()), S1);
@@ -170,8 +171,8 @@ impl Compiler<'_> {
     fn ret(&mut self, op: &Op) {
         self.save();
         self.poll(op.rip(), self.left() + 1);
-        self.access_at(GUEST_RSP, 0, For::Read);
-        self.load_word(S1, memory_at(S1));
+        let displacement = self.access_at(GUEST_RSP, 0, For::Read);
+        self.load_word(S1, at_plus(S1, displacement));
         self.look_up();
         let released = self.word() as i32 + op.imm as i32;
         self.lea_word(GUEST_RSP, GUEST_RSP, released);
@@ -185,8 +186,8 @@ impl Compiler<'_> {
         self.target(insn);
         self.look_up();
         self.keep_code(self.places.class);
-        self.access_at(GUEST_RSP, -(self.word() as i32), For::Write);
-        self.push_return(op.next_rip);
+        self.access_at_alone(GUEST_RSP, -(self.word() as i32), For::Write);
+        self.push_return(0, op.next_rip);
         self.go_to_kept();
         self.slow_returns();
     }

@@ -6,9 +6,9 @@
 //! instruction that made them is such that they can be made again from registers. A recipe is good until
 //! one of its registers changes. The flags are brought back for an instruction that needs them.
 
-use iced_x86::{Code, Instruction, InstructionInfoOptions, Mnemonic, OpKind, Register, RflagsBits};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
-use super::compile::{Compiler, Input, writes};
+use super::compile::{Compiler, Input};
 use super::integer::{is_high_byte, is_unseen};
 use super::memory::number;
 use super::regs::{HOST, sized};
@@ -194,7 +194,7 @@ pub(super) fn dead_flags(input: &[Input]) -> Vec<bool> {
 }
 
 /// Whether `insn` is one that mostly becomes code which needs no flags saved before it.
-fn is_simple(insn: &Instruction) -> bool {
+pub(super) fn is_simple(insn: &Instruction) -> bool {
     use Mnemonic::*;
     let vector =
         |n| insn.op_kind(n) == OpKind::Register && super::vector::is_vector(insn.op_register(n));
@@ -222,7 +222,7 @@ impl Compiler<'_> {
     }
 
     /// Whether the flags had better be left to the recipe: until the next ones they are hardly wanted.
-    fn recipe_pays(&mut self) -> bool {
+    fn recipe_pays(&self) -> bool {
         let Some(recipe) = self.flags.recipe else { return false };
         let ahead = self.input.iter().enumerate().skip(self.index).take(LOOK_AHEAD);
         for (index, input) in ahead {
@@ -237,19 +237,11 @@ impl Compiler<'_> {
             if index > self.index && flags.reads || flags.replaces() {
                 return true;
             }
-            if self.changed_by(insn) & recipe.needs != 0 {
+            if self.facts[index].changed & recipe.needs != 0 {
                 return false;
             }
         }
         false
-    }
-
-    /// The general registers that `insn` writes, by number.
-    fn changed_by(&mut self, insn: &Instruction) -> u16 {
-        let options = InstructionInfoOptions::NO_MEMORY_USAGE;
-        let used = self.info.info_options(insn, options).used_registers();
-        let written = used.iter().filter(|used| writes(used.access()) && used.register().is_gpr());
-        written.fold(0, |all, used| all | 1 << number(used.register()))
     }
 
     /// Before `input` is translated: tells whether it changes registers that the recipe for the flags
@@ -257,7 +249,7 @@ impl Compiler<'_> {
     pub(super) fn before_overwriting(&mut self, input: &Input) -> bool {
         let Some(recipe) = self.flags.recipe else { return false };
         let Some(insn) = &input.insn else { return true };
-        if self.changed_by(insn) & recipe.needs == 0 {
+        if self.facts[self.index].changed & recipe.needs == 0 {
             return false;
         }
         if !self.flags.live && !FlagUse::of(insn).replaces() {

@@ -5,7 +5,7 @@
 
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpAccess, OpKind, Register};
 
-use super::asm::{Cond, at, in_state, low32};
+use super::asm::{Cond, at, at_plus, in_state, low32};
 use super::compile::{Compiler, reads, writes};
 use super::flags::FlagUse;
 use super::memory::{For, number, purpose};
@@ -257,6 +257,11 @@ impl Compiler<'_> {
         }
     }
 
+    /// What the instruction under translation does with its operands.
+    fn accesses(&self) -> &[OpAccess; 5] {
+        &self.facts[self.index].accesses
+    }
+
     /// Encodes the instruction again. False, with nothing done, if it can't be.
     pub(super) fn plain(&mut self, insn: &Instruction) -> bool {
         if !self.features.has_all(insn) {
@@ -277,13 +282,19 @@ impl Compiler<'_> {
             point_at_host(&mut out);
             access = Some(size);
         }
-        let Some(code) = self.asm.encode(&out) else { return false };
+        let Some(mut code) = self.asm.encode(&out) else { return false };
         if let Some(size) = access {
             let operand = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory);
-            let written = operand.is_some_and(|n| writes(self.accesses[n as usize]));
+            let written = operand.is_some_and(|n| writes(self.accesses()[n as usize]));
             let what = purpose(insn, written);
             let aligned = super::vector::must_be_aligned(insn);
-            self.access(insn, size, what, aligned);
+            let displacement = self.access(insn, size, what, aligned);
+            if displacement != 0 {
+                out.set_memory_displacement64(displacement as u64);
+                out.set_memory_displ_size(1);
+                let Some(displaced) = self.asm.encode(&out) else { unreachable!("{out}") };
+                code = displaced;
+            }
         }
         for borrowed in borrowed.iter().flatten().filter(|borrowed| borrowed.read) {
             let from = self.read_gpr(borrowed.number, borrowed.scratch);
@@ -330,7 +341,7 @@ impl Compiler<'_> {
                 return None;
             }
             let guest = number(register);
-            let access = self.accesses[n as usize];
+            let access = self.accesses()[n as usize];
             let high = is_high_byte(register);
             let guest = if high { guest & 3 } else { guest };
             if high && writes(access) && uses_twice(insn, guest) {
@@ -400,13 +411,14 @@ impl Compiler<'_> {
         if register && !is_gpr_of(insn.op0_register(), word) {
             return false;
         }
-        self.access_at(GUEST_RSP, -(word as i32), For::Write);
+        let displacement = self.access_at(GUEST_RSP, -(word as i32), For::Write);
+        let to = at_plus(S1, displacement);
         if register {
             let value = self.read_gpr(number(insn.op0_register()), S2);
-            self.store_word(at(S1), value);
+            self.store_word(to, value);
         } else {
             let code = if self.places.wide { Code::Mov_rm64_imm32 } else { Code::Mov_rm32_imm32 };
-            self.asm.mi(code, at(S1), op.imm as i32);
+            self.asm.mi(code, to, op.imm as i32);
         }
         self.move_stack(-(word as i32));
         self.slow_returns();
@@ -416,10 +428,10 @@ impl Compiler<'_> {
     fn push_memory(&mut self, insn: &Instruction) {
         let spare = in_state(state::at::SPARE);
         let word = self.word();
-        self.access(insn, word, For::Read, false);
+        self.access_alone(insn, word, For::Read, false);
         self.load_word(S2, at(S1));
         self.asm.mr(Code::Mov_rm64_r64, spare, S2);
-        self.access_at(GUEST_RSP, -(word as i32), For::Write);
+        self.access_at_alone(GUEST_RSP, -(word as i32), For::Write);
         self.asm.rm(Code::Mov_r64_rm64, S2, spare);
         self.store_word(at(S1), S2);
         self.move_stack(-(word as i32));
@@ -432,7 +444,7 @@ impl Compiler<'_> {
             return false;
         }
         self.save();
-        self.access_at(GUEST_RSP, -(self.word() as i32), For::Write);
+        self.access_at_alone(GUEST_RSP, -(self.word() as i32), For::Write);
         self.read_flags();
         self.store_word(at(S1), S2);
         self.move_stack(-(self.word() as i32));
@@ -495,11 +507,12 @@ impl Compiler<'_> {
         if !known || number(to) == number(Register::RSP) {
             return false;
         }
-        self.access_at(GUEST_RSP, 0, For::Read);
+        let displacement = self.access_at(GUEST_RSP, 0, For::Read);
+        let from = at_plus(S1, displacement);
         match HOST[number(to)] {
-            Some(host) => self.load_word(host, at(S1)),
+            Some(host) => self.load_word(host, from),
             None => {
-                self.load_word(S2, at(S1));
+                self.load_word(S2, from);
                 self.write_gpr(number(to), S2);
             }
         }
@@ -512,9 +525,9 @@ impl Compiler<'_> {
         if insn.code() != if self.places.wide { Code::Leaveq } else { Code::Leaved } {
             return false;
         }
-        self.access_at(Register::RBP, 0, For::Read);
+        let displacement = self.access_at(Register::RBP, 0, For::Read);
         self.lea_word(GUEST_RSP, Register::RBP, self.word() as i32);
-        self.load_word(Register::RBP, at(S1));
+        self.load_word(Register::RBP, at_plus(S1, displacement));
         self.slow_returns();
         true
     }
@@ -547,7 +560,7 @@ impl Compiler<'_> {
     fn explicit(&mut self, insn: &Instruction, size: usize) -> Option<()> {
         self.save();
         if insn.op0_kind() == OpKind::Memory {
-            self.access(insn, size, For::Read, false);
+            self.access_alone(insn, size, For::Read, false);
             let code = if size == 8 { Code::Mov_r64_rm64 } else { Code::Mov_r32_rm32 };
             self.asm.rm(code, sized(S1, size), at(S1));
             return Some(());
@@ -649,7 +662,7 @@ impl Compiler<'_> {
         let Some(borrowed) = self.rename(insn, &mut out, true) else { return false };
         point_at_host(&mut out);
         let Some(code) = self.asm.encode(&out) else { return false };
-        self.access(insn, size, For::Write, false);
+        self.access_alone(insn, size, For::Write, false);
         for borrowed in borrowed.iter().flatten() {
             self.read_gpr(borrowed.number, borrowed.scratch);
         }

@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
 
-use super::asm::{Cond, in_state, low32};
+use super::asm::{Cond, Label, in_state, low32};
 use super::compile::{Compiler, Probe};
 use super::regs::{S1, S2};
 use super::state::at;
@@ -155,27 +155,63 @@ impl Compiler<'_> {
             For::MaskedRead | For::MaskedWrite => self.slow(),
         };
         self.asm.bind(begin);
-        let tag = match what {
-            For::Read | For::MaskedRead => TlbEntry::READ,
-            For::Write | For::MaskedWrite => TlbEntry::WRITE,
-        };
-        let table = self.places.tlb;
-        let mask = (L1_ENTRIES - 1) << 5;
-        let (tag, host) = (table + tag as u32, table + TlbEntry::HOST as u32);
-        self.asm.probe(tag, host, mask as u32, 4096 - size as u32, slow);
+        let written = matches!(what, For::Write | For::MaskedWrite);
+        self.probe_at(size, written, slow);
         self.asm.bind(end);
         self.destroyed();
     }
 
-    /// Where `insn`'s memory operand of `size` bytes is on the host, in [`S1`].
-    pub(super) fn access(&mut self, insn: &Instruction, size: usize, what: For, aligned: bool) {
+    /// The probe itself; goes to `slow` if it misses.
+    pub(super) fn probe_at(&mut self, size: usize, written: bool, slow: Label) {
+        let tag = if written { TlbEntry::WRITE } else { TlbEntry::READ };
+        let table = self.places.tlb;
+        let mask = (L1_ENTRIES - 1) << 5;
+        let (tag, host) = (table + tag as u32, table + TlbEntry::HOST as u32);
+        self.asm.probe(tag, host, mask as u32, 4096 - size as u32, slow);
+        self.destroyed();
+    }
+
+    /// Where `insn`'s memory operand of `size` bytes is on the host: relative to [`S1`], by what is
+    /// returned.
+    pub(super) fn access(
+        &mut self,
+        insn: &Instruction,
+        size: usize,
+        what: For,
+        aligned: bool,
+    ) -> i64 {
+        if let Some(displacement) = self.access_in_window() {
+            return displacement;
+        }
+        self.access_alone(insn, size, what, aligned);
+        0
+    }
+
+    /// The same in [`S1`].
+    pub(super) fn access_alone(
+        &mut self,
+        insn: &Instruction,
+        size: usize,
+        what: For,
+        aligned: bool,
+    ) {
         self.save_for_access();
         self.linear(insn);
         self.probe(size, what, aligned);
     }
 
-    /// The same for the linear address `register + displacement`.
-    pub(super) fn access_at(&mut self, register: Register, displacement: i32, what: For) {
+    /// As [`Self::access`] for the word at `register + displacement`, which is what the instruction accesses
+    /// without saying so.
+    pub(super) fn access_at(&mut self, register: Register, displacement: i32, what: For) -> i64 {
+        if let Some(displacement) = self.access_in_window() {
+            return displacement;
+        }
+        self.access_at_alone(register, displacement, what);
+        0
+    }
+
+    /// The same in [`S1`].
+    pub(super) fn access_at_alone(&mut self, register: Register, displacement: i32, what: For) {
         self.save_for_access();
         if displacement != 0 {
             self.lea_word(S1, register, displacement);

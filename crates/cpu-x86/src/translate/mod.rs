@@ -6,7 +6,8 @@
 //! - `regs`: which host register holds what.
 //! - `state`: what translated code and the rest of the CPU exchange.
 //! - `asm`, `code`: writing host code, and the memory it is in.
-//! - `compile`: the frame of a translation; `flags`: where they are; `memory`: the probe of the TLB; `integer`,
+//! - `compile`: the frame of a translation; `flags`: where they are; `memory`: the probe of the TLB;
+//!   `group`: accesses that share one; `integer`,
 //!   `control`, `string`, `system`, `vector`, `x87`: instructions by kind.
 //! - `thunks`, `enter`: the ways in and out, and the helpers.
 //! - `cache`: which translations there are.
@@ -37,6 +38,7 @@ mod compile;
 mod control;
 mod enter;
 mod flags;
+mod group;
 mod integer;
 mod memory;
 mod regs;
@@ -289,7 +291,8 @@ impl Translator {
         if link == 0 && jump.rip == cpu.rip {
             return Some(jump.code);
         }
-        let n = self.translation(cpu, key)?;
+        let windows = !self.cache.avoids_windows(link);
+        let n = self.translation(cpu, key, windows)?;
         let code = self.cache.translations[n as usize].code;
         if !self.chains {
             return Some(code);
@@ -297,6 +300,9 @@ impl Translator {
         if let Some(link) = self.cache.make_link(link, n) {
             self.counters.count(Count::Links);
             self.code.patch(link.at, code + ENTRY as u64);
+        }
+        if !windows {
+            return Some(code);
         }
         self.fill_jumps(table, n, cpu.rip);
         self.note_jump(table, n, Jump { rip: cpu.rip, code });
@@ -332,18 +338,19 @@ impl Translator {
     }
 
     /// The translation of `cpu`'s current instruction and what follows, if there is one, or shall be.
-    fn translation(&mut self, cpu: &mut Cpu, key: Key) -> Option<u32> {
+    fn translation(&mut self, cpu: &mut Cpu, key: Key, windows: bool) -> Option<u32> {
         self.counters.count(Count::LookUps);
         let Some(host) = cpu.probe_code(cpu.rip) else {
             self.counters.count(Count::NoEntry);
             return None;
         };
         let page = if is_movable(cpu.rip, key) { 0 } else { cpu.rip & !PAGE_OFFSET };
-        let place = Place { host: host.addr(), page, key };
+        let place = Place { host: host.addr(), page, key, windows };
         let n = match self.cache.find(&place) {
             Found::Code(n) => n,
             Found::Stale(n) if self.cache.second(n).is_none() && self.renew(cpu, n, host) => n,
             Found::Stale(_) => self.translated(cpu, &place, host)?,
+            Found::Nothing if !windows => self.translated(cpu, &place, host)?,
             Found::Nothing => {
                 let hash = (host.addr() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let heat = &mut self.heat[(hash >> (64 - HEAT_BITS)) as usize];
@@ -461,7 +468,8 @@ impl Translator {
         for site in links {
             let [displacement, unlinked] =
                 [site.displacement, site.unlinked].map(|offset| code.address(offset));
-            let target = Place { host: (site.target & PAGE_OFFSET) as usize, ..*place };
+            let host = (site.target & PAGE_OFFSET) as usize;
+            let target = Place { host, windows: site.windows, ..*place };
             self.cache.add_link(displacement, unlinked, target, page);
         }
         Some(number)
@@ -486,6 +494,7 @@ impl Translator {
             kernel: cpu.cpl == 0,
             chains: self.chains,
             counts: self.counts,
+            windows: place.windows,
         })
     }
 

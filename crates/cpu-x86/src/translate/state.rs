@@ -36,9 +36,12 @@ pub(super) struct State {
     pub(super) system_flags: u64,
     /// Values that need a place for a moment.
     pub(super) spare: [u64; 2],
-    /// The general registers from R10 on.
-    high: [u64; 6],
-    low: [u64; HIGH],
+    /// Where windows are on the host; see `group`.
+    pub(super) windows: [u64; WINDOWS],
+    /// The general registers in [`FEW`].
+    few: [u64; FEW.len()],
+    /// All others, by number.
+    others: [u64; 16],
     /// The arithmetic flags as LAHF and SETO AL put them into RAX.
     pub(super) flags: u64,
     /// Where translated code was left, or is to be entered.
@@ -103,18 +106,21 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn set_gpr(&mut self, gpr: &[u64]) {
-        self.low.copy_from_slice(&gpr[..HIGH]);
-        self.high.copy_from_slice(&gpr[HIGH..16]);
+        self.others.copy_from_slice(&gpr[..16]);
+        self.few = FEW.map(|n| gpr[n]);
     }
 
     pub(super) fn copy_gpr(&self, gpr: &mut [u64]) {
-        gpr[..HIGH].copy_from_slice(&self.low);
-        gpr[HIGH..16].copy_from_slice(&self.high);
+        gpr[..16].copy_from_slice(&self.others);
+        FEW.into_iter().zip(self.few).for_each(|(n, value)| gpr[n] = value);
     }
 }
 
-/// The first general register that is kept among what is at hand.
-const HIGH: usize = 10;
+/// How many windows may be open at a time.
+pub(super) const WINDOWS: usize = 3;
+
+/// The general registers that no register of the host's is kept for: they are at hand.
+const FEW: [usize; 4] = [10, 11, 14, 15];
 
 /// More bytes than an instruction reads at a time.
 pub(super) const JOINED: usize = 64;
@@ -161,17 +167,17 @@ const NOWHERE: u64 = 1 << 63;
 
 /// Offsets in [`State`].
 pub(super) mod at {
-    use super::{HIGH, State, offset_of};
+    use super::{FEW, State, offset_of};
 
     /// Where general register `n` is kept.
     pub(in super::super) fn gpr(n: usize) -> u32 {
-        let offset = match n.checked_sub(HIGH) {
-            Some(n) => offset_of!(State, high) + 8 * n,
-            None => offset_of!(State, low) + 8 * n,
+        let offset = match FEW.iter().position(|&few| few == n) {
+            Some(few) => offset_of!(State, few) + 8 * few,
+            None => offset_of!(State, others) + 8 * n,
         };
         offset as u32
     }
-
+    pub(in super::super) const WINDOWS: u32 = offset_of!(State, windows) as u32;
     pub(in super::super) const TOP: u32 = offset_of!(State, page) as u32;
     pub(in super::super) const HOST_STACK: u32 = offset_of!(State, host_stack) as u32;
     pub(in super::super) const FLAGS: u32 = offset_of!(State, flags) as u32;
@@ -213,7 +219,7 @@ pub(super) mod at {
     pub(in super::super) const YMM_HIGH: u32 = offset_of!(State, ymm_high) as u32;
 }
 
-const _: () = assert!(at::TOP % 16 == 0 && offset_of!(State, high) as u32 + 48 - at::TOP <= 128);
+const _: () = assert!(at::TOP % 16 == 0 && offset_of!(State, others) as u32 - at::TOP <= 128);
 const _: () = assert!(size_of::<X87Image>() == 576 && offset_of!(X87Image, header) == 512);
 
 /// Most translations at a time.

@@ -134,7 +134,7 @@ impl Compiler<'_> {
     /// FLDCW. A word that does not mask all exceptions is the interpreter's. What is looked at is what is
     /// loaded, whoever else writes to memory.
     fn load_control(&mut self, insn: &Instruction) {
-        self.access(insn, 2, For::Read, false);
+        self.access_alone(insn, 2, For::Read, false);
         let unmasks = self.slow();
         let spare = in_state(state::at::SPARE);
         self.asm.rm(Code::Movzx_r32_rm16, low32(S2), at(S1));

@@ -1,0 +1,267 @@
+//! Several accesses to memory by one probe of the TLB.
+//!
+//! Code reaches what is on the stack, or in a structure, by one register and displacements that are near
+//! to each other. The first such access probes for a *window* in which those that follow lie, too, and
+//! keeps where that is on the host; they need no probe. A window that has been probed for writes may be
+//! read; one that has been probed for reads may not be written, as only a write makes a page dirty.
+//!
+//! The register may change by constants in between, as the stack pointer does. Anything else that might
+//! make the window something else ends it: an instruction that the interpreter executes, and the end of
+//! the translation. Between two looks at the signals, no entry of the TLB is taken away.
+//!
+//! Where a window is not all in one page that can be reached, the code goes on in a translation from the
+//! same instruction on that has no windows.
+
+use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
+
+use super::asm::{Cond, Label, in_state};
+use super::compile::{Compiler, Unlinked, writes};
+use super::flags::{Recipe, is_simple};
+use super::memory::{For, number, purpose};
+use super::regs::{GUEST_RSP, HOST, S1};
+use super::state::{WINDOWS, at};
+use super::thunks::Missed;
+use super::x87::Notes;
+use crate::host::PAGE_OFFSET;
+
+/// Most bytes of a window: what the refill of the TLB takes for within a page is.
+const MAX_WINDOW: i64 = 64;
+/// How many instructions are looked at for accesses that share a window.
+const LOOK_AHEAD: usize = 32;
+
+/// Number of the stack pointer.
+const RSP: usize = 4;
+/// Number of the frame pointer.
+const RBP: usize = 5;
+
+/// An access to memory by a register and a displacement.
+#[derive(Clone, Copy, Debug)]
+struct Touch {
+    base: usize,
+    displacement: i64,
+    size: i64,
+    written: bool,
+}
+
+/// A window that is open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    base: usize,
+    /// What it holds, relative to what the register has now.
+    from: i64,
+    to: i64,
+    written: bool,
+}
+
+impl Window {
+    fn has(&self, touch: &Touch) -> bool {
+        self.base == touch.base
+            && self.from <= touch.displacement
+            && touch.displacement + touch.size <= self.to
+            && (self.written || !touch.written)
+    }
+
+    /// One that holds both, if it is not too large.
+    fn with(&self, touch: &Touch, moved: i64) -> Option<Self> {
+        let at = touch.displacement + moved;
+        let (from, to) = (self.from.min(at), self.to.max(at + touch.size));
+        let fits = to - from <= MAX_WINDOW && touch.base == self.base;
+        (fits && (self.written || !touch.written)).then_some(Self { from, to, ..*self })
+    }
+}
+
+/// Code out of line for a window that could not be probed for.
+pub(super) struct WindowMiss {
+    from: Label,
+    begin: Label,
+    what: Missed,
+    rip: u64,
+    recipe: Option<Recipe>,
+    notes: Notes,
+}
+
+/// By how much `insn`, which changes general register `base`, changes it, if that is known.
+fn known_change(insn: &Instruction, base: usize) -> Option<i64> {
+    let is_base = |register: Register| register.is_gpr64() && number(register) == base;
+    if base == RSP && matches!(insn.mnemonic(), Mnemonic::Push | Mnemonic::Pop) {
+        let pops_itself = insn.mnemonic() == Mnemonic::Pop
+            && insn.op0_kind() == OpKind::Register
+            && number(insn.op0_register()) == RSP;
+        return (!pops_itself).then(|| insn.stack_pointer_increment().into());
+    }
+    if insn.op0_kind() != OpKind::Register || !is_base(insn.op0_register()) {
+        return None;
+    }
+    match insn.code() {
+        Code::Add_rm64_imm8 => Some(insn.immediate8to64()),
+        Code::Add_rm64_imm32 => Some(insn.immediate32to64()),
+        Code::Sub_rm64_imm8 => Some(-insn.immediate8to64()),
+        Code::Sub_rm64_imm32 => Some(-insn.immediate32to64()),
+        Code::Inc_rm64 => Some(1),
+        Code::Dec_rm64 => Some(-1),
+        Code::Lea_r64_m if is_base(insn.memory_base()) && insn.memory_index() == Register::None => {
+            Some(insn.memory_displacement64() as i64)
+        }
+        _ => None,
+    }
+}
+
+impl Compiler<'_> {
+    /// What instruction `index` accesses, if that is one that may share a window.
+    fn touch(&self, index: usize) -> Option<Touch> {
+        let insn = self.input.get(index)?.insn.as_ref()?;
+        let stack =
+            |displacement, written| Some(Touch { base: RSP, displacement, size: 8, written });
+        match insn.mnemonic() {
+            Mnemonic::Push if insn.op0_kind() != OpKind::Memory => {
+                (insn.stack_pointer_increment() == -8).then(|| stack(-8, true))?
+            }
+            Mnemonic::Call if insn.is_call_near() => stack(-8, true),
+            Mnemonic::Pop if insn.op0_kind() == OpKind::Register => {
+                (insn.stack_pointer_increment() == 8).then(|| stack(0, false))?
+            }
+            Mnemonic::Ret => stack(0, false),
+            Mnemonic::Leave => Some(Touch { base: RBP, displacement: 0, size: 8, written: false }),
+            _ => self.touched_operand(insn, index),
+        }
+    }
+
+    /// The same for an operand that is written out.
+    fn touched_operand(&self, insn: &Instruction, index: usize) -> Option<Touch> {
+        let operand = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory)?;
+        let base = insn.memory_base();
+        let plain = base.is_gpr64()
+            && insn.memory_index() == Register::None
+            && !matches!(insn.memory_segment(), Register::FS | Register::GS)
+            && is_simple(insn)
+            && !super::vector::must_be_aligned(insn);
+        let written = writes(self.facts[index].accesses[operand as usize]);
+        let usual = matches!(purpose(insn, written), For::Read | For::Write);
+        let size = insn.memory_size().size() as i64;
+        (plain && usual && size > 0).then(|| Touch {
+            base: number(base),
+            displacement: insn.memory_displacement64() as i64,
+            size,
+            written,
+        })
+    }
+
+    /// The window for `touch`, which is the current instruction's, and what follows; `None` if there is
+    /// nothing to share it with.
+    fn window(&self, touch: &Touch) -> Option<Window> {
+        let Touch { base, displacement, size, written } = *touch;
+        let mut window = Window { base, from: displacement, to: displacement + size, written };
+        let (mut moved, mut others) = (0, 0);
+        for index in self.index..self.input.len().min(self.index + LOOK_AHEAD) {
+            let Some(insn) = &self.input[index].insn else { break };
+            if index != self.index
+                && let Some(touch) = self.touch(index)
+                && let Some(wider) = window.with(&touch, moved)
+            {
+                window = wider;
+                others += 1;
+            }
+            if !is_simple(insn) && !insn.is_jcc_short_or_near() {
+                break;
+            }
+            if self.facts[index].changed & 1 << base != 0 {
+                let Some(change) = known_change(insn, base) else { break };
+                moved += change;
+            }
+        }
+        (others > 0).then_some(window)
+    }
+
+    /// Whether windows can be used at all.
+    fn has_windows(&self) -> bool {
+        self.places.windows && self.places.wide && self.places.chains && !self.places.counts
+    }
+
+    /// If the current instruction's access has a window, or opens one: puts into [`S1`] what the address on
+    /// the host is relative to, and returns the difference.
+    pub(super) fn access_in_window(&mut self) -> Option<i64> {
+        let touch = self.touch(self.index).filter(|_| self.has_windows())?;
+        let open = self.windows.iter().position(|window| window.is_some_and(|w| w.has(&touch)));
+        if let Some(slot) = open {
+            let window = self.windows[slot]?;
+            self.asm.rm(Code::Mov_r64_rm64, S1, in_state(at::WINDOWS + 8 * slot as u32));
+            return Some(touch.displacement - window.from);
+        }
+        let window = self.window(&touch)?;
+        // One for the same register is hardly of use any more.
+        let same = |w: &Option<Window>| w.is_some_and(|w| w.base == window.base);
+        let slot = self
+            .windows
+            .iter()
+            .position(same)
+            .or_else(|| self.windows.iter().position(Option::is_none))
+            .unwrap_or(self.index % WINDOWS);
+        self.open(window, slot);
+        Some(touch.displacement - window.from)
+    }
+
+    /// Probes for `window` and keeps where it is in `slot`, and in [`S1`].
+    fn open(&mut self, window: Window, slot: usize) {
+        self.save_for_access();
+        let base = match window.base {
+            RSP => GUEST_RSP,
+            n => HOST[n].unwrap_or_else(|| self.read_gpr(n, S1)),
+        };
+        if window.from == 0 {
+            self.asm.mov(S1, base);
+        } else {
+            let operand = MemoryOperand::with_base_displ(base, window.from);
+            self.asm.rm(Code::Lea_r64_m, S1, operand);
+        }
+        let (from, begin) = (self.asm.label(), self.asm.label());
+        let what = if window.written { Missed::Write } else { Missed::Read };
+        let (recipe, notes) = (self.flags.recipe_if_needed(), self.notes);
+        let rip = self.input[self.index].op.rip();
+        self.window_misses.push(WindowMiss { from, begin, what, rip, recipe, notes });
+        self.asm.bind(begin);
+        self.probe_at((window.to - window.from) as usize, window.written, from);
+        self.asm.mr(Code::Mov_rm64_r64, in_state(at::WINDOWS + 8 * slot as u32), S1);
+        self.windows[slot] = Some(window);
+    }
+
+    /// The current instruction is done: registers have changed.
+    pub(super) fn follow_windows(&mut self, insn: Option<&Instruction>) {
+        let changed = self.facts[self.index].changed;
+        for window in &mut self.windows {
+            let Some(open) = window.as_mut().filter(|open| changed & 1 << open.base != 0) else {
+                continue;
+            };
+            match insn.and_then(|insn| known_change(insn, open.base)) {
+                Some(change) => {
+                    open.from -= change;
+                    open.to -= change;
+                }
+                None => *window = None,
+            }
+        }
+    }
+
+    /// Writes the code out of line for windows that were not reached.
+    pub(super) fn finish_windows(&mut self) {
+        for miss in std::mem::take(&mut self.window_misses) {
+            let WindowMiss { from, begin, what, rip, recipe, notes } = miss;
+            let elsewhere = self.asm.label();
+            self.asm.bind(from);
+            // The page is at hand, but the window goes beyond it.
+            self.asm.ri(Code::Cmp_rm64_imm32, S1, PAGE_OFFSET as i32);
+            self.asm.jcc(Cond::BelowEqual, elsewhere);
+            self.asm.call_to(self.places.refill[what as usize]);
+            self.asm.jcc(Cond::Below, begin);
+            self.asm.bind(elsewhere);
+            if let Some(recipe) = &recipe {
+                self.cook(recipe);
+                self.put_flags();
+            }
+            self.write_notes(notes);
+            let from = self.asm.label();
+            self.asm.jmp(from);
+            let displacement = self.asm.len() - 4;
+            self.unlinked.push(Unlinked { from, target: rip, displacement, windows: false });
+        }
+    }
+}
