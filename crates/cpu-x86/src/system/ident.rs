@@ -52,9 +52,16 @@ fn wrmsr(cpu: &mut Cpu, _: &Op) -> Result {
     Err(Exception::GP0)
 }
 
+impl Cpu {
+    /// Whether the program may read the time-stamp counter.
+    pub(crate) fn may_read_tsc(&self) -> bool {
+        self.cr4 & CR4_TSD == 0 || self.cpl == 0
+    }
+}
+
 /// #GP(0) unless the program may read the time-stamp counter.
 fn require_tsc(cpu: &Cpu) -> Result {
-    if cpu.cr4 & CR4_TSD != 0 && cpu.cpl != 0 { Err(Exception::GP0) } else { Ok(()) }
+    if cpu.may_read_tsc() { Ok(()) } else { Err(Exception::GP0) }
 }
 
 fn rdtsc(cpu: &mut Cpu, _: &Op) -> Result {

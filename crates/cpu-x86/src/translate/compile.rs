@@ -48,6 +48,8 @@ pub(super) struct Places {
     pub(super) units: u64,
     /// Refill the TLB, by [`Missed`]; see `thunks` for how they return.
     pub(super) refill: [u64; 2],
+    /// Reads the time-stamp counter, the same way.
+    pub(super) time: u64,
     /// The privilege level is 0.
     pub(super) kernel: bool,
     /// The code is of 64 bits, not 32.

@@ -23,6 +23,7 @@ use crate::exception::Result;
 use crate::flags::bits::{AC, ARITH, RF};
 use crate::host::{Access, PAGE_OFFSET, TlbEntry};
 use crate::op::OpFlags;
+use crate::regs::CR4_PKE;
 use crate::segment::{CS, FS, GS, READ_FLAT, WRITE_FLAT};
 
 /// Among the units that translations ask for: the x87. Below it is the level of vector registers.
@@ -48,11 +49,12 @@ pub(super) enum Left {
 }
 
 /// Addresses of the helpers, as the state has them.
-pub(super) fn helpers() -> [u64; 3] {
+pub(super) fn helpers() -> [u64; 4] {
     let step: extern "sysv64" fn(*mut Context, u64) -> u64 = step;
     let units: extern "sysv64" fn(*mut Context, u64) -> u64 = units;
     let refill: extern "sysv64" fn(*mut Context, u64, u64, u64) -> u64 = refill;
-    [step as usize as u64, units as usize as u64, refill as usize as u64]
+    let time: extern "sysv64" fn(*mut Context) -> u64 = time;
+    [step as usize as u64, units as usize as u64, refill as usize as u64, time as usize as u64]
 }
 
 /// Runs the translation at `code`.
@@ -99,10 +101,21 @@ pub(super) fn enter(translator: &mut Translator, cpu: &mut Cpu, code: u64) -> Re
 
 /// The CPU's registers to where translated code has them, but for vectors.
 fn give_registers(translator: &mut Translator, cpu: &Cpu) {
+    give_general(translator, cpu);
+    give_system(translator, cpu);
+}
+
+/// The registers that any instruction may change.
+fn give_general(translator: &mut Translator, cpu: &Cpu) {
     let state = &mut *translator.state;
     state.set_gpr(&cpu.gpr[..16]);
     state.rip = cpu.rip;
     state.flags = bits_to_flags(cpu.rflags() & ARITH);
+}
+
+/// What system instructions change.
+fn give_system(translator: &mut Translator, cpu: &Cpu) {
+    let state = &mut *translator.state;
     state.system_flags = cpu.system_flags;
     let [fs, gs] = [FS, GS].map(|segment| &cpu.seg_access[usize::from(segment)]);
     state.bases = [fs.base, gs.base];
@@ -111,6 +124,9 @@ fn give_registers(translator: &mut Translator, cpu: &Cpu) {
     state.kernel_gs = cpu.msrs.kernel_gs_base;
     state.lstar = cpu.msrs.lstar;
     state.flag_mask = !(cpu.msrs.sfmask | RF);
+    (state.cr2, state.cr3) = (cpu.cr2, cpu.cr3);
+    state.pkru = [cpu.pkru, u32::from(cpu.cr4 & CR4_PKE != 0)];
+    state.selectors = std::array::from_fn(|segment| cpu.seg[segment].selector.into());
     state.fast_calls = u32::from(cpu.has_plain_syscall());
     let wanted = cpu.urgent_signals();
     state.wanted = [wanted, wanted & !(Signal::Interrupt as u32)];
@@ -286,7 +302,11 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             && cpu.tlb.code_epochs() == code_epochs;
         let (level, x87) = (translator.state.loaded, translator.state.x87 != 0);
         if goes_on && give_units(translator, cpu, level, x87) {
-            give_registers(translator, cpu);
+            give_general(translator, cpu);
+            // One that is done here for its access alone changes nothing else.
+            if site & FOR_ACCESS == 0 {
+                give_system(translator, cpu);
+            }
             return GO_ON;
         }
         translator.give_back(left);
@@ -341,6 +361,19 @@ extern "sysv64" fn refill(context: *mut Context, combined: u64, offset: u64, wha
             return GO_ON;
         }
         if is(Missed::Read) && join(translator, cpu, linear).is_some() { JOINED } else { GIVE_UP }
+    })
+}
+
+/// Reads the time-stamp counter, for RDTSC and RDTSCP. Registers are not in the state.
+extern "sysv64" fn time(context: *mut Context) -> u64 {
+    with(context, |cpu, translator, _, _| {
+        // For whom it is read may have changed.
+        take_mode(&mut translator.state, cpu);
+        if !cpu.may_read_tsc() {
+            return GIVE_UP;
+        }
+        (translator.state.address, translator.state.tsc_aux) = (cpu.tsc(), cpu.msrs.tsc_aux);
+        GO_ON
     })
 }
 

@@ -82,6 +82,9 @@ pub(super) fn is_plain(mnemonic: Mnemonic) -> bool {
             | Shlx
             | Shrx
             | Mulx
+            | Clc
+            | Stc
+            | Cmc
             | Seto
             | Setno
             | Setb
@@ -242,6 +245,7 @@ impl Compiler<'_> {
             Mul | Imul if insn.op_count() == 1 => self.multiply(insn),
             Div | Idiv => self.divide(insn),
             Cmpxchg => self.compare_exchange(insn),
+            Cmpxchg8b | Cmpxchg16b => self.compare_exchange_pair(insn),
             Imul => self.plain(insn),
             // Undefined.
             Bswap if insn.op0_register().size() == 2 => false,
@@ -504,11 +508,16 @@ impl Compiler<'_> {
         let to = insn.op0_register();
         let word = self.word();
         let known = insn.op0_kind() == OpKind::Register && is_gpr_of(to, word);
-        if !known || number(to) == number(Register::RSP) {
+        if !known {
             return false;
         }
         let displacement = self.access_at(GUEST_RSP, 0, For::Read);
         let from = at_plus(S1, displacement);
+        if number(to) == number(Register::RSP) {
+            self.load_word(GUEST_RSP, from);
+            self.slow_returns();
+            return true;
+        }
         match HOST[number(to)] {
             Some(host) => self.load_word(host, from),
             None => {
@@ -675,6 +684,33 @@ impl Compiler<'_> {
         for borrowed in borrowed.iter().flatten().filter(|borrowed| borrowed.written) {
             self.write_gpr(borrowed.number, borrowed.scratch);
         }
+        self.slow_returns();
+        true
+    }
+
+    /// CMPXCHG8B and CMPXCHG16B. Of the flags, only ZF changes.
+    fn compare_exchange_pair(&mut self, insn: &Instruction) -> bool {
+        /// ZF in RAX, as LAHF puts it there.
+        const ZERO: i32 = 1 << 14;
+        let mut out = *insn;
+        point_at_host(&mut out);
+        let size = insn.memory_size().size();
+        let Some(code) = self.asm.encode(&out).filter(|_| self.features.has_all(insn)) else {
+            return false;
+        };
+        self.save();
+        self.access_alone(insn, size, For::Write, size == 16);
+        self.asm.mov(S2, Register::RAX);
+        self.asm.mov(Register::RAX, GUEST_RAX);
+        self.asm.put(&code);
+        self.asm.mov(GUEST_RAX, Register::RAX);
+        self.asm.mov(Register::RAX, S2);
+        self.asm.r(Code::Sete_rm8, sized(S2, 1));
+        self.asm.rr(Code::Movzx_r32_rm8, low32(S2), sized(S2, 1));
+        self.asm.ri(Code::Shl_rm32_imm8, low32(S2), 14);
+        self.asm.ri(Code::And_rm32_imm32, Register::EAX, !ZERO);
+        self.asm.rr(Code::Or_r32_rm32, Register::EAX, low32(S2));
+        self.destroyed();
         self.slow_returns();
         true
     }

@@ -139,7 +139,7 @@ impl Translator {
             false => std::ptr::from_ref(cpu.signals.word()) as u64,
             true => u64::from(state.low_addr()? + state::at::NEVER),
         };
-        [state.step, state.units, state.refill] = enter::helpers();
+        [state.step, state.units, state.refill, state.time] = enter::helpers();
         let mut code = CodeBuffer::new(how.buffer.max(4 * ROOM)).ok()?;
         let (bytes, thunks) = thunks::write(code.next([0; 2])[0], state.low_addr()?, features.avx);
         code.push(&bytes).ok()?;
@@ -428,10 +428,6 @@ impl Translator {
             len = input.first().map_or(len, |input| usize::from(input.op.len));
             second = Some(source);
         }
-        if !is_worth_it(&input) {
-            input.iter().for_each(|input| self.counters.leave(input.op.mnemonic));
-            return None;
-        }
         if self.checker.is_some() {
             check::leave_vague(&mut input);
             len = input.iter().map(|input| usize::from(input.op.len)).sum();
@@ -445,6 +441,10 @@ impl Translator {
         let numbers = (number, first_link);
         let Compiled { code, links, stepped } =
             Compiler::compile(&input, rip, places, numbers, &self.features);
+        if stepped.len() == input.len() && !leads_on(&input) {
+            input.iter().for_each(|input| self.counters.leave(input.op.mnemonic));
+            return None;
+        }
         let lens = code.lens();
         if lens.iter().sum::<usize>() > self.code.free() {
             return None;
@@ -491,6 +491,7 @@ impl Translator {
             leave_by_link: self.thunks.leave_by_link,
             units: self.thunks.units,
             refill: self.thunks.refill,
+            time: self.thunks.time,
             kernel: cpu.cpl == 0,
             chains: self.chains,
             counts: self.counts,
@@ -549,13 +550,10 @@ fn decode_line(cpu: &Cpu, rip: u64, bytes: &[u8]) -> (Vec<Input>, usize) {
     (input, len)
 }
 
-/// Whether anything in `input` might not be left to the interpreter.
-fn is_worth_it(input: &[Input]) -> bool {
-    input.len() > 1
-        || input.iter().any(|input| {
-            let branch = |insn: &iced_x86::Instruction| {
-                insn.flow_control() != iced_x86::FlowControl::Next && !insn.is_privileged()
-            };
-            input.insn.as_ref().is_some_and(branch) || !input.op.flags.contains(OpFlags::ENDS_BLOCK)
-        })
+/// Whether `input`, all of which the interpreter executes, ends in a branch: from there translated code is
+/// found without being left.
+fn leads_on(input: &[Input]) -> bool {
+    input.last().and_then(|input| input.insn).is_some_and(|insn| {
+        insn.flow_control() != iced_x86::FlowControl::Next && !insn.is_privileged()
+    })
 }

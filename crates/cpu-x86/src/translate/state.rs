@@ -58,8 +58,13 @@ pub(super) struct State {
     pub(super) units: u64,
     /// Address of the helper that refills the TLB.
     pub(super) refill: u64,
-    /// What it answers: the linear address that it was asked for, or of [`Self::joined`].
+    /// Address of the helper that reads the time-stamp counter.
+    pub(super) time: u64,
+    /// What those two answer: the linear address that it was asked for, or of [`Self::joined`]; the
+    /// counter.
     pub(super) address: u64,
+    /// IA32_TSC_AUX, when the counter was last read.
+    pub(super) tsc_aux: u64,
     /// RSI while the host's points elsewhere.
     pub(super) source: u64,
     /// RIP of the code at `spare[1]`, which is entered next.
@@ -74,6 +79,13 @@ pub(super) struct State {
     pub(super) fast_calls: u32,
     /// Which of them was the last that the CPU has not heard of; 0 if none.
     pub(super) crossing: u32,
+    /// CR2 and CR3.
+    pub(super) cr2: u64,
+    pub(super) cr3: u64,
+    /// PKRU, and whether it may be read: not 0 if so.
+    pub(super) pkru: [u32; 2],
+    /// The selectors of all segments, by number.
+    pub(super) selectors: [u32; 6],
     /// Accesses through FS and GS need no check: not 0 if so.
     pub(super) flat: [u32; 2],
     /// Where checked code is expected to go.
@@ -191,6 +203,12 @@ pub(super) mod at {
     pub(in super::super) const STEP: u32 = offset_of!(State, step) as u32;
     pub(in super::super) const UNITS: u32 = offset_of!(State, units) as u32;
     pub(in super::super) const REFILL: u32 = offset_of!(State, refill) as u32;
+    pub(in super::super) const TIME: u32 = offset_of!(State, time) as u32;
+    pub(in super::super) const TSC_AUX: u32 = offset_of!(State, tsc_aux) as u32;
+    pub(in super::super) const CR2: u32 = offset_of!(State, cr2) as u32;
+    pub(in super::super) const CR3: u32 = offset_of!(State, cr3) as u32;
+    pub(in super::super) const PKRU: u32 = offset_of!(State, pkru) as u32;
+    pub(in super::super) const SELECTORS: u32 = offset_of!(State, selectors) as u32;
     pub(in super::super) const ADDRESS: u32 = offset_of!(State, address) as u32;
     pub(in super::super) const SPARE: u32 = offset_of!(State, spare) as u32;
     pub(in super::super) const TARGET: u32 = offset_of!(State, target) as u32;

@@ -6,12 +6,13 @@
 //! after them runs for another privilege or with other rights, and is found in the jump cache of its
 //! class. Where anything is not as usual, the interpreter executes the instruction.
 
-use iced_x86::{Code, Instruction, Mnemonic, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::asm::{Cond, abs_plus, in_state, low32};
 use super::compile::Compiler;
 use super::control::CODE;
-use super::regs::{S1, S2};
+use super::memory::number;
+use super::regs::{GUEST_RAX, S1, S2};
 use super::state::{ENTERED_KERNEL, LEFT_KERNEL, at};
 use crate::flags::bits;
 use crate::op::Op;
@@ -42,6 +43,16 @@ impl Compiler<'_> {
         match insn.mnemonic() {
             Mnemonic::Cli if kernel => self.cli(),
             Mnemonic::Sti if kernel && next.is_some_and(is_harmless) => self.sti(),
+            Mnemonic::Cld => self.set_direction(false),
+            Mnemonic::Std => self.set_direction(true),
+            Mnemonic::Rdtsc | Mnemonic::Rdtscp => self.time(insn),
+            Mnemonic::Rdpkru => self.rdpkru(),
+            Mnemonic::Mov if insn.op1_register().is_cr() && kernel && wide => {
+                return self.read_control(insn);
+            }
+            Mnemonic::Mov if insn.op1_register().is_segment_register() => {
+                return self.read_selector(insn);
+            }
             Mnemonic::Swapgs if kernel && wide => self.swapgs(),
             Mnemonic::Stac if kernel => return Some(self.set_ac(op, true)),
             Mnemonic::Clac if kernel => return Some(self.set_ac(op, false)),
@@ -76,6 +87,73 @@ impl Compiler<'_> {
         self.asm.mi(Code::Or_rm32_imm32, wanted, accel::Signal::Interrupt as i32);
         self.destroyed();
         self.poll_after = Some(self.index + 1);
+    }
+
+    fn set_direction(&mut self, down: bool) {
+        self.save();
+        let system = in_state(at::SYSTEM_FLAGS);
+        if down {
+            self.asm.mi(Code::Or_rm32_imm32, system, bits::DF as i32);
+        } else {
+            self.asm.mi(Code::And_rm32_imm32, system, !(bits::DF as i32));
+        }
+        self.destroyed();
+    }
+
+    /// RDTSC or RDTSCP.
+    fn time(&mut self, insn: &Instruction) {
+        self.save();
+        let slow = self.slow();
+        self.asm.call_to(self.places.time);
+        self.asm.jcc(Cond::Equal, slow);
+        self.destroyed();
+        self.asm.rr(Code::Mov_r32_rm32, low32(GUEST_RAX), low32(S1));
+        self.asm.ri(Code::Shr_rm64_imm8, S1, 32);
+        self.asm.mov(Register::RDX, S1);
+        if insn.mnemonic() == Mnemonic::Rdtscp {
+            self.asm.rm(Code::Mov_r32_rm32, Register::ECX, in_state(at::TSC_AUX));
+        }
+        self.slow_returns();
+    }
+
+    fn rdpkru(&mut self) {
+        self.save();
+        let slow = self.slow();
+        self.asm.rr(Code::Test_rm32_r32, Register::ECX, Register::ECX);
+        self.asm.jcc(Cond::NotEqual, slow);
+        self.asm.mi(Code::Cmp_rm32_imm8, in_state(at::PKRU + 4), 0);
+        self.asm.jcc(Cond::Equal, slow);
+        self.destroyed();
+        self.asm.rm(Code::Mov_r32_rm32, low32(GUEST_RAX), in_state(at::PKRU));
+        self.asm.mov_imm(Register::RDX, 0);
+        self.slow_returns();
+    }
+
+    /// MOV from CR2 or CR3 at level 0.
+    fn read_control(&mut self, insn: &Instruction) -> Option<bool> {
+        let from = match insn.op1_register() {
+            Register::CR2 => at::CR2,
+            Register::CR3 => at::CR3,
+            _ => return None,
+        };
+        self.asm.rm(Code::Mov_r64_rm64, S1, in_state(from));
+        self.write_gpr(number(insn.op0_register()), S1);
+        Some(false)
+    }
+
+    /// MOV from a segment register to a general register of 32 or 64 bits. System calls that are translated
+    /// do not tell the state of CS and SS.
+    fn read_selector(&mut self, insn: &Instruction) -> Option<bool> {
+        if !matches!(insn.code(), Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg)
+            || insn.op0_kind() != OpKind::Register
+            || matches!(insn.op1_register(), Register::CS | Register::SS)
+        {
+            return None;
+        }
+        let segment = insn.op1_register() as u32 - Register::ES as u32;
+        self.asm.rm(Code::Mov_r32_rm32, low32(S1), in_state(at::SELECTORS + 4 * segment));
+        self.write_gpr(number(insn.op0_register()), S1);
+        Some(false)
     }
 
     fn swapgs(&mut self) {

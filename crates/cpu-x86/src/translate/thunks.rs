@@ -18,6 +18,8 @@ pub(super) struct Thunks {
     pub(super) units: u64,
     /// Refill the TLB, by [`Missed`].
     pub(super) refill: [u64; 2],
+    /// Reads the time-stamp counter.
+    pub(super) time: u64,
     /// Leaves, to go on where that is expected.
     pub(super) arrived: u64,
 }
@@ -86,12 +88,13 @@ pub(super) fn write(start: u64, state: u32, avx: bool) -> (Placed, Thunks) {
     writer.leave(out);
     let step = writer.step(out);
     let units = writer.units(out);
-    let refill = Missed::ALL.map(|what| writer.refill(what));
+    let refill = Missed::ALL.map(|what| writer.ask(at::REFILL, what as u64));
+    let time = writer.ask(at::TIME, 0);
     let arrived = writer.here();
     let expected = writer.at(at::EXPECTED);
     writer.asm.rm(Code::Mov_r64_rm64, S1, expected);
     writer.asm.jmp_to(leave);
-    let thunks = Thunks { enter, step, leave, leave_by_link, units, refill, arrived };
+    let thunks = Thunks { enter, step, leave, leave_by_link, units, refill, time, arrived };
     (writer.asm.finish().place([start, start]), thunks)
 }
 
@@ -299,21 +302,24 @@ impl Writer {
         }
     }
 
-    /// For code that missed in the TLB, with what the probe left in [`S1`] and [`S2`]. Returns with
-    /// "below" if the entry could be refilled, and [`S1`] is the linear address again; with "above" if
-    /// what was to be read is where [`S1`] says.
-    fn refill(&mut self, what: Missed) -> u64 {
+    /// Asks the helper whose address is at `offset` with [`S1`], [`S2`] and `what`. Returns its answer in
+    /// [`S1`]; with "equal" if it gives up.
+    ///
+    /// For code that missed in the TLB, with what the probe left in [`S1`] and [`S2`], it is "below" if the
+    /// entry could be refilled, and [`S1`] is the linear address again; "above" if what was to be read is
+    /// where [`S1`] says.
+    fn ask(&mut self, offset: u32, what: u64) -> u64 {
         let start = self.here();
         self.keep_registers(false);
         let (no_vectors, none_back) = (self.asm.label(), self.asm.label());
         self.skip_if_not_loaded(no_vectors);
         self.keep_vectors(false);
         self.asm.bind(no_vectors);
-        let (context, helper) = (self.at(at::CONTEXT), self.at(at::REFILL));
+        let (context, helper) = (self.at(at::CONTEXT), self.at(offset));
         self.asm.rm(Code::Mov_r64_rm64, Register::RDI, context);
         self.asm.mov(Register::RSI, S1);
         self.asm.mov(Register::RDX, S2);
-        self.asm.mov_imm(Register::RCX, what as u64);
+        self.asm.mov_imm(Register::RCX, what);
         self.stack_to_host();
         self.asm.m(Code::Call_rm64, helper);
         self.stack_to_state(RETURN_ADDRESS);

@@ -32,7 +32,7 @@ impl HostFeatures {
             "pclmulqdq" => PCLMULQDQ, "sha" => SHA, "avx" => AVX, "avx2" => AVX2, "fma" => FMA,
             "f16c" => F16C, "bmi1" => BMI1, "bmi2" => BMI2, "popcnt" => POPCNT, "lzcnt" => LZCNT,
             "movbe" => MOVBE, "adx" => ADX, "vaes" => VAES, "vpclmulqdq" => VPCLMULQDQ,
-            "xsave" => XSAVE,
+            "xsave" => XSAVE, "cmpxchg16b" => CMPXCHG16B,
         };
         let has = |feature| known.contains(&feature);
         Self { usable: has(CpuidFeature::BMI2), avx: has(CpuidFeature::AVX), known }
