@@ -447,11 +447,16 @@ impl<'a> Compiler<'a> {
     }
 
     fn poll_to(&mut self, exit: Label) {
+        self.look_at_signals();
+        self.asm.jcc(super::asm::Cond::NotEqual, exit);
+    }
+
+    /// Leaves "equal" if nothing wants the CPU's attention. Flags have to be saved, and [`S2`] is used.
+    pub(super) fn look_at_signals(&mut self) {
         let (signals, wanted) = (in_state(at::SIGNALS), in_state(at::WANTED));
         self.asm.rm(Code::Mov_r64_rm64, S2, signals);
         self.asm.rm(Code::Mov_r32_rm32, super::asm::low32(S2), super::asm::at(S2));
         self.asm.mr(Code::Test_rm32_r32, wanted, super::asm::low32(S2));
-        self.asm.jcc(super::asm::Cond::NotEqual, exit);
         self.destroyed();
     }
 
@@ -477,20 +482,26 @@ impl<'a> Compiler<'a> {
         self.save();
         self.write_notes(exit.notes);
         self.give_back(exit.left);
-        let unlinked = self.asm.label();
         if exit.backward {
-            self.poll_to(unlinked);
+            let (from, rip) = (self.asm.label(), exit.target);
+            self.polls.push(Poll { from, rip, notes: Notes::default(), left: 0 });
+            self.poll_to(from);
         }
-        if exit.target != self.start {
-            self.asm.jmp(unlinked);
+        self.jump_linked(None, exit.target);
+    }
+
+    /// Jumps to `target`, in this page, on a condition as encoded or in any case.
+    pub(super) fn jump_linked(&mut self, condition: Option<u8>, target: u64) {
+        let itself = target == self.start && self.places.chains;
+        let to = if itself { self.top } else { self.asm.label() };
+        match condition {
+            Some(condition) => self.asm.jcc_raw(condition, to),
+            None => self.asm.jmp(to),
+        }
+        if !itself {
             let displacement = self.asm.len() - 4;
-            let (from, target) = (unlinked, exit.target);
-            self.unlinked.push(Unlinked { from, target, displacement, windows: true });
-            return;
+            self.unlinked.push(Unlinked { from: to, target, displacement, windows: true });
         }
-        self.asm.jmp(if self.places.chains { self.top } else { unlinked });
-        let rip = exit.target;
-        self.polls.push(Poll { from: unlinked, rip, notes: Notes::default(), left: 0 });
     }
 
     fn finish(mut self) -> Compiled {

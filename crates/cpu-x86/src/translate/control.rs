@@ -71,8 +71,7 @@ impl Compiler<'_> {
         let condition = insn.condition_code() as u8 - 1;
         self.want_flags();
         if self.is_near(op.imm) {
-            let exit = self.exit(op.rip(), op.imm);
-            self.asm.jcc_raw(condition, exit);
+            self.branch_near(condition, op);
         } else {
             let not_taken = self.asm.label();
             self.save();
@@ -83,6 +82,31 @@ impl Compiler<'_> {
             // The other way, the flags still are in both places.
             self.still_live();
             self.asm.bind(not_taken);
+        }
+    }
+
+    /// A conditional branch within the page. The flags are live.
+    fn branch_near(&mut self, condition: u8, op: &Op) {
+        let (rip, target) = (op.rip(), op.imm);
+        let notes_nothing = self.notes.is_empty() && !self.places.counts;
+        if notes_nothing && target <= rip {
+            // Mostly a loop: it goes on where the jump leads. Signals are looked at on the way.
+            let not_taken = self.asm.label();
+            self.save();
+            self.asm.jcc_raw(condition ^ 1, not_taken);
+            self.look_at_signals();
+            self.jump_linked(Some(Cond::Equal as u8), target);
+            let leave = self.leave_out_of_line(target, 0);
+            self.asm.jmp(leave);
+            self.asm.bind(not_taken);
+            // Where it is not taken, the flags still are in both places.
+            self.still_live();
+        } else if notes_nothing && (self.flags.saved || self.is_saved_soon()) {
+            self.save();
+            self.jump_linked(Some(condition), target);
+        } else {
+            let exit = self.exit(rip, target);
+            self.asm.jcc_raw(condition, exit);
         }
     }
 

@@ -258,6 +258,11 @@ impl Compiler<'_> {
         true
     }
 
+    /// Whether flags that are live had better be saved now: somebody may want them after this instruction.
+    pub(super) fn is_saved_soon(&self) -> bool {
+        self.flags.recipe.is_none() && !self.dead[self.index]
+    }
+
     /// Makes the host's flags the guest's.
     pub(super) fn want_flags(&mut self) {
         if self.flags.live {

@@ -26,6 +26,12 @@ pub(super) struct Notes {
     data: Option<usize>,
 }
 
+impl Notes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.last.is_none() && self.data.is_none()
+    }
+}
+
 /// Whether `register` is one of the x87's or of MMX's.
 pub(super) fn is_x87(register: Register) -> bool {
     register.is_st() || register.is_mm()
