@@ -29,6 +29,8 @@ const MAX_OPS: usize = 64;
 const MAX_SOURCE: usize = 256;
 /// Most instructions in the whole cache; they take less than 16 MiB.
 const MAX_CACHED_OPS: usize = 1 << 18;
+/// The same where what is run often is translated.
+const MAX_COLD_OPS: usize = 1 << 15;
 
 /// A page that a block was decoded from.
 struct Source {
@@ -174,7 +176,8 @@ impl BlockCache {
         let usable = known && self.revalidate(cpu, slot, linear)?;
         if !usable {
             let block = decode_block(cpu, linear, MAX_OPS)?;
-            if self.cached_ops > MAX_CACHED_OPS {
+            let most = if cpu.translates { MAX_COLD_OPS } else { MAX_CACHED_OPS };
+            if self.cached_ops > most {
                 self.slots.fill_with(|| None);
                 self.cached_ops = 0;
             }

@@ -36,7 +36,7 @@ unsafe impl<T: Plain + Send> Send for LowBox<T> {}
 unsafe impl<T: Plain + Sync> Sync for LowBox<T> {}
 
 impl<T: Plain> LowBox<T> {
-    /// What is at least this large begins at a multiple of it, and is in large pages of the host's.
+    /// What is at least this large begins at a multiple of it, and in a large page of the host's.
     const LARGE: usize = 2 << 20;
     const IS_LARGE: bool = size_of::<T>() >= Self::LARGE;
 
@@ -74,7 +74,7 @@ impl<T: Plain> LowBox<T> {
             if end < room {
                 let _ = munmap(mapped.add(end).cast(), room - end);
             }
-            let _ = madvise(at.cast(), size_of::<T>(), Advice::LinuxHugepage);
+            let _ = madvise(at.cast(), Self::LARGE, Advice::LinuxHugepage);
         }
         at.cast()
     }

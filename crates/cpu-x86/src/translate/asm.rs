@@ -356,9 +356,9 @@ pub(super) fn abs(at: u32) -> MemoryOperand {
     MemoryOperand::with_displ(u64::from(at), 8)
 }
 
-/// Memory at an absolute address below two gigabytes plus `base`.
-pub(super) fn abs_plus(at: u32, base: Register) -> MemoryOperand {
-    MemoryOperand::with_base_displ_size(base, i64::from(at), 8)
+/// Memory at an absolute address below two gigabytes plus eight times `index`.
+pub(super) fn abs_plus_8(at: u32, index: Register) -> MemoryOperand {
+    MemoryOperand::with_index_scale_displ_size(index, 8, i64::from(at), 8)
 }
 
 /// Memory at `base`.

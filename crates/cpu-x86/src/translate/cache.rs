@@ -16,6 +16,8 @@ use memory::{CodeVersion, CodeWatcher, PageLog};
 
 use super::state::Jump;
 use crate::cpu::Cpu;
+use crate::decode::decode;
+use crate::feature::Instructions;
 use crate::host::{HostPtr, PAGE_OFFSET};
 use crate::op::Op;
 use crate::segment::{CS, DS, ES, Mode, READ_FLAT, SS, WRITE_FLAT};
@@ -125,11 +127,36 @@ pub(super) struct Translation {
     version: CodeVersion,
     /// Index of its page.
     page: usize,
-    /// What it was made from.
-    pub(super) source: Box<[u8]>,
+    /// What it was made from, and after it how long each instruction is.
+    bytes: Box<[u8]>,
+    /// How many instructions there are.
+    count: u8,
     /// Where its only instruction goes on, if it crosses into another page.
     second: Option<Second>,
+    /// The instructions, decoded, where engines are compared; else none.
     pub(super) ops: Box<[Op]>,
+}
+
+impl Translation {
+    /// How many instructions there are.
+    pub(super) fn len(&self) -> usize {
+        self.count.into()
+    }
+
+    /// What it was made from.
+    pub(super) fn source(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len() - self.len()]
+    }
+
+    /// Instruction `index`, decoded as code of a CPU that has `known` instructions and runs it in `page`.
+    pub(super) fn op(&self, known: &Instructions, index: usize, page: u64) -> Option<Op> {
+        let lens = &self.bytes[self.bytes.len() - self.len()..];
+        let before: usize = lens.get(..index)?.iter().map(|&len| usize::from(len)).sum();
+        let mode = self.place.key.mode;
+        let rip = page | (self.place.host as u64 & PAGE_OFFSET);
+        let (rip, bytes) = (rip.wrapping_add(before as u64), self.source().get(before..)?);
+        decode(known, mode.is_protected(), mode.code_bits(), rip, bytes)
+    }
 }
 
 /// The second page of an instruction that crosses into it.
@@ -223,7 +250,10 @@ pub(super) struct NewTranslation {
     pub(super) place: Place,
     pub(super) made_at: u64,
     pub(super) code: u64,
-    pub(super) source: Box<[u8]>,
+    /// What it is made from.
+    pub(super) source: Vec<u8>,
+    /// How long each instruction is.
+    pub(super) lens: Vec<u8>,
     pub(super) ops: Box<[Op]>,
     pub(super) first: SourcePage,
     pub(super) second: Option<SourcePage>,
@@ -356,7 +386,7 @@ impl Cache {
 
     /// Whether the memory at `host` has what translation `n` was made from.
     pub(super) fn matches(&self, n: u32, host: HostPtr) -> bool {
-        let source = &self.translations[n as usize].source;
+        let source = self.translations[n as usize].source();
         let mut bytes = vec![0; source.len()];
         host.read_bytes(&mut bytes);
         bytes[..] == source[..]
@@ -419,7 +449,8 @@ impl Cache {
             code: new.code,
             version,
             page,
-            source: new.source,
+            count: new.lens.len() as u8,
+            bytes: [new.source, new.lens].concat().into(),
             second,
             ops: new.ops,
         });
@@ -473,7 +504,8 @@ mod tests {
                 place: Place { host: host.at(at).addr(), page: 0, key, windows: true },
                 made_at: CODE & !PAGE_OFFSET,
                 code: 0,
-                source: [0x90][..].into(),
+                source: vec![0x90],
+                lens: vec![1],
                 ops: Box::default(),
                 first: SourcePage { host, log: log.clone(), index, version },
                 second: None,

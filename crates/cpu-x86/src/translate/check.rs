@@ -442,9 +442,8 @@ impl Translator {
             "the interpreter and translated code differ in the block at {:#x} (CPU {}, privilege level {}):",
             before.rip, cpu.config.apic_id, cpu.cpl
         );
-        disassemble(cpu.mode.code_bits(), &translation.source, before.rip, &mut text);
-        let _ =
-            write!(text, "\nthe interpreter executed {} of {}", end.tried, translation.ops.len());
+        disassemble(cpu.mode.code_bits(), translation.source(), before.rip, &mut text);
+        let _ = write!(text, "\nthe interpreter executed {} of {}", end.tried, translation.len());
         if fault != end.fault {
             let told = |fault: Option<Exception>| match fault {
                 None => "none".to_owned(),

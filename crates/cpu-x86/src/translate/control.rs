@@ -2,11 +2,11 @@
 
 use iced_x86::{Code, FlowControl, Instruction, OpKind};
 
-use super::asm::{Cond, Label, abs_plus, at as memory_at, at_plus, low32};
+use super::asm::{Cond, Label, abs_plus_8, at as memory_at, at_plus, low32};
 use super::compile::Compiler;
 use super::memory::{For, number};
-use super::regs::{GUEST_RSP, S1, S2, sized};
-use super::state::{JUMPS, Jump};
+use super::regs::{GUEST_RSP, S1, S2};
+use super::state::{JUMP_SHIFT, JUMPS, Jump};
 use crate::decode::MAX_LEN;
 use crate::host::PAGE_OFFSET;
 use crate::mmu::LINEAR_BITS;
@@ -138,7 +138,7 @@ impl Compiler<'_> {
         let unknown = self.leave_out_of_line(target, 0);
         self.address(S1, target);
         self.look_up_in(jumps, unknown);
-        self.asm.m(Code::Jmp_rm64, abs_plus(jumps + CODE, S2));
+        self.asm.m(Code::Jmp_rm64, abs_plus_8(jumps + CODE, S2));
     }
 
     /// Stores the return address `rip` to what [`S1`] and the displacement tell, and moves the stack pointer.
@@ -177,11 +177,10 @@ impl Compiler<'_> {
 
     /// The same in the jump cache `jumps`; goes to `unknown` if it is not there.
     pub(super) fn look_up_in(&mut self, jumps: u32, unknown: Label) {
-        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, S1, 16);
-        self.asm.rr(Code::Xor_r32_rm32, low32(S2), low32(S1));
-        self.asm.rr(Code::Movzx_r32_rm16, low32(S2), sized(S2, 2));
-        self.asm.ri(Code::Shl_rm32_imm8, low32(S2), 4);
-        self.asm.rm(Code::Cmp_r64_rm64, S1, abs_plus(jumps, S2));
+        // Twice the entry's number.
+        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, S1, JUMP_SHIFT as i32 - 1);
+        self.asm.ri(Code::And_rm32_imm32, low32(S2), 2 * (JUMPS as i32 - 1));
+        self.asm.rm(Code::Cmp_r64_rm64, S1, abs_plus_8(jumps, S2));
         self.asm.jcc(Cond::NotEqual, unknown);
         self.destroyed();
     }
@@ -189,7 +188,7 @@ impl Compiler<'_> {
     /// Goes to the code that [`Self::look_up`] has found.
     fn jump_to_found(&mut self) {
         let jumps = self.places.jumps_of(self.places.class);
-        self.asm.m(Code::Jmp_rm64, abs_plus(jumps + CODE, S2));
+        self.asm.m(Code::Jmp_rm64, abs_plus_8(jumps + CODE, S2));
     }
 
     fn ret(&mut self, op: &Op) {

@@ -11,12 +11,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use accel::Signal;
 
-use super::Translator;
 use super::compile::FOR_ACCESS;
 use super::state::{
     ENTERED_KERNEL, JOINED as JOINED_LEN, LEFT_KERNEL, State, bits_to_flags, flags_to_bits, noted,
 };
 use super::thunks::{GIVE_UP, GO_ON, JOINED, LEFT, LEFT_BY_STEP, Missed};
+use super::{Translator, index_of};
 use crate::counters::Count;
 use crate::cpu::Cpu;
 use crate::exception::Result;
@@ -171,7 +171,7 @@ fn take_x87_notes(translator: &mut Translator, cpu: &mut Cpu) {
     let (notes, pointer) = ([state.x87_last, state.x87_data], state.x87_pointer);
     let [last, data] = notes.map(|note| {
         let (number, index) = noted(note)?;
-        translator.site_in(u64::from(number) << 32 | index as u64, state.x87_page)
+        translator.site_in(cpu, u64::from(number) << 32 | index as u64, state.x87_page)
     });
     if let Some((op, _)) = last {
         cpu.fpu.opcode = op.imm as u16 & 0x7ff;
@@ -254,7 +254,7 @@ fn with(
 extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
     with(context, |cpu, translator, result, interpret| {
         take_registers(translator, cpu);
-        let Some((op, key)) = translator.site(site) else { return GIVE_UP };
+        let Some((op, key)) = translator.site(cpu, site) else { return GIVE_UP };
         if site & FOR_ACCESS != 0 {
             cpu.counters.count(Count::SlowAccesses);
         } else {
@@ -262,7 +262,7 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             cpu.counters.leave(op.mnemonic);
         }
         let code_epochs = cpu.tlb.code_epochs();
-        let index = (site & (FOR_ACCESS - 1)) as usize;
+        let index = index_of(site);
         if translator.checker.as_ref().is_some_and(|checker| checker.stops_before(index)) {
             cpu.rip = op.rip();
             return GIVE_UP;

@@ -85,6 +85,24 @@ const ROOM: usize = 64 << 10;
 /// Jump caches: one a class for 64-bit code, and one for code of 32 bits.
 const JUMP_TABLES: usize = 2 * CLASSES;
 
+/// How many instructions are kept decoded that the interpreter executed for translated code.
+const RECENT: usize = 512;
+
+/// An instruction that the interpreter executed for translated code.
+#[derive(Clone, Copy)]
+struct Recent {
+    /// See [`Translator::site`].
+    site: u64,
+    page: u64,
+    op: Op,
+    key: Key,
+}
+
+/// The index of the instruction that `site` names in its translation.
+fn index_of(site: u64) -> usize {
+    (site & (FOR_ACCESS - 1)) as usize
+}
+
 /// What one CPU needs to run translated code.
 pub(crate) struct Translator {
     state: LowBox<State>,
@@ -106,6 +124,8 @@ pub(crate) struct Translator {
     /// The TLB's `code_epochs` that `jumps` is of.
     code_epochs: [u64; CLASSES],
     counters: Arc<Counters>,
+    /// Instructions that the interpreter executed for translated code not long ago.
+    recent: Box<[Option<Recent>]>,
     /// The link by which translated code was left.
     link: u32,
     /// Instructions are counted.
@@ -160,6 +180,7 @@ impl Translator {
             threshold: how.threshold.max(1),
             code_epochs: [0; CLASSES],
             counters: cpu.counters(),
+            recent: vec![None; RECENT].into(),
             link: 0,
             counts: cpu.timed.is_some(),
             settled: 0,
@@ -170,24 +191,30 @@ impl Translator {
 
     /// The instruction that `site` names in the translated code that runs, and how the CPU has to run
     /// for it.
-    fn site(&self, site: u64) -> Option<(Op, Key)> {
-        self.site_in(site, self.state.page)
+    fn site(&mut self, cpu: &Cpu, site: u64) -> Option<(Op, Key)> {
+        let (name, page) = (site & !FOR_ACCESS, self.state.page);
+        let slot = (name ^ name >> 29) as usize % RECENT;
+        if let Some(recent) = &self.recent[slot]
+            && (recent.site, recent.page) == (name, page)
+        {
+            return Some((recent.op, recent.key));
+        }
+        let (op, key) = self.site_in(cpu, name, page)?;
+        self.recent[slot] = Some(Recent { site: name, page, op, key });
+        Some((op, key))
     }
 
     /// The same in code that ran in `page`.
-    fn site_in(&self, site: u64, page: u64) -> Option<(Op, Key)> {
+    fn site_in(&self, cpu: &Cpu, site: u64, page: u64) -> Option<(Op, Key)> {
         let translation = self.cache.translations.get((site >> 32) as usize)?;
-        let index = (site & (FOR_ACCESS - 1)) as usize;
-        let op = *translation.ops.get(index)?;
-        let distance = page.wrapping_sub(translation.made_at);
-        Some((if distance == 0 { op } else { op.moved(distance) }, translation.place.key))
+        let op = translation.op(&cpu.limits.instructions, index_of(site), page)?;
+        Some((op, translation.place.key))
     }
 
     /// How many instructions come after the one that `site` names, in its translation.
     fn left(&self, site: u64) -> usize {
         let translation = self.cache.translations.get((site >> 32) as usize);
-        translation
-            .map_or(0, |translation| translation.ops.len() - (site & (FOR_ACCESS - 1)) as usize - 1)
+        translation.map_or(0, |translation| translation.len() - index_of(site) - 1)
     }
 
     /// Runs translated code from `cpu`'s current instruction on, or interprets a block.
@@ -385,7 +412,8 @@ impl Translator {
         true
     }
 
-    /// The instructions of translation `n`, in code that runs in the page of `rip`.
+    /// The instructions of translation `n`, in code that runs in the page of `rip`, where engines are
+    /// compared.
     fn ops_at(&self, n: u32, rip: u64) -> impl Iterator<Item = Op> + '_ {
         let translation = &self.cache.translations[n as usize];
         let distance = (rip & !PAGE_OFFSET).wrapping_sub(translation.made_at);
@@ -461,7 +489,11 @@ impl Translator {
             made_at: rip & !PAGE_OFFSET,
             code: code.address(0),
             source: buffer[..len].into(),
-            ops: input.iter().map(|input| input.op).collect(),
+            lens: input.iter().map(|input| input.op.len).collect(),
+            ops: match self.checker {
+                Some(_) => input.iter().map(|input| input.op).collect(),
+                None => Box::default(),
+            },
             first,
             second,
         });
@@ -504,6 +536,7 @@ impl Translator {
         self.counters.count(Count::Flushes);
         self.cache = Cache::new(&cpu.signals);
         self.code.truncate(self.fixed);
+        self.recent.fill(None);
         self.checker.iter_mut().for_each(|checker| checker.forget());
         self.empty_jumps();
         self.link = 0;

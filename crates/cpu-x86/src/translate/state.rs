@@ -5,8 +5,10 @@ use std::mem::offset_of;
 use crate::flags::bits::{AF, CF, OF, PF, SF, ZF};
 use crate::low::Plain;
 
-/// Entries of the jump cache: what 16 bits tell apart.
+/// Entries of the jump cache.
 pub(super) const JUMPS: usize = 1 << 16;
+/// Bits of an address that do not select an entry: there is hardly more than one target in four bytes.
+pub(super) const JUMP_SHIFT: u32 = 2;
 
 /// Words of the stack below what translated code has at hand.
 const STACK: usize = 8192;
@@ -267,7 +269,7 @@ pub(super) fn bits_to_flags(bits: u64) -> u64 {
 
 /// The jump cache's entry for `rip`.
 pub(super) fn jump_index(rip: u64) -> usize {
-    (rip ^ rip >> 16) as usize % JUMPS
+    (rip >> JUMP_SHIFT) as usize % JUMPS
 }
 
 /// What the entry at `index` has while it is for nothing: a RIP that belongs to another one, or to none.

@@ -13,18 +13,31 @@ pub(super) fn beyond_guest(pid: u32, guest_mib: u64) -> Result<f64> {
     let guest = guest_mib * 1024;
     let mut size = 0;
     let mut resident = 0;
+    let mut ends = 0;
+    let mut again = false;
     for line in maps.lines() {
+        if let Some((start, end)) = range(line) {
+            // A mapping that grows while the kernel lists it is listed twice.
+            again = start < ends;
+            ends = end;
+        }
         let mut words = line.split_whitespace();
         let (name, value) = (words.next(), words.next().and_then(|word| word.parse().ok()));
         match (name, value) {
             (Some("Size:"), Some(value)) => size = value,
-            (Some("Rss:"), Some(value)) if size > guest || size + SPLIT < guest => {
+            (Some("Rss:"), Some(value)) if !again && (size > guest || size + SPLIT < guest) => {
                 resident += value;
             }
             _ => {}
         }
     }
     Ok(resident as f64 / 1024.0)
+}
+
+/// The addresses of the mapping that `line` is the first of, if it is one.
+fn range(line: &str) -> Option<(u64, u64)> {
+    let (start, end) = line.split(' ').next()?.split_once('-')?;
+    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
 }
 
 /// Time in nanoseconds that all threads of a process have been running.
