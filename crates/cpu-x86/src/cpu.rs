@@ -65,7 +65,7 @@ impl Translation {
 
 impl Default for Translation {
     fn default() -> Self {
-        Self { buffer: 128 << 20, threshold: 16, check: false }
+        Self { buffer: 128 << 20, threshold: 32, check: false }
     }
 }
 
