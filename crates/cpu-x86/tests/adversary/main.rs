@@ -15,3 +15,6 @@ mod modifying;
 mod operands;
 mod paging;
 mod scene;
+#[path = "../splitmix/mod.rs"]
+mod splitmix;
+mod windows;
