@@ -76,11 +76,10 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Whether both are the same in pages that are.
-    fn is_like(&self, other: &Self) -> bool {
-        let offset = |place: &Self| place.host & PAGE_OFFSET as usize;
+    /// Whether it is at `offset` in its page, and for code that runs as that of `other` does.
+    fn is_at(&self, offset: u16, other: &Self) -> bool {
         let rest = |place: &Self| (place.page, place.key, place.windows);
-        (offset(self), rest(self)) == (offset(other), rest(other))
+        self.host as u64 & PAGE_OFFSET == u64::from(offset) && rest(self) == rest(other)
     }
 }
 
@@ -126,13 +125,13 @@ pub(super) struct Translation {
     /// The version of its page that it is known to agree with.
     version: CodeVersion,
     /// Index of its page.
-    page: usize,
+    page: u32,
     /// What it was made from, and after it how long each instruction is.
     bytes: Box<[u8]>,
     /// How many instructions there are.
     count: u8,
-    /// Where its only instruction goes on, if it crosses into another page.
-    second: Option<Second>,
+    /// Its only instruction crosses into another page.
+    crosses: bool,
     /// The instructions, decoded, where engines are compared; else none.
     pub(super) ops: Box<[Op]>,
 }
@@ -233,16 +232,19 @@ pub(super) struct Undone {
     pub(super) all_jumps: bool,
 }
 
-/// A jump that can be made to lead to another translation.
+/// A jump that can be made to lead to another translation in the same page.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Link {
-    /// Address of its displacement.
-    pub(super) at: u64,
-    /// Where it leads while it is not made.
-    pub(super) unlinked: u64,
-    /// Where it leads; of the host address only the offset in the page counts.
-    pub(super) target: Place,
-    page: usize,
+    /// Where its displacement is in the buffer.
+    pub(super) at: u32,
+    /// Where what it leads to is, while it is not made.
+    pub(super) unlinked: u32,
+    /// The translation that it is in.
+    pub(super) from: u32,
+    /// The offset in the page of where it leads.
+    pub(super) target: u16,
+    /// It may lead to code that has windows.
+    pub(super) windows: bool,
 }
 
 /// A translation as it is made.
@@ -262,6 +264,8 @@ pub(super) struct NewTranslation {
 /// All translations.
 pub(super) struct Cache {
     pub(super) translations: Vec<Translation>,
+    /// Where those go on that cross into another page.
+    seconds: HashMap<u32, Second>,
     places: Map<Place, u32>,
     pages: Vec<Page>,
     /// Indices into `pages` by host page.
@@ -288,6 +292,7 @@ impl Cache {
         let signals = Arc::clone(signals);
         Self {
             translations: Vec::new(),
+            seconds: HashMap::new(),
             places: Map::default(),
             pages: Vec::new(),
             page_of: Map::default(),
@@ -302,9 +307,9 @@ impl Cache {
             None => Found::Nothing,
             Some(&n) => {
                 let translation = &self.translations[n as usize];
-                let page = &self.pages[translation.page];
+                let page = &self.pages[translation.page as usize];
                 let version = page.log.code_version(page.index);
-                let second = translation.second.is_none_or(|second| {
+                let second = self.second_of(n).is_none_or(|second| {
                     let page = &self.pages[second.page];
                     page.log.code_version(page.index) == second.version
                 });
@@ -346,9 +351,9 @@ impl Cache {
 
     /// Takes note that an entry of a jump cache leads to translation `n`.
     pub(super) fn note_jump(&mut self, n: u32, jump: JumpPlace) {
-        let translation = &self.translations[n as usize];
-        let second = translation.second.map(|second| second.page);
-        for page in [Some(translation.page), second].into_iter().flatten() {
+        let first = self.translations[n as usize].page as usize;
+        let second = self.second_of(n).map(|second| second.page);
+        for page in [Some(first), second].into_iter().flatten() {
             self.pages[page].note_jump(jump);
         }
     }
@@ -358,7 +363,7 @@ impl Cache {
     pub(super) fn neighbours(&mut self, n: u32, rip: u64, ask: (usize, u64)) -> Vec<(u32, Jump)> {
         let this = &self.translations[n as usize];
         let (place, page) = (this.place, this.page);
-        let page = &mut self.pages[page];
+        let page = &mut self.pages[page as usize];
         if std::mem::replace(&mut page.asked, ask) == ask {
             return Vec::new();
         }
@@ -366,7 +371,7 @@ impl Cache {
         let others = page.translations.iter().map(|&n| (n, &self.translations[n as usize]));
         let good = others.filter(|(_, other)| {
             other.version == version
-                && other.second.is_none()
+                && !other.crosses
                 && other.place.windows
                 && (other.place.page, other.place.key) == (place.page, place.key)
         });
@@ -394,13 +399,18 @@ impl Cache {
 
     /// The log of the page of translation `n`.
     pub(super) fn page_log(&self, n: u32) -> (PageLog, usize) {
-        let page = &self.pages[self.translations[n as usize].page];
+        let page = &self.pages[self.translations[n as usize].page as usize];
         (page.log.clone(), page.index)
     }
 
     /// The host page that translation `n` goes on in, if it does.
     pub(super) fn second(&self, n: u32) -> Option<HostPtr> {
-        self.translations[n as usize].second.map(|second| second.host)
+        self.second_of(n).map(|second| second.host)
+    }
+
+    fn second_of(&self, n: u32) -> Option<Second> {
+        let crosses = self.translations[n as usize].crosses;
+        crosses.then(|| self.seconds.get(&n).copied()).flatten()
     }
 
     /// The index of a page, which is known from now on.
@@ -430,8 +440,8 @@ impl Cache {
         page
     }
 
-    /// Adds a translation; returns its page's index.
-    pub(super) fn add(&mut self, new: NewTranslation) -> usize {
+    /// Adds a translation; returns its number.
+    pub(super) fn add(&mut self, new: NewTranslation) -> u32 {
         let version = new.first.version;
         let page = self.page(new.first);
         let second = new.second.map(|source| {
@@ -448,38 +458,32 @@ impl Cache {
             made_at: new.made_at,
             code: new.code,
             version,
-            page,
+            page: page as u32,
+            crosses: second.is_some(),
             count: new.lens.len() as u8,
             bytes: [new.source, new.lens].concat().into(),
-            second,
             ops: new.ops,
         });
-        page
-    }
-
-    /// Adds a link of page `page`.
-    pub(super) fn add_link(&mut self, at: u64, unlinked: u64, target: Place, page: usize) {
-        self.links.push(Link { at, unlinked, target, page });
+        self.seconds.extend(second.map(|second| (n, second)));
+        n
     }
 
     /// Whether the link numbered `n`, from 1, leads to code without windows.
     pub(super) fn avoids_windows(&self, n: u32) -> bool {
         let link = n.checked_sub(1).and_then(|n| self.links.get(n as usize));
-        link.is_some_and(|link| !link.target.windows)
+        link.is_some_and(|link| !link.windows)
     }
 
     /// The link numbered `n`, from 1, if it may be made to lead to translation `to`. It is then taken to
     /// be made.
     pub(super) fn make_link(&mut self, n: u32, to: u32) -> Option<Link> {
         let link = *self.links.get(n.checked_sub(1)? as usize)?;
-        let target = &self.translations[to as usize];
-        if target.second.is_some()
-            || !link.target.is_like(&target.place)
-            || link.page != target.page
-        {
+        let [from, to] = [link.from, to].map(|n| &self.translations[n as usize]);
+        let place = Place { windows: link.windows, ..from.place };
+        if to.crosses || from.page != to.page || !to.place.is_at(link.target, &place) {
             return None;
         }
-        self.pages[link.page].made.push(n - 1);
+        self.pages[from.page as usize].made.push(n - 1);
         Some(link)
     }
 }
@@ -511,10 +515,9 @@ mod tests {
                 second: None,
             })
         };
-        let page = add(&mut cache, CODE);
+        let from = add(&mut cache, CODE);
         add(&mut cache, CODE + 16);
-        let target = Place { host: 16, page: 0, key, windows: true };
-        cache.add_link(1, 2, target, page);
+        cache.links.push(Link { at: 1, unlinked: 2, from, target: 16, windows: true });
         assert!(cache.look_for_writes().is_none(), "nothing was written");
         assert!(cache.make_link(1, 1).is_some());
         cpu.memory.write(CODE + 16, &[0xcc]).expect("RAM");

@@ -109,12 +109,22 @@ impl CodeBuffer {
         Ok(())
     }
 
-    /// Makes the displacement at `at`, the address of a jump's last four bytes, lead to `target`.
-    pub(super) fn patch(&mut self, at: u64, target: u64) {
-        let offset = at.wrapping_sub(self.execute.as_ptr() as u64) as usize;
-        let end = offset.checked_add(4);
-        assert!(end.is_some_and(|end| end <= self.size), "a jump in the buffer");
-        let distance = target.wrapping_sub(at + 4) as i32;
+    /// Where in the buffer the code at address `at` is.
+    pub(super) fn offset(&self, at: u64) -> u32 {
+        (at - self.execute.as_ptr() as u64) as u32
+    }
+
+    /// The inverse of [`Self::offset`].
+    pub(super) fn address(&self, offset: u32) -> u64 {
+        self.execute.as_ptr() as u64 + u64::from(offset)
+    }
+
+    /// Makes the displacement that is `at` in the buffer, a jump's last four bytes, lead to address
+    /// `target`.
+    pub(super) fn patch(&mut self, at: u32, target: u64) {
+        let offset = at as usize;
+        assert!(offset + 4 <= self.size, "a jump in the buffer");
+        let distance = target.wrapping_sub(self.address(at) + 4) as i32;
         // A jump that leads to what is no longer so can't be left.
         self.write(offset, &distance.to_le_bytes()).expect("memory that was written before");
     }

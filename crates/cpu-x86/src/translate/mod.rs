@@ -65,10 +65,10 @@ use crate::low::LowBox;
 use crate::op::{Op, OpFlags};
 use crate::segment::Mode;
 use crate::tlb::CLASSES;
-use cache::{Cache, Found, Key, NewTranslation, Place, SourcePage};
+use cache::{Cache, Found, Key, Link, NewTranslation, Place, SourcePage};
 use check::Checker;
 use code::CodeBuffer;
-use compile::{Compiled, Compiler, ENTRY, FOR_ACCESS, Input, Places, goes_on};
+use compile::{Compiled, Compiler, ENTRY, FOR_ACCESS, Input, LinkSite, Places, goes_on};
 use enter::Left;
 use state::{JUMPS, Jump, State, TRANSLATIONS};
 use thunks::Thunks;
@@ -82,6 +82,8 @@ const MAX_OPS: usize = 64;
 const MAX_SOURCE: usize = 512;
 /// Room that a translation may take, and more than any does.
 const ROOM: usize = 64 << 10;
+/// The largest buffer: jumps reach two gigabytes.
+const MAX_BUFFER: usize = 2047 << 20;
 /// Jump caches: one a class for 64-bit code, and one for code of 32 bits.
 const JUMP_TABLES: usize = 2 * CLASSES;
 
@@ -160,7 +162,7 @@ impl Translator {
             true => u64::from(state.low_addr()? + state::at::NEVER),
         };
         [state.step, state.units, state.refill, state.time] = enter::helpers();
-        let mut code = CodeBuffer::new(how.buffer.max(4 * ROOM)).ok()?;
+        let mut code = CodeBuffer::new(how.buffer.clamp(4 * ROOM, MAX_BUFFER)).ok()?;
         let (bytes, thunks) = thunks::write(code.next([0; 2])[0], state.low_addr()?, features.avx);
         code.push(&bytes).ok()?;
         cpu.counters.set(Count::Size, code.size() as u64);
@@ -255,7 +257,10 @@ impl Translator {
     #[inline]
     fn take_up_changes(&mut self, cpu: &Cpu) {
         if let Some(undone) = self.cache.look_for_writes() {
-            undone.links.iter().for_each(|link| self.code.patch(link.at, link.unlinked));
+            undone
+                .links
+                .iter()
+                .for_each(|link| self.code.patch(link.at, self.code.address(link.unlinked)));
             self.counters.count(Count::Invalidations);
             self.counters.add(Count::Unlinks, undone.links.len() as u64);
             if undone.all_jumps {
@@ -484,7 +489,7 @@ impl Translator {
         if let Some(checker) = &mut self.checker {
             checker.learn(&input, &stepped);
         }
-        let page = self.cache.add(NewTranslation {
+        let from = self.cache.add(NewTranslation {
             place: *place,
             made_at: rip & !PAGE_OFFSET,
             code: code.address(0),
@@ -497,12 +502,11 @@ impl Translator {
             first,
             second,
         });
-        for site in links {
-            let [displacement, unlinked] =
-                [site.displacement, site.unlinked].map(|offset| code.address(offset));
-            let host = (site.target & PAGE_OFFSET) as usize;
-            let target = Place { host, windows: site.windows, ..*place };
-            self.cache.add_link(displacement, unlinked, target, page);
+        for LinkSite { displacement, unlinked, target, windows } in links {
+            let [at, unlinked] =
+                [displacement, unlinked].map(|offset| self.code.offset(code.address(offset)));
+            let target = (target & PAGE_OFFSET) as u16;
+            self.cache.links.push(Link { at, unlinked, from, target, windows });
         }
         Some(number)
     }
