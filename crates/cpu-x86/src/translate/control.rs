@@ -1,6 +1,6 @@
 //! Branches, calls and returns.
 
-use iced_x86::{Code, FlowControl, Instruction, OpKind};
+use iced_x86::{Code, FlowControl, Instruction, MemoryOperand, OpKind, Register};
 
 use super::asm::{Cond, Label, abs_plus_8, at as memory_at, at_plus, low32};
 use super::compile::Compiler;
@@ -33,6 +33,9 @@ impl Compiler<'_> {
             FlowControl::ConditionalBranch if wide && insn.is_jcc_short_or_near() => {
                 self.branch(insn, op);
                 Some(false)
+            }
+            FlowControl::ConditionalBranch if wide && self.is_near(op.imm) => {
+                self.branch_by_count(insn, op)
             }
             FlowControl::UnconditionalBranch if wide => {
                 self.go_to(op.rip(), op.imm);
@@ -83,6 +86,33 @@ impl Compiler<'_> {
             self.still_live();
             self.asm.bind(not_taken);
         }
+    }
+
+    /// JRCXZ, LOOP and their like within the page, whose condition the flags have no part in.
+    fn branch_by_count(&mut self, insn: &Instruction, op: &Op) -> Option<bool> {
+        let (rcx, ecx) = (Register::RCX, Register::ECX);
+        let (wide, taken, counts) = match insn.code() {
+            Code::Jrcxz_rel8_64 => (true, Cond::Equal, false),
+            Code::Jecxz_rel8_64 | Code::Jecxz_rel8_32 => (false, Cond::Equal, false),
+            Code::Loop_rel8_64_RCX => (true, Cond::NotEqual, true),
+            Code::Loop_rel8_64_ECX | Code::Loop_rel8_32_ECX => (false, Cond::NotEqual, true),
+            _ => return None,
+        };
+        self.save();
+        let (lea, test, register) = if wide {
+            (Code::Lea_r64_m, Code::Test_rm64_r64, rcx)
+        } else {
+            (Code::Lea_r32_m, Code::Test_rm32_r32, ecx)
+        };
+        if counts {
+            self.asm.rm(lea, register, MemoryOperand::with_base_displ(rcx, -1));
+        }
+        self.asm.rr(test, register, register);
+        self.destroyed();
+        let exit = self.exit(op.rip(), op.imm);
+        self.asm.jcc(taken, exit);
+        self.go_to(op.next_rip, op.next_rip);
+        Some(true)
     }
 
     /// A conditional branch within the page. The flags are live.

@@ -199,7 +199,7 @@ pub(super) fn is_simple(insn: &Instruction) -> bool {
     let vector =
         |n| insn.op_kind(n) == OpKind::Register && super::vector::is_vector(insn.op_register(n));
     match insn.mnemonic() {
-        Lea | Nop | Push | Pop | Leave | Cdqe | Cwde | Cbw | Cdq | Cqo | Imul => true,
+        Lea | Nop | Push | Pop | Leave | Cdqe | Cwde | Cbw | Cdq | Cqo | Imul | Mulx => true,
         mnemonic => super::integer::is_plain(mnemonic) || (0..insn.op_count()).any(vector),
     }
 }

@@ -81,7 +81,6 @@ pub(super) fn is_plain(mnemonic: Mnemonic) -> bool {
             | Sarx
             | Shlx
             | Shrx
-            | Mulx
             | Clc
             | Stc
             | Cmc
@@ -245,6 +244,7 @@ impl Compiler<'_> {
             Mul | Imul if insn.op_count() == 1 => self.multiply(insn),
             Div | Idiv => self.divide(insn),
             Cmpxchg => self.compare_exchange(insn),
+            Mulx => self.mulx(insn),
             Cmpxchg8b | Cmpxchg16b => self.compare_exchange_pair(insn),
             Imul => self.plain(insn),
             // Undefined.
@@ -683,6 +683,35 @@ impl Compiler<'_> {
         self.wrote_flags();
         for borrowed in borrowed.iter().flatten().filter(|borrowed| borrowed.written) {
             self.write_gpr(borrowed.number, borrowed.scratch);
+        }
+        self.slow_returns();
+        true
+    }
+
+    /// MULX, for whose operands a plain translation would have too few registers.
+    fn mulx(&mut self, insn: &Instruction) -> bool {
+        if !self.features.has_all(insn) {
+            return false;
+        }
+        let size = insn.op0_register().size();
+        let source = if insn.op2_kind() == OpKind::Memory {
+            let displacement = self.access(insn, size, For::Read, false);
+            let code = if size == 8 { Code::Mov_r64_rm64 } else { Code::Mov_r32_rm32 };
+            self.asm.rm(code, sized(S1, size), at_plus(S1, displacement));
+            S1
+        } else {
+            self.read_gpr(number(insn.op2_register()), S1)
+        };
+        let (high, low) = (number(insn.op0_register()), number(insn.op1_register()));
+        let [to_high, to_low] =
+            [(high, S1), (low, S2)].map(|(n, scratch)| HOST[n].unwrap_or(scratch));
+        let [to_high, to_low, source] = [to_high, to_low, source].map(|full| sized(full, size));
+        self.asm.rrr(insn.code(), to_high, to_low, source);
+        // Where both are the same, the upper half is what stays.
+        for (n, from, scratch) in [(low, to_low, S2), (high, to_high, S1)] {
+            if from.full_register() == scratch {
+                self.write_gpr(n, scratch);
+            }
         }
         self.slow_returns();
         true

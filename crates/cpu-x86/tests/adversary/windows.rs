@@ -108,7 +108,10 @@ fn scene(rng: &mut Rng) -> Scene {
                     a.nop().unwrap();
                 }
             }
-            if base == rsp && rng.one_in(3) {
+            if base == rsp && rng.one_in(2) {
+                // To where all rounds end, and not to data that would be code.
+                a.mov(eax, NEXT as u32).unwrap();
+                a.mov(qword_ptr(rsp), rax).unwrap();
                 a.ret().unwrap();
             } else {
                 a.jmp(NEXT).unwrap();
