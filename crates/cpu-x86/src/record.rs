@@ -9,22 +9,46 @@
 use crate::host::{HostPtr, PAGE_OFFSET};
 use crate::tlb::Class;
 
-/// Words of eight bytes in a page.
-const WORDS: usize = (PAGE_OFFSET as usize + 1) / 8;
+/// Bytes of a page.
+const LEN: usize = PAGE_OFFSET as usize + 1;
 
 /// A page's contents.
-pub(crate) type Image = [u64; WORDS];
+type Image = [u8; LEN];
 
-/// A copy of the page at `host`.
-pub(crate) fn image(host: HostPtr) -> Box<Image> {
-    let mut image = Box::new([0; WORDS]);
-    copy(host, &mut image);
-    image
+/// Copies of pages. Their memory is kept for the next ones.
+#[derive(Debug, Default)]
+pub(crate) struct Images {
+    pages: Vec<HostPtr>,
+    kept: Vec<Box<Image>>,
 }
 
-fn copy(host: HostPtr, image: &mut Image) {
-    for (n, word) in image.iter_mut().enumerate() {
-        *word = host.at(8 * n as u64).read();
+impl Images {
+    /// Copies the pages that `record` tells were written.
+    pub(crate) fn take(&mut self, record: &Recorder) {
+        record.host_pages(&mut self.pages);
+        for (n, page) in self.pages.iter().enumerate() {
+            if n == self.kept.len() {
+                self.kept.push(Box::new([0; LEN]));
+            }
+            page.read_bytes(&mut self.kept[n][..]);
+        }
+    }
+
+    /// Whether `page` is among them.
+    pub(crate) fn has(&self, page: HostPtr) -> bool {
+        self.pages.contains(&page)
+    }
+
+    /// Calls `f` for each byte that is not what it was, with where it is, what it was, and what it is.
+    pub(crate) fn compare(&self, mut f: impl FnMut(HostPtr, u8, u8)) {
+        let mut now = [0; LEN];
+        for (page, image) in self.pages.iter().zip(&self.kept) {
+            page.read_bytes(&mut now);
+            if now != **image {
+                let bytes = (0..).zip(image.iter().zip(&now)).filter(|(_, (a, b))| a != b);
+                bytes.for_each(|(n, (&was, &is))| f(page.at(n), was, is));
+            }
+        }
     }
 }
 
@@ -110,16 +134,15 @@ impl Recorder {
         &self.pages
     }
 
-    /// The host pages that were written, each once.
-    pub(crate) fn host_pages(&self) -> Vec<HostPtr> {
-        let mut pages = Vec::new();
+    /// Makes `pages` the host pages that were written, each once.
+    fn host_pages(&self, pages: &mut Vec<HostPtr>) {
+        pages.clear();
         for old in &self.old {
             let page = old.host.at(0);
             if !pages.contains(&page) {
                 pages.push(page);
             }
         }
-        pages
     }
 
     /// Whether the byte at `host` was replaced.
@@ -136,9 +159,24 @@ impl Recorder {
         })
     }
 
+    /// How much there is, for [`Self::undo_from`].
+    pub(crate) fn mark(&self) -> usize {
+        self.old.len()
+    }
+
+    /// Takes back what was recorded since [`Self::mark`] was `mark`, and forgets it.
+    pub(crate) fn undo_from(&mut self, mark: usize) {
+        self.undo_last(self.old.len() - mark);
+        self.old.truncate(mark);
+    }
+
     /// Takes everything back.
     pub(crate) fn undo(&self) {
-        for old in self.old.iter().rev() {
+        self.undo_last(self.old.len());
+    }
+
+    fn undo_last(&self, count: usize) {
+        for old in self.old.iter().rev().take(count) {
             old.host.write_bytes(&self.bytes[old.start..old.start + old.len]);
         }
     }

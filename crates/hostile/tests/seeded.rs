@@ -53,7 +53,7 @@ fn no_guest_breaks_the_machine() {
     if asked.is_none() {
         for (drive, expected) in READ_AND_WRITTEN {
             let (reads, writes) = all.get(*drive).copied().unwrap_or_default();
-            let is_enough = reads >= 10 && (writes >= 1 || !expected);
+            let is_enough = reads >= 10 && (writes >= 5 || !expected);
             assert!(is_enough, "drive {drive}: {reads} reads and {writes} writes");
         }
     }

@@ -20,7 +20,7 @@ pub use guest::{Guest, disk_image, guest_image, skip};
 pub use qmp::{Qmp, QmpError};
 pub use serial::Serial;
 pub use terminal::Terminal;
-pub use vm::{Vm, VmBuilder, run};
+pub use vm::{NO_SELF_TESTS, Vm, VmBuilder, run};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -12,6 +12,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// On its command line, keeps Linux from testing its cryptography.
+pub const NO_SELF_TESTS: &str = "cryptomgr.notests";
+
 /// A command line under construction. It starts as `-nodefaults -display none -accel tcg` with a
 /// serial console on standard input and output and a QMP socket.
 pub struct VmBuilder {
@@ -52,8 +55,13 @@ impl VmBuilder {
     /// The kernel's self-tests of its cryptography are nearly half of the instructions of a boot;
     /// they run in the mode `shell` only, which boots as a user's kernel would.
     pub fn linux(self, guest: &Guest, mode: &str) -> Self {
-        let fast = if mode == "shell" { "" } else { " cryptomgr.notests" };
-        let append = format!("console=ttyS0 panic=-1 rhea.test={mode}{fast}");
+        self.linux_with(guest, mode, if mode == "shell" { "" } else { NO_SELF_TESTS })
+    }
+
+    /// The same with `words` at the end of the kernel's command line, and with all self-tests unless one
+    /// of them is [`NO_SELF_TESTS`].
+    pub fn linux_with(self, guest: &Guest, mode: &str, words: &str) -> Self {
+        let append = format!("console=ttyS0 panic=-1 rhea.test={mode} {words}");
         self.args(["-m", "256", "-append", &append])
             .args([OsStr::new("-kernel"), guest.kernel.as_os_str()])
             .args([OsStr::new("-initrd"), guest.initrd.as_os_str()])

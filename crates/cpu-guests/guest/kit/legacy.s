@@ -73,30 +73,11 @@ legacy_enter:
     mov eax, cr0
     and eax, 0x7fffffff
     mov cr0, eax
-    mov eax, 0x620
-    mov cr4, eax
-    mov eax, offset PML4
-    mov cr3, eax
-    mov ecx, 0xc0000080
-    rdmsr
-    or eax, 0x100
-    wrmsr
-    mov eax, 0x80010033
-    mov cr0, eax
-    lgdt [GDTR]
-    lidt [IDTR]
-    push 8
-    mov eax, offset legacy_back
-    push eax
-    retf
+    mov ebx, offset legacy_back
+    jmp enter_long
     .code64
 legacy_back:
-    mov eax, 0x10
-    mov ds, eax
-    mov es, eax
-    mov ss, eax
-    mov fs, eax
-    mov gs, eax
+    lidt [rip + IDTR]
     mov rsp, [rip + LEGACY_SP]
     push 2
     popfq

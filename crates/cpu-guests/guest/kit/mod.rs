@@ -14,6 +14,7 @@ global_asm!(include_str!("start.s"));
 
 #[macro_use]
 pub mod legacy;
+pub mod xapic;
 
 pub const CODE64: u16 = 0x08;
 pub const DATA: u16 = 0x10;

@@ -101,6 +101,11 @@ start:
     add eax, 0x200000
     add edi, 8
     loop 3b
+    mov ebx, offset start64
+
+    .global enter_long
+# From protected mode without paging to 64-bit mode, and there to EBX.
+enter_long:
     mov eax, offset PML4
     mov cr3, eax
     mov eax, 0x620              # PAE, OSFXSR, OSXMMEXCPT
@@ -112,19 +117,22 @@ start:
     mov eax, 0x80010033         # PG, WP, NE, ET, MP, PE
     mov cr0, eax
     lgdt [GDTR]
-    mov eax, offset start64
     push 8
+    mov eax, offset entered
     push eax
     retf
-
     .code64
-start64:
+entered:
     mov eax, 0x10
     mov ds, eax
     mov es, eax
     mov ss, eax
     mov fs, eax
     mov gs, eax
+    mov ebx, ebx
+    jmp rbx
+
+start64:
     lea rsp, [rip + stack_top]
     # The task state segment's descriptor.
     lea rax, [rip + TSS]

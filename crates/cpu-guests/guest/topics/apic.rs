@@ -4,33 +4,14 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::kit::xapic::*;
 use crate::kit::*;
 
-const BASE: u64 = 0xfee0_0000;
 const IO_APIC: u64 = 0xfec0_0000;
 const MSR_BASE: u32 = 0x1b;
 const ENABLE: u64 = 1 << 11;
 const EXTENDED: u64 = 1 << 10;
 
-const ID: u32 = 0x20;
-const TPR: u32 = 0x80;
-const PPR: u32 = 0xa0;
-const EOI: u32 = 0xb0;
-const LDR: u32 = 0xd0;
-const DFR: u32 = 0xe0;
-const SVR: u32 = 0xf0;
-const ISR: u32 = 0x100;
-const IRR: u32 = 0x200;
-const ESR: u32 = 0x280;
-const ICR: u32 = 0x300;
-const ICR_HIGH: u32 = 0x310;
-const LVT_TIMER: u32 = 0x320;
-const LVT_COUNTER: u32 = 0x340;
-const LVT_LINT1: u32 = 0x360;
-const LVT_ERROR: u32 = 0x370;
-const INITIAL: u32 = 0x380;
-const CURRENT: u32 = 0x390;
-const DIVIDE: u32 = 0x3e0;
 const MASKED: u32 = 1 << 16;
 const SELF: u32 = 1 << 18;
 
@@ -43,23 +24,21 @@ fn read(register: u32) -> u32 {
     if is_x2apic() {
         rdmsr(0x800 + (register >> 4)) as u32
     } else {
-        unsafe { ((BASE + u64::from(register)) as *const u32).read_volatile() }
+        xapic::read(register)
     }
 }
 fn write(register: u32, value: u32) {
     if is_x2apic() {
         wrmsr(0x800 + (register >> 4), value.into());
     } else {
-        unsafe { ((BASE + u64::from(register)) as *mut u32).write_volatile(value) }
+        xapic::write(register, value);
     }
 }
 fn command(destination: u32, low: u32) {
     if is_x2apic() {
         wrmsr(0x830, u64::from(destination) << 32 | u64::from(low));
     } else {
-        write(ICR_HIGH, destination << 24);
-        write(ICR, low);
-        while read(ICR) & 1 << 12 != 0 {}
+        xapic::command(destination, low);
     }
 }
 fn bit(set: u32, vector: u32) -> bool {

@@ -17,7 +17,6 @@ const SET_RAX: u32 = 1;
 const SET_BASE: u32 = 2;
 const SEND_NMI: u32 = 4;
 const SKIP_TWO: u32 = 8;
-const APIC: u64 = 0xfee0_0000;
 
 // Data segments begin at 0, so that low memory is within reach of 16-bit addresses.
 global_asm!(
@@ -227,7 +226,7 @@ fn held_off() {
         NMIS.fetch_add(1, Ordering::SeqCst);
     }
     handle(NMI, Some(on_nmi));
-    unsafe { ((APIC + 0xf0) as *mut u32).write_volatile(0x1ff) };
+    xapic::write(xapic::SVR, 0x1ff);
     put(0x44, SEND_NMI);
     put(0x4c, NMIS.as_ptr() as u32);
     trigger();
@@ -240,7 +239,7 @@ fn held_off() {
     handle(NMI, None);
     // By the interrupt controller.
     let count = seen(0);
-    unsafe { ((APIC + 0x300) as *mut u32).write_volatile(0x4200) };
+    xapic::write(xapic::ICR, 0x4200);
     for _ in 0..200 {
         unsafe { asm!("nop") };
     }

@@ -5,17 +5,9 @@
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
+use crate::kit::xapic::{DFR, EOI, ID, LDR, SVR, TPR, read, write};
 use crate::kit::*;
 
-const APIC: u64 = 0xfee0_0000;
-const ID: u64 = 0x20;
-const TPR: u64 = 0x80;
-const EOI: u64 = 0xb0;
-const LDR: u64 = 0xd0;
-const DFR: u64 = 0xe0;
-const SVR: u64 = 0xf0;
-const ICR: u64 = 0x300;
-const ICR_HIGH: u64 = 0x310;
 const NMI_MODE: u32 = 4 << 8;
 const INIT: u32 = 5 << 8;
 const START: u32 = 6 << 8;
@@ -114,16 +106,8 @@ static PROCESSORS: [Processor; 2 * MOST] = [const {
 /// Interrupts by vector and APIC id.
 static TAKEN: [[AtomicU32; MOST]; 256] = [const { [const { AtomicU32::new(0) }; MOST] }; 256];
 
-fn read(register: u64) -> u32 {
-    unsafe { ((APIC + register) as *const u32).read_volatile() }
-}
-fn write(register: u64, value: u32) {
-    unsafe { ((APIC + register) as *mut u32).write_volatile(value) }
-}
 fn command(destination: u32, low: u32) {
-    write(ICR_HIGH, destination << 24);
-    write(ICR, low | ASSERT);
-    while read(ICR) & 1 << 12 != 0 {}
+    xapic::command(destination, low | ASSERT);
 }
 fn pause() {
     unsafe { asm!("pause") };

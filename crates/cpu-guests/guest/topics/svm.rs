@@ -894,16 +894,14 @@ fn nested_paging() {
 
 /// The global interrupt flag and real interrupts, where there is a controller.
 fn interrupts() {
-    const APIC: u64 = 0xfee0_0000;
-    let apic = |register: u64| (APIC + register) as *mut u32;
     unsafe {
-        if apic(0x30).read_volatile() == u32::MAX {
+        if xapic::read(xapic::VERSION) == u32::MAX {
             return skip("a local APIC");
         }
-        apic(0xf0).write_volatile(0x1ff);
-        handle(0x62, Some(|_| (0xfee0_00b0 as *mut u32).write_volatile(0)));
+        xapic::write(xapic::SVR, 0x1ff);
+        handle(0x62, Some(|_| xapic::write(xapic::EOI, 0)));
         let taken = || last().trap.vector == 0x62;
-        let send = || apic(0x300).write_volatile(0x4_4062);
+        let send = || xapic::write(xapic::ICR, 0x4_4062);
         forget();
         asm!("clgi", "sti");
         send();
@@ -934,7 +932,7 @@ fn interrupts() {
         send();
         check("the guest's", begin(code), exit::VMMCALL);
         check("vector and RIP", (frame(0), frame(1)), (0x62, code));
-        apic(0xb0).write_volatile(0);
+        xapic::write(xapic::EOI, 0);
         handle(0x62, None);
     }
 }

@@ -1,40 +1,51 @@
-//! Both engines in step: each translated block is run by the interpreter, taken back, run translated,
-//! and compared.
+//! Both engines in step: translated blocks are run by the interpreter, taken back, run translated, and
+//! compared.
 //!
 //! The interpreter goes first, with what it writes recorded. It stops before an instruction that the
 //! translator leaves to it anyway, or that would access a device: those are executed once. Then memory
-//! and registers become again what they were, and the translation runs; by the TLB it can write only to
+//! and registers become again what they were, and the translations run; by the TLB they can write only to
 //! the pages that the interpreter wrote to. Registers, exceptions, and every byte of those pages have to
 //! be the same at the end.
 //!
+//! To look at all registers and at whole pages takes longer than to run a block. So a sequence of blocks
+//! is run before that; after each of them only the general registers and the flags are compared. If the
+//! engines do not agree, the sequence is taken back and its blocks are compared one by one, so that a
+//! report is about one block.
+//!
 //! What is not checked: jumps from one translation to another, as each translation is left at its end,
-//! by the jump cache if it goes there; flags that are not saved as nobody reads them; looks at signals; system calls and what else changes more than
-//! registers; and repeated string instructions, which the engines interrupt in different places. Flags that the manuals leave undefined
-//! need not agree. The interpreter's result is what the guest gets.
+//! by the jump cache if it goes there; flags that are not saved as nobody reads them; looks at signals;
+//! system calls and what else changes more than registers; and repeated string instructions, which the
+//! engines interrupt in different places. Flags that the manuals leave undefined need not agree, and
+//! whatever would show them is left to the interpreter. The interpreter's result is what the guest gets.
 //!
 //! Devices write to memory at any time. So where the engines differ they are tried again, and only what
 //! is different each time is a divergence. CPUs take turns (`CpuGroup::turn`).
 
 use std::fmt::Write;
 
-use iced_x86::{Instruction, Mnemonic};
+use accel::log::Topic;
+use iced_x86::{Instruction, Mnemonic, RflagsBits};
 
 use super::Translator;
+use super::cache::{Found, Key, Place};
 use super::compile::Input;
 use super::enter::{Left, enter};
-use super::flags::ARITH;
+use super::flags::{ARITH, may_count_zero};
 use super::state::{Jump, jump_index, no_jump};
 use crate::block::BlockCache;
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
+use crate::flags::bits;
 use crate::fpu::Fpu;
-use crate::host::HostPtr;
+use crate::host::{HostPtr, PAGE_OFFSET};
 use crate::op::Op;
-use crate::record::{Image, Recorder, Written, image};
+use crate::record::{Images, Recorder, Written};
 use crate::trace::disassemble;
 
-/// How often engines may differ because of what others write.
+/// How often engines may differ in a block because of what others write.
 const ATTEMPTS: u32 = 4;
+/// Most translations that run before the engines are compared.
+const SEQUENCE: usize = 64;
 /// Most bytes of memory in a report.
 const BYTES_SHOWN: usize = 64;
 
@@ -42,10 +53,17 @@ const BYTES_SHOWN: usize = 64;
 struct About {
     /// The interpreter executes it in any case.
     stepped: bool,
-    /// Flags that it gives a value.
-    defined: u32,
+    /// Flags that it gives a value, as bits of RFLAGS.
+    defined: u64,
     /// Flags that it may leave with any value.
-    undefined: u32,
+    undefined: u64,
+}
+
+/// What is to be known of a translation.
+struct Known {
+    instructions: Box<[About]>,
+    /// Flags that it reads as they were before it, as bits of RFLAGS.
+    reads: u64,
 }
 
 /// What the helper that executes an instruction has to do for a translation that is checked.
@@ -61,10 +79,12 @@ struct Plan {
 #[derive(Default)]
 pub(super) struct Checker {
     /// By translation.
-    known: Vec<Box<[About]>>,
+    known: Vec<Known>,
     plan: Plan,
     /// The record of the engine that ran first, while the other one runs.
     first: Box<Recorder>,
+    /// The pages in it as that engine left them.
+    images: Images,
     /// Makes the translated engine fail.
     #[cfg(test)]
     sabotage: Option<fn(&mut Cpu)>,
@@ -74,15 +94,20 @@ impl Checker {
     /// Takes note of a new translation of `input`, of which the interpreter executes `stepped`.
     pub(super) fn learn(&mut self, input: &[Input], stepped: &[usize]) {
         let about = |(n, input): (usize, &Input)| {
-            let insn = input.insn.unwrap_or_default();
-            let undefined = insn.rflags_undefined() & ARITH;
+            let flags = Certainty::of(&input.insn.unwrap_or_default());
             About {
                 stepped: stepped.contains(&n),
-                defined: insn.rflags_modified() & ARITH & !undefined,
-                undefined,
+                defined: rflags(flags.defined),
+                undefined: rflags(flags.undefined),
             }
         };
-        self.known.push(input.iter().enumerate().map(about).collect());
+        let (mut reads, mut defined) = (0, 0);
+        for insn in input.iter().filter_map(|input| input.insn.as_ref()) {
+            reads |= insn.rflags_read() & ARITH & !defined;
+            defined |= Certainty::of(insn).defined;
+        }
+        let instructions = input.iter().enumerate().map(about).collect();
+        self.known.push(Known { instructions, reads: rflags(reads) });
     }
 
     /// All translations are gone.
@@ -107,12 +132,9 @@ pub(super) fn leave_vague(input: &mut Vec<Input>) {
     let mut end = input.len();
     for (n, input) in input.iter_mut().enumerate() {
         let Some(insn) = input.insn else { continue };
-        let shows_flags = matches!(
-            insn.mnemonic(),
-            Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq | Mnemonic::Lahf
-        );
+        let shows_flags = insn.rflags_read() & undefined != 0;
         let to_next = insn.is_jcc_short_or_near() && insn.near_branch_target() == insn.next_ip();
-        if shows_flags && undefined != 0 || to_next || is_approximate(&insn) {
+        if shows_flags || to_next || is_approximate(&insn) {
             input.insn = None;
         }
         // The second may take away what the code after it needs.
@@ -120,10 +142,39 @@ pub(super) fn leave_vague(input: &mut Vec<Input>) {
             end = n + 1;
             break;
         }
-        let vague = insn.rflags_undefined() & ARITH;
-        undefined = undefined & !insn.rflags_modified() | vague;
+        let flags = Certainty::of(&insn);
+        undefined = undefined & !flags.defined | flags.undefined;
     }
     input.truncate(end);
+}
+
+/// What an instruction does to flags, as bits of iced-x86's.
+struct Certainty {
+    /// Have a value after it, whatever they were.
+    defined: u32,
+    /// May have any.
+    undefined: u32,
+}
+
+impl Certainty {
+    fn of(insn: &Instruction) -> Self {
+        let undefined = insn.rflags_undefined() & ARITH;
+        let modified = if may_count_zero(insn) { 0 } else { insn.rflags_modified() };
+        Self { defined: modified & ARITH & !undefined, undefined }
+    }
+}
+
+/// The bits of RFLAGS that are iced-x86's `flags`, which it counts in an order of its own.
+fn rflags(flags: u32) -> u64 {
+    let bits = [
+        (RflagsBits::CF, bits::CF),
+        (RflagsBits::PF, bits::PF),
+        (RflagsBits::AF, bits::AF),
+        (RflagsBits::ZF, bits::ZF),
+        (RflagsBits::SF, bits::SF),
+        (RflagsBits::OF, bits::OF),
+    ];
+    bits.iter().filter(|(flag, _)| flags & flag != 0).map(|(_, bit)| bit).sum()
 }
 
 /// Instructions whose results each processor approximates in its own way.
@@ -179,7 +230,7 @@ impl Snapshot {
     }
 
     /// Name and value of everything that is to be the same, without the flags in `vague`.
-    fn values(&self, vague: u32) -> Vec<(String, u128)> {
+    fn values(&self, vague: u64) -> Vec<(String, u128)> {
         const NAMES: [&str; 16] = [
             "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11",
             "r12", "r13", "r14", "r15",
@@ -190,7 +241,7 @@ impl Snapshot {
         for (name, value) in NAMES.iter().zip(self.gpr) {
             put(name, value.into());
         }
-        put("rflags", (self.rflags & !u64::from(vague)).into());
+        put("rflags", (self.rflags & !vague).into());
         put("cr2", self.cr2.into());
         put("pending debug conditions", self.pending_debug.into());
         put("interrupt shadow", self.shadows[0].into());
@@ -213,7 +264,7 @@ impl Snapshot {
     }
 
     /// Whether everything is the same but the flags in `vague`.
-    fn is_as(&self, other: &Self, vague: u32) -> bool {
+    fn is_as(&self, other: &Self, vague: u64) -> bool {
         let (a, b) = (&self.fpu, &other.fpu);
         let fpu = |fpu: &Fpu| {
             let words = [fpu.control, fpu.status_word(), fpu.opcode, fpu.valid.into()];
@@ -221,7 +272,7 @@ impl Snapshot {
         };
         self.gpr == other.gpr
             && self.rip == other.rip
-            && (self.rflags ^ other.rflags) & !u64::from(vague) == 0
+            && (self.rflags ^ other.rflags) & !vague == 0
             && (self.cr2, self.pending_debug) == (other.cr2, other.pending_debug)
             && self.shadows == other.shadows
             && fpu(a) == fpu(b)
@@ -231,15 +282,72 @@ impl Snapshot {
     }
 }
 
+/// Where the interpreter was after a block.
+struct Point {
+    /// The block's translation.
+    n: u32,
+    gpr: [u64; 16],
+    rip: u64,
+    rflags: u64,
+    /// Flags with undefined values.
+    vague: u64,
+}
+
+impl Point {
+    fn of(cpu: &Cpu, n: u32, vague: u64) -> Self {
+        let mut gpr = [0; 16];
+        gpr.copy_from_slice(&cpu.gpr[..16]);
+        Self { n, gpr, rip: cpu.rip, rflags: cpu.rflags(), vague }
+    }
+
+    fn is_of(&self, cpu: &Cpu) -> bool {
+        self.rip == cpu.rip
+            && self.gpr[..] == cpu.gpr[..16]
+            && (self.rflags ^ cpu.rflags()) & !self.vague == 0
+    }
+}
+
 /// How far the interpreter came.
 #[derive(Default)]
 struct End {
+    /// The translations of which it executed something.
+    path: Vec<Point>,
+    /// Of the last one.
     plan: Plan,
-    /// Instructions that were executed, or raised an exception.
+    /// Instructions of the last one that were executed, or raised an exception.
     tried: usize,
     fault: Option<Exception>,
-    /// Flags with undefined values.
-    vague: u32,
+    /// Flags with undefined values, as bits of RFLAGS.
+    vague: u64,
+}
+
+impl End {
+    /// Whether it came to the end of a translation.
+    fn goes_on(&self) -> bool {
+        self.fault.is_none() && self.plan.before.is_none() && self.plan.after.is_none()
+    }
+}
+
+/// What became of the translations that were run after the interpreter.
+#[derive(Default)]
+struct Ran {
+    /// They went the way that the interpreter had gone.
+    whole: bool,
+    /// Already the first one can't be run as the CPU is now.
+    refused: bool,
+    fault: Option<Exception>,
+}
+
+/// How a comparison came out.
+enum Outcome {
+    /// The engines agree, and the CPU is where they came to.
+    Same(End),
+    /// The interpreter has to execute the first instruction, once. The CPU is before it.
+    Untried(End),
+    /// Only the interpreter can run the block. The CPU is before it.
+    Refused,
+    /// They do not agree after as many blocks; the CPU is before them.
+    Different(usize),
 }
 
 /// A byte of memory that is not what it should be.
@@ -253,80 +361,189 @@ impl Translator {
     /// As [`Translator::run`], with both engines.
     pub(super) fn run_checked(&mut self, cpu: &mut Cpu, blocks: &mut BlockCache) -> Result {
         let Some(n) = self.find_checked(cpu) else { return cpu.run_block(blocks) };
-        let before = Snapshot::of(cpu);
         // What others wrote to while engines ran.
         let mut foreign: Vec<(HostPtr, u8)> = Vec::new();
-        let mut report = String::new();
-        for _ in 0..ATTEMPTS {
-            let end = self.interpret(cpu, n);
-            let after = Snapshot::of(cpu);
-            if end.tried == 0 {
-                foreign.iter().for_each(|&(at, byte)| at.write(byte));
-                return self.execute_one(cpu, n, &end);
-            }
-            let images = self.take_back(cpu);
-            before.give(cpu);
-            let result = self.run_translated(cpu, n, &end, after.rip);
-            if matches!(result, Ok(Left::Interpret)) {
-                before.give(cpu);
-                return cpu.run_block(blocks);
-            }
-            let now = Snapshot::of(cpu);
-            let wrong = self.compare_memory(cpu, &images);
-            let fault = result.err();
-            if fault == end.fault && wrong.is_empty() && now.is_as(&after, end.vague) {
-                after.give(cpu);
-                foreign.iter().for_each(|&(at, byte)| at.write(byte));
-                return match end.fault {
-                    Some(exception) => Err(exception),
-                    None => self.execute_one(cpu, n, &end),
-                };
-            }
-            report = self.report(cpu, n, &end, [&before, &after, &now], fault, &wrong);
-            let first = self.checker.as_ref().map(|checker| &checker.first);
-            cpu.recorder.iter().for_each(|second| second.undo());
-            first.iter().for_each(|first| first.undo());
-            // What walks have set is taken back, too, and the TLB must not know better.
-            cpu.tlb.flush_every_asid();
-            for byte in wrong {
-                if first.is_none_or(|first| !first.has(byte.at)) {
-                    byte.at.write(byte.interpreted);
-                    foreign.push((byte.at, byte.translated));
+        let alone = cpu.timed.is_some() || cpu.log.wants(Topic::NoChain);
+        let limit = if alone { 1 } else { SEQUENCE };
+        let outcome = match self.compare(cpu, n, limit, &mut foreign) {
+            Outcome::Different(len) => self.compare_each(cpu, n, len, &mut foreign),
+            outcome => outcome,
+        };
+        foreign.iter().for_each(|&(at, byte)| at.write(byte));
+        match outcome {
+            Outcome::Same(End { fault: Some(exception), .. }) => Err(exception),
+            Outcome::Same(end) | Outcome::Untried(end) => self.execute_one(cpu, &end),
+            Outcome::Refused => cpu.run_block(blocks),
+            Outcome::Different(_) => Err(Exception::DIVERGED),
+        }
+    }
+
+    /// Compares up to `len` blocks from translation `n` on, each by itself.
+    fn compare_each(
+        &mut self,
+        cpu: &mut Cpu,
+        mut n: u32,
+        len: usize,
+        foreign: &mut Vec<(HostPtr, u8)>,
+    ) -> Outcome {
+        let key = self.cache.translations[n as usize].place.key;
+        let mut done = 0;
+        loop {
+            let mut outcome = self.compare(cpu, n, 1, foreign);
+            for _ in 1..ATTEMPTS {
+                if matches!(outcome, Outcome::Different(_)) {
+                    outcome = self.compare(cpu, n, 1, foreign);
                 }
             }
-            before.give(cpu);
+            done += 1;
+            match outcome {
+                Outcome::Same(end) if end.goes_on() && done < len => {
+                    // The TLB may be empty.
+                    let _ = cpu.code_page(cpu.rip);
+                    match self.known(cpu, key) {
+                        Some(next) => n = next,
+                        None => return Outcome::Same(end),
+                    }
+                }
+                outcome => return outcome,
+            }
         }
-        cpu.divergence = Some(report);
-        Err(Exception::DIVERGED)
+    }
+
+    /// Runs up to `limit` translations, of which `n` is the first, in both engines. What others seem to have
+    /// written meanwhile is taken back and added to `foreign`.
+    fn compare(
+        &mut self,
+        cpu: &mut Cpu,
+        n: u32,
+        limit: usize,
+        foreign: &mut Vec<(HostPtr, u8)>,
+    ) -> Outcome {
+        let before = Snapshot::of(cpu);
+        let end = self.interpret(cpu, n, limit);
+        if end.tried == 0 {
+            return Outcome::Untried(end);
+        }
+        let after = Snapshot::of(cpu);
+        self.take_back(cpu);
+        before.give(cpu);
+        let ran = self.run_translated(cpu, &end);
+        if ran.refused {
+            before.give(cpu);
+            return Outcome::Refused;
+        }
+        let now = Snapshot::of(cpu);
+        let wrong = self.compare_memory(cpu);
+        let same = ran.whole && ran.fault == end.fault && wrong.is_empty();
+        if same && now.is_as(&after, end.vague) {
+            after.give(cpu);
+            return Outcome::Same(end);
+        }
+        if limit == 1 {
+            let report = self.report(cpu, &end, [&before, &after, &now], ran.fault, &wrong);
+            cpu.divergence = Some(report);
+        }
+        let first = self.checker.as_ref().map(|checker| &checker.first);
+        cpu.recorder.iter().for_each(|second| second.undo());
+        first.iter().for_each(|first| first.undo());
+        // What walks have set is taken back, too, and the TLB must not know better.
+        cpu.tlb.flush_every_asid();
+        for byte in wrong {
+            if first.is_none_or(|first| !first.has(byte.at)) {
+                byte.at.write(byte.interpreted);
+                foreign.push((byte.at, byte.translated));
+            }
+        }
+        before.give(cpu);
+        Outcome::Different(end.path.len())
     }
 
     /// The translation to run next, if there is one that can be.
     fn find_checked(&mut self, cpu: &mut Cpu) -> Option<u32> {
         self.take_up_changes(cpu);
-        let key = super::Key::of(cpu)?;
+        let key = Key::of(cpu)?;
         self.translation(cpu, key, true)
     }
 
-    /// Runs translation `n`'s instructions with the interpreter, recorded.
-    fn interpret(&self, cpu: &mut Cpu, n: u32) -> End {
+    /// The translation for `cpu`'s current instruction and `key`, if there is one and nothing has to be
+    /// done before it is run.
+    fn known(&self, cpu: &Cpu, key: Key) -> Option<u32> {
+        if Key::of(cpu) != Some(key) {
+            return None;
+        }
+        let host = cpu.probe_code(cpu.rip)?.addr();
+        let page = if super::is_movable(cpu.rip, key) { 0 } else { cpu.rip & !PAGE_OFFSET };
+        match self.cache.find(&Place { host, page, key, windows: true }) {
+            Found::Code(n) if self.cache.second(n).is_none() => Some(n),
+            _ => None,
+        }
+    }
+
+    /// Runs up to `limit` translations' instructions with the interpreter, from those of `n` on, recorded.
+    fn interpret(&self, cpu: &mut Cpu, n: u32, limit: usize) -> End {
         let mut end = End::default();
         let Some(checker) = &self.checker else { return end };
-        let ops = self.ops_at(n, cpu.rip);
+        let key = self.cache.translations[n as usize].place.key;
         cpu.recorder.iter_mut().for_each(|recorder| recorder.begin());
-        for (k, (op, about)) in ops.zip(&checker.known[n as usize]).enumerate() {
+        let mut next = Some(n);
+        while let Some(n) = next {
+            let tried = self.interpret_one(cpu, n, &mut end);
+            if tried == 0 && !end.path.is_empty() {
+                // It is the next one to begin with.
+                end.plan = Plan::default();
+                break;
+            }
+            end.tried = tried;
+            end.path.push(Point::of(cpu, n, end.vague));
+            // After a write to code, translations may not be what they were.
+            let noticed =
+                |recorder: &Recorder| recorder.pages().iter().any(|written| !written.quiet);
+            if !end.goes_on()
+                || end.path.len() >= limit
+                || cpu.signals.pending() & cpu.urgent_signals() != 0
+                || cpu.recorder.as_deref().is_some_and(noticed)
+            {
+                break;
+            }
+            next = self.known(cpu, key);
+            next = next.filter(|&n| checker.known[n as usize].reads & end.vague == 0);
+        }
+        cpu.recorder.iter_mut().for_each(|recorder| recorder.end());
+        end
+    }
+
+    /// Runs translation `n`'s instructions with the interpreter; returns how many were tried.
+    fn interpret_one(&self, cpu: &mut Cpu, n: u32, end: &mut End) -> usize {
+        let Some(checker) = &self.checker else { return 0 };
+        let mut tried = 0;
+        let translation = &self.cache.translations[n as usize];
+        let distance = (cpu.rip & !PAGE_OFFSET).wrapping_sub(translation.made_at);
+        let abouts = &checker.known[n as usize].instructions;
+        for (k, (op, about)) in translation.ops.iter().zip(abouts).enumerate() {
+            let moved;
+            // Most are where they were translated; copies take time.
+            let op = if distance == 0 {
+                op
+            } else {
+                moved = op.moved(distance);
+                &moved
+            };
             if about.stepped {
                 end.plan.before = Some(k);
                 break;
             }
+            let mark = cpu.recorder.as_ref().map_or(0, |recorder| recorder.mark());
             cpu.rip = op.next_rip;
-            let result = (op.run)(cpu, &op);
+            let result = (op.run)(cpu, op);
             let broken = std::mem::take(&mut cpu.break_block);
             if result == Err(Exception::UNTRIED) {
+                // Walks may have set bits before that was known.
+                cpu.recorder.iter_mut().for_each(|recorder| recorder.undo_from(mark));
                 cpu.rip = op.rip();
                 end.plan.before = Some(k);
                 break;
             }
-            end.tried = k + 1;
+            tried = k + 1;
             if let Err(exception) = result {
                 if !std::mem::take(&mut cpu.keep_rip) {
                     cpu.rip = op.rip();
@@ -344,46 +561,59 @@ impl Translator {
                 break;
             }
         }
-        cpu.recorder.iter_mut().for_each(|recorder| recorder.end());
-        end
+        tried
     }
 
-    /// Undoes what was recorded, and puts the record aside; returns the pages as they were written.
-    fn take_back(&mut self, cpu: &mut Cpu) -> Vec<(HostPtr, Box<Image>)> {
+    /// Undoes what was recorded, and puts the record aside, with the pages as they were written.
+    fn take_back(&mut self, cpu: &mut Cpu) {
         let (Some(checker), Some(recorder)) = (&mut self.checker, &mut cpu.recorder) else {
             unreachable!("whoever checks has both")
         };
         std::mem::swap(&mut checker.first, recorder);
-        let first = &checker.first;
-        let images = first.host_pages().into_iter().map(|page| (page, image(page))).collect();
-        first.undo();
-        if first.walked() {
+        checker.images.take(&checker.first);
+        checker.first.undo();
+        if checker.first.walked() {
             cpu.tlb.flush_every_asid();
         }
-        images
     }
 
-    /// Runs translation `n` as far as the interpreter came, which was to `rip`.
-    fn run_translated(&mut self, cpu: &mut Cpu, n: u32, end: &End, rip: u64) -> Result<Left> {
-        let (code, key) = {
-            let translation = &self.cache.translations[n as usize];
-            (translation.code, translation.place.key)
-        };
-        self.state.expected = rip;
-        let entry = (self.jump_table(key), jump_index(rip));
-        self.jumps[entry.0][entry.1] = Jump { rip, code: self.thunks.arrived };
+    /// Runs translations as far as the interpreter came.
+    fn run_translated(&mut self, cpu: &mut Cpu, end: &End) -> Ran {
         let mut pages: Vec<Written> = Vec::new();
-        if let Some(checker) = &mut self.checker {
-            checker.plan = end.plan;
+        if let Some(checker) = &self.checker {
             let first = checker.first.pages().iter().copied();
             pages.extend(first.filter(|page| page.quiet && page.class == cpu.class));
         }
         pages.iter().for_each(|p| cpu.tlb.let_write(p.class, p.linear, p.host, true));
         cpu.recorder.iter_mut().for_each(|recorder| recorder.begin());
-        let result = enter(self, cpu, code);
+        let mut ran = Ran::default();
+        for (k, point) in end.path.iter().enumerate() {
+            let is_last = k + 1 == end.path.len();
+            let plan = if is_last { end.plan } else { Plan::default() };
+            match self.run_one_translated(cpu, point.n, plan, point.rip) {
+                Ok(Left::At { .. }) if is_last => ran.whole = true,
+                Ok(Left::At { .. }) if point.is_of(cpu) => continue,
+                Ok(Left::At { .. }) => {}
+                Ok(Left::Interpret) => ran.refused = k == 0,
+                Err(exception) => (ran.fault, ran.whole) = (Some(exception), is_last),
+            }
+            break;
+        }
         cpu.recorder.iter_mut().for_each(|recorder| recorder.end());
         pages.iter().for_each(|p| cpu.tlb.let_write(p.class, p.linear, p.host, false));
-        self.jumps[entry.0][entry.1] = Jump { rip: no_jump(entry.1), code: 0 };
+        ran
+    }
+
+    /// Runs translation `n`, which should lead to `rip`.
+    fn run_one_translated(&mut self, cpu: &mut Cpu, n: u32, plan: Plan, rip: u64) -> Result<Left> {
+        let translation = &self.cache.translations[n as usize];
+        let (code, key) = (translation.code, translation.place.key);
+        self.state.expected = rip;
+        let (table, index) = (self.jump_table(key), jump_index(rip));
+        self.jumps[table][index] = Jump { rip, code: self.thunks.arrived };
+        self.checker.iter_mut().for_each(|checker| checker.plan = plan);
+        let result = enter(self, cpu, code);
+        self.jumps[table][index] = Jump { rip: no_jump(index), code: 0 };
         #[cfg(test)]
         if let Some(sabotage) = self.checker.as_ref().and_then(|checker| checker.sabotage) {
             sabotage(cpu);
@@ -393,50 +623,40 @@ impl Translator {
 
     /// What translated code left in memory that it should not have: in pages that the interpreter wrote
     /// to, and in those that only the helpers of translated code did.
-    fn compare_memory(&self, cpu: &Cpu, images: &[(HostPtr, Box<Image>)]) -> Vec<WrongByte> {
+    fn compare_memory(&self, cpu: &Cpu) -> Vec<WrongByte> {
         let mut wrong = Vec::new();
-        for (page, image) in images {
-            for (n, &word) in image.iter().enumerate() {
-                let found = page.at(8 * n as u64).read::<u64>();
-                if found != word {
-                    let bytes = word.to_le_bytes().into_iter().zip(found.to_le_bytes());
-                    for (i, (interpreted, translated)) in bytes.enumerate() {
-                        if interpreted != translated {
-                            let at = page.at((8 * n + i) as u64);
-                            wrong.push(WrongByte { at, interpreted, translated });
-                        }
-                    }
-                }
-            }
-        }
+        let Some(checker) = &self.checker else { return wrong };
+        checker.images.compare(|at, interpreted, translated| {
+            wrong.push(WrongByte { at, interpreted, translated });
+        });
         let strays = cpu.recorder.iter().flat_map(|second| second.replaced());
-        for (at, old) in strays.filter(|(at, _)| images.iter().all(|(page, _)| *page != at.at(0))) {
+        for (at, old) in strays.filter(|(at, _)| !checker.images.has(at.at(0))) {
             wrong.push(WrongByte { at, interpreted: old, translated: at.read() });
         }
         wrong
     }
 
     /// Executes the instruction that both engines stopped before, if there is one.
-    fn execute_one(&self, cpu: &mut Cpu, n: u32, end: &End) -> Result {
-        match end.plan.before {
-            Some(k) => {
+    fn execute_one(&self, cpu: &mut Cpu, end: &End) -> Result {
+        match (end.plan.before, end.path.last()) {
+            (Some(k), Some(&Point { n, .. })) => {
                 // RIP is at it.
                 let op = self.ops_at(n, cpu.rip).nth(k).unwrap_or(Op::EMPTY);
                 cpu.execute(&[op])
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
     fn report(
         &self,
         cpu: &Cpu,
-        n: u32,
         end: &End,
         [before, after, now]: [&Snapshot; 3],
         fault: Option<Exception>,
         wrong: &[WrongByte],
     ) -> String {
+        let n = end.path.last().map_or(0, |point| point.n);
         let translation = &self.cache.translations[n as usize];
         let mut text = format!(
             "the interpreter and translated code differ in the block at {:#x} (CPU {}, privilege level {}):",

@@ -160,7 +160,7 @@ impl FlagUse {
 }
 
 /// Whether `insn` leaves the flags alone when a count is zero, and that might be.
-fn may_count_zero(insn: &Instruction) -> bool {
+pub(super) fn may_count_zero(insn: &Instruction) -> bool {
     use Mnemonic::*;
     let mnemonic = insn.mnemonic();
     if !matches!(mnemonic, Shl | Sal | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd) {

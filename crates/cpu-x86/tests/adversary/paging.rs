@@ -28,15 +28,24 @@ fn functions() -> Scene {
     Scene::new().code(ONE, function(1)).code(TWO, function(1000))
 }
 
+/// 50 times maps one page at the window and then the other, each time followed by `then`.
+fn swap_pages(a: &mut CodeAssembler, then: impl Fn(&mut CodeAssembler)) {
+    let mut top = a.create_label();
+    a.mov(ecx, 50).unwrap();
+    a.set_label(&mut top).unwrap();
+    for page in [ONE, TWO] {
+        a.mov(qword_ptr(ENTRY), (page | 0x67) as i32).unwrap();
+        then(a);
+    }
+    a.dec(ecx).unwrap();
+    a.jne(top).unwrap();
+}
+
 #[test]
 fn a_page_of_code_that_moves_is_followed_after_invlpg() {
     let outcome = functions()
         .code(CODE, |a| {
-            let mut top = a.create_label();
-            a.mov(ecx, 50).unwrap();
-            a.set_label(&mut top).unwrap();
-            for page in [ONE, TWO] {
-                a.mov(qword_ptr(ENTRY), (page | 0x67) as i32).unwrap();
+            swap_pages(a, |a| {
                 a.invlpg(ptr(WINDOW)).unwrap();
                 for _ in 0..3 {
                     a.call(WINDOW).unwrap();
@@ -46,9 +55,7 @@ fn a_page_of_code_that_moves_is_followed_after_invlpg() {
                 a.mov(edx, WINDOW as u32).unwrap();
                 a.call(rdx).unwrap();
                 a.add(r8, rax).unwrap();
-            }
-            a.dec(ecx).unwrap();
-            a.jne(top).unwrap();
+            });
             a.hlt().unwrap();
         })
         .run();
@@ -60,20 +67,14 @@ fn a_page_of_code_that_moves_is_followed_after_invlpg() {
 fn a_page_that_moves_in_silence_is_followed_after_a_load_of_cr3() {
     let outcome = functions()
         .code(CODE, |a| {
-            let mut top = a.create_label();
-            a.mov(ecx, 50).unwrap();
-            a.set_label(&mut top).unwrap();
-            for page in [ONE, TWO] {
-                a.mov(qword_ptr(ENTRY), (page | 0x67) as i32).unwrap();
+            swap_pages(a, |a| {
                 // What it says now is nobody's business.
                 a.call(WINDOW).unwrap();
                 a.mov(rax, cr3).unwrap();
                 a.mov(cr3, rax).unwrap();
                 a.call(WINDOW).unwrap();
                 a.add(r8, rax).unwrap();
-            }
-            a.dec(ecx).unwrap();
-            a.jne(top).unwrap();
+            });
             a.xor(eax, eax).unwrap();
             a.hlt().unwrap();
         })
@@ -92,19 +93,13 @@ fn an_instruction_across_pages_follows_its_second_page() {
         .bytes(ONE, &tail(1))
         .bytes(TWO, &tail(2))
         .code(CODE, |a| {
-            let mut top = a.create_label();
-            a.mov(ecx, 50).unwrap();
-            a.set_label(&mut top).unwrap();
-            for page in [ONE, TWO] {
-                a.mov(qword_ptr(ENTRY), (page | 0x67) as i32).unwrap();
+            swap_pages(a, |a| {
                 a.invlpg(ptr(WINDOW)).unwrap();
                 for _ in 0..3 {
                     a.call(at).unwrap();
                     a.add(r8, rax).unwrap();
                 }
-            }
-            a.dec(ecx).unwrap();
-            a.jne(top).unwrap();
+            });
             a.hlt().unwrap();
         })
         .run();

@@ -28,7 +28,7 @@ pub(crate) fn one(guest: &mut Guest<'_>) -> Result<()> {
         6 => user::one(guest),
         7 => blind(guest),
         _ => {
-            let Some(function) = any_function(guest) else { return blind(guest) };
+            let Some(function) = busy_function(guest) else { return blind(guest) };
             if guest.percent(5) {
                 return bar(guest, &function);
             }
@@ -42,6 +42,19 @@ pub(crate) fn one(guest: &mut Guest<'_>) -> Result<()> {
             }
         }
     }
+}
+
+/// A function to give work to. Behind some are drives: they have more turns, as much has to be right before
+/// a command gets to one.
+fn busy_function(guest: &mut Guest<'_>) -> Option<Function> {
+    const STORAGE: u16 = 1;
+    let has_drives = |function: &&Function| function.class >> 8 == STORAGE;
+    let with_drives: Vec<Function> = guest.functions.iter().filter(has_drives).cloned().collect();
+    if with_drives.is_empty() || guest.percent(50) {
+        return any_function(guest);
+    }
+    let index = guest.within(0..=with_drives.len() as u64 - 1) as usize;
+    with_drives.into_iter().nth(index)
 }
 
 fn any_function(guest: &mut Guest<'_>) -> Option<Function> {

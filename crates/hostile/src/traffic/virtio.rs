@@ -258,7 +258,9 @@ fn block(guest: &mut Guest<'_>) -> (Bytes, Payload) {
 /// The address of a logical unit, and the length of its blocks.
 fn unit(guest: &mut Guest<'_>) -> (u64, u64) {
     // A disk, a tiny one, a CD-ROM drive and an empty one, and what is not there.
-    let (target, lun) = guest.pick(&[(0, 0), (0, 0), (5, 1), (1, 0), (2, 0), (5, 0), (255, 7)]);
+    const UNITS: [(u8, u8); 10] =
+        [(0, 0), (0, 0), (0, 0), (0, 0), (5, 1), (5, 1), (1, 0), (2, 0), (5, 0), (255, 7)];
+    let (target, lun) = guest.pick(&UNITS);
     let address = [guest.nearly(1) as u8, target, 0x40, lun, 0, 0, 0, 0];
     let is_cdrom = matches!(target, 1 | 2);
     (u64::from_le_bytes(address), if is_cdrom { scsi::CD_BLOCK } else { scsi::DISK_BLOCK })
