@@ -401,7 +401,8 @@ impl Pc {
             keyboard: chipset.router.isa_line(line::KEYBOARD),
             mouse: chipset.router.isa_line(line::MOUSE),
         };
-        let keyboard = I8042::new(lines, a20.clone(), self.control.clone(), &self.input);
+        let keyboard =
+            I8042::new(lines, a20.clone(), self.control.clone(), &self.input, &self.timers);
         keyboard.attach(&self.ports)?;
         let port92 = Port92::new(a20, self.control.clone());
         port92.attach(&self.ports)?;
