@@ -118,7 +118,7 @@ fn bochs_drm_drives_the_standard_vga() {
     with_guest("bochs_drm", &["-vga", "std"], |vm| {
         shows_a_console(vm, (1280, 800))?;
         let list = vm.serial.run("modetest -M bochs-drm -c")?;
-        ensure!(list.contains("2560x1440 59.95"), "{list}");
+        ensure!(list.contains("1680x1050 59.95"), "{list}");
         sets_modes(vm, "bochs-drm", &list)?;
         ensure_no_trouble(vm)
     });
