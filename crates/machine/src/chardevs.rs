@@ -34,13 +34,14 @@ impl Chardevs {
         let notify = |notice: &chardev::Notice| eprintln!("{notice}");
         let mut all = Vec::new();
         for NamedChardev { id, spec } in specs {
+            let failed = |source| BuildError::Chardev { id: id.clone(), source };
             all.push(match spec {
                 ChardevSpec::Mux(_) => {
                     let control = Arc::clone(control);
                     let quit = move || control.request_shutdown(ShutdownCause::HostUi);
-                    Opened::Shared(Mux::open(id, spec, &notify, quit)?)
+                    Opened::Shared(Mux::open(id, spec, &notify, quit).map_err(failed)?)
                 }
-                plain => Opened::Plain(Chardev::open(id, plain, &notify)?),
+                plain => Opened::Plain(Chardev::open(id, plain, &notify).map_err(failed)?),
             });
         }
         Ok(Self { all, claimed: BTreeSet::new() })

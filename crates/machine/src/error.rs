@@ -9,8 +9,13 @@ pub enum BuildError {
     #[error(transparent)]
     Memory(#[from] memory::MemoryError),
     /// A character device.
-    #[error(transparent)]
-    Chardev(#[from] chardev::ChardevError),
+    #[error("chardev '{id}': {source}")]
+    Chardev {
+        /// Its id.
+        id: String,
+        /// What is wrong.
+        source: chardev::ChardevError,
+    },
     /// A kernel or its initial RAM disk.
     #[error(transparent)]
     Boot(#[from] BootError),

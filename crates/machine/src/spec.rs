@@ -224,6 +224,17 @@ pub struct FirmwareSpec {
     pub boot: BootSpec,
     /// Items of the user's own.
     pub items: Vec<FwCfgItem>,
+    /// ROMs that firmware runs before it boots.
+    pub option_roms: Vec<OptionRomSpec>,
+}
+
+/// A ROM that firmware runs (`-option-rom`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OptionRomSpec {
+    /// Its file, looked for as firmware is.
+    pub file: String,
+    /// Its place in the boot order, if it is something to boot from.
+    pub boot_index: Option<u32>,
 }
 
 /// What firmware boots from (`-boot`).

@@ -130,6 +130,37 @@ fn serial_port_goes_to_a_file() {
     });
 }
 
+/// Devices that are not told where go to the next place that is free.
+#[test]
+fn serial_ports_by_device_go_where_no_other_is() {
+    testkit::run("serial_ports_by_device_go_where_no_other_is", || {
+        let mut builder = VmBuilder::bare(&binary())?;
+        let logs = ["a", "b"].map(|id| (id, builder.path(id)));
+        for (id, log) in &logs {
+            let chardev = format!("file,id={id},path={}", log.display());
+            let device = format!("isa-serial,chardev={id}");
+            builder = builder.args(["-chardev", &chardev, "-device", &device]);
+        }
+        // The third has nobody at the other end, and takes what is written all the same.
+        let mut code = Vec::new();
+        for (port, letter) in [(0x3f8u16, b'A'), (0x2f8, b'B'), (0x3e8, b'C')] {
+            let [low, high] = port.to_le_bytes();
+            code.extend([0x66, 0xba, low, high, 0xb0, letter, 0xee]);
+        }
+        code.extend(bare::DEBUG_EXIT);
+        let mut vm = builder
+            .args(["-nodefaults", "-display", "none", "-accel", "tcg"])
+            .args(["-device", "isa-serial", "-device", "isa-debug-exit"])
+            .code(&code)?
+            .spawn()?;
+        ensure!(vm.wait_exit()?.code() == Some(0x21));
+        for ((_, log), letter) in logs.iter().zip([b"A", b"B"]) {
+            ensure!(std::fs::read(log)? == letter, "{}", log.display());
+        }
+        Ok(())
+    });
+}
+
 /// `-nographic` puts serial port and monitor on the terminal; the serial port is what is seen.
 #[test]
 fn nographic_shows_the_serial_port() {

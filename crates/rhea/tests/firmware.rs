@@ -69,6 +69,39 @@ fn seabios_boots_the_first_disk_of_the_boot_order() {
     });
 }
 
+/// An option ROM of one sector whose initialisation writes `text` to the debug console.
+fn option_rom(text: &str) -> Vec<u8> {
+    // The signature, the size in sectors, and the entry: mov dx, 0x402; then mov al, letter; out dx, al for
+    // each; at last retf.
+    let mut rom = vec![0x55, 0xaa, 1, 0xba, 0x02, 0x04];
+    for letter in text.bytes() {
+        rom.extend([0xb0, letter, 0xee]);
+    }
+    rom.push(0xcb);
+    rom.resize(512, 0);
+    // All bytes add up to zero.
+    let sum = rom.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    rom[511] = sum.wrapping_neg();
+    rom
+}
+
+#[test]
+fn option_roms_run_before_the_disk_is_booted() {
+    with_firmware("option_roms_run_before_the_disk_is_booted", |mut builder| {
+        for name in ["one", "two"] {
+            let rom = builder.path(name);
+            fs::write(&rom, option_rom(&format!("<rom {name}>")))?;
+            builder = builder.args(["-option-rom", &rom.display().to_string()]);
+        }
+        let image = builder.path("disk.raw");
+        boot_disk(&image, "<sector>")?;
+        let mut vm = builder.args(["-hda", &image.display().to_string()]).spawn()?;
+        let log = vm.serial.wait_for("<sector>")?;
+        ensure!(log.contains("<rom one>") && log.contains("<rom two>"), "{log}");
+        Ok(())
+    });
+}
+
 #[test]
 fn a_missing_bios_is_an_error_that_names_the_package() {
     testkit::run("a_missing_bios_is_an_error_that_names_the_package", || {

@@ -28,7 +28,7 @@ fn refused(arguments: &[&OsStr], why: &str) {
 
 #[test]
 fn options_that_make_no_sense_are_refused() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["-m", "1E"], "at most 1022 GiB"),
         (&["-m", "999999T"], "at most 1022 GiB"),
         (&["-cpu", "nonsense"], "unable to find CPU model"),
@@ -37,7 +37,15 @@ fn options_that_make_no_sense_are_refused() {
         (&["-readconfig", "/dev/zero"], "longer than"),
         (&["-kernel", "/nonexistent"], "No such file"),
         (&["-kernel", "/dev/zero"], "not a regular file"),
-        (&["-serial", "file:/nonexistent/x"], "No such file"),
+        (
+            &["-serial", "file:/nonexistent/x"],
+            "chardev 'serial0': Could not open '/nonexistent/x': No such file",
+        ),
+        (&["-serial", "chardev:x"], "-serial: chardev \"x\" not found"),
+        (&["-device", "isa-debugcon,chardev=x"], "-device isa-debugcon: chardev \"x\" not found"),
+        (&["-device", "isa-serial,index=4"], "supported number of ISA serial ports is 4"),
+        (&["-device", "isa-serial,irq=16"], "interrupt lines 0 to 15"),
+        (&["-option-rom", "no-such.rom"], "-option-rom no-such.rom: it is in none of"),
     ];
     for (arguments, why) in cases {
         let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();

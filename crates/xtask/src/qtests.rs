@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 /// The programs about what there is here.
 const PROGRAMS: &[&str] = &[
+    "ahci-test",
     "boot-order-test",
+    "cdrom-test",
     "display-vga-test",
     "endianness-test",
     "fdc-test",
@@ -36,12 +38,23 @@ const DEADLINE: Duration = Duration::from_secs(300);
 const FAILURES: usize = 40;
 
 /// The tests start the program under this name, from which they know the architecture. They ask a
-/// machine without anything what there is; this program has no such machine, and its PC knows.
+/// machine without anything what there is; this program has no such machine, and its PC knows. Those of
+/// AHCI want a machine that has the adapter on its board; this one gets the same at the same place.
 const WRAPPER: &str = r#"#!/bin/sh
 left=$#
+ahci=
 while [ $left -gt 0 ]; do
     word=$1; shift; left=$((left - 1))
-    if [ "$word" = -machine ] && [ "$1" = none ]; then shift; left=$((left - 1)); continue; fi
+    case "$ahci$word $1" in
+    "-machine none")
+        shift; left=$((left - 1)); continue ;;
+    "-M q35")
+        shift; left=$((left - 1)); ahci=ahci
+        set -- "$@" -device ich9-ahci,id=ahci,addr=1f.2; continue ;;
+    "ahci-device ide-"*)
+        disk=$1; shift; left=$((left - 1))
+        set -- "$@" -device "$disk,bus=ahci.0"; continue ;;
+    esac
     set -- "$@" "$word"
 done
 exec "$RHEA_QTESTED" "$@"
@@ -81,12 +94,12 @@ fn build(folder: &Path, programs: &[&str]) -> Result<PathBuf> {
         Some(source) => PathBuf::from(source),
         None => fetch(folder)?,
     };
-    let build = folder.join("build");
+    let build = folder.join("built");
     if !build.join("build.ninja").exists() {
         fs::create_dir_all(&build)?;
         let configured = Command::new(source.join("configure"))
             .args(["--target-list=x86_64-softmmu", "--without-default-features"])
-            .args(["--disable-werror", "--disable-docs", "--disable-tools"])
+            .args(["--disable-werror", "--disable-docs", "--enable-tools"])
             .current_dir(&build)
             .stdout(Stdio::null())
             .status()?;
@@ -167,6 +180,8 @@ impl Program<'_> {
         command
             .args(arguments)
             .current_dir(self.build)
+            // With it the tests would make images in formats that there are none of here.
+            .env_remove("QTEST_QEMU_IMG")
             .env("QTEST_QEMU_BINARY", self.wrapper)
             .env("RHEA_QTESTED", self.binary);
         command

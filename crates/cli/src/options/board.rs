@@ -134,7 +134,7 @@ fn take_id<const N: usize>(
             "User specified {key} value is bigger than {N} bytes in size"
         )));
     }
-    let mut id = [b' '; N];
+    let mut id = [0; N];
     id[..text.len()].copy_from_slice(text.as_bytes());
     Ok(Some(id))
 }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use ::options::{OptionError, Properties};
+use ::options::{OptionError, Properties, parse_number};
 use machine::pc::RomFiles;
-use machine::spec::{DeviceSpec, FwCfgItem, FwCfgValue, GlobalSpec};
+use machine::spec::{DeviceSpec, FwCfgItem, FwCfgValue, GlobalSpec, OptionRomSpec};
 
 use super::Builder;
 use super::backend::legacy_chardev;
@@ -82,6 +82,21 @@ pub(super) fn boot(builder: &mut Builder, value: &str) -> Result<(), OptionError
     }
     boot.strict = options.take_bool("strict")?.unwrap_or(boot.strict);
     options.finish()
+}
+
+pub(super) fn option_rom(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let mut options = Properties::parse("-option-rom", value, Some("romfile"))?;
+    let rom = OptionRomSpec {
+        file: options.require("romfile")?,
+        // A device that is not in the boot order.
+        boot_index: match options.take("bootindex").as_deref() {
+            None | Some("-1") => None,
+            Some(text) => Some(parse_number("-option-rom", "bootindex", text)?),
+        },
+    };
+    options.finish()?;
+    builder.machine().firmware.option_roms.push(rom);
+    Ok(())
 }
 
 pub(super) fn no_floppy_check(builder: &mut Builder, _: &str) -> Result<(), OptionError> {

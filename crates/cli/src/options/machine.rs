@@ -301,6 +301,11 @@ pub(super) fn paused(builder: &mut Builder, _: &str) -> Result<(), OptionError> 
     Ok(())
 }
 
+pub(super) fn no_acpi(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
+    builder.machine().board.no_acpi = true;
+    Ok(())
+}
+
 pub(super) fn no_hpet(builder: &mut Builder, _: &str) -> Result<(), OptionError> {
     builder.machine().no_hpet = true;
     Ok(())

@@ -117,6 +117,13 @@ pub const OPTIONS: &[OptionItem] = &[
         firmware::boot,
     ),
     option(
+        "option-rom",
+        &[],
+        Takes::Value("[romfile=]file[,bootindex=n]"),
+        "a ROM that firmware runs before it boots",
+        firmware::option_rom,
+    ),
+    option(
         "no-fd-bootchk",
         &[],
         Takes::Nothing,
@@ -160,6 +167,7 @@ pub const OPTIONS: &[OptionItem] = &[
         "what the real-time clock shows, and what moves it",
         rtc::rtc,
     ),
+    option("no-acpi", &[], Takes::Nothing, "no ACPI (-machine acpi=off)", machine::no_acpi),
     option("no-hpet", &[], Takes::Nothing, "no high precision event timer", machine::no_hpet),
     option(
         "watchdog-action",
@@ -433,34 +441,36 @@ impl Builder {
         }
     }
 
+    /// Whatever names a character device names one that there is, which nobody else has.
     fn check_chardevs(&self) -> Result<(), OptionError> {
-        let exists = |id: &String| self.config.machine.chardevs.iter().any(|c| c.id == *id);
-        for monitor in &self.config.monitors {
-            if !exists(&monitor.chardev) {
-                return Err(OptionError::new(format!("chardev \"{}\" not found", monitor.chardev)));
-            }
-        }
-        let mut users: Vec<&String> = self.config.monitors.iter().map(|m| &m.chardev).collect();
-        if let Some(QtestSpec { chardev, .. }) = &self.config.machine.qtest {
-            if !exists(chardev) {
-                return Err(OptionError::new(format!("chardev \"{chardev}\" not found")));
-            }
-            if users.contains(&chardev) {
-                return Err(OptionError::new(format!("chardev '{chardev}' is already in use")));
-            }
-            users.push(chardev);
-        }
         let machine = &self.config.machine;
-        for serial in machine.serials.iter().chain(&machine.parallels) {
-            if let SerialSpec::Chardev(id) = serial {
-                if !exists(id) {
-                    return Err(OptionError::new(format!("chardev \"{id}\" not found")));
-                }
-                if users.contains(&id) {
-                    return Err(OptionError::new(format!("chardev '{id}' is already in use")));
-                }
-                users.push(id);
+        let monitors = self.config.monitors.iter().map(|m| ("-mon", &m.chardev));
+        let qtest = machine.qtest.iter().map(|qtest| ("-qtest", &qtest.chardev));
+        let ports = |option, ports: &'_ [SerialSpec]| {
+            let ids = ports.iter().filter_map(|port| match port {
+                SerialSpec::Chardev(id) => Some(id.clone()),
+                SerialSpec::None => None,
+            });
+            ids.map(move |id| (option, id)).collect::<Vec<_>>()
+        };
+        let serials = ports("-serial", &machine.serials);
+        let parallels = ports("-parallel", &machine.parallels);
+        let rest = serials.iter().chain(&parallels).map(|(option, id)| (*option, id));
+        let mut had: Vec<(&str, &String)> = Vec::new();
+        for (user, id) in monitors.chain(qtest).chain(rest) {
+            let Some(chardev) = machine.chardevs.iter().find(|chardev| chardev.id == *id) else {
+                return Err(OptionError::new(format!("{user}: chardev \"{id}\" not found")));
+            };
+            // Ports may share one that is multiplexed.
+            let is_shared = matches!(chardev.spec, ChardevSpec::Mux(_));
+            let is_taken = |(other, taken): &(&str, &String)| {
+                *taken == id && !(is_shared && matches!(*other, "-serial" | "-parallel"))
+            };
+            if had.iter().any(is_taken) {
+                let reason = format!("{user}: chardev '{id}' is already in use");
+                return Err(OptionError::new(reason));
             }
+            had.push((user, id));
         }
         Ok(())
     }

@@ -110,7 +110,7 @@ struct AhciState {
 
 impl State for AhciState {
     const NAME: &'static str = "ich9-ahci";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn validate(&self) -> Result<(), String> {
         let count = self.ports.len();

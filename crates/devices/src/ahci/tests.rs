@@ -249,7 +249,7 @@ fn identify_comes_by_pio() {
     let bench = Bench::new(Workers::None);
     let frame = command(IDENTIFY, 0, 0, 0);
     let (is, tfd, count) = bench.run(HD, &frame, &[], &[(DATA_AT, 100), (DATA_AT + 200, 500)]);
-    assert_eq!((is, tfd, count), (2, DONE, 512));
+    assert_eq!((is, tfd, count), (3, DONE, 512));
     assert_eq!(bench.get(HD, port_reg::CI), 0);
     let setup = bench.frame_area(HD, 0x20, 20);
     assert_eq!((setup[0], setup[1], setup[15]), (0x5f, 0x60, 0x50));

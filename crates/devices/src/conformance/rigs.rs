@@ -414,7 +414,7 @@ fn i8042() -> Rig {
     let (rig, controller) = Rig::new(|bench| {
         let hub = keep.insert(InputHub::new(&bench.timers));
         let lines = I8042Lines { keyboard: bench.line(1), mouse: bench.line(12) };
-        let controller = I8042::new(lines, bench.a20(), bench.wishes.clone(), hub);
+        let controller = I8042::new(lines, bench.a20(), bench.wishes.clone(), hub, &bench.timers);
         controller.attach(&bench.ports).unwrap();
         controller
     });

@@ -1,6 +1,7 @@
 //! A PS/2 keyboard of 102 and more keys (IBM PS/2 Hardware Interface Technical Reference, "Keyboards").
 //!
-//! Keys repeat by the hand of who presses them, not by the keyboard's typematic rate, which is only kept.
+//! The key that went down last repeats by itself ("typematic") until it goes up. Whoever presses it again
+//! meanwhile, as displays do that repeat keys themselves, begins its delay anew.
 
 use input::{Key, ScanCodeSet};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ const KEY_MAKE: u8 = 0xfd;
 const ID: [u8; 2] = [0xab, 0x83];
 /// Typematic rate after power-on: 10.9 a second after half a second.
 const DEFAULT_RATE: u8 = 0x2b;
+/// The unit of the delay, and that of the period, in nanoseconds.
+const DELAY_NS: u64 = 250_000_000;
+const PERIOD_NS: u64 = 4_170_000;
 /// Precedes the code of a key that goes up, in sets 2 and 3.
 const RELEASE: u8 = 0xf0;
 /// Precedes the code of a key that the first keyboards did not have, in sets 1 and 2.
@@ -50,6 +54,17 @@ pub(super) struct Keyboard {
     held: u8,
     /// Codes of set 3 whose keys say nothing when they go up, one bit each.
     silent: [u64; 4],
+    /// Those whose keys do not repeat.
+    still: [u64; 4],
+    repeat: Option<Repeat>,
+}
+
+/// The key that repeats.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Repeat {
+    key: Key,
+    /// Guest time at which it does next, in nanoseconds.
+    at_ns: u64,
 }
 
 impl Default for Keyboard {
@@ -63,6 +78,8 @@ impl Default for Keyboard {
             scanning: true,
             held: 0,
             silent: [0; 4],
+            still: [0; 4],
+            repeat: None,
         }
     }
 }
@@ -72,8 +89,52 @@ impl Keyboard {
         self.output.validate()
     }
 
-    /// A key went down or up.
-    pub(super) fn key(&mut self, key: Key, down: bool) {
+    /// When [`Self::repeat`] has something to do.
+    pub(super) fn repeats_at(&self) -> Option<u64> {
+        self.repeat.as_ref().map(|repeat| repeat.at_ns)
+    }
+
+    /// Time has passed.
+    pub(super) fn repeat(&mut self, now_ns: u64) {
+        let period = self.period_ns();
+        let Some(Repeat { key, at_ns }) = &mut self.repeat else { return };
+        if *at_ns > now_ns {
+            return;
+        }
+        *at_ns = now_ns.saturating_add(period);
+        let key = *key;
+        // What the guest has not read yet is not repeated on top of: there has to be room for the release.
+        if self.output.reports.is_empty() {
+            let mut codes = self.codes(key, true);
+            // What goes down around PrtSc does so only once; its own code is the last.
+            if matches!(key, Key::Print | Key::Sysrq) && self.set != ScanCodeSet::Three {
+                let is_extended = codes.iter().rev().nth(1) == Some(&EXTENDED);
+                codes.drain(..codes.len().saturating_sub(1 + usize::from(is_extended)));
+            }
+            self.output.reports.push(&codes);
+        }
+    }
+
+    /// (8 + A) 2^B units, A being the rate's low three bits and B the next two.
+    fn period_ns(&self) -> u64 {
+        (u64::from(8 + (self.rate & 7)) * PERIOD_NS) << (self.rate >> 3 & 3)
+    }
+
+    /// Whether a key repeats when it is held.
+    fn is_typematic(&self, key: Key) -> bool {
+        match self.set {
+            // It has no code of its own for going up.
+            _ if key == Key::Pause => false,
+            ScanCodeSet::One | ScanCodeSet::Two => true,
+            ScanCodeSet::Three => {
+                let code = key.scan_code(ScanCodeSet::Three).unwrap_or_default() as u8;
+                self.still[usize::from(code >> 6)] & 1 << (code & 63) == 0
+            }
+        }
+    }
+
+    /// A key went down or up at this time.
+    pub(super) fn key(&mut self, key: Key, down: bool, now_ns: u64) {
         let modifier = match key {
             Key::Shift => 0,
             Key::ShiftR => 1,
@@ -89,12 +150,24 @@ impl Keyboard {
         if !self.scanning {
             return;
         }
-        let codes = match self.set {
+        let codes = self.codes(key, down);
+        self.output.reports.push(&codes);
+        if down {
+            let delay = u64::from((self.rate >> 5 & 3) + 1) * DELAY_NS;
+            let at_ns = now_ns.saturating_add(delay);
+            let repeats = !codes.is_empty() && self.is_typematic(key);
+            self.repeat = repeats.then_some(Repeat { key, at_ns });
+        } else if self.repeat.as_ref().is_some_and(|repeat| repeat.key == key) {
+            self.repeat = None;
+        }
+    }
+
+    fn codes(&self, key: Key, down: bool) -> Vec<u8> {
+        match self.set {
             ScanCodeSet::One => self.set1(key, down),
             ScanCodeSet::Two => self.set2(key, down),
             ScanCodeSet::Three => self.set3(key, down),
-        };
-        self.output.reports.push(&codes);
+        }
     }
 
     fn is_held(&self, keys: u8) -> bool {
@@ -193,10 +266,11 @@ impl Keyboard {
             },
             KEY_TYPEMATIC | KEY_MAKE_BREAK | KEY_MAKE => {
                 let (word, bit) = (usize::from(byte >> 6), 1 << (byte & 63));
-                self.silent[word] &= !bit;
-                if command != KEY_MAKE_BREAK {
-                    self.silent[word] |= bit;
-                }
+                let mark = |set: &mut [u64; 4], on: bool| {
+                    set[word] = set[word] & !bit | if on { bit } else { 0 };
+                };
+                mark(&mut self.silent, command != KEY_MAKE_BREAK);
+                mark(&mut self.still, command != KEY_TYPEMATIC);
                 // More keys may follow.
                 self.awaits = Some(command);
             }
@@ -222,8 +296,11 @@ impl Keyboard {
                 let scanning = byte == command::SET_DEFAULTS;
                 *self = Self { scanning, held: self.held, leds: self.leds, ..Self::default() };
             }
-            ALL_TYPEMATIC | ALL_MAKE => self.silent = [u64::MAX; 4],
-            ALL_MAKE_BREAK | ALL_TYPEMATIC_MAKE_BREAK => self.silent = [0; 4],
+            ALL_TYPEMATIC..=ALL_TYPEMATIC_MAKE_BREAK => {
+                let all = |on: bool| [if on { u64::MAX } else { 0 }; 4];
+                self.silent = all(matches!(byte, ALL_TYPEMATIC | ALL_MAKE));
+                self.still = all(matches!(byte, ALL_MAKE_BREAK | ALL_MAKE));
+            }
             command::RESEND => return self.output.resend(),
             command::RESET => {
                 *self = Self { held: self.held, ..Self::default() };

@@ -18,7 +18,8 @@ mod translate;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bus::{
-    AddressSpace, Device, IrqLine, MachineControl, MapError, Notice, ShutdownCause, WakeCause,
+    AddressSpace, Clock, Device, IrqLine, MachineControl, MapError, Notice, ShutdownCause, Timer,
+    TimerQueue, WakeCause,
 };
 use input::{EventKinds, InputEvent, InputHub, InputSink, SinkHandle, SinkSpec};
 use serde::{Deserialize, Serialize};
@@ -140,7 +141,7 @@ impl Default for I8042State {
 
 impl State for I8042State {
     const NAME: &'static str = "i8042";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 
     fn validate(&self) -> Result<(), String> {
         let takes_data = |command: u8| {
@@ -289,6 +290,9 @@ pub struct I8042 {
     mouse_irq: IrqLine,
     a20: Arc<A20Gate>,
     control: Arc<dyn MachineControl>,
+    clock: Clock,
+    /// When a key repeats.
+    timer: Timer,
     state: Mutex<I8042State>,
     /// Where the devices' events come from.
     inputs: OnceLock<[(Arc<dyn InputSink>, SinkHandle); 2]>,
@@ -303,21 +307,33 @@ pub struct I8042Lines {
 }
 
 impl I8042 {
-    /// A controller that resets by way of `control`; its keyboard and mouse get their events from `hub`.
+    /// A controller that resets by way of `control`; its keyboard and mouse get their events from `hub`, and
+    /// keys that are held repeat by `timers`.
     pub fn new(
         lines: I8042Lines,
         a20: Arc<A20Gate>,
         control: Arc<dyn MachineControl>,
         hub: &Arc<InputHub>,
+        timers: &TimerQueue,
     ) -> Arc<Self> {
         let I8042Lines { keyboard, mouse } = lines;
-        let this = Arc::new(Self {
-            keyboard_irq: keyboard,
-            mouse_irq: mouse,
-            a20,
-            control,
-            state: Mutex::default(),
-            inputs: OnceLock::new(),
+        let this = Arc::new_cyclic(|this: &Weak<Self>| {
+            let this = this.clone();
+            let timer = timers.timer(move || {
+                if let Some(controller) = this.upgrade() {
+                    controller.repeat();
+                }
+            });
+            Self {
+                keyboard_irq: keyboard,
+                mouse_irq: mouse,
+                a20,
+                control,
+                clock: timers.clock().clone(),
+                timer,
+                state: Mutex::default(),
+                inputs: OnceLock::new(),
+            }
         });
         let weak = Arc::downgrade(&this);
         let pointing = EventKinds::BUTTON | EventKinds::RELATIVE;
@@ -349,6 +365,23 @@ impl I8042 {
         self.keyboard_irq.set(keyboard);
         self.mouse_irq.set(mouse);
     }
+
+    /// A key is held for long enough.
+    fn repeat(&self) {
+        let mut state = lock(&self.state);
+        state.keyboard.repeat(self.clock.now_ns());
+        state.fill();
+        self.drive(&state);
+        self.arm(&state);
+    }
+
+    fn arm(&self, state: &I8042State) {
+        match state.keyboard.repeats_at() {
+            at if at == self.timer.deadline() => {}
+            Some(at) => self.timer.arm(at),
+            None => self.timer.disarm(),
+        }
+    }
 }
 
 /// The user's hands on the keyboard and the mouse.
@@ -360,7 +393,9 @@ impl InputSink for Hands {
         controller.control.notify(Notice::Wake(WakeCause::User));
         let mut state = lock(&controller.state);
         match *event {
-            InputEvent::Key { key, down } => state.keyboard.key(key, down),
+            InputEvent::Key { key, down } => {
+                state.keyboard.key(key, down, controller.clock.now_ns());
+            }
             InputEvent::Button { button, down } => state.mouse.button(button, down),
             InputEvent::Relative { axis, value } => state.mouse.movement(axis, value),
             // It knows of no positions.
@@ -374,6 +409,7 @@ impl InputSink for Hands {
         state.mouse.report();
         state.fill();
         controller.drive(&state);
+        controller.arm(&state);
     }
 }
 
@@ -398,6 +434,7 @@ impl PortDevice for I8042 {
         let reset = if port == COMMAND_PORT { state.command(value) } else { state.data(value) };
         state.fill();
         self.drive(&state);
+        self.arm(&state);
         self.a20.set(state.a20);
         drop(state);
         if reset {
@@ -415,6 +452,7 @@ impl Device for I8042 {
         let mut state = lock(&self.state);
         *state = I8042State::default();
         self.drive(&state);
+        self.arm(&state);
         self.a20.set(state.a20);
     }
 
@@ -429,6 +467,7 @@ impl Device for I8042 {
         let mut state = lock(&self.state);
         *state = restored;
         self.drive(&state);
+        self.arm(&state);
         self.a20.set(state.a20);
         Ok(())
     }

@@ -12,16 +12,18 @@ struct Bench {
     i8042: Arc<I8042>,
     irq: Arc<Recorder>,
     wishes: Arc<Wishes>,
+    timers: TimerQueue,
 }
 
 fn bench() -> Bench {
     let irq = Arc::new(Recorder::default());
     let wishes = Arc::new(Wishes::default());
-    let hub = InputHub::new(&TimerQueue::without_thread(Clock::manual()));
+    let timers = TimerQueue::without_thread(Clock::manual());
+    let hub = InputHub::new(&timers);
     let line = |pin| IrqLine::new(irq.clone(), pin);
     let lines = I8042Lines { keyboard: line(1), mouse: line(12) };
-    let i8042 = I8042::new(lines, A20Gate::new(|_| {}), wishes.clone(), &hub);
-    Bench { hub, i8042, irq, wishes }
+    let i8042 = I8042::new(lines, A20Gate::new(|_| {}), wishes.clone(), &hub, &timers);
+    Bench { hub, i8042, irq, wishes, timers }
 }
 
 impl Bench {
@@ -71,6 +73,96 @@ impl Bench {
         self.data(byte);
         self.output()
     }
+    /// Lets time pass, a millisecond after the other; what the keyboard says, and after how many of them.
+    fn hold(&self, milliseconds: u32) -> Vec<(u32, Vec<u8>)> {
+        let mut said = Vec::new();
+        for millisecond in 1..=milliseconds {
+            self.timers.advance(self.timers.clock().now_ns() + 1_000_000);
+            let bytes = self.output();
+            if !bytes.is_empty() {
+                said.push((millisecond, bytes));
+            }
+        }
+        said
+    }
+}
+
+#[test]
+fn a_key_that_is_held_repeats_at_the_rate_that_the_guest_set() {
+    let bench = bench();
+    bench.raw(2);
+    let a = || vec![0x1c];
+    bench.press(Key::A);
+    // Half a second, then 91.74 ms each.
+    assert_eq!(bench.hold(700), [(500, a()), (592, a()), (684, a())]);
+    assert_eq!(bench.release(Key::A), [0xf0, 0x1c]);
+    assert_eq!(bench.hold(1000), []);
+    // The fastest.
+    assert_eq!([bench.keyboard(0xf3), bench.keyboard(0x00)].concat(), [0xfa, 0xfa]);
+    bench.press(Key::A);
+    assert_eq!(bench.hold(320), [(250, a()), (284, a()), (317, a())]);
+    // The slowest: a second, then half a second and a little each.
+    bench.keyboard(0xf3);
+    bench.keyboard(0x7f);
+    bench.press(Key::A);
+    assert_eq!(bench.hold(1600), [(1000, a()), (1501, a())]);
+}
+
+#[test]
+fn the_last_key_repeats_and_who_presses_it_again_begins_anew() {
+    let bench = bench();
+    bench.raw(2);
+    bench.press(Key::A);
+    bench.press(Key::B);
+    bench.release(Key::A);
+    assert_eq!(bench.hold(550), [(500, vec![0x32])]);
+    assert_eq!(bench.press(Key::B), [0x32]);
+    assert_eq!(bench.hold(499), []);
+    // Nobody listens: one repeat waits, and what comes next has room.
+    bench.timers.advance(bench.timers.clock().now_ns() + 60_000_000_000);
+    bench.hub.send(None, &[InputEvent::Key { key: Key::B, down: false }]);
+    assert_eq!(bench.output(), [0x32, 0x32, 0xf0, 0x32]);
+    // Whatever ends scanning ends it.
+    for command in [0xf5, 0xf6, 0xff] {
+        bench.keyboard(0xf4);
+        bench.press(Key::A);
+        bench.keyboard(command);
+        assert_eq!(bench.hold(1000), [], "{command:#x}");
+    }
+}
+
+#[test]
+fn some_keys_do_not_repeat_or_not_all_of_their_codes() {
+    let bench = bench();
+    bench.raw(2);
+    bench.press(Key::Pause);
+    assert_eq!(bench.hold(1000), []);
+    bench.press(Key::Print);
+    assert_eq!(bench.hold(550), [(500, vec![0xe0, 0x7c])]);
+    bench.release(Key::Print);
+    bench.press(Key::Shift);
+    bench.press(Key::Print);
+    assert_eq!(bench.hold(550), [(500, vec![0xe0, 0x7c])]);
+    bench.release(Key::Shift);
+    bench.press(Key::AltR);
+    bench.press(Key::Print);
+    assert_eq!(bench.hold(550), [(500, vec![0x84])]);
+    // In set 3 a driver chooses.
+    bench.keyboard(0xf0);
+    bench.keyboard(3);
+    for (command, repeats, tells) in
+        [(0xf7, true, false), (0xf8, false, true), (0xf9, false, false), (0xfa, true, true)]
+    {
+        assert_eq!(bench.keyboard(command), [0xfa]);
+        assert_eq!(bench.press(Key::A), [0x1c]);
+        assert_eq!(!bench.hold(550).is_empty(), repeats, "{command:#x}");
+        assert_eq!(!bench.release(Key::A).is_empty(), tells, "{command:#x}");
+    }
+    bench.keyboard(0xfc);
+    assert_eq!(bench.keyboard(0x1c), [0xfa]);
+    bench.keyboard(0xf4);
+    bench.press(Key::A);
+    assert_eq!(bench.hold(550), []);
 }
 
 #[test]
@@ -180,11 +272,12 @@ fn both_ports_show_and_set_the_a20_gate() {
     let line = Arc::new(Recorder::default());
     let seen = IrqLine::new(line.clone(), 0);
     let gate = A20Gate::new(move |open| seen.set(open));
-    let hub = InputHub::new(&TimerQueue::without_thread(Clock::manual()));
+    let timers = TimerQueue::without_thread(Clock::manual());
+    let hub = InputHub::new(&timers);
     let wishes = Arc::new(Wishes::default());
     let unconnected = IrqLine::unconnected;
     let lines = I8042Lines { keyboard: unconnected(), mouse: unconnected() };
-    let i8042 = I8042::new(lines, gate.clone(), wishes.clone(), &hub);
+    let i8042 = I8042::new(lines, gate.clone(), wishes.clone(), &hub, &timers);
     let port92 = Port92::new(gate, wishes);
     i8042.write_port(COMMAND_PORT, 0xdd);
     assert!(!line.level(0));

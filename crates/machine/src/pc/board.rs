@@ -89,7 +89,7 @@ pub struct Pc {
     pub(super) consoles: Vec<Arc<Console>>,
     pub(super) chardevs: Chardevs,
     /// First port and interrupt line of each serial port.
-    serial_ports: Vec<(u16, u32)>,
+    pub(super) serial_ports: Vec<(u16, u32)>,
     /// The same of each parallel port.
     pub(super) parallel_ports: Vec<(u16, u32)>,
     /// The floppy drives.
@@ -225,6 +225,7 @@ impl Pc {
         pc.add_devices()?;
         pc.floppies = fdc.drive_types();
         pc.fill_cmos();
+        pc.add_option_roms()?;
         if bios::has_firmware(spec) {
             if let Some(images) = pc.boot.take() {
                 pc.add_kernel(&images)?;
@@ -401,7 +402,8 @@ impl Pc {
             keyboard: chipset.router.isa_line(line::KEYBOARD),
             mouse: chipset.router.isa_line(line::MOUSE),
         };
-        let keyboard = I8042::new(lines, a20.clone(), self.control.clone(), &self.input);
+        let keyboard =
+            I8042::new(lines, a20.clone(), self.control.clone(), &self.input, &self.timers);
         keyboard.attach(&self.ports)?;
         let port92 = Port92::new(a20, self.control.clone());
         port92.attach(&self.ports)?;
@@ -442,23 +444,31 @@ impl Pc {
                     COM_PORTS.len()
                 )));
             };
-            self.add_serial_port(&format!("serial{index}"), port, id)?;
+            let backend = self.claim_chardev("-serial", id)?;
+            self.add_serial_port(&format!("serial{index}"), port, com_line(index), backend)?;
         }
         Ok(())
+    }
+
+    /// The character device `id` for the device that `option` makes.
+    ///
+    /// # Errors
+    /// Names the option, if there is none or somebody has it.
+    pub(super) fn claim_chardev(
+        &mut self,
+        option: &str,
+        id: &str,
+    ) -> Result<Arc<dyn CharBackend>, BuildError> {
+        self.chardevs.claim(id).map_err(|e| BuildError::Device(format!("{option}: {e}")))
     }
 
     pub(super) fn add_serial_port(
         &mut self,
         id: &str,
         port: u16,
-        chardev: &str,
+        irq: u32,
+        backend: Arc<dyn CharBackend>,
     ) -> Result<(), BuildError> {
-        let backend = self.chardevs.claim(chardev)?;
-        let irq = if COM_PORTS.iter().position(|&p| p == port).is_some_and(|i| i % 2 == 1) {
-            line::COM2
-        } else {
-            line::COM1
-        };
         self.serial_ports.push((port, irq));
         let irq = self.chipset.router.isa_line(irq);
         let uart = Uart16550::new(id, port, &self.timers, irq, backend);
@@ -672,4 +682,9 @@ impl Board for Pc {
     fn clock(&self) -> &Clock {
         self.timers.clock()
     }
+}
+
+/// The interrupt line of the serial port with this number, from 0: they take turns.
+pub(super) const fn com_line(index: usize) -> u32 {
+    if index % 2 == 0 { line::COM1 } else { line::COM2 }
 }

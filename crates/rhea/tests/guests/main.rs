@@ -166,6 +166,8 @@ fn debian_boots_by_uefi() {
         photograph(&mut vm, "ovmf-grub")?;
         vm.serial.send("\r")?;
         vm.serial.wait_for("rhea login: ")?;
+        vm.wait_screen("rhea login:")?;
+        photograph(&mut vm, "ovmf")?;
         vm.serial.send("root\n")?;
         vm.serial.wait_for("root@rhea:~# ")?;
         vm.serial.send("ls /sys/firmware; systemctl poweroff --force\n")?;

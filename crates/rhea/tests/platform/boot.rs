@@ -56,6 +56,19 @@ fn firmware_takes_no_other_kernels() {
     });
 }
 
+/// As many CPUs as a machine can have: firmware finds them all, and so does Linux.
+#[test]
+fn linux_runs_on_64_cpus() {
+    with_guest("linux_runs_on_64_cpus", &[SEABIOS], |guest| {
+        let mut vm = start(guest, &["-smp", "64", "-bios", "bios-256k.bin"])?;
+        ensure!(vm.serial.run("nproc")? == "64");
+        // The last of them does work.
+        let worker = "taskset -c 63 sh -c 'set -- $(cat /proc/self/stat); shift 38; echo $1'";
+        ensure!(vm.serial.run(worker)? == "63");
+        Ok(())
+    });
+}
+
 /// Every CPU that there may be is there, with its socket, core and thread.
 #[test]
 fn linux_sees_sockets_cores_and_threads() {

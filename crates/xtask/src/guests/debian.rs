@@ -35,6 +35,8 @@ const GRUB_CONFIGURATION: &str = "\
 serial --unit=0 --speed=115200
 terminal_input console serial
 terminal_output console serial
+# By UEFI the kernel's console takes over the mode of the screen that GRUB tells it of.
+if [ $grub_platform = efi ]; then insmod efi_gop; fi
 set timeout=5
 set default=0
 menuentry 'Debian GNU/Linux' {

@@ -34,6 +34,14 @@ impl BootOrder {
             Some(text) => Some(parse_number::<u32>(properties.option(), key, &text)?),
             None => None,
         };
+        self.check(index)
+    }
+
+    /// Returns the index that a device asks for.
+    ///
+    /// # Errors
+    /// If another device has it.
+    pub(in crate::pc) fn check(&self, index: Option<u32>) -> Result<Option<u32>, OptionError> {
         match index.filter(|&index| self.0.iter().any(|(other, _)| *other == index)) {
             Some(taken) => {
                 Err(OptionError::new(format!("The bootindex {taken} has already been used")))

@@ -13,9 +13,11 @@ mod smbios;
 pub(super) use boot_order::{BootOrder, pci_path};
 pub use files::RomFiles;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use block::Drive;
+use devices::fw_cfg::Content;
 use devices::pci::OptionRom;
 use devices::pflash::{self, Pflash};
 use devices::rom::SystemRom;
@@ -25,7 +27,7 @@ use options::Properties;
 use super::board::Pc;
 use super::layout::FOUR_GIB;
 use crate::BuildError;
-use crate::spec::{DriveInterface, MachineSpec};
+use crate::spec::{DriveInterface, MachineSpec, OptionRomSpec};
 
 /// The BIOS of a machine that is told nothing else.
 const DEFAULT_BIOS: &str = "bios-256k.bin";
@@ -140,6 +142,31 @@ impl Pc {
     pub(super) fn add_fw_cfg(&mut self) -> Result<(), BuildError> {
         self.fw_cfg.attach(&self.ports)?;
         self.devices.push(self.fw_cfg.clone());
+        Ok(())
+    }
+
+    /// Gives firmware the ROMs of `-option-rom`. Each is a file below `genroms/`, and firmware that boots
+    /// from one knows it by that name.
+    pub(super) fn add_option_roms(&mut self) -> Result<(), BuildError> {
+        let spec = Arc::clone(&self.spec);
+        for OptionRomSpec { file, boot_index } in &spec.firmware.option_roms {
+            let failed =
+                |reason: String| BuildError::Device(format!("-option-rom {file}: {reason}"));
+            if !has_firmware(&spec) {
+                let reason =
+                    "a kernel that is booted directly has no firmware to run it; add -bios";
+                return Err(failed(format!("{reason} {DEFAULT_BIOS}")));
+            }
+            let rom = self.rom_files.load(file, ROM_MAX).map_err(failed)?;
+            let name = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
+            let item = format!("genroms/{name}");
+            if self.fw_cfg.has_file(&item) {
+                return Err(failed(format!("there is a ROM called {name} already")));
+            }
+            let index = self.boot_order.check(*boot_index)?;
+            self.fw_cfg.add_file(&item, Content::Fixed(rom)).map_err(|e| failed(e.to_string()))?;
+            self.boot_order.add(index, format!("/rom@{item}"));
+        }
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use block::{Drive, DriveOptions};
+use chardev::{CharBackend, Chardev, ChardevSpec};
 use devices::fdc::{DriveType, Fdc, FloppyUnit};
 use devices::i8237::I8237;
 use devices::irq::line;
@@ -18,9 +19,11 @@ use super::storage::query_name;
 use super::{Bus, Driver, PciPlace};
 use crate::BuildError;
 use crate::pc::bios::pci_path;
-use crate::pc::board::Pc;
+use crate::pc::board::{Pc, com_line};
 use crate::spec::{DriveInterface, SerialSpec};
 
+/// Interrupt lines of the ISA bus.
+const ISA_LINES: u32 = 16;
 /// The path of the first floppy drive that no `-device` made.
 const FLOPPY_PATH: &str = "/machine/unattached/device[16]";
 /// The path of the real-time clock.
@@ -126,7 +129,8 @@ impl Pc {
                     LPT_PORTS.len()
                 )));
             };
-            self.add_parallel_port(&format!("parallel{index}"), port, parallel::IRQ, id)?;
+            let backend = self.claim_chardev("-parallel", id)?;
+            self.add_parallel_port(&format!("parallel{index}"), port, parallel::IRQ, backend)?;
         }
         Ok(())
     }
@@ -136,9 +140,8 @@ impl Pc {
         id: &str,
         port: u16,
         irq: u32,
-        chardev: &str,
+        backend: Arc<dyn CharBackend>,
     ) -> Result<(), BuildError> {
-        let backend = self.chardevs.claim(chardev)?;
         let device = Parallel::new(id, port, self.isa_line(irq), backend);
         device.attach(&self.ports)?;
         self.devices.push(device);
@@ -171,35 +174,65 @@ fn floppy(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), Bui
     Ok(())
 }
 
-fn isa_parallel(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
-    let chardev = properties.require("chardev")?;
+/// Where a port of a kind that has a few usual places goes: its number and its first port. Told neither
+/// `index` nor `iobase`, it takes the first place that no other has.
+fn port_place(
+    properties: &mut Properties,
+    what: &str,
+    usual: &[u16],
+    used: &[(u16, u32)],
+) -> Result<(usize, u16), BuildError> {
     let index: Option<usize> = properties.take_number("index")?;
     let iobase: Option<u16> = properties.take_number("iobase")?;
-    let irq = properties.take_number("irq")?.unwrap_or(parallel::IRQ);
-    let option = properties.option().to_owned();
-    properties.finish()?;
-    let used = pc.spec.parallels.len();
-    let port =
-        iobase.or_else(|| LPT_PORTS.get(index.unwrap_or(used)).copied()).ok_or_else(|| {
-            let last = LPT_PORTS.len() - 1;
-            BuildError::Device(format!("{option}: index must be from 0 to {last}"))
-        })?;
-    pc.add_parallel_port(path, port, irq, &chardev)
+    let is_free = |port: &u16| used.iter().all(|(other, _)| other != port);
+    let index = index.or_else(|| usual.iter().position(is_free)).unwrap_or(usual.len());
+    match (usual.get(index), iobase) {
+        (Some(&port), None) => Ok((index, port)),
+        (_, Some(port)) => Ok((index, port)),
+        (None, None) => Err(BuildError::Device(format!(
+            "{}: Max. supported number of {what} ports is {}; give an index below that, or iobase and irq",
+            properties.option(),
+            usual.len()
+        ))),
+    }
 }
 
-fn isa_serial(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+fn isa_parallel(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
     let chardev = properties.require("chardev")?;
-    let index: Option<usize> = properties.take_number("index")?;
-    let iobase: Option<u16> = properties.take_number("iobase")?;
+    let (_, port) = port_place(&mut properties, "parallel", &LPT_PORTS, &pc.parallel_ports)?;
+    let irq = take_isa_irq(&mut properties)?.unwrap_or(parallel::IRQ);
     let option = properties.option().to_owned();
     properties.finish()?;
-    let used = pc.spec.serials.len();
-    let port =
-        iobase.or_else(|| COM_PORTS.get(index.unwrap_or(used)).copied()).ok_or_else(|| {
-            let last = COM_PORTS.len() - 1;
-            BuildError::Device(format!("{option}: index must be from 0 to {last}"))
-        })?;
-    pc.add_serial_port(path, port, &chardev)
+    let backend = pc.claim_chardev(&option, &chardev)?;
+    pc.add_parallel_port(path, port, irq, backend)
+}
+
+/// Without a character device it is a port that nobody is at the other end of.
+fn isa_serial(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let chardev = properties.take("chardev");
+    let (index, port) = port_place(&mut properties, "ISA serial", &COM_PORTS, &pc.serial_ports)?;
+    let irq = take_isa_irq(&mut properties)?.unwrap_or(com_line(index));
+    let option = properties.option().to_owned();
+    properties.finish()?;
+    let backend = match chardev {
+        Some(id) => pc.claim_chardev(&option, &id)?,
+        None => Chardev::open(path, &ChardevSpec::Null, &|_| ())
+            .map_err(|source| BuildError::Chardev { id: path.to_owned(), source })?,
+    };
+    pc.add_serial_port(path, port, irq, backend)
+}
+
+/// An interrupt line of the ISA bus.
+fn take_isa_irq(properties: &mut Properties) -> Result<Option<u32>, OptionError> {
+    let irq: Option<u32> = properties.take_number("irq")?;
+    match irq.filter(|&irq| irq >= ISA_LINES) {
+        Some(irq) => Err(OptionError::new(format!(
+            "{}: irq={irq}: the ISA bus has interrupt lines 0 to {}",
+            properties.option(),
+            ISA_LINES - 1
+        ))),
+        None => Ok(irq),
+    }
 }
 
 /// The bits that a pvpanic device knows.

@@ -92,8 +92,9 @@ fn isa_debugcon(pc: &mut Pc, _: &str, mut properties: Properties) -> Result<(), 
     let iobase = properties.take_number("iobase")?.unwrap_or(DebugConsole::IOBASE);
     let readback = properties.take_number("readback")?.unwrap_or(DebugConsole::READBACK);
     let chardev = properties.require("chardev")?;
+    let option = properties.option().to_owned();
     properties.finish()?;
-    let device = DebugConsole::new(pc.chardevs.claim(&chardev)?, readback);
+    let device = DebugConsole::new(pc.claim_chardev(&option, &chardev)?, readback);
     device.attach(&pc.ports, iobase)?;
     pc.devices.push(device);
     Ok(())
