@@ -314,6 +314,8 @@ fn checks() {
     }
     refused("NMI is no exception", &|| put(at::INJECT, VALID | 3 << 8 | 2));
     refused("no exception", &|| put(at::INJECT, VALID | 3 << 8 | 32));
+    refused("INTO's exception in 64-bit mode", &|| put(at::INJECT, VALID | 3 << 8 | 4));
+    refused("BOUND's exception in 64-bit mode", &|| put(at::INJECT, VALID | 3 << 8 | 5));
     if feature(0) {
         refused("PAT", &|| {
             nested();
@@ -406,6 +408,16 @@ fn instructions() {
     if has(1, 2, 3) {
         intercepted!("MONITOR", at::WORD4, 10, 0x8a, 0, ["monitor"]);
         intercepted!("MWAIT", at::WORD4, 11, 0x8b, 0, ["mwait"]);
+        let armed = |name: &str, code: u64, expected: u64| {
+            prepare();
+            put32(at::WORD4, 3 | 1 << 12);
+            put(at::RAX, &raw const SAVE as u64);
+            check(name, begin(code), expected);
+        };
+        let waits = guest!("xor ecx, ecx", "xor edx, edx", "monitor", "xor eax, eax", "mwait");
+        armed("MWAIT that waits for something", waits, 0x8c);
+        let waits_not = guest!("xor ecx, ecx", "xor eax, eax", "mwait");
+        armed("MWAIT that waits for nothing", waits_not, exit::VMMCALL);
     }
     if has(0x8000_0001, 3, 27) {
         intercepted!("RDTSCP", at::WORD4, 7, 0x87, 0, ["rdtscp"]);
@@ -936,6 +948,21 @@ fn interrupts() {
         check("vector and RIP", (frame(0), frame(1)), (0x62, code));
         apic(0xb0).write_volatile(0);
         handle(0x62, None);
+        if feature(0) {
+            let read = guest!("mov ecx, [rax]", "mov eax, ecx");
+            prepare();
+            nested();
+            put(at::RAX, APIC + 0x30);
+            check("the controller's page, nested", begin(read), exit::VMMCALL);
+            check("its version", get(at::RAX), apic(0x30).read_volatile().into());
+            let write = guest!("mov dword ptr [rax], ecx");
+            prepare();
+            nested();
+            set_nested(APIC, |entry| entry & !2);
+            put(at::RAX, APIC + 0x30);
+            check("read-only", begin(write), exit::NPF);
+            check("info and address", (get(at::INFO1), get(at::INFO2)), (1 << 32 | 7, APIC + 0x30));
+        }
     }
 }
 
