@@ -459,6 +459,28 @@ fn control_register_0() {
     check("both: the same value", begin(guest!("mov cr0, rax")), 0x10);
 }
 
+/// Of PAUSEs that follow each other fast, the one after as many as the filter counts leaves.
+fn pauses() {
+    if !feature(10) {
+        return skip("the pause filter");
+    }
+    let ends = |name: &str, pauses: u64, count: u64, threshold: u64, expected: u64| {
+        prepare();
+        put32(at::WORD3, 1 << 23);
+        put32(0x3c, (count << 16 | threshold) as u32);
+        let code = guest!("2:", "pause", "mov ecx, 500", "3:", "dec ecx", "jnz 3b", "dec rax", "jnz 2b");
+        put(at::RAX, pauses);
+        check(name, begin(code), expected);
+    };
+    ends("fewer PAUSEs than the filter counts", 10, 11, 0, exit::VMMCALL);
+    ends("as many", 10, 10, 0, exit::VMMCALL);
+    ends("more", 10, 9, 0, 0x77);
+    if feature(12) {
+        ends("too slow for the threshold", 40, 9, 1, exit::VMMCALL);
+        ends("fast enough", 40, 9, 0xffff, 0x77);
+    }
+}
+
 fn exceptions() {
     let raised = |name: &str, vector: u64, code: u64, info: u64| {
         prepare();
@@ -853,6 +875,18 @@ fn nested_paging() {
     nested();
     put(at::RAX, PLACE);
     check("nothing wrong", begin(code), exit::VMMCALL);
+    if !is_intel() {
+        // The bit that is the global one of a leaf is reserved above directories.
+        let mut table = |n: usize| unsafe {
+            prepare();
+            nested();
+            let entry = (&raw mut NESTED).cast::<u64>().add(512 * n);
+            entry.write_volatile(entry.read_volatile() | 1 << 8);
+            (begin(code), get(at::INFO1) & 0x1f)
+        };
+        check("PML4, bit 8", table(0), (exit::NPF, 0xf));
+        check("PDPT, bit 8", table(1), (exit::NPF, 0xf));
+    }
     faults("a read, not present", read, &|entry| entry & !1, FINAL | 4);
     faults("a write, not present", write, &|entry| entry & !1, FINAL | 6);
     faults("a write, read-only", write, &|entry| entry & !2, FINAL | 7);
@@ -977,6 +1011,7 @@ pub fn run() {
     checks();
     instructions();
     control_register_0();
+    pauses();
     exceptions();
     ports();
     registers();
