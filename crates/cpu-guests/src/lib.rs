@@ -11,4 +11,4 @@
 pub const TOPICS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/topics.rs"));
 
 /// Those of them that need interrupt controllers, timers or devices.
-pub const NEEDS_MACHINE: &[&str] = &["apic", "mmio", "smm", "smp"];
+pub const NEEDS_MACHINE: &[&str] = &["apic", "mmio", "sleep", "smm", "smp", "topology"];

@@ -27,6 +27,7 @@ use crate::timed::Timed;
 use crate::tlb::{Class, Tlb};
 #[cfg(target_arch = "x86_64")]
 use crate::translate::Translator;
+use crate::vmware::Backdoor;
 
 /// What a CPU is made from.
 #[derive(Clone)]
@@ -176,6 +177,10 @@ pub struct Cpu {
     pub(crate) counters: Arc<Counters>,
     /// Time goes by the instructions that are executed.
     pub(crate) timed: Option<Box<Timed>>,
+    /// MONITOR was executed since the last MWAIT.
+    pub(crate) monitors: bool,
+    /// VMware's backdoor, if it is there.
+    pub(crate) backdoor: Option<Backdoor>,
     /// What is written is recorded, for engines to be compared.
     pub(crate) recorder: Option<Box<Recorder>>,
     /// How the engines differed, for who is told that they do.
@@ -275,6 +280,8 @@ impl Cpu {
             counters,
             timed: None,
             recorder: None,
+            monitors: false,
+            backdoor: None,
             divergence: None,
             translates: false,
             counted_to: 0,

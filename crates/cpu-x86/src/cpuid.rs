@@ -283,8 +283,12 @@ impl Cpu {
             }
             0x8000_001d if self.has_topology_extensions() => self.cpuid_cache(sub),
             0x8000_001e if self.has_topology_extensions() => {
-                let core = self.config.apic_id >> topology.thread_bits();
-                leaf(self.config.apic_id, (topology.threads - 1) << 8 | core & 0xff, 0, 0)
+                let id = self.config.apic_id;
+                let cores = (1 << (topology.package_bits() - topology.thread_bits())) - 1;
+                let core = id >> topology.thread_bits() & cores & 0xff;
+                // A socket is a node.
+                let node = id >> topology.package_bits() & 0xff;
+                leaf(id, (topology.threads - 1) << 8 | core, node, 0)
             }
             0x8000_0021 => leaf(self.features(Word::Extended2Eax), 0, 0, 0),
             _ => Leaf::default(),

@@ -225,7 +225,7 @@ const BASE: &[F] = &[
 ];
 
 /// Names of features that others have and this build has not, to tell them from typing errors.
-pub const ABSENT: &[&str] = &[
+const ABSENT: &[&str] = &[
     "3dnow",
     "3dnowext",
     "amx-bf16",
@@ -255,12 +255,20 @@ pub const ABSENT: &[&str] = &[
     "dtes64",
     "est",
     "fma4",
+    "fred",
+    "fxsr-opt",
     "gfni",
     "hle",
     "ibs",
+    "ibt",
+    "kvm",
+    "kvmclock",
+    "kvmclock-stable-bit",
+    "lam",
     "lbrv",
     "lwp",
     "misalignsse",
+    "mmxext",
     "movdir64b",
     "movdiri",
     "mpx",
@@ -269,6 +277,7 @@ pub const ABSENT: &[&str] = &[
     "perfctr-core",
     "rdpru",
     "rtm",
+    "shstk",
     "skinit",
     "smx",
     "ss",
@@ -285,6 +294,13 @@ pub const ABSENT: &[&str] = &[
     "wdt",
     "xop",
 ];
+/// What the names of services of other hypervisors begin with, of which there are none either.
+const ABSENT_SERVICES: &[&str] = &["hv-", "kvm-"];
+
+/// Whether others have a feature called `name`, with dashes, that this build has not.
+pub fn is_absent(name: &str) -> bool {
+    ABSENT.contains(&name) || ABSENT_SERVICES.iter().any(|service| name.starts_with(service))
+}
 
 /// A set of features, as CPUID's words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -346,7 +362,7 @@ impl FeatureSet {
         let features = FEATURES.iter().filter(|feature| self.has(feature));
         let all = features.flat_map(|feature| feature.instructions).chain(BASE);
         all.fold(Instructions::default(), |mut set, &feature| {
-            set.0[feature as usize / 64] |= 1 << (feature as usize % 64);
+            set.groups[feature as usize / 64] |= 1 << (feature as usize % 64);
             set
         })
     }
@@ -357,15 +373,21 @@ pub fn find(name: &str) -> Option<&'static Feature> {
     FEATURES.iter().find(|feature| feature.is_called(name))
 }
 
-/// The groups of instructions that a CPU has.
+/// The groups of instructions that a CPU has, and how it reads what vendors read in different ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Instructions([u64; 3]);
+pub(crate) struct Instructions {
+    groups: [u64; 3],
+    /// As Intel's processors.
+    pub(crate) intel: bool,
+    /// REX.W makes the offsets of far pointers 64 bits wide. To AMD's processors it means nothing there.
+    pub(crate) wide_far: bool,
+}
 
 impl Instructions {
     /// Whether it has `feature`'s.
     pub(crate) fn has(&self, feature: F) -> bool {
         let n = feature as usize;
-        self.0.get(n / 64).is_some_and(|word| word >> (n % 64) & 1 != 0)
+        self.groups.get(n / 64).is_some_and(|word| word >> (n % 64) & 1 != 0)
     }
 
     /// Whether it has instructions that belong to all of `features`.

@@ -53,6 +53,7 @@ mod tlb;
 mod trace;
 #[cfg(target_arch = "x86_64")]
 mod translate;
+mod vmware;
 
 pub use counters::{Counters, report};
 pub use cpu::{Cpu, CpuConfig, CpuWiring, Translation};
@@ -60,3 +61,4 @@ pub use cpuid::Topology;
 pub use group::CpuGroup;
 pub use model::{CpuModel, ModelError, Vendor};
 pub use state::CpuState;
+pub use vmware::Backdoor;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::feature::{ABSENT, FEATURES, FeatureSet, Instructions, Word, find};
+use crate::feature::{FEATURES, FeatureSet, Instructions, Word, find, is_absent};
 use crate::fpu::xsave::component;
 use crate::mmu::{LINEAR_BITS, LINEAR_BITS_57, PHYS_BITS};
 use crate::regs::*;
@@ -82,6 +82,8 @@ pub(crate) struct Limits {
     pub(crate) msrs: Groups,
     /// Instructions that are there.
     pub(crate) instructions: Instructions,
+    /// Programs can write the address and the further information of a machine check.
+    pub(crate) mc_details: bool,
     /// SYSENTER and SYSCALL are as Intel has them.
     pub(crate) intel: bool,
 }
@@ -119,6 +121,12 @@ impl Limits {
             ("nx", EFER_NXE),
             ("svm", EFER_SVME),
         ]);
+        let intel = model.vendor == Vendor::Intel;
+        let mut instructions = model.features.instructions();
+        instructions.intel = intel;
+        // `max` is no processor of anybody's, and can do what any can.
+        let any = model.name == MAX;
+        instructions.wide_far = intel || any;
         Self {
             cr4: cr4 | CR4_PCE,
             efer,
@@ -129,8 +137,9 @@ impl Limits {
             phys_bits: model.phys_bits,
             la57: model.features.has_name("la57"),
             msrs: Groups::of(&model.features),
-            instructions: model.features.instructions(),
-            intel: model.vendor == Vendor::Intel,
+            instructions,
+            mc_details: !intel || any,
+            intel,
         }
     }
 
@@ -197,6 +206,9 @@ impl std::error::Error for ModelError {}
 /// have room for the most.
 const MIN_PHYS_BITS: u32 = 32;
 const MAX_PHYS_BITS: u32 = 52;
+
+/// The model that has all features.
+const MAX: &str = "max";
 
 /// A model in the table.
 struct Known {
@@ -276,7 +288,7 @@ const MODELS: &[Known] = {
     const CORE_BRAND: &str = "Intel Core Processor (Haswell)";
     &[
         known(
-            "max",
+            MAX,
             "Enables all features supported by the accelerator (default)",
             Amd,
             [15, 107, 1],
@@ -699,11 +711,10 @@ impl CpuModel {
     }
 
     fn change(&mut self, part: &str) -> Result<(), ModelError> {
-        if let Some(name) = part.strip_prefix('+') {
-            return self.set_feature(name, true);
-        }
-        if let Some(name) = part.strip_prefix('-') {
-            return self.set_feature(name, false);
+        for (sign, value) in [('+', "on"), ('-', "off")] {
+            if let Some(name) = part.strip_prefix(sign) {
+                return self.change(&format!("{name}={value}"));
+            }
         }
         let (name, value) = part.split_once('=').unwrap_or((part, "on"));
         let bad = || ModelError::BadValue(name.to_owned(), value.to_owned());
@@ -753,7 +764,7 @@ impl CpuModel {
             self.features.set(feature, present);
             return Ok(());
         }
-        let absent = ABSENT.contains(&name.replace('_', "-").as_str());
+        let absent = is_absent(&name.replace('_', "-"));
         match (absent, present) {
             // What is not there can be left off.
             (true, false) => Ok(()),
@@ -890,6 +901,10 @@ mod tests {
         assert!(refusal("max,sse2=maybe").contains("'maybe'"));
         assert!(refusal("max,vendor=Nobody").contains("'Nobody'"));
         assert!(CpuModel::parse("max,-avx512f,enforce").is_ok());
+        assert!(refusal("max,hv_time").contains("feature 'hv_time'"));
+        assert!(refusal("max,+kvm_pv_eoi").contains("feature 'kvm_pv_eoi'"));
+        assert!(CpuModel::parse("max,kvm=off,-kvmclock,-hv-time,+pmu").unwrap().pmu);
+        assert!(!CpuModel::parse("max,-pmu").unwrap().pmu);
     }
 
     #[test]
@@ -916,7 +931,7 @@ mod tests {
     fn every_feature_that_a_model_names_is_known() {
         for known in MODELS {
             for name in known.features.join(" ").split_whitespace() {
-                assert!(find(name).is_some() || ABSENT.contains(&name), "{}: {name}", known.name);
+                assert!(find(name).is_some() || is_absent(name), "{}: {name}", known.name);
             }
             assert!(known.brand.len() < 48);
         }

@@ -97,6 +97,8 @@ const MTRR_CAP: u64 = 0x500 | VARIABLE_MTRRS as u64;
 const MCG_CAP: u64 = 1 << 8 | MC_BANKS as u64;
 /// HWCR: writes to the status registers of machine check banks are allowed.
 const HWCR_MC_STATUS_WRITES: u64 = 1 << 18;
+/// Bits of a machine check bank's CTL that systems leave off to work around errata.
+const MC_CTL_LEFT_OFF: u64 = 1 << 0 | 1 << 10;
 /// DEBUG_CTL: the last branch is recorded.
 const DEBUG_CTL_LBR: u64 = 1 << 0;
 /// DEBUG_CTL: single steps end at branches.
@@ -490,11 +492,16 @@ impl Cpu {
         true
     }
 
-    /// CTL takes any bits; the others only zero, until HWCR lets them be written (APM volume 2, section
+    /// Of Intel's processors CTL takes all bits or none, and the others only zero (SDM volume 3, section
+    /// 16.3.2); of AMD's only STATUS has to be zero, until HWCR lets it be written (APM volume 2, section
     /// 9.3.2).
     fn write_mc_bank(&mut self, register: u32, value: u64) -> bool {
         let n = (register - index::MC_FIRST) as usize;
-        let free = n.is_multiple_of(4) || self.msrs.hwcr & HWCR_MC_STATUS_WRITES != 0;
+        let free = match n % 4 {
+            0 => !self.limits.intel || value | MC_CTL_LEFT_OFF == u64::MAX,
+            1 => self.msrs.hwcr & HWCR_MC_STATUS_WRITES != 0,
+            _ => self.limits.mc_details,
+        };
         if !free && value != 0 {
             return false;
         }

@@ -193,6 +193,10 @@ impl Default for BootImage {
 pub struct BoardSpec {
     /// Leave out ACPI: the power management function and the tables.
     pub no_acpi: bool,
+    /// Leave out the 8254 timer, and with it the speaker's port.
+    pub no_pit: bool,
+    /// VMware's backdoor port is there.
+    pub vmware_port: bool,
     /// Leave out system management mode.
     pub no_smm: bool,
     /// Drives that are flash memory, by their ids: where CPUs start, and the one below.

@@ -18,14 +18,19 @@ const BESIDES: &[(&str, &[&str])] = &[
     ("pcid", &["qemu64,+pcid,+invpcid", "qemu64,-pcid,+invpcid", "qemu64,-pcid,-invpcid"]),
     ("pmu", &["Skylake-Server,pmu=on"]),
     ("smp", &["qemu64"]),
-    ("svm", &["EPYC", "EPYC,-npt", "EPYC-Milan,+svm", "Haswell"]),
+    ("svm", &["EPYC", "EPYC,-npt", "EPYC-Milan,+svm", "max,+monitor", "Haswell"]),
     ("syscall", &["Opteron_G1,vendor=AuthenticAMD", "Haswell"]),
     ("system", &["qemu64,+umip", "Opteron_G1"]),
+    ("topology", &["EPYC", "Haswell", "qemu64"]),
     ("vm86", &["qemu64"]),
     ("xsave", &["Haswell", "EPYC-Milan", "qemu64"]),
 ];
-/// Topics about several processors.
-const SEVERAL: &[&str] = &["smp"];
+/// What topics' machines have besides.
+const MACHINES: &[(&str, [&str; 2])] = &[
+    ("smp", ["-smp", "4"]),
+    ("topology", ["-smp", "8,sockets=2,cores=2,threads=2"]),
+    ("vmport", ["-machine", "vmport=on"]),
+];
 /// What `isa-debug-exit` makes of a guest's zero.
 const CONTENT: i32 = 1;
 
@@ -39,7 +44,8 @@ fn run(name: &str, image: &[u8], model: &str, accel: &str) -> Result<()> {
         .args(["-m", "128", "-no-reboot", "-cpu", model, "-kernel", &kernel])
         .args(["-accel", accel])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"]);
-    let builder = if SEVERAL.contains(&name) { builder.args(["-smp", "4"]) } else { builder };
+    let besides = MACHINES.iter().find(|(topic, _)| *topic == name);
+    let builder = besides.into_iter().fold(builder, |builder, (_, args)| builder.args(*args));
     let mut vm = builder.spawn()?;
     let text = vm.serial.wait_for("DONE")?;
     let status = vm.wait_exit()?;

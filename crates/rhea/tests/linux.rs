@@ -49,6 +49,14 @@ fn boots_to_a_shell_with_four_cpus() {
     with_guest("boots_to_a_shell_with_four_cpus", |builder, guest| shell(builder, guest, "4"));
 }
 
+/// As many as a machine can have.
+#[test]
+fn boots_to_a_shell_with_sixty_four_cpus() {
+    with_guest("boots_to_a_shell_with_sixty_four_cpus", |builder, guest| {
+        shell(builder, guest, "64")
+    });
+}
+
 /// Every CPU runs a process of its own; query-cpus-fast names real threads of the emulator.
 #[test]
 fn four_cpus_work() {

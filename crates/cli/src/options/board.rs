@@ -23,11 +23,7 @@ const FIXED: &[(&str, bool, &str)] = &[
     ("suppress-vmdesc", false, "machines can't be migrated"),
 ];
 /// The same, for those that can be left to the machine.
-const FIXED_AUTO: &[(&str, bool, &str)] = &[
-    ("pic", true, "the 8259s are part of the board"),
-    ("pit", true, "the PIT is part of the board"),
-    ("vmport", false, "there is no VMware port"),
-];
+const FIXED_AUTO: &[(&str, bool, &str)] = &[("pic", true, "the 8259s are part of the board")];
 
 /// Least and most RAM below 4 GiB that can be asked for, in bytes.
 const LOW_MEMORY_MIN: u64 = 16 << 20;
@@ -87,6 +83,12 @@ fn board(board: &mut BoardSpec, options: &mut Properties) -> Result<(), OptionEr
     }
     if let Some(smm) = options.take_choice("smm", ON_OFF_AUTO)? {
         board.no_smm = smm == Some(false);
+    }
+    if let Some(pit) = options.take_choice("pit", ON_OFF_AUTO)? {
+        board.no_pit = pit == Some(false);
+    }
+    if let Some(port) = options.take_choice("vmport", ON_OFF_AUTO)? {
+        board.vmware_port = port == Some(true);
     }
     for (key, flash) in ["pflash0", "pflash1"].into_iter().zip(&mut board.flash) {
         *flash = options.take(key).or(flash.take());
@@ -207,6 +209,7 @@ mod tests {
         .unwrap();
         let board = &builder.machine().board;
         assert!(board.no_core_dump && board.no_smm && !board.no_acpi);
+        assert!(!board.no_pit && !board.vmware_port);
         assert_eq!(board.flash[1].as_deref(), Some("libvirt-pflash1-format"));
         assert!(builder.machine().no_hpet);
     }
@@ -214,8 +217,7 @@ mod tests {
     #[test]
     fn what_there_is_not_is_refused_by_name() {
         for (value, message) in [
-            ("vmport=on", "vmport=on: not available in this build"),
-            ("pit=off", "pit=off: not available in this build"),
+            ("pic=off", "pic=off: not available in this build"),
             ("nvdimm=on", "nvdimm=on: not available in this build"),
             ("memory-encryption=x", "No such memory encryption object 'x'"),
             ("confidential-guest-support=x", "Device 'x' not found"),

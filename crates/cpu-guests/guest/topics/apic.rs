@@ -193,6 +193,14 @@ fn timer() {
     write(INITIAL, 10_000_000);
     write(LVT_TIMER, 0x70);
     check("from periodic to one-shot, it goes on", read(CURRENT) > 0, true);
+    let stays = |_| {
+        write(LVT_TIMER, 0x70 | MASKED);
+        write(INITIAL, 20_000);
+        while read(CURRENT) != 0 {}
+        write(LVT_TIMER, 0x70 | MASKED | 1 << 17);
+        read(CURRENT) == 0
+    };
+    check("a count that has ended does not begin again", (0..100).all(stays), true);
     write(INITIAL, 0);
     if has(1, 2, 24) {
         const DEADLINE: u32 = 0x6e0;
@@ -333,6 +341,22 @@ fn modes() {
     write(SVR, 0x1ff);
 }
 
+/// The registers' page goes where APIC_BASE says.
+fn relocation() {
+    const ELSEWHERE: u64 = 0xd000_0000;
+    let base = rdmsr(MSR_BASE);
+    let version = read(0x30);
+    check("another place", try_wrmsr(MSR_BASE, base & 0xfff | ELSEWHERE), NONE);
+    let there = unsafe { ((ELSEWHERE + 0x30) as *const u32).read_volatile() };
+    check("version there", there, version);
+    check("back", (try_wrmsr(MSR_BASE, base), read(0x30)), (NONE, version));
+    let width = cpuid(0x8000_0008, 0)[0] & 0xff;
+    check("beyond memory", try_wrmsr(MSR_BASE, base | 1 << width), GP);
+    for bit in [0, 7, 9] {
+        check(format_args!("APIC_BASE, bit {bit}"), try_wrmsr(MSR_BASE, base | 1 << bit), GP);
+    }
+}
+
 fn io(register: u32) -> u32 {
     unsafe {
         (IO_APIC as *mut u32).write_volatile(register);
@@ -430,5 +454,6 @@ pub fn run() {
     software_disable();
     non_maskable(own);
     io_apic(own);
+    relocation();
     modes();
 }

@@ -118,7 +118,8 @@ fn machine_check() {
         register("MCG_CTL", 0x17b, &[u64::MAX, 0], &[]);
     }
     for bank in 0..(cap & 0xff) as u32 {
-        register("MC_CTL", 0x400 + 4 * bank, &[u64::MAX, 0], &[]);
+        let refused: &[u64] = if is_intel() { &[1 << 63, 5] } else { &[] };
+        register("MC_CTL", 0x400 + 4 * bank, &[u64::MAX, !(1 << 10), 0], refused);
         register("MC_STATUS", 0x401 + 4 * bank, &[0], &[1, 1 << 63]);
         if !is_intel() {
             let hwcr = rdmsr(0xc001_0015);
@@ -131,8 +132,9 @@ fn machine_check() {
             );
             wrmsr(0xc001_0015, hwcr);
         }
-        register("MC_ADDR", 0x402 + 4 * bank, &[0], &[]);
-        register("MC_MISC", 0x403 + 4 * bank, &[0], &[]);
+        let details: &[u64] = if is_intel() { &[0] } else { &[0x8765_4321_dead_beef, 0] };
+        register("MC_ADDR", 0x402 + 4 * bank, details, &[]);
+        register("MC_MISC", 0x403 + 4 * bank, details, &[]);
     }
     if cap & 0xff < 28 {
         absent("a bank beyond the last", 0x400 + 4 * (cap & 0xff) as u32);

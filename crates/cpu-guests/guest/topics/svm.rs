@@ -314,6 +314,8 @@ fn checks() {
     }
     refused("NMI is no exception", &|| put(at::INJECT, VALID | 3 << 8 | 2));
     refused("no exception", &|| put(at::INJECT, VALID | 3 << 8 | 32));
+    refused("INTO's exception in 64-bit mode", &|| put(at::INJECT, VALID | 3 << 8 | 4));
+    refused("BOUND's exception in 64-bit mode", &|| put(at::INJECT, VALID | 3 << 8 | 5));
     if feature(0) {
         refused("PAT", &|| {
             nested();
@@ -406,6 +408,16 @@ fn instructions() {
     if has(1, 2, 3) {
         intercepted!("MONITOR", at::WORD4, 10, 0x8a, 0, ["monitor"]);
         intercepted!("MWAIT", at::WORD4, 11, 0x8b, 0, ["mwait"]);
+        let armed = |name: &str, code: u64, expected: u64| {
+            prepare();
+            put32(at::WORD4, 3 | 1 << 12);
+            put(at::RAX, &raw const SAVE as u64);
+            check(name, begin(code), expected);
+        };
+        let waits = guest!("xor ecx, ecx", "xor edx, edx", "monitor", "xor eax, eax", "mwait");
+        armed("MWAIT that waits for something", waits, 0x8c);
+        let waits_not = guest!("xor ecx, ecx", "xor eax, eax", "mwait");
+        armed("MWAIT that waits for nothing", waits_not, exit::VMMCALL);
     }
     if has(0x8000_0001, 3, 27) {
         intercepted!("RDTSCP", at::WORD4, 7, 0x87, 0, ["rdtscp"]);
@@ -445,6 +457,28 @@ fn control_register_0() {
     put32(at::WORD3, 1 << 5);
     put(at::RAX, cr0());
     check("both: the same value", begin(guest!("mov cr0, rax")), 0x10);
+}
+
+/// Of PAUSEs that follow each other fast, the one after as many as the filter counts leaves.
+fn pauses() {
+    if !feature(10) {
+        return skip("the pause filter");
+    }
+    let ends = |name: &str, pauses: u64, count: u64, threshold: u64, expected: u64| {
+        prepare();
+        put32(at::WORD3, 1 << 23);
+        put32(0x3c, (count << 16 | threshold) as u32);
+        let code = guest!("2:", "pause", "mov ecx, 500", "3:", "dec ecx", "jnz 3b", "dec rax", "jnz 2b");
+        put(at::RAX, pauses);
+        check(name, begin(code), expected);
+    };
+    ends("fewer PAUSEs than the filter counts", 10, 11, 0, exit::VMMCALL);
+    ends("as many", 10, 10, 0, exit::VMMCALL);
+    ends("more", 10, 9, 0, 0x77);
+    if feature(12) {
+        ends("too slow for the threshold", 40, 9, 1, exit::VMMCALL);
+        ends("fast enough", 40, 9, 0xffff, 0x77);
+    }
 }
 
 fn exceptions() {
@@ -841,6 +875,18 @@ fn nested_paging() {
     nested();
     put(at::RAX, PLACE);
     check("nothing wrong", begin(code), exit::VMMCALL);
+    if !is_intel() {
+        // The bit that is the global one of a leaf is reserved above directories.
+        let mut table = |n: usize| unsafe {
+            prepare();
+            nested();
+            let entry = (&raw mut NESTED).cast::<u64>().add(512 * n);
+            entry.write_volatile(entry.read_volatile() | 1 << 8);
+            (begin(code), get(at::INFO1) & 0x1f)
+        };
+        check("PML4, bit 8", table(0), (exit::NPF, 0xf));
+        check("PDPT, bit 8", table(1), (exit::NPF, 0xf));
+    }
     faults("a read, not present", read, &|entry| entry & !1, FINAL | 4);
     faults("a write, not present", write, &|entry| entry & !1, FINAL | 6);
     faults("a write, read-only", write, &|entry| entry & !2, FINAL | 7);
@@ -934,6 +980,21 @@ fn interrupts() {
         check("vector and RIP", (frame(0), frame(1)), (0x62, code));
         xapic::write(xapic::EOI, 0);
         handle(0x62, None);
+        if feature(0) {
+            let read = guest!("mov ecx, [rax]", "mov eax, ecx");
+            prepare();
+            nested();
+            put(at::RAX, APIC + 0x30);
+            check("the controller's page, nested", begin(read), exit::VMMCALL);
+            check("its version", get(at::RAX), apic(0x30).read_volatile().into());
+            let write = guest!("mov dword ptr [rax], ecx");
+            prepare();
+            nested();
+            set_nested(APIC, |entry| entry & !2);
+            put(at::RAX, APIC + 0x30);
+            check("read-only", begin(write), exit::NPF);
+            check("info and address", (get(at::INFO1), get(at::INFO2)), (1 << 32 | 7, APIC + 0x30));
+        }
     }
 }
 
@@ -948,6 +1009,7 @@ pub fn run() {
     checks();
     instructions();
     control_register_0();
+    pauses();
     exceptions();
     ports();
     registers();

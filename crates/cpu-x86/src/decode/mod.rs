@@ -26,7 +26,7 @@ pub(crate) const MAX_LEN: usize = 15;
 /// How iced-x86 is to read bytes for a CPU with `known` instructions: those of extensions that it does
 /// not have decode as the older ones they extend.
 fn options(known: &Instructions) -> u32 {
-    let mut options = DecoderOptions::AMD;
+    let mut options = if known.intel { DecoderOptions::NONE } else { DecoderOptions::AMD };
     if !known.has(CpuidFeature::WBNOINVD) {
         options |= DecoderOptions::NO_WBNOINVD;
     }
@@ -70,6 +70,10 @@ pub(crate) fn decode_whole(
         decoder = Decoder::with_ip(bits, bytes, rip, options);
         insn = decoder.decode();
     }
+    if known.wide_far && bits == 64 && has_far_pointer(insn.code()) {
+        decoder = Decoder::with_ip(bits, bytes, rip, options & !DecoderOptions::AMD);
+        insn = decoder.decode();
+    }
     if insn.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes {
         return None;
     }
@@ -110,6 +114,18 @@ pub(crate) fn decode_whole(
         op.flags |= OpFlags::ENDS_BLOCK;
     }
     Some((op, handler.map(|_| insn)))
+}
+
+/// Whether an instruction has a far pointer in memory, whose offset may be wide.
+fn has_far_pointer(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Jmp_m1632
+            | Code::Call_m1632
+            | Code::Lss_r32_m1632
+            | Code::Lfs_r32_m1632
+            | Code::Lgs_r32_m1632
+    )
 }
 
 /// The handler of an instruction, if any group knows it.
@@ -166,8 +182,9 @@ mod tests {
 
     use iced_x86::{Code, Decoder, DecoderOptions, EncodingKind, Mnemonic};
 
-    use super::select;
+    use super::{decode_whole, select};
     use crate::feature::is_implemented;
+    use crate::model::{CpuModel, Limits};
 
     /// Instructions whose purpose is to raise #UD.
     fn is_undefined(code: Code) -> bool {
@@ -204,6 +221,27 @@ mod tests {
             }
         }
         all.into_iter()
+    }
+
+    #[test]
+    fn wide_far_pointers_are_intels_and_the_model_max_has_them() {
+        // JMP FAR [RDX] and LSS RAX, [RDX], with REX.W.
+        let (jump, load) = ([0x48, 0xff, 0x2a], [0x48, 0x0f, 0xb2, 0x02]);
+        let code = |model: &str, bytes: &[u8]| {
+            let known = Limits::of(&CpuModel::parse(model).unwrap()).instructions;
+            let (_, insn) = decode_whole(&known, true, 64, 0, bytes).unwrap();
+            insn.map(|insn| insn.code())
+        };
+        for model in ["max", "Haswell"] {
+            assert_eq!(code(model, &jump), Some(Code::Jmp_m1664), "{model}");
+            assert_eq!(code(model, &load), Some(Code::Lss_r64_m1664), "{model}");
+        }
+        assert_eq!(code("EPYC", &jump), Some(Code::Jmp_m1632));
+        assert_eq!(code("EPYC", &load), Some(Code::Lss_r32_m1632));
+        // An operand size prefix does not shorten Intel's near branches in 64-bit mode.
+        let near = [0x66, 0xe9, 0, 0, 0, 0];
+        assert_eq!(code("Haswell", &near), Some(Code::Jmp_rel32_64));
+        assert_eq!(code("EPYC", &near), Some(Code::Jmp_rel16));
     }
 
     #[test]

@@ -36,8 +36,9 @@ struct Injected {
     is_instruction: bool,
 }
 
-/// What EVENTINJ asks for. The outer `None` if it is nothing that can be injected.
-fn injected(raw: u64) -> Option<Option<Injected>> {
+/// What EVENTINJ asks for. The outer `None` if it is nothing that can be injected, or, in 64-bit mode, an
+/// exception that there is only without: of INTO and BOUND (section 15.20).
+fn injected(raw: u64, is_64: bool) -> Option<Option<Injected>> {
     if raw & event::VALID == 0 {
         return Some(None);
     }
@@ -45,6 +46,7 @@ fn injected(raw: u64) -> Option<Option<Injected>> {
     let source = match raw >> event::TYPE_SHIFT & 7 {
         event::EXTERNAL => Source::External,
         event::NMI => Source::External,
+        event::EXCEPTION if is_64 && matches!(number, vector::OF | vector::BR) => return None,
         event::EXCEPTION if number < 32 && number != vector::NMI => Source::Exception,
         event::SOFTWARE => Source::Software,
         _ => return None,
@@ -174,7 +176,9 @@ impl Cpu {
         if debug || !self.are_modes_legal(vmcb, modes) {
             return None;
         }
-        injected(vmcb.u64(at::EVENT_INJ))
+        let cs = vmcb.segment(at::SEGMENTS + 16 * usize::from(CS));
+        let is_64 = modes.is_long() && cs.has(attr::LONG);
+        injected(vmcb.u64(at::EVENT_INJ), is_64)
     }
 
     fn are_modes_legal(&self, vmcb: &Vmcb, modes: &Modes) -> bool {

@@ -65,6 +65,8 @@ pub(crate) mod code {
     pub(crate) const WBINVD: u32 = 0x89;
     pub(crate) const MONITOR: u32 = 0x8a;
     pub(crate) const MWAIT: u32 = 0x8b;
+    /// MWAIT with an address that is monitored.
+    pub(crate) const MWAIT_ARMED: u32 = 0x8c;
     pub(crate) const XSETBV: u32 = 0x8d;
     pub(crate) const INVPCID: u32 = 0xa2;
     pub(crate) const NPF: u32 = 0x400;

@@ -10,6 +10,10 @@ use crate::op::{Op, OpFlags};
 /// EXITINFO1 of a MOV to or from a control register: it was one, and not LMSW or a relative.
 const IS_MOV_CR: u64 = 1 << 63;
 
+/// Ticks of the time-stamp counter for a cycle of the pause filter's threshold: a loop around a PAUSE takes
+/// a processor that is software longer, and has to count as one still.
+const PAUSE_TICKS: u64 = 32;
+
 /// EXITINFO1 of an I/O instruction.
 mod io {
     pub(super) const IN: u64 = 1 << 0;
@@ -200,7 +204,7 @@ impl Cpu {
         if !self.svm_has(has::PAUSE_FILTER) || count == 0 {
             return self.leave(code::PAUSE, 0, 0);
         }
-        let threshold = u64::from(self.svm.control.pause_threshold);
+        let threshold = u64::from(self.svm.control.pause_threshold) * PAUSE_TICKS;
         let now = self.clock.tsc();
         let since = now.wrapping_sub(std::mem::replace(&mut self.svm.last_pause, now));
         if self.svm_has(has::PAUSE_THRESHOLD) && threshold != 0 && since > threshold {

@@ -223,6 +223,10 @@ impl Cpu {
             } else if is_large {
                 wrong |= value & 1 << 21;
             }
+            // As in a guest's own tables, the global bit is reserved above directories.
+            if shape.levels >= 4 && level >= 3 && !is_large {
+                wrong |= value & pte::GLOBAL;
+            }
             if wrong != 0 {
                 return Err(Miss::Fault(code::PRESENT | code::RESERVED));
             }

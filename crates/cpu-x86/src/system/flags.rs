@@ -134,13 +134,18 @@ fn monitor(cpu: &mut Cpu, op: &Op) -> Result {
     let width = if op.addr_size == 0 { 8 } else { op.addr_size };
     let offset = cpu.reg_sized(RAX, width);
     let seg = if op.addr_size == 0 { DS } else { op.seg };
-    cpu.load::<u8>(seg, offset).map(|_| ())
+    cpu.load::<u8>(seg, offset)?;
+    cpu.monitors = true;
+    Ok(())
 }
 
 /// MWAIT returns at once, as it may at any time.
 fn mwait(cpu: &mut Cpu, _: &Op) -> Result {
     require_cpl0(cpu)?;
     cpu.intercept(code::MWAIT)?;
+    if std::mem::take(&mut cpu.monitors) {
+        cpu.intercept(code::MWAIT_ARMED)?;
+    }
     if cpu.gpr(1) as u32 > 1 {
         return Err(Exception::GP0);
     }

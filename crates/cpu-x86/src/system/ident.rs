@@ -87,6 +87,10 @@ fn rdpid<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
 }
 
 fn rdpmc(cpu: &mut Cpu, _: &Op) -> Result {
+    if let Some(value) = cpu.backdoor_counter(cpu.reg(RCX)) {
+        set_pair(cpu, value);
+        return Ok(());
+    }
     if cpu.may_read_counters() {
         cpu.intercept(code::RDPMC)?;
     }

@@ -165,11 +165,16 @@ impl LocalApic {
 
     fn timer_expired(&self) {
         let mut registers = self.registers();
-        if registers.timer.take_expired(&*self.clock) {
-            self.raise_local(&mut registers, Source::Timer);
-        }
+        self.expire(&mut registers);
         self.rearm(&registers);
         self.refresh(&registers);
+    }
+
+    /// Raises the timer's interrupt if its time has come.
+    fn expire(&self, registers: &mut Registers) {
+        if registers.timer.take_expired(&*self.clock) {
+            self.raise_local(registers, Source::Timer);
+        }
     }
 
     /// Delivers one of the local sources as its entry in the vector table says.
@@ -247,6 +252,11 @@ impl LocalApic {
 
     fn read_register(&self, index: u32) -> u32 {
         let mut registers = self.registers();
+        if index == reg::CURRENT_COUNT {
+            // Who sees that the count has ended sees its interrupt, too.
+            self.expire(&mut registers);
+            self.refresh(&registers);
+        }
         let value = registers.read(index, &*self.clock);
         if registers.take_error_interrupt() {
             self.raise_local(&mut registers, Source::Error);
@@ -259,8 +269,13 @@ impl LocalApic {
     fn write_register(&self, index: u32, value: u32, high: Option<u32>) {
         let action = {
             let mut registers = self.registers();
+            let is_timers = matches!(index, reg::LVT_TIMER | reg::INITIAL_COUNT | reg::DIVIDE);
+            if is_timers {
+                // A count that has ended does not go on in another mode.
+                self.expire(&mut registers);
+            }
             let action = registers.write(index, value, high, &*self.clock);
-            if reg::LVT_TIMER == index || matches!(index, reg::INITIAL_COUNT | reg::DIVIDE) {
+            if is_timers {
                 self.rearm(&registers);
             }
             if registers.take_error_interrupt() {
@@ -298,9 +313,7 @@ impl LocalApic {
         let mut registers = self.registers();
         registers.timer.set_tsc_deadline(value);
         // One that has passed already fires here and now, not by way of the timer thread.
-        if registers.timer.take_expired(&*self.clock) {
-            self.raise_local(&mut registers, Source::Timer);
-        }
+        self.expire(&mut registers);
         self.rearm(&registers);
         self.refresh(&registers);
     }

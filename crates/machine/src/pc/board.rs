@@ -10,7 +10,7 @@ use bus::{
     AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue, WakeCause,
 };
 use chardev::CharBackend;
-use cpu_x86::{Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
+use cpu_x86::{Backdoor, Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
 use devices::ata::{Geometry, Translation};
 use devices::fdc::DriveType;
 use devices::fpu_error::FpuError;
@@ -260,6 +260,9 @@ impl Pc {
                     },
                 );
                 cpu.set_log(Arc::clone(&self.log));
+                if self.spec.board.vmware_port {
+                    cpu.set_backdoor(self.backdoor());
+                }
                 if let Some(icount) = self.spec.icount {
                     let time = InstructionClock::new(icount, &self.timers, signals);
                     cpu.set_instruction_time(Arc::new(time));
@@ -276,6 +279,14 @@ impl Pc {
                 cpu
             })
             .collect()
+    }
+
+    /// What VMware's backdoor tells of the machine.
+    fn backdoor(&self) -> Backdoor {
+        Backdoor {
+            memory_mib: u32::try_from(self.spec.memory >> 20).unwrap_or(u32::MAX),
+            uuid: self.spec.uuid.unwrap_or_default().into_bytes(),
+        }
     }
 
     /// Which engine runs the CPUs.
@@ -392,8 +403,11 @@ impl Pc {
             }
             None => chipset.router.isa_line(line::TIMER),
         };
-        let pit = I8254::new(&self.timers, pit_line);
-        pit.attach(&self.ports)?;
+        if !self.spec.board.no_pit {
+            let pit = I8254::new(&self.timers, pit_line);
+            pit.attach(&self.ports)?;
+            self.devices.push(pit);
+        }
         let rtc = self.rtc.clone();
         rtc.attach(&self.ports)?;
         let group = Arc::clone(&self.cpu_group);
@@ -417,7 +431,6 @@ impl Pc {
             chipset.router.clone(),
             chipset.pic.clone(),
             ioapic,
-            pit,
             rtc,
             keyboard,
             port92,

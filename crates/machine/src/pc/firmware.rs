@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use bus::AddressSpace;
 use cpu_x86::CpuState;
+use cpu_x86::state::X87State;
 use devices::i440fx;
 use devices::i8042;
 use devices::ide::{self, PiixIde};
@@ -118,7 +119,6 @@ const KEYBOARD_MODE: u64 = 0x61;
 /// no range names (APM volume 2, section 7.7).
 const MTRR_DEF_TYPE: u32 = 0x2ff;
 const MTRR_ENABLED_WRITE_BACK: u64 = 0xc06;
-
 /// What firmware sets up in each CPU.
 pub fn cpu_state(mut state: CpuState) -> CpuState {
     for (register, value) in &mut state.msrs {
@@ -126,6 +126,8 @@ pub fn cpu_state(mut state: CpuState) -> CpuState {
             *value = MTRR_ENABLED_WRITE_BACK;
         }
     }
+    // As FNINIT does it: a reset leaves registers that are in use, and exceptions unmasked.
+    state.x87 = X87State::default();
     state
 }
 

@@ -24,13 +24,14 @@ const FLAG_ADDRESSES: u32 = 1 << 16;
 const FLAGS_REQUIRED: u32 = 0xffff;
 const FLAGS_KNOWN: u32 = 0x7;
 
-/// Where the information structure, its memory map and the strings are, in guest physical memory.
-const INFO: u64 = 0x9000;
-const MEMORY_MAP: u64 = 0x9100;
-const MODULE_LIST: u64 = 0x9400;
-const STRINGS: u64 = 0xa000;
-/// End of the room for strings.
-const STRINGS_END: u64 = 0x1_a000;
+/// Where the information structure can be in guest physical memory: at the first of these where the
+/// kernel leaves room.
+const PLACES: [u64; 3] = [0x9000, 0x2_0000, 0x7_0000];
+/// Offsets from there: the memory map, the list of modules, and the strings up to the end of the room.
+const MEMORY_MAP: u64 = 0x100;
+const MODULE_LIST: u64 = 0x400;
+const STRINGS: u64 = 0x1000;
+const ROOM: u64 = 0x1_1000;
 /// Modules that fit into their list.
 const MAX_MODULES: usize = 128;
 
@@ -126,6 +127,13 @@ struct Segment<'a> {
     zeroes: u64,
 }
 
+impl Segment<'_> {
+    /// Its length in memory.
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64 + self.zeroes
+    }
+}
+
 /// What there is to load, and where it starts.
 struct Plan<'a> {
     segments: Vec<Segment<'a>>,
@@ -201,7 +209,7 @@ pub(super) fn load(
     let no_room = || BootError::NoRoom { file: file.clone() };
     let mut top = HIGH_MEMORY;
     for segment in &plan.segments {
-        let end = segment.at + segment.bytes.len() as u64 + segment.zeroes;
+        let end = segment.at + segment.len();
         if end > layout.low_end {
             return Err(no_room());
         }
@@ -211,14 +219,22 @@ pub(super) fn load(
             .map_err(|_| no_room())?;
         top = top.max(end);
     }
-    let mut writer = InfoWriter { memory, next_string: STRINGS };
+    let is_free = |place: &u64| {
+        plan.segments
+            .iter()
+            .all(|segment| segment.at >= place + ROOM || segment.at + segment.len() <= *place)
+    };
+    let place = PLACES.into_iter().find(is_free).ok_or_else(no_room)?;
+    let mut writer = InfoWriter { memory, place, next_string: place + STRINGS };
     writer.write(layout, boot, top).ok_or_else(no_room)?;
-    Ok(Entry { eip: plan.entry, eax: LOADER_MAGIC, ebx: INFO as u32, ..Entry::default() })
+    Ok(Entry { eip: plan.entry, eax: LOADER_MAGIC, ebx: place as u32, ..Entry::default() })
 }
 
 /// Writes the information structure and all it points to.
 struct InfoWriter<'a> {
     memory: &'a GuestMemory,
+    /// Where the structure is.
+    place: u64,
     next_string: u64,
 }
 
@@ -244,9 +260,9 @@ impl InfoWriter<'_> {
             }
             at = end;
         }
-        self.memory.write(MODULE_LIST, &list).ok()?;
+        self.memory.write(self.place + MODULE_LIST, &list).ok()?;
         let map = memory_map(layout);
-        self.memory.write(MEMORY_MAP, &map).ok()?;
+        self.memory.write(self.place + MEMORY_MAP, &map).ok()?;
         // The kernel's own name is the first word of its command line.
         let full = if command_line.is_empty() {
             name.to_owned()
@@ -263,12 +279,12 @@ impl InfoWriter<'_> {
         info[2] = ((layout.low_end - HIGH_MEMORY) / 1024) as u32;
         info[4] = command_line;
         info[5] = modules.len() as u32;
-        info[6] = MODULE_LIST as u32;
+        info[6] = (self.place + MODULE_LIST) as u32;
         info[11] = map.len() as u32;
-        info[12] = MEMORY_MAP as u32;
+        info[12] = (self.place + MEMORY_MAP) as u32;
         info[16] = loader;
         let bytes: Vec<u8> = info.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.memory.write(INFO, &bytes).ok()
+        self.memory.write(self.place, &bytes).ok()
     }
 
     /// Writes a string with its terminating zero; returns where it is.
@@ -277,7 +293,7 @@ impl InfoWriter<'_> {
         let mut bytes = text.as_bytes().to_vec();
         bytes.push(0);
         self.next_string += bytes.len() as u64;
-        if self.next_string > STRINGS_END {
+        if self.next_string > self.place + ROOM {
             return None;
         }
         self.memory.write(at, &bytes).ok()?;
@@ -308,9 +324,12 @@ mod tests {
 
     /// A flat kernel of `body` after a header with addresses, loaded at 1 MiB.
     fn flat(body: &[u8], bss: u32) -> Vec<u8> {
+        flat_at(HIGH_MEMORY as u32, body, bss)
+    }
+
+    fn flat_at(load: u32, body: &[u8], bss: u32) -> Vec<u8> {
         let flags = FLAG_ADDRESSES | 3;
         let checksum = 0u32.wrapping_sub(HEADER_MAGIC).wrapping_sub(flags);
-        let load = HIGH_MEMORY as u32;
         let end = load + 32 + body.len() as u32;
         let words = [HEADER_MAGIC, flags, checksum, load, load, end, end + bss, load + 32];
         let mut image: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
@@ -357,6 +376,17 @@ mod tests {
         assert_eq!(text(&memory, word(&memory, list + 8)), "mod arg");
         let map = u64::from(word(&memory, info + 48));
         assert_eq!(word(&memory, map), 20);
+    }
+
+    #[test]
+    fn a_kernel_in_low_memory_stays_whole() {
+        let body = vec![0xa5; 0x1_0000];
+        let (memory, entry) = boot(&flat_at(0x4000, &body, 0x1000), &[]).unwrap();
+        let mut loaded = vec![0; body.len()];
+        memory.read(0x4020, &mut loaded).unwrap();
+        assert!(loaded == body);
+        assert_eq!(text(&memory, word(&memory, u64::from(entry.ebx) + 16)), "k a=b");
+        assert!(boot(&flat_at(0x4000, &body, 0x9_0000), &[]).is_err(), "no room is left");
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! | `platform` | Linux with drivers for the PC itself, and tools that show it |
 //! | `programs` | programs of packages in an initramfs |
 //! | `storage` | Linux with drivers for all disks, and tools |
+//! | `workloads` | programs whose results in a guest are compared with the host's |
 //! | `debian` | a disk with GRUB for BIOS and UEFI and a Debian system |
 
 mod bench_tools;
@@ -27,6 +28,7 @@ mod packages;
 mod platform;
 mod programs;
 mod storage;
+mod workloads;
 
 use crate::workspace;
 use anyhow::{Context as _, Result, bail};
@@ -61,6 +63,8 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "display-initramfs", version: 1, make: display::initramfs },
     Recipe { file: "platform-initramfs", version: 1, make: platform::initramfs },
     Recipe { file: "nested-initramfs", version: 1, make: nested::initramfs },
+    Recipe { file: "workloads", version: 1, make: workloads::folder },
+    Recipe { file: "workloads-initramfs", version: 1, make: workloads::initramfs },
     Recipe { file: "debian.img", version: 2, make: debian::disk },
 ];
 
