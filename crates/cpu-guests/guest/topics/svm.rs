@@ -981,19 +981,20 @@ fn interrupts() {
         xapic::write(xapic::EOI, 0);
         handle(0x62, None);
         if feature(0) {
+            let version = xapic::BASE + u64::from(xapic::VERSION);
             let read = guest!("mov ecx, [rax]", "mov eax, ecx");
             prepare();
             nested();
-            put(at::RAX, APIC + 0x30);
+            put(at::RAX, version);
             check("the controller's page, nested", begin(read), exit::VMMCALL);
-            check("its version", get(at::RAX), apic(0x30).read_volatile().into());
+            check("its version", get(at::RAX), xapic::read(xapic::VERSION).into());
             let write = guest!("mov dword ptr [rax], ecx");
             prepare();
             nested();
-            set_nested(APIC, |entry| entry & !2);
-            put(at::RAX, APIC + 0x30);
+            set_nested(xapic::BASE, |entry| entry & !2);
+            put(at::RAX, version);
             check("read-only", begin(write), exit::NPF);
-            check("info and address", (get(at::INFO1), get(at::INFO2)), (1 << 32 | 7, APIC + 0x30));
+            check("info and address", (get(at::INFO1), get(at::INFO2)), (1 << 32 | 7, version));
         }
     }
 }

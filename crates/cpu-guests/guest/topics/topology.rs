@@ -5,7 +5,6 @@ use core::arch::{asm, global_asm};
 
 use crate::kit::*;
 
-const APIC: u64 = 0xfee0_0000;
 const CPUS: u32 = 8;
 const THREADS: u32 = 2;
 const PACKAGE: u32 = 4;
@@ -54,9 +53,6 @@ unsafe extern "C" {
     static asked_end: u8;
 }
 
-fn write(register: u64, value: u32) {
-    unsafe { ((APIC + register) as *mut u32).write_volatile(value) }
-}
 fn wait() {
     let end = rdtsc() + (1 << 26);
     while rdtsc() < end {
@@ -72,8 +68,8 @@ fn ask(id: u32, n: u64) -> bool {
         done.write_volatile(0);
     }
     for command in [0x4500, 0x4600 | START as u32 >> 12] {
-        write(0x310, id << 24);
-        write(0x300, command);
+        xapic::write(xapic::ICR_HIGH, id << 24);
+        xapic::write(xapic::ICR, command);
         wait();
     }
     (0..100).any(|_| {

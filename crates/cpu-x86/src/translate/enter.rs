@@ -63,7 +63,7 @@ pub(super) fn helpers() -> [u64; 4] {
 /// The exception that an instruction raised; RIP is at it.
 pub(super) fn enter(translator: &mut Translator, cpu: &mut Cpu, code: u64) -> Result<Left> {
     give_registers(translator, cpu);
-    (translator.state.loaded, translator.state.x87) = (0, 0);
+    translator.state.drop_units();
     let run = translator.thunks.enter as usize as *const ();
     cpu.counters.count(Count::Entries);
     let mut context = Context { cpu, translator, result: Ok(()), interpret: false, panic: None };
@@ -206,11 +206,11 @@ fn give_x87(translator: &mut Translator, cpu: &Cpu) -> bool {
 /// Gives translated code vector registers at `level`, and the x87's if `x87`. False, and it has none, if
 /// that can't be.
 fn give_units(translator: &mut Translator, cpu: &Cpu, level: u32, x87: bool) -> bool {
-    (translator.state.loaded, translator.state.x87) = (0, 0);
+    translator.state.drop_units();
     let given =
         (level == 0 || give_vectors(translator, cpu, level)) && (!x87 || give_x87(translator, cpu));
     if !given {
-        (translator.state.loaded, translator.state.x87) = (0, 0);
+        translator.state.drop_units();
     }
     given
 }
@@ -310,7 +310,7 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             return GO_ON;
         }
         translator.give_back(left);
-        (translator.state.loaded, translator.state.x87) = (0, 0);
+        translator.state.drop_units();
         if !translator.chains || must_leave(cpu) {
             return GIVE_UP;
         }

@@ -119,6 +119,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// The host has none of the guest's vector or x87 registers.
+    pub(super) fn drop_units(&mut self) {
+        (self.loaded, self.x87) = (0, 0);
+    }
+
     pub(super) fn set_gpr(&mut self, gpr: &[u64]) {
         self.others.copy_from_slice(&gpr[..16]);
         self.few = FEW.map(|n| gpr[n]);
@@ -239,7 +244,8 @@ pub(super) mod at {
     pub(in super::super) const YMM_HIGH: u32 = offset_of!(State, ymm_high) as u32;
 }
 
-const _: () = assert!(at::TOP % 16 == 0 && offset_of!(State, others) as u32 - at::TOP <= 128);
+const _: () =
+    assert!(at::TOP.is_multiple_of(16) && offset_of!(State, others) as u32 - at::TOP <= 128);
 const _: () = assert!(size_of::<X87Image>() == 576 && offset_of!(X87Image, header) == 512);
 
 /// Most translations at a time.

@@ -699,5 +699,5 @@ impl Board for Pc {
 
 /// The interrupt line of the serial port with this number, from 0: they take turns.
 pub(super) const fn com_line(index: usize) -> u32 {
-    if index % 2 == 0 { line::COM1 } else { line::COM2 }
+    if index.is_multiple_of(2) { line::COM1 } else { line::COM2 }
 }
