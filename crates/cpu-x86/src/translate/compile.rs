@@ -327,7 +327,7 @@ impl<'a> Compiler<'a> {
     /// Translates one instruction; returns whether nothing comes after it. `next` is what does.
     fn instruction(&mut self, input: &Input, next: Option<&Instruction>) -> bool {
         let ends = input.op.flags.contains(OpFlags::ENDS_BLOCK);
-        let overwritten = self.before_overwriting(input);
+        let overwritten = self.before_overwriting();
         let ended = self.translate(input, next, ends);
         if overwritten {
             self.flags.forget_recipe(self.index);

@@ -52,6 +52,10 @@ impl Flags {
     /// flags.
     pub(super) fn forget_recipe(&mut self, index: usize) {
         self.recipe = self.recipe.filter(|recipe| recipe.index == index);
+        debug_assert!(
+            self.saved || self.live || self.recipe.is_some(),
+            "flags that registers made are told before those change"
+        );
     }
 }
 
@@ -234,25 +238,28 @@ impl Compiler<'_> {
                 return false;
             }
             let flags = FlagUse::of(insn);
+            let changes = self.facts[index].changed & recipe.needs != 0;
+            if index == self.index && changes {
+                return false;
+            }
             if index > self.index && flags.reads || flags.replaces() {
                 return true;
             }
-            if self.facts[index].changed & recipe.needs != 0 {
+            if changes {
                 return false;
             }
         }
         false
     }
 
-    /// Before `input` is translated: tells whether it changes registers that the recipe for the flags
-    /// needs. If the flags are left to it, they are saved, unless `input` replaces them.
-    pub(super) fn before_overwriting(&mut self, input: &Input) -> bool {
+    /// Before an instruction is translated: tells whether it changes registers that the recipe for the flags
+    /// needs. If the flags are left to it, they are saved.
+    pub(super) fn before_overwriting(&mut self) -> bool {
         let Some(recipe) = self.flags.recipe else { return false };
-        let Some(insn) = &input.insn else { return true };
         if self.facts[self.index].changed & recipe.needs == 0 {
             return false;
         }
-        if !self.flags.live && !FlagUse::of(insn).replaces() {
+        if !self.flags.live {
             self.save();
         }
         true

@@ -29,7 +29,6 @@ fn injected_events_are_delivered_before_the_first_instruction() {
             GUEST,
         ),
         ("INT3", VALID | EXCEPTION | 3, 3, None, next),
-        ("INTO", VALID | EXCEPTION | 4, 4, None, next),
         ("INT n", VALID | SOFTWARE | 0x80, 0x80, None, next),
     ];
     for (name, event, vector, error_code, rip) in cases {
@@ -50,6 +49,17 @@ fn injected_events_are_delivered_before_the_first_instruction() {
         }
         assert_eq!(frame(&machine, pushed), rip, "{name}");
         assert_eq!(machine.get(at::EVENT_INJ) & VALID, 0, "{name}: it is used up");
+    }
+}
+
+/// 64-bit code has neither INTO nor BOUND.
+#[test]
+fn overflow_and_bound_are_not_injected_into_64_bit_code() {
+    for vector in [4, 5] {
+        let mut machine = Machine::new();
+        machine.handlers();
+        machine.put(at::EVENT_INJ, VALID | EXCEPTION | vector);
+        assert_eq!(machine.run(), u64::MAX, "vector {vector}");
     }
 }
 
