@@ -65,7 +65,7 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "nested-initramfs", version: 1, make: nested::initramfs },
     Recipe { file: "workloads", version: 1, make: workloads::folder },
     Recipe { file: "workloads-initramfs", version: 1, make: workloads::initramfs },
-    Recipe { file: "debian.img", version: 2, make: debian::disk },
+    Recipe { file: "debian.img", version: 3, make: debian::disk },
 ];
 
 const BENCH_TOOLS: Recipe = Recipe { file: "bench-tools", version: 1, make: bench_tools::folder };
