@@ -558,6 +558,7 @@ impl<'a> Compiler<'a> {
     }
 }
 
+/// What is known of each of `input`.
 fn facts(input: &[Input]) -> Vec<Facts> {
     let mut info = InstructionInfoFactory::new();
     let of = |input: &Input| {

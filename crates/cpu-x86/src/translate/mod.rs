@@ -6,18 +6,19 @@
 //! - `regs`: which host register holds what.
 //! - `state`: what translated code and the rest of the CPU exchange.
 //! - `asm`, `code`: writing host code, and the memory it is in.
-//! - `compile`: the frame of a translation; `flags`: where they are; `memory`: the probe of the TLB;
-//!   `group`: accesses that share one; `integer`,
-//!   `control`, `string`, `system`, `vector`, `x87`: instructions by kind.
+//! - `compile`: the frame of a translation; `flags`: where the flags are; `memory`: the probe of the TLB;
+//!   `group`: accesses that share one; `integer`, `control`, `string`, `system`, `vector`, `x87`:
+//!   instructions by kind.
 //! - `thunks`, `enter`: the ways in and out, and the helpers.
 //! - `cache`: which translations there are.
 //!
 //! **Safety.** Guest code decides nothing about host code but by the instructions that `integer`,
 //! `control`, `string`, `system`, `vector` and `x87` name one by one. Host code reaches guest memory only by
-//! an address that the probe of the TLB has given it, with no index added after but a repeated string
-//! instruction's, whose count has been compared with what is left of the page; and the CPU's state, the TLB
-//! and the jump cache, at addresses below two gigabytes that are part of the code. It calls nothing but the
-//! three helpers of `enter`, through the thunks.
+//! an address that the probe of the TLB has given it. Added to that is nothing but a displacement that the
+//! translator chose, within what was probed for (`group`), and a repeated string instruction's index, whose
+//! count has been compared with what is left of the page. It reaches the CPU's state by the stack pointer,
+//! which only calls of thunks move, and the TLB and the jump cache at addresses below two gigabytes that are part of
+//! the code. It calls nothing but the four helpers of `enter`, through the thunks.
 //!
 //! **Where code is.** Translated code knows the page that it runs in from the state, where it is put when
 //! the code is entered from elsewhere, with its address in a register. All addresses relative to RIP are

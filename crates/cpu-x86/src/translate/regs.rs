@@ -7,7 +7,7 @@
 //! | r12, r13 | the guest's rax, rsp |
 //! | rax | the guest's flags, as LAHF and SETO AL leave them |
 //! | r14, r15 | nothing for longer than an instruction |
-//! | rsp | the host's stack |
+//! | rsp | the address of what is at hand in the state |
 //!
 //! The guest's r10, r11, r14 and r15, which compilers use last, are in memory. Flags have RAX because
 //! LAHF and SETO can put them nowhere else as fast, and that has to be done before most accesses to

@@ -43,8 +43,8 @@ impl Compiler<'_> {
         match insn.mnemonic() {
             Mnemonic::Cli if kernel => self.cli(),
             Mnemonic::Sti if kernel && next.is_some_and(is_harmless) => self.sti(),
-            Mnemonic::Cld => self.set_direction(false),
-            Mnemonic::Std => self.set_direction(true),
+            Mnemonic::Cld => self.set_system_flag(bits::DF, false),
+            Mnemonic::Std => self.set_system_flag(bits::DF, true),
             Mnemonic::Rdtsc | Mnemonic::Rdtscp => self.time(insn),
             Mnemonic::Rdpkru => self.rdpkru(),
             Mnemonic::Mov if insn.op1_register().is_cr() && kernel && wide => {
@@ -71,31 +71,28 @@ impl Compiler<'_> {
 
     /// CLI where it always may be executed.
     fn cli(&mut self) {
-        self.save();
-        let (system, wanted) = (in_state(at::SYSTEM_FLAGS), in_state(at::WANTED));
-        self.asm.mi(Code::And_rm32_imm32, system, !(bits::IF as i32));
+        self.set_system_flag(bits::IF, false);
+        let wanted = in_state(at::WANTED);
         self.asm.mi(Code::And_rm32_imm32, wanted, !(accel::Signal::Interrupt as i32));
-        self.destroyed();
     }
 
     /// STI where it always may be executed; what comes next can't be left before it is done, and
     /// interrupts are looked for after it.
     fn sti(&mut self) {
-        self.save();
-        let (system, wanted) = (in_state(at::SYSTEM_FLAGS), in_state(at::WANTED));
-        self.asm.mi(Code::Or_rm32_imm32, system, bits::IF as i32);
+        self.set_system_flag(bits::IF, true);
+        let wanted = in_state(at::WANTED);
         self.asm.mi(Code::Or_rm32_imm32, wanted, accel::Signal::Interrupt as i32);
-        self.destroyed();
         self.poll_after = Some(self.index + 1);
     }
 
-    fn set_direction(&mut self, down: bool) {
+    /// Sets or clears `flag` of those that arithmetic does not set.
+    fn set_system_flag(&mut self, flag: u64, set: bool) {
         self.save();
         let system = in_state(at::SYSTEM_FLAGS);
-        if down {
-            self.asm.mi(Code::Or_rm32_imm32, system, bits::DF as i32);
+        if set {
+            self.asm.mi(Code::Or_rm32_imm32, system, flag as i32);
         } else {
-            self.asm.mi(Code::And_rm32_imm32, system, !(bits::DF as i32));
+            self.asm.mi(Code::And_rm32_imm32, system, !(flag as i32));
         }
         self.destroyed();
     }
@@ -171,13 +168,7 @@ impl Compiler<'_> {
         if class == self.places.class {
             return false;
         }
-        self.save();
-        let system = in_state(at::SYSTEM_FLAGS);
-        if set {
-            self.asm.mi(Code::Or_rm32_imm32, system, bits::AC as i32);
-        } else {
-            self.asm.mi(Code::And_rm32_imm32, system, !(bits::AC as i32));
-        }
+        self.set_system_flag(bits::AC, set);
         self.jump_by_cache(op.next_rip, self.places.jumps_of(class));
         true
     }
