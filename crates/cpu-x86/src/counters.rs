@@ -144,12 +144,20 @@ pub fn report(cpus: &[Arc<Counters>]) -> String {
         let values = cpus.iter().map(|counters| value(counters, index).load(Ordering::Relaxed));
         values.fold(0, u64::wrapping_add)
     };
+    let most = |index: usize| {
+        cpus.iter().map(|counters| counters.values[index].load(Ordering::Relaxed)).max()
+    };
     let mut text = String::new();
     let mut line = |name: &str, value: u64| {
         let _ = writeln!(text, "{name:<32}{value}");
     };
     for &(count, name) in Count::ALL {
-        line(name, sum(|counters, index| &counters.values[index], count as usize));
+        let value = match count {
+            // They are of what CPUs share, as each last saw it.
+            Count::Present | Count::Used | Count::Size => most(count as usize).unwrap_or(0),
+            _ => sum(|counters, index| &counters.values[index], count as usize),
+        };
+        line(name, value);
     }
     let mut left: Vec<_> = Mnemonic::values()
         .map(|mnemonic| (sum(|counters, index| &counters.left[index], mnemonic as usize), mnemonic))
@@ -171,12 +179,15 @@ mod tests {
         let cpus = [Arc::new(Counters::default()), Arc::new(Counters::default())];
         cpus[0].count(Count::Made);
         cpus[1].add(Count::Made, 2);
+        cpus[0].set(Count::Present, 2);
+        cpus[1].set(Count::Present, 3);
         cpus[0].leave(Mnemonic::Cpuid as u16);
         cpus[0].leave(Mnemonic::Iretq as u16);
         cpus[1].leave(Mnemonic::Iretq as u16);
         cpus[1].leave(u16::MAX);
         let text = report(&cpus);
         assert!(text.contains("translations made               3\n"), "{text}");
+        assert!(text.contains("translations present            3\n"), "{text}");
         assert!(
             text.ends_with(
                 "left: iretq                     2\nleft: cpuid                     1\n"

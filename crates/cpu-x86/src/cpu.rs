@@ -303,6 +303,7 @@ impl Cpu {
     pub fn set_translation(&mut self, how: Option<Translation>) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
+            self.translator = None;
             self.translator = how.and_then(|how| Translator::new(self, how)).map(Box::new);
             self.translates = self.translator.is_some();
             let checks = self.translates && how.is_some_and(|how| how.check);

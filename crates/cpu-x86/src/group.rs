@@ -18,6 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use accel::{Signal, Signals};
 
+#[cfg(target_arch = "x86_64")]
+use crate::translate::Sharing;
+
 /// What [`Member::passed`] holds while its CPU does not run: it has no TLB entries that matter.
 const NOT_RUNNING: u64 = u64::MAX;
 
@@ -41,6 +44,8 @@ pub struct CpuGroup {
     /// Whose turn it is, and who is next, for CPUs that run one at a time.
     turn: Mutex<()>,
     next_turn: Mutex<()>,
+    #[cfg(target_arch = "x86_64")]
+    sharing: Arc<Sharing>,
 }
 
 impl CpuGroup {
@@ -73,6 +78,12 @@ impl CpuGroup {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         let members = self.members.read().unwrap_or_else(|e| e.into_inner());
         members.iter().for_each(|member| member.signals.raise(Signal::Flush));
+    }
+
+    /// The translations that the CPUs share.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn sharing(&self) -> Arc<Sharing> {
+        Arc::clone(&self.sharing)
     }
 
     /// The version of the physical address map.

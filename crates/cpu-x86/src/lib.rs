@@ -27,7 +27,7 @@ mod group;
 mod host;
 mod int;
 mod interrupt;
-mod low;
+mod near;
 mod mem;
 mod mmu;
 mod model;

@@ -23,7 +23,7 @@ use memory::WritePath;
 
 use crate::counters::{Count, Counters};
 use crate::host::{Access, HostPtr, TlbEntry};
-use crate::low::LowBox;
+use crate::near::{NearBox, Plain, pair};
 
 /// Entries of each first-level table. A table takes no memory where it is not used.
 pub(crate) const L1_ENTRIES: usize = 1 << 15;
@@ -184,9 +184,18 @@ impl Spaces {
     }
 }
 
+/// The first-level tables by class.
+pub(crate) type FirstLevel = [[TlbEntry; L1_ENTRIES]; CLASSES];
+
+/// Empties tables that are all zeroes.
+fn make_empty(l1: &mut FirstLevel) {
+    // All the others are empty as they are.
+    l1.iter_mut().for_each(|table| table[0] = TlbEntry::empty(0));
+}
+
 /// Both levels.
 pub(crate) struct Tlb {
-    l1: LowBox<[[TlbEntry; L1_ENTRIES]; CLASSES]>,
+    l1: NearBox<FirstLevel>,
     /// What is known of each first-level table beside its entries.
     tables: [Table; CLASSES],
     /// By class: changes whenever an entry for instructions may have become invalid.
@@ -317,9 +326,8 @@ fn huge_bit(linear: u64) -> u64 {
 
 impl Tlb {
     pub(crate) fn new(counters: &Arc<Counters>) -> Self {
-        let mut l1 = LowBox::<[[TlbEntry; L1_ENTRIES]; CLASSES]>::new();
-        // All the others are empty as they are.
-        l1.iter_mut().for_each(|table| table[0] = TlbEntry::empty(0));
+        let mut l1 = NearBox::new();
+        make_empty(&mut l1);
         Self {
             l1,
             tables: Default::default(),
@@ -381,10 +389,13 @@ impl Tlb {
         self.l1[class as usize][index % L1_ENTRIES].tag(access)
     }
 
-    /// Address of the first-level table of `class`, if it is where generated code can reach it.
-    pub(crate) fn table(&self, class: Class) -> Option<u32> {
-        let size = size_of::<[TlbEntry; L1_ENTRIES]>() as u32;
-        self.l1.low_addr().map(|start| start + class as u32 * size)
+    /// Moves the first-level tables, which are empty then, to where a `T` is at a known distance.
+    pub(crate) fn move_next_to<T: Plain>(&mut self) -> NearBox<T> {
+        self.flush_l1();
+        let (l1, other) = pair();
+        self.l1 = l1;
+        make_empty(&mut self.l1);
+        other
     }
 
     /// For each class a number that changes whenever instructions that could be fetched by the

@@ -244,20 +244,21 @@ impl Asm {
         }
     }
 
-    /// R14 and R15 from the linear address in R14 to the host address in R14, as `memory` explains.
-    pub(super) fn probe(&mut self, tag: u32, host: u32, mask: u32, last: u32, slow: Label) {
+    /// R14 and R15 from the linear address in R14 to the host address in R14, as `memory` explains; `tag`
+    /// and `host` are relative to the stack pointer.
+    pub(super) fn probe(&mut self, tag: i32, host: i32, mask: u32, last: u32, slow: Label) {
         // rorx r15, r14, 7; and r15d, mask
         self.raw(&[0xc4, 0x43, 0xfb, 0xf0, 0xfe, 0x07, 0x41, 0x81, 0xe7]);
         self.raw(&mask.to_le_bytes());
-        // xor r14, [r15 + tag]
-        self.raw(&[0x4d, 0x33, 0xb7]);
+        // xor r14, [rsp + r15 + tag]
+        self.raw(&[0x4e, 0x33, 0xb4, 0x3c]);
         self.raw(&tag.to_le_bytes());
         // cmp r14, last
         self.raw(&[0x49, 0x81, 0xfe]);
         self.raw(&last.to_le_bytes());
         self.jcc(Cond::Above, slow);
-        // add r14, [r15 + host]
-        self.raw(&[0x4d, 0x03, 0xb7]);
+        // add r14, [rsp + r15 + host]
+        self.raw(&[0x4e, 0x03, 0xb4, 0x3c]);
         self.raw(&host.to_le_bytes());
     }
 
@@ -276,6 +277,22 @@ impl Asm {
     pub(super) fn jcc_raw(&mut self, cond: u8, label: Label) {
         self.bytes.extend([0x0f, 0x80 | cond & 15]);
         self.reference(label);
+    }
+
+    /// Jumps to `label` on a condition as encoded, or in any case. Where it leads can be changed while it is
+    /// executed (see [`super::code::CodeBuffer::patch`]), as both parts of the code begin at a quadword.
+    /// Returns the offset of its displacement.
+    pub(super) fn jump_changeable(&mut self, condition: Option<u8>, label: Label) -> usize {
+        let opcode = if condition.is_some() { 2 } else { 1 };
+        let displacement = self.bytes.len() - self.inline.unwrap_or(0) + opcode;
+        // A prefix that means nothing here.
+        let prefixes = if displacement % 8 > 4 { 8 - displacement % 8 } else { 0 };
+        self.bytes.extend(std::iter::repeat_n(0x2e, prefixes));
+        match condition {
+            Some(condition) => self.jcc_raw(condition, label),
+            None => self.jmp(label),
+        }
+        self.bytes.len() - 4
     }
 
     fn reference(&mut self, label: Label) {
@@ -347,18 +364,18 @@ pub(super) fn low32(register: Register) -> Register {
 
 /// What is at `offset` in the state, which the stack pointer tells while translated code runs.
 pub(super) fn in_state(offset: u32) -> MemoryOperand {
-    let from_top = i64::from(offset) - i64::from(TOP);
-    MemoryOperand::with_base_displ_size(Register::RSP, from_top, if from_top == 0 { 0 } else { 1 })
+    at_plus(Register::RSP, i64::from(offset) - i64::from(TOP))
 }
 
-/// Memory at an absolute address below two gigabytes.
-pub(super) fn abs(at: u32) -> MemoryOperand {
-    MemoryOperand::with_displ(u64::from(at), 8)
+/// What is `before` bytes before the state, relative to the stack pointer while translated code runs.
+pub(super) fn before_state(before: u32) -> i32 {
+    -((before + TOP) as i32)
 }
 
-/// Memory at an absolute address below two gigabytes plus eight times `index`.
-pub(super) fn abs_plus_8(at: u32, index: Register) -> MemoryOperand {
-    MemoryOperand::with_index_scale_displ_size(index, 8, i64::from(at), 8)
+/// Memory at `displacement` from the stack pointer, plus eight times `index`.
+pub(super) fn near_plus_8(displacement: i32, index: Register) -> MemoryOperand {
+    let (base, displacement) = (Register::RSP, i64::from(displacement));
+    MemoryOperand::with_base_index_scale_displ_size(base, index, 8, displacement, 8)
 }
 
 /// Memory at `base`.
@@ -400,9 +417,10 @@ mod tests {
         let mut asm = Asm::new();
         let slow = asm.label();
         asm.bind(slow);
-        asm.probe(0x1_0008, 0x1_0018, 0xf_ffe0, 4088, slow);
-        let expected = "rorx $7,%r14,%r15; and $0xFFFE0,%r15d; xor 0x10008(%r15),%r14; \
-                        cmp $0xFF8,%r14; ja 0x0000000000001000; add 0x10018(%r15),%r14; ";
+        asm.probe(-0x1_0008, 0x1_0018, 0xf_ffe0, 4088, slow);
+        let expected = "rorx $7,%r14,%r15; and $0xFFFE0,%r15d; xor -0x10008(%rsp,%r15),%r14; \
+                        cmp $0xFF8,%r14; ja 0x0000000000001000; \
+                        add 0x10018(%rsp,%r15),%r14; ";
         assert_eq!(listing(asm), expected);
     }
 }

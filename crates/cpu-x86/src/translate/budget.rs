@@ -48,6 +48,7 @@ impl Translator {
     pub(super) fn run_counted(&mut self, cpu: &mut Cpu, blocks: &mut BlockCache) -> Result {
         let budget = cpu.tell_time();
         let Some(code) = self.next(cpu) else { return cpu.run_block(blocks) };
+        self.left_behind.clear();
         let before = cpu.instructions;
         self.set_budget(budget);
         let left = enter(self, cpu, code);
@@ -62,20 +63,20 @@ impl Translator {
     /// Lets `budget` instructions be executed from here on.
     fn set_budget(&mut self, budget: u64) {
         self.settled = i64::try_from(budget).unwrap_or(i64::MAX).min(i64::MAX >> 1);
-        self.state.budget = self.settled;
+        self.reached.state.budget = self.settled;
     }
 
     /// Adds to the CPU's count what was executed.
     fn settle(&mut self, cpu: &mut Cpu) {
-        cpu.instructions = cpu.instructions.wrapping_add_signed(self.settled - self.state.budget);
-        self.settled = self.state.budget;
+        cpu.instructions = cpu.instructions.wrapping_add_signed(self.settled - self.reached.state.budget);
+        self.settled = self.reached.state.budget;
     }
 
     /// An instruction after which, in its translation, come `left` is about to be executed by the
     /// interpreter.
     pub(super) fn settle_before(&mut self, cpu: &mut Cpu, left: usize) {
         if self.counts {
-            self.state.budget += left as i64 + 1;
+            self.reached.state.budget += left as i64 + 1;
             self.settle(cpu);
             cpu.tell_time();
         }
@@ -93,14 +94,14 @@ impl Translator {
         if budget < left as u64 {
             return false;
         }
-        self.state.budget -= left as i64;
+        self.reached.state.budget -= left as i64;
         true
     }
 
     /// What [`Self::settle_after`] has taken off is not executed.
     pub(super) fn give_back(&mut self, left: usize) {
         if self.counts {
-            self.state.budget += left as i64;
+            self.reached.state.budget += left as i64;
         }
     }
 }

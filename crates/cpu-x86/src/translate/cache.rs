@@ -1,4 +1,4 @@
-//! The translations of one CPU: how they are found, and how they become stale.
+//! The translations: how they are found, and how they become stale.
 //!
 //! A translation is found by the host address of its first byte and how the CPU runs. Where in the
 //! guest's address space its page is does not matter: a program is translated once, wherever it is loaded.
@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use accel::{Signal, Signals};
 use memory::{CodeVersion, CodeWatcher, PageLog};
 
 use super::state::Jump;
@@ -183,53 +182,8 @@ struct Page {
     version: CodeVersion,
     /// Links that are made.
     made: Vec<u32>,
-    /// Where in the jump caches translations of this page are, and maybe where they were.
-    jumps: Vec<JumpPlace>,
-    /// How long that list may become before it is looked through.
-    jumps_limit: usize,
-    /// They are in so many places that nobody keeps the list.
-    is_everywhere: bool,
     /// The translations that begin in it.
     translations: Vec<u32>,
-    /// For which jump cache, and of what age, they were last asked for.
-    asked: (usize, u64),
-}
-
-impl Page {
-    fn note_jump(&mut self, jump: JumpPlace) {
-        if self.is_everywhere {
-            return;
-        }
-        if self.jumps.len() >= self.jumps_limit {
-            self.jumps.sort_unstable();
-            self.jumps.dedup();
-            if self.jumps.len() > MAX_JUMPS {
-                self.jumps = Vec::new();
-                self.is_everywhere = true;
-                return;
-            }
-            self.jumps_limit = 2 * self.jumps.len().max(32);
-        }
-        self.jumps.push(jump);
-    }
-}
-
-/// Most entries of jump caches that are remembered for a page. A page has hardly more instructions, unless
-/// it is mapped again and again.
-const MAX_JUMPS: usize = 8192;
-
-/// A jump cache, and the index of an entry.
-pub(super) type JumpPlace = (u8, u16);
-
-/// What has to be done because pages with translations were written.
-#[derive(Default)]
-pub(super) struct Undone {
-    /// Links to undo.
-    pub(super) links: Vec<Link>,
-    /// Entries of jump caches to empty.
-    pub(super) jumps: Vec<JumpPlace>,
-    /// All entries are to be emptied.
-    pub(super) all_jumps: bool,
 }
 
 /// A jump that can be made to lead to another translation in the same page.
@@ -271,9 +225,9 @@ pub(super) struct Cache {
     /// Indices into `pages` by host page.
     page_of: Map<usize, usize>,
     pub(super) links: Vec<Link>,
-    /// Each log that has translated pages, with its count of writes to code when it was last looked at.
-    logs: Vec<(PageLog, u64)>,
-    /// Makes the CPU leave translated code when any of it may have been written.
+    /// Each log that has translated pages.
+    logs: Vec<PageLog>,
+    /// Makes CPUs leave translated code when any of it may have been written.
     watcher: Arc<CodeWatcher>,
 }
 
@@ -287,9 +241,8 @@ pub(super) enum Found {
 }
 
 impl Cache {
-    /// No translations yet, for the CPU with `signals`.
-    pub(super) fn new(signals: &Arc<Signals>) -> Self {
-        let signals = Arc::clone(signals);
+    /// No translations yet; `watcher` is to be called when any may have become stale.
+    pub(super) fn new(watcher: Arc<CodeWatcher>) -> Self {
         Self {
             translations: Vec::new(),
             seconds: HashMap::new(),
@@ -298,7 +251,7 @@ impl Cache {
             page_of: Map::default(),
             links: Vec::new(),
             logs: Vec::new(),
-            watcher: Arc::new(move || signals.raise(Signal::Code)),
+            watcher,
         }
     }
 
@@ -322,64 +275,51 @@ impl Cache {
         }
     }
 
-    /// Whether any page that has translations was written since this was last asked; returns what leads to
-    /// them then.
-    pub(super) fn look_for_writes(&mut self) -> Option<Undone> {
-        let mut changed = false;
-        for (log, seen) in &mut self.logs {
-            let writes = log.code_writes();
-            changed |= writes != *seen;
-            *seen = writes;
-        }
-        if !changed {
-            return None;
-        }
-        let mut undone = Undone::default();
-        let mut any = false;
+    /// Looks for pages that were written since this was last done; returns the links to undo.
+    pub(super) fn look_for_writes(&mut self) -> Vec<Link> {
+        let mut undone = Vec::new();
         for page in &mut self.pages {
             let version = page.log.code_version(page.index);
             if version != page.version {
                 page.version = version;
-                any = true;
-                undone.links.extend(page.made.drain(..).map(|n| self.links[n as usize]));
-                undone.jumps.append(&mut page.jumps);
-                undone.all_jumps |= std::mem::take(&mut page.is_everywhere);
+                undone.extend(page.made.drain(..).map(|n| self.links[n as usize]));
             }
         }
-        any.then_some(undone)
+        undone
     }
 
-    /// Takes note that an entry of a jump cache leads to translation `n`.
-    pub(super) fn note_jump(&mut self, n: u32, jump: JumpPlace) {
+    /// Logs that have translated pages, but for the first `known`.
+    pub(super) fn logs(&self, known: usize) -> &[PageLog] {
+        &self.logs[known..]
+    }
+
+    /// The version of page number `page` when it was last looked at.
+    pub(super) fn version(&self, page: usize) -> CodeVersion {
+        self.pages[page].version
+    }
+
+    /// The numbers of the pages that translation `n` is in: the first it begins in.
+    pub(super) fn pages_of(&self, n: u32) -> impl Iterator<Item = usize> + use<> {
         let first = self.translations[n as usize].page as usize;
-        let second = self.second_of(n).map(|second| second.page);
-        for page in [Some(first), second].into_iter().flatten() {
-            self.pages[page].note_jump(jump);
-        }
+        [Some(first), self.second_of(n).map(|second| second.page)].into_iter().flatten()
     }
 
-    /// The other good translations of the page of translation `n`, which is good and at `rip` now, that are
-    /// for the same key, and where they are; none if they were asked for with the same `ask` already.
-    pub(super) fn neighbours(&mut self, n: u32, rip: u64, ask: (usize, u64)) -> Vec<(u32, Jump)> {
+    /// The good translations of the page of translation `n`, which is good and at `rip` now, that are for the
+    /// same key, and where they are.
+    pub(super) fn neighbours(&self, n: u32, rip: u64) -> impl Iterator<Item = (u32, Jump)> {
         let this = &self.translations[n as usize];
-        let (place, page) = (this.place, this.page);
-        let page = &mut self.pages[page as usize];
-        if std::mem::replace(&mut page.asked, ask) == ask {
-            return Vec::new();
-        }
-        let version = page.version;
+        let page = &self.pages[this.page as usize];
         let others = page.translations.iter().map(|&n| (n, &self.translations[n as usize]));
         let good = others.filter(|(_, other)| {
-            other.version == version
+            other.version == page.version
                 && !other.crosses
                 && other.place.windows
-                && (other.place.page, other.place.key) == (place.page, place.key)
+                && (other.place.page, other.place.key) == (this.place.page, this.place.key)
         });
-        good.map(|(n, other)| {
+        good.map(move |(n, other)| {
             let offset = other.place.host as u64 & PAGE_OFFSET;
             (n, Jump { rip: rip & !PAGE_OFFSET | offset, code: other.code })
         })
-        .collect()
     }
 
     /// Takes note that translation `n` agrees with memory at its page's `version`. Links within the page
@@ -418,10 +358,10 @@ impl Cache {
         let next = self.pages.len();
         let page = *self.page_of.entry(source.host.addr() >> 12).or_insert(next);
         if page == next {
-            if !self.logs.iter().any(|(log, _)| log.is_same(&source.log)) {
+            if !self.logs.iter().any(|log| log.is_same(&source.log)) {
                 source.log.watch_code(&self.watcher);
+                self.logs.push(source.log.clone());
                 // The page may have been written since its version was asked for.
-                self.logs.push((source.log.clone(), source.log.code_writes().wrapping_sub(1)));
                 (self.watcher)();
             }
             let SourcePage { log, index, version, .. } = source;
@@ -430,11 +370,7 @@ impl Cache {
                 index,
                 version,
                 made: Vec::new(),
-                jumps: Vec::new(),
-                jumps_limit: 0,
-                is_everywhere: false,
                 translations: Vec::new(),
-                asked: (usize::MAX, 0),
             });
         }
         page
@@ -501,7 +437,7 @@ mod tests {
         let host = found.host.expect("RAM");
         let (log, index) = cpu.memory.code_log(found.phys, cpu.smm).expect("RAM");
         let key = Key { mode: cpu.mode, class: cpu.class };
-        let mut cache = Cache::new(&cpu.signals);
+        let mut cache = Cache::new(Arc::new(|| ()));
         let add = |cache: &mut Cache, at: u64| {
             let (version, _) = log.mark_code(index);
             cache.add(NewTranslation {
@@ -518,11 +454,11 @@ mod tests {
         let from = add(&mut cache, CODE);
         add(&mut cache, CODE + 16);
         cache.links.push(Link { at: 1, unlinked: 2, from, target: 16, windows: true });
-        assert!(cache.look_for_writes().is_none(), "nothing was written");
+        assert!(cache.look_for_writes().is_empty(), "nothing was written");
         assert!(cache.make_link(1, 1).is_some());
         cpu.memory.write(CODE + 16, &[0xcc]).expect("RAM");
         add(&mut cache, CODE + 32);
-        let undone = cache.look_for_writes().expect("the page was written");
-        assert_eq!(undone.links.iter().map(|link| link.at).collect::<Vec<_>>(), [1]);
+        let undone = cache.look_for_writes();
+        assert_eq!(undone.iter().map(|link| link.at).collect::<Vec<_>>(), [1]);
     }
 }

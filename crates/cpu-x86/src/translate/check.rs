@@ -22,6 +22,7 @@
 //! is different each time is a divergence. CPUs take turns (`CpuGroup::turn`).
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use accel::log::Topic;
 use iced_x86::{Instruction, Mnemonic, RflagsBits};
@@ -386,7 +387,7 @@ impl Translator {
         len: usize,
         foreign: &mut Vec<(HostPtr, u8)>,
     ) -> Outcome {
-        let key = self.cache.translations[n as usize].place.key;
+        let key = self.shared.hold().cache.translations[n as usize].place.key;
         let mut done = 0;
         loop {
             let mut outcome = self.compare(cpu, n, 1, foreign);
@@ -462,7 +463,8 @@ impl Translator {
     fn find_checked(&mut self, cpu: &mut Cpu) -> Option<u32> {
         self.take_up_changes(cpu);
         let key = Key::of(cpu)?;
-        self.translation(cpu, key, true)
+        let shared = Arc::clone(&self.shared);
+        self.translation(cpu, &mut shared.hold(), key, true)
     }
 
     /// The translation for `cpu`'s current instruction and `key`, if there is one and nothing has to be
@@ -473,8 +475,9 @@ impl Translator {
         }
         let host = cpu.probe_code(cpu.rip)?.addr();
         let page = if super::is_movable(cpu.rip, key) { 0 } else { cpu.rip & !PAGE_OFFSET };
-        match self.cache.find(&Place { host, page, key, windows: true }) {
-            Found::Code(n) if self.cache.second(n).is_none() => Some(n),
+        let held = self.shared.hold();
+        match held.cache.find(&Place { host, page, key, windows: true }) {
+            Found::Code(n) if held.cache.second(n).is_none() => Some(n),
             _ => None,
         }
     }
@@ -483,7 +486,7 @@ impl Translator {
     fn interpret(&self, cpu: &mut Cpu, n: u32, limit: usize) -> End {
         let mut end = End::default();
         let Some(checker) = &self.checker else { return end };
-        let key = self.cache.translations[n as usize].place.key;
+        let key = self.shared.hold().cache.translations[n as usize].place.key;
         cpu.recorder.iter_mut().for_each(|recorder| recorder.begin());
         let mut next = Some(n);
         while let Some(n) = next {
@@ -516,7 +519,8 @@ impl Translator {
     fn interpret_one(&self, cpu: &mut Cpu, n: u32, end: &mut End) -> usize {
         let Some(checker) = &self.checker else { return 0 };
         let mut tried = 0;
-        let translation = &self.cache.translations[n as usize];
+        let held = self.shared.hold();
+        let translation = &held.cache.translations[n as usize];
         let distance = (cpu.rip & !PAGE_OFFSET).wrapping_sub(translation.made_at);
         let abouts = &checker.known[n as usize].instructions;
         for (k, (op, about)) in translation.ops.iter().zip(abouts).enumerate() {
@@ -606,14 +610,16 @@ impl Translator {
 
     /// Runs translation `n`, which should lead to `rip`.
     fn run_one_translated(&mut self, cpu: &mut Cpu, n: u32, plan: Plan, rip: u64) -> Result<Left> {
-        let translation = &self.cache.translations[n as usize];
-        let (code, key) = (translation.code, translation.place.key);
-        self.state.expected = rip;
+        let (code, key) = {
+            let translation = &self.shared.hold().cache.translations[n as usize];
+            (translation.code, translation.place.key)
+        };
+        self.reached.state.expected = rip;
         let (table, index) = (self.jump_table(key), jump_index(rip));
-        self.jumps[table][index] = Jump { rip, code: self.thunks.arrived };
+        self.reached.jumps[table][index] = Jump { rip, code: self.shared.thunks.arrived };
         self.checker.iter_mut().for_each(|checker| checker.plan = plan);
         let result = enter(self, cpu, code);
-        self.jumps[table][index] = Jump { rip: no_jump(index), code: 0 };
+        self.reached.jumps[table][index] = Jump { rip: no_jump(index), code: 0 };
         #[cfg(test)]
         if let Some(sabotage) = self.checker.as_ref().and_then(|checker| checker.sabotage) {
             sabotage(cpu);
@@ -641,7 +647,8 @@ impl Translator {
         match (end.plan.before, end.path.last()) {
             (Some(k), Some(&Point { n, .. })) => {
                 // RIP is at it.
-                let op = self.ops_at(n, cpu.rip).nth(k).unwrap_or(Op::EMPTY);
+                let ops = self.ops_at(n, cpu.rip);
+                let op = ops.get(k).copied().unwrap_or(Op::EMPTY);
                 cpu.execute(&[op])
             }
             _ => Ok(()),
@@ -657,7 +664,8 @@ impl Translator {
         wrong: &[WrongByte],
     ) -> String {
         let n = end.path.last().map_or(0, |point| point.n);
-        let translation = &self.cache.translations[n as usize];
+        let held = self.shared.hold();
+        let translation = &held.cache.translations[n as usize];
         let mut text = format!(
             "the interpreter and translated code differ in the block at {:#x} (CPU {}, privilege level {}):",
             before.rip, cpu.config.apic_id, cpu.cpl

@@ -1,15 +1,16 @@
 //! The memory that translated code is in: mapped to be executed and never to be written. What is new in
-//! it goes through the file that is mapped, so that there is no page that the process could both write to
-//! and execute, nor one that it could at two addresses.
+//! it goes through the file that is mapped. Where a jump leads is changed while other CPUs may execute it, by
+//! one store of four bytes through a second mapping, of which hardly anything is resident at a time.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::pwrite;
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use super::asm::Placed;
 
@@ -17,6 +18,10 @@ use super::asm::Placed;
 const LARGE: usize = 2 << 20;
 /// From how much code on in a large page it becomes one.
 const WORTH_LARGE: usize = LARGE / 8;
+/// Size of the host's other pages.
+const SMALL: usize = 4096;
+/// After how many changes of jumps the pages that they were made through are given back.
+const CHANGES: u32 = 64;
 
 /// A buffer of translated code.
 pub(super) struct CodeBuffer {
@@ -25,6 +30,11 @@ pub(super) struct CodeBuffer {
     reserved: NonNull<u8>,
     /// Where the file is mapped, at a multiple of [`LARGE`].
     execute: NonNull<u8>,
+    /// Where it is mapped to change jumps, a page after a multiple of [`LARGE`]: so no more than a small page
+    /// becomes resident.
+    change: NonNull<u8>,
+    /// How many were changed since pages were given back.
+    changes: u32,
     size: usize,
     /// Code that is often run is in the first so many bytes,
     used: usize,
@@ -44,43 +54,43 @@ impl CodeBuffer {
     pub(super) fn new(size: usize) -> io::Result<Self> {
         let file = memfd_create("rhea-code", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, size as u64)?;
-        let room = size + LARGE;
         let (none, executable) = (ProtFlags::empty(), ProtFlags::READ | ProtFlags::EXEC);
+        let room = Self::room(size);
         // SAFETY: a new mapping, at an address that the kernel chooses.
         let reserved = unsafe { mmap_anonymous(ptr::null_mut(), room, none, MapFlags::PRIVATE) }?;
         let reserved = NonNull::new(reserved.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let unmap = || {
+            // SAFETY: mapped above, and nothing refers to it.
+            let _ = unsafe { munmap(reserved.as_ptr().cast(), room) };
+        };
+        let map = |at: *mut u8, rights| {
+            let flags = MapFlags::SHARED | MapFlags::FIXED;
+            // SAFETY: in the place of a part of what was just mapped, which nothing uses yet.
+            let mapped = unsafe { mmap(at.cast(), size, rights, flags, &file, 0) };
+            mapped.map(|_| NonNull::new(at).unwrap_or(reserved)).inspect_err(|_| unmap())
+        };
         let aligned = reserved.as_ptr().map_addr(|address| address.next_multiple_of(LARGE));
-        let flags = MapFlags::SHARED | MapFlags::FIXED;
-        // SAFETY: in the place of a part of what was just mapped, which nothing uses yet.
-        let mapped = unsafe { mmap(aligned.cast(), size, executable, flags, &file, 0) };
-        let execute = NonNull::new(aligned).filter(|_| mapped.is_ok());
-        match execute {
-            Some(execute) => {
-                Ok(Self { file, reserved, execute, size, used: 0, seldom: 0, large: 0 })
-            }
-            None => {
-                // SAFETY: mapped above, and nothing refers to it.
-                let _ = unsafe { munmap(reserved.as_ptr().cast(), room) };
-                Err(mapped.err().map_or_else(|| io::ErrorKind::OutOfMemory.into(), io::Error::from))
-            }
-        }
+        let execute = map(aligned, executable)?;
+        let beyond = aligned.wrapping_add(size.next_multiple_of(LARGE) + SMALL);
+        let change = map(beyond, ProtFlags::WRITE)?;
+        let (used, seldom, large, changes) = (0, 0, 0, 0);
+        Ok(Self { file, reserved, execute, change, changes, size, used, seldom, large })
+    }
+
+    /// How much address space a buffer of `size` bytes needs.
+    fn room(size: usize) -> usize {
+        2 * size.next_multiple_of(LARGE) + LARGE + SMALL
     }
 
     /// Where code of these lengths will be executed, that is often run and that is not.
     pub(super) fn next(&self, lens: [usize; 2]) -> [u64; 2] {
         let at = self.execute.as_ptr() as u64;
-        [at + self.used as u64, at + (self.size - self.seldom) as u64 - lens[1] as u64]
+        [at + self.used as u64, at + (self.size - self.seldom - lens[1]) as u64 & !7]
     }
 
     /// Bytes that are still free.
     pub(super) fn free(&self) -> usize {
         self.size - self.used()
-    }
-
-    /// Forgets everything after the first `used` bytes.
-    pub(super) fn truncate(&mut self, used: usize) {
-        self.used = self.used.min(used);
-        self.seldom = 0;
     }
 
     pub(super) fn size(&self) -> usize {
@@ -99,8 +109,9 @@ impl CodeBuffer {
         let [(_, often), (_, seldom)] = code.parts();
         assert!(often.len() + seldom.len() <= self.free(), "room for the code");
         self.write(self.used, often)?;
-        self.write(self.size - self.seldom - seldom.len(), seldom)?;
-        self.seldom += seldom.len();
+        let start = (self.size - self.seldom - seldom.len()) & !7;
+        self.write(start, seldom)?;
+        self.seldom = self.size - start;
         // The next code begins at a cache line's half.
         self.used = (self.used + often.len()).next_multiple_of(32).min(self.size - self.seldom);
         if self.used > self.large + WORTH_LARGE {
@@ -120,13 +131,29 @@ impl CodeBuffer {
     }
 
     /// Makes the displacement that is `at` in the buffer, a jump's last four bytes, lead to address
-    /// `target`.
+    /// `target`. CPUs that execute it meanwhile go to where it has led or to where it leads now: the
+    /// displacement is within a quadword, and stored as a part of it (SDM volume 3, section 9.1.1).
     pub(super) fn patch(&mut self, at: u32, target: u64) {
         let offset = at as usize;
-        assert!(offset + 4 <= self.size, "a jump in the buffer");
-        let distance = target.wrapping_sub(self.address(at) + 4) as i32;
-        // A jump that leads to what is no longer so can't be left.
-        self.write(offset, &distance.to_le_bytes()).expect("memory that was written before");
+        let (start, shift) = (offset & !7, 8 * (offset & 7));
+        assert!(start + 8 <= self.size && shift <= 32, "a displacement in the buffer");
+        let distance = target.wrapping_sub(self.address(at) + 4) as u32;
+        // SAFETY: within both mappings, which live as long as `self`, at a multiple of eight bytes; nobody
+        // else writes there.
+        let (executed, changed) = unsafe {
+            let executed = self.execute.add(start).cast::<AtomicU64>().as_ref();
+            (executed, self.change.add(start).cast::<AtomicU64>().as_ref())
+        };
+        let others = executed.load(Ordering::Relaxed) & !(0xffff_ffff << shift);
+        changed.store(others | u64::from(distance) << shift, Ordering::Release);
+        self.changes += 1;
+        if self.changes == CHANGES {
+            self.changes = 0;
+            // SAFETY: what is in the pages is in the file, and stays there.
+            let _ = unsafe {
+                madvise(self.change.as_ptr().cast(), self.size, Advice::LinuxDontNeed)
+            };
+        }
     }
 
     fn write(&self, offset: usize, mut bytes: &[u8]) -> io::Result<()> {
@@ -163,6 +190,6 @@ impl CodeBuffer {
 impl Drop for CodeBuffer {
     fn drop(&mut self) {
         // SAFETY: mapped by `new` with this size, and no code in it runs any more.
-        let _ = unsafe { munmap(self.reserved.as_ptr().cast(), self.size + LARGE) };
+        let _ = unsafe { munmap(self.reserved.as_ptr().cast(), Self::room(self.size)) };
     }
 }

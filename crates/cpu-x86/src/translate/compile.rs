@@ -32,10 +32,10 @@ pub(super) const FOR_ACCESS: u64 = 1 << 31;
 /// Where translated code finds what does not change.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Places {
-    /// The first-level TLB of the class.
-    pub(super) tlb: u32,
-    /// The jump caches of all classes, in the code's mode.
-    pub(super) jumps: u32,
+    /// The first-level TLB of the class, relative to the stack pointer.
+    pub(super) tlb: i32,
+    /// The jump caches of all classes, in the code's mode, relative to the stack pointer.
+    pub(super) jumps: i32,
     /// For whom the code runs.
     pub(super) class: Class,
     /// Executes the instruction whose number is in [`S2`]; returns if translated code may go on.
@@ -66,8 +66,8 @@ pub(super) struct Places {
 
 impl Places {
     /// The jump cache of `class`.
-    pub(super) fn jumps_of(&self, class: Class) -> u32 {
-        self.jumps + size_of::<[Jump; JUMPS]>() as u32 * class as u32
+    pub(super) fn jumps_of(&self, class: Class) -> i32 {
+        self.jumps + size_of::<[Jump; JUMPS]>() as i32 * class as i32
     }
 }
 
@@ -492,16 +492,21 @@ impl<'a> Compiler<'a> {
 
     /// Jumps to `target`, in this page, on a condition as encoded or in any case.
     pub(super) fn jump_linked(&mut self, condition: Option<u8>, target: u64) {
-        let itself = target == self.start && self.places.chains;
-        let to = if itself { self.top } else { self.asm.label() };
+        if target != self.start || !self.places.chains {
+            self.jump_changeable(condition, target, true);
+            return;
+        }
         match condition {
-            Some(condition) => self.asm.jcc_raw(condition, to),
-            None => self.asm.jmp(to),
+            Some(condition) => self.asm.jcc_raw(condition, self.top),
+            None => self.asm.jmp(self.top),
         }
-        if !itself {
-            let displacement = self.asm.len() - 4;
-            self.unlinked.push(Unlinked { from: to, target, displacement, windows: true });
-        }
+    }
+
+    /// The same to another translation, which may have windows if `windows`.
+    pub(super) fn jump_changeable(&mut self, condition: Option<u8>, target: u64, windows: bool) {
+        let from = self.asm.label();
+        let displacement = self.asm.jump_changeable(condition, from);
+        self.unlinked.push(Unlinked { from, target, displacement, windows });
     }
 
     fn finish(mut self) -> Compiled {

@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, FlowControl, Instruction, MemoryOperand, OpKind, Register};
 
-use super::asm::{Cond, Label, abs_plus_8, at as memory_at, at_plus, low32};
+use super::asm::{Cond, Label, at as memory_at, at_plus, low32, near_plus_8};
 use super::compile::Compiler;
 use super::memory::{For, number};
 use super::regs::{GUEST_RSP, S1, S2};
@@ -14,7 +14,7 @@ use crate::op::Op;
 
 const _: () = assert!(size_of::<Jump>() == 16 && JUMPS == 1 << 16);
 /// Offset of a jump's code in its entry.
-pub(super) const CODE: u32 = std::mem::offset_of!(Jump, code) as u32;
+pub(super) const CODE: i32 = std::mem::offset_of!(Jump, code) as i32;
 
 impl Compiler<'_> {
     /// Whether code at `target` is wherever this translation is: in the same page, and so that no
@@ -164,11 +164,11 @@ impl Compiler<'_> {
     }
 
     /// Goes to `target` by the jump cache `jumps`. The flags are saved.
-    pub(super) fn jump_by_cache(&mut self, target: u64, jumps: u32) {
+    pub(super) fn jump_by_cache(&mut self, target: u64, jumps: i32) {
         let unknown = self.leave_out_of_line(target, 0);
         self.address(S1, target);
         self.look_up_in(jumps, unknown);
-        self.asm.m(Code::Jmp_rm64, abs_plus_8(jumps + CODE, S2));
+        self.asm.m(Code::Jmp_rm64, near_plus_8(jumps + CODE, S2));
     }
 
     /// Stores the return address `rip` to what [`S1`] and the displacement tell, and moves the stack pointer.
@@ -206,11 +206,11 @@ impl Compiler<'_> {
     }
 
     /// The same in the jump cache `jumps`; goes to `unknown` if it is not there.
-    pub(super) fn look_up_in(&mut self, jumps: u32, unknown: Label) {
+    pub(super) fn look_up_in(&mut self, jumps: i32, unknown: Label) {
         // Twice the entry's number.
         self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, S1, JUMP_SHIFT as i32 - 1);
         self.asm.ri(Code::And_rm32_imm32, low32(S2), 2 * (JUMPS as i32 - 1));
-        self.asm.rm(Code::Cmp_r64_rm64, S1, abs_plus_8(jumps, S2));
+        self.asm.rm(Code::Cmp_r64_rm64, S1, near_plus_8(jumps, S2));
         self.asm.jcc(Cond::NotEqual, unknown);
         self.destroyed();
     }
@@ -218,7 +218,7 @@ impl Compiler<'_> {
     /// Goes to the code that [`Self::look_up`] has found.
     fn jump_to_found(&mut self) {
         let jumps = self.places.jumps_of(self.places.class);
-        self.asm.m(Code::Jmp_rm64, abs_plus_8(jumps + CODE, S2));
+        self.asm.m(Code::Jmp_rm64, near_plus_8(jumps + CODE, S2));
     }
 
     fn ret(&mut self, op: &Op) {

@@ -63,8 +63,8 @@ pub(super) fn helpers() -> [u64; 4] {
 /// The exception that an instruction raised; RIP is at it.
 pub(super) fn enter(translator: &mut Translator, cpu: &mut Cpu, code: u64) -> Result<Left> {
     give_registers(translator, cpu);
-    translator.state.drop_units();
-    let run = translator.thunks.enter as usize as *const ();
+    translator.reached.state.drop_units();
+    let run = translator.shared.thunks.enter as usize as *const ();
     cpu.counters.count(Count::Entries);
     let mut context = Context { cpu, translator, result: Ok(()), interpret: false, panic: None };
     let context = &raw mut context;
@@ -73,9 +73,11 @@ pub(super) fn enter(translator: &mut Translator, cpu: &mut Cpu, code: u64) -> Re
     // `code` a translation in the same buffer.
     let how = unsafe {
         let translator = &mut *(*context).translator;
-        translator.state.context = context as u64;
-        let run = std::mem::transmute::<*const (), extern "sysv64" fn(u64) -> u32>(run);
-        run(code)
+        let state = &mut translator.reached.state;
+        state.context = context as u64;
+        let top = &raw mut state.page as u64;
+        let run = std::mem::transmute::<*const (), extern "sysv64" fn(u64, u64) -> u32>(run);
+        run(code, top)
     };
     // SAFETY: as above; translated code is done.
     let (cpu, translator, result, panic) = unsafe {
@@ -91,9 +93,9 @@ pub(super) fn enter(translator: &mut Translator, cpu: &mut Cpu, code: u64) -> Re
         return result.map(|()| if interpret { Left::Interpret } else { Left::At { link: 0 } });
     }
     take_registers(translator, cpu);
-    cpu.rip = translator.state.rip;
+    cpu.rip = translator.reached.state.rip;
     if how == LEFT {
-        return Ok(Left::At { link: translator.state.link as u32 });
+        return Ok(Left::At { link: translator.reached.state.link as u32 });
     }
     cpu.counters.count(Count::Refused);
     Ok(Left::Interpret)
@@ -107,7 +109,7 @@ fn give_registers(translator: &mut Translator, cpu: &Cpu) {
 
 /// The registers that any instruction may change.
 fn give_general(translator: &mut Translator, cpu: &Cpu) {
-    let state = &mut *translator.state;
+    let state = &mut translator.reached.state;
     state.set_gpr(&cpu.gpr[..16]);
     state.rip = cpu.rip;
     state.flags = bits_to_flags(cpu.rflags() & ARITH);
@@ -115,7 +117,7 @@ fn give_general(translator: &mut Translator, cpu: &Cpu) {
 
 /// What system instructions change.
 fn give_system(translator: &mut Translator, cpu: &Cpu) {
-    let state = &mut *translator.state;
+    let state = &mut translator.reached.state;
     state.system_flags = cpu.system_flags;
     let [fs, gs] = [FS, GS].map(|segment| &cpu.seg_access[usize::from(segment)]);
     state.bases = [fs.base, gs.base];
@@ -134,7 +136,7 @@ fn give_system(translator: &mut Translator, cpu: &Cpu) {
 
 /// The registers that translated code has to the CPU.
 fn take_registers(translator: &mut Translator, cpu: &mut Cpu) {
-    let state = &mut *translator.state;
+    let state = &mut translator.reached.state;
     state.copy_gpr(&mut cpu.gpr[..16]);
     cpu.set_rflags_arith(flags_to_bits(state.flags));
     take_mode(state, cpu);
@@ -167,7 +169,7 @@ fn take_mode(state: &mut State, cpu: &mut Cpu) {
 
 /// Brings the x87's registers that tell its last instruction and operand up to date.
 fn take_x87_notes(translator: &mut Translator, cpu: &mut Cpu) {
-    let state = &translator.state;
+    let state = &translator.reached.state;
     let (notes, pointer) = ([state.x87_last, state.x87_data], state.x87_pointer);
     let [last, data] = notes.map(|note| {
         let (number, index) = noted(note)?;
@@ -182,7 +184,7 @@ fn take_x87_notes(translator: &mut Translator, cpu: &mut Cpu) {
         cpu.fpu.dp = pointer;
         cpu.fpu.ds = cpu.seg[usize::from(op.seg) % 6].selector;
     }
-    (translator.state.x87_last, translator.state.x87_data) = (0, 0);
+    (translator.reached.state.x87_last, translator.reached.state.x87_data) = (0, 0);
 }
 
 /// The x87's registers to where translated code loads them from. False if blocks that use them can't run
@@ -191,7 +193,7 @@ fn give_x87(translator: &mut Translator, cpu: &Cpu) -> bool {
     if !cpu.x87_is_masked() {
         return false;
     }
-    let state = &mut *translator.state;
+    let state = &mut translator.reached.state;
     let image = &mut state.x87_image;
     (image.control, image.status) = (cpu.fpu.control, cpu.fpu.status_word());
     image.valid = cpu.fpu.valid.into();
@@ -206,11 +208,11 @@ fn give_x87(translator: &mut Translator, cpu: &Cpu) -> bool {
 /// Gives translated code vector registers at `level`, and the x87's if `x87`. False, and it has none, if
 /// that can't be.
 fn give_units(translator: &mut Translator, cpu: &Cpu, level: u32, x87: bool) -> bool {
-    translator.state.drop_units();
+    translator.reached.state.drop_units();
     let given =
         (level == 0 || give_vectors(translator, cpu, level)) && (!x87 || give_x87(translator, cpu));
     if !given {
-        translator.state.drop_units();
+        translator.reached.state.drop_units();
     }
     given
 }
@@ -222,7 +224,7 @@ fn give_vectors(translator: &mut Translator, cpu: &Cpu, level: u32) -> bool {
     if allowed < level {
         return false;
     }
-    let state = &mut *translator.state;
+    let state = &mut translator.reached.state;
     state.xmm = cpu.fpu.xmm;
     state.ymm_high = cpu.fpu.ymm_high;
     state.mxcsr[0] = cpu.fpu.mxcsr;
@@ -300,7 +302,7 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             && cpu.rip == op.next_rip
             && key.fits(cpu)
             && cpu.tlb.code_epochs() == code_epochs;
-        let (level, x87) = (translator.state.loaded, translator.state.x87 != 0);
+        let (level, x87) = (translator.reached.state.loaded, translator.reached.state.x87 != 0);
         if goes_on && give_units(translator, cpu, level, x87) {
             give_general(translator, cpu);
             // One that is done here for its access alone changes nothing else.
@@ -310,7 +312,7 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
             return GO_ON;
         }
         translator.give_back(left);
-        translator.state.drop_units();
+        translator.reached.state.drop_units();
         if !translator.chains || must_leave(cpu) {
             return GIVE_UP;
         }
@@ -332,8 +334,8 @@ fn must_leave(cpu: &Cpu) -> bool {
 extern "sysv64" fn units(context: *mut Context, wanted: u64) -> u64 {
     with(context, |cpu, translator, _, _| {
         take_registers(translator, cpu);
-        let level = translator.state.loaded.max(wanted as u32 % X87);
-        let x87 = translator.state.x87 != 0 || wanted as u32 & X87 != 0;
+        let level = translator.reached.state.loaded.max(wanted as u32 % X87);
+        let x87 = translator.reached.state.x87 != 0 || wanted as u32 & X87 != 0;
         if give_units(translator, cpu, level, x87) { GO_ON } else { GIVE_UP }
     })
 }
@@ -346,12 +348,12 @@ extern "sysv64" fn refill(context: *mut Context, combined: u64, offset: u64, wha
     with(context, |cpu, translator, _, _| {
         cpu.counters.count(Count::TlbMisses);
         // For whom the access is may have changed.
-        take_mode(&mut translator.state, cpu);
+        take_mode(&mut translator.reached.state, cpu);
         let is = |missed: Missed| what == missed as u64;
         let access = if is(Missed::Write) { Access::Write } else { Access::Read };
         let index = offset as usize / size_of::<TlbEntry>();
         let linear = combined ^ cpu.tlb.tag(cpu.class, index, access);
-        translator.state.address = linear;
+        translator.reached.state.address = linear;
         // One that may go on in a page that faults must not leave the first one dirty.
         let last = PAGE_OFFSET + 1 - JOINED_LEN as u64;
         if is(Missed::Write) && linear & PAGE_OFFSET > last {
@@ -368,11 +370,11 @@ extern "sysv64" fn refill(context: *mut Context, combined: u64, offset: u64, wha
 extern "sysv64" fn time(context: *mut Context) -> u64 {
     with(context, |cpu, translator, _, _| {
         // For whom it is read may have changed.
-        take_mode(&mut translator.state, cpu);
+        take_mode(&mut translator.reached.state, cpu);
         if !cpu.may_read_tsc() {
             return GIVE_UP;
         }
-        (translator.state.address, translator.state.tsc_aux) = (cpu.tsc(), cpu.msrs.tsc_aux);
+        (translator.reached.state.address, translator.reached.state.tsc_aux) = (cpu.tsc(), cpu.msrs.tsc_aux);
         GO_ON
     })
 }
@@ -388,9 +390,9 @@ fn join(translator: &mut Translator, cpu: &mut Cpu, linear: u64) -> Option<()> {
         return None;
     }
     let second = cpu.tlb.probe(cpu.class, next, 1, Access::Read)?;
-    let (head, tail) = translator.state.joined.split_at_mut(first_len);
+    let (head, tail) = translator.reached.state.joined.split_at_mut(first_len);
     first.read_bytes(head);
     second.read_bytes(tail);
-    translator.state.address = translator.state.joined.as_ptr() as u64;
+    translator.reached.state.address = translator.reached.state.joined.as_ptr() as u64;
     Some(())
 }

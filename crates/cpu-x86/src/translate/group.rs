@@ -15,7 +15,7 @@
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
 
 use super::asm::{Cond, Label, in_state};
-use super::compile::{Compiler, Unlinked, writes};
+use super::compile::{Compiler, writes};
 use super::flags::{Recipe, is_simple};
 use super::memory::{For, number, purpose};
 use super::regs::{GUEST_RSP, HOST, S1};
@@ -258,10 +258,7 @@ impl Compiler<'_> {
                 self.put_flags();
             }
             self.write_notes(notes);
-            let from = self.asm.label();
-            self.asm.jmp(from);
-            let displacement = self.asm.len() - 4;
-            self.unlinked.push(Unlinked { from, target: rip, displacement, windows: false });
+            self.jump_changeable(None, rip, false);
         }
     }
 }

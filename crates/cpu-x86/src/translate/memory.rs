@@ -166,7 +166,7 @@ impl Compiler<'_> {
         let tag = if written { TlbEntry::WRITE } else { TlbEntry::READ };
         let table = self.places.tlb;
         let mask = (L1_ENTRIES - 1) << 5;
-        let (tag, host) = (table + tag as u32, table + TlbEntry::HOST as u32);
+        let (tag, host) = (table + tag as i32, table + TlbEntry::HOST as i32);
         self.asm.probe(tag, host, mask as u32, 4096 - size as u32, slow);
         self.destroyed();
     }

@@ -10,15 +10,15 @@
 //!   `group`: accesses that share one; `integer`, `control`, `string`, `system`, `vector`, `x87`:
 //!   instructions by kind.
 //! - `thunks`, `enter`: the ways in and out, and the helpers.
-//! - `cache`: which translations there are.
+//! - `cache`: which translations there are; `shared`: they and their code, which the CPUs of a machine share;
+//!   `jumps`: where a CPU finds them.
 //!
 //! **Safety.** Guest code decides nothing about host code but by the instructions that `integer`,
 //! `control`, `string`, `system`, `vector` and `x87` name one by one. Host code reaches guest memory only by
 //! an address that the probe of the TLB has given it. Added to that is nothing but a displacement that the
 //! translator chose, within what was probed for (`group`), and a repeated string instruction's index, whose
-//! count has been compared with what is left of the page. It reaches the CPU's state by the stack pointer,
-//! which only calls of thunks move, and the TLB and the jump cache at addresses below two gigabytes that are part of
-//! the code. It calls nothing but the four helpers of `enter`, through the thunks.
+//! count has been compared with what is left of the page. It reaches the CPU's state, the TLB and the jump
+//! cache by the stack pointer, which only calls of thunks move. It calls nothing but the four helpers of `enter`, through the thunks.
 //!
 //! **Where code is.** Translated code knows the page that it runs in from the state, where it is put when
 //! the code is entered from elsewhere, with its address in a register. All addresses relative to RIP are
@@ -41,8 +41,10 @@ mod enter;
 mod flags;
 mod group;
 mod integer;
+mod jumps;
 mod memory;
 mod regs;
+mod shared;
 mod state;
 mod string;
 mod system;
@@ -54,25 +56,28 @@ mod x87;
 
 use std::sync::Arc;
 
+use accel::Signals;
 use accel::log::Topic;
+use ::memory::PageLog;
 
 use crate::block::BlockCache;
 use crate::counters::{Count, Counters};
 use crate::cpu::{Cpu, Translation};
 use crate::decode::{MAX_LEN, decode_whole};
 use crate::exception::Result;
-use crate::host::{HostPtr, PAGE_OFFSET};
-use crate::low::LowBox;
+use crate::host::{HostPtr, PAGE_OFFSET, TlbEntry};
+use crate::near::NearBox;
 use crate::op::{Op, OpFlags};
-use crate::segment::Mode;
-use crate::tlb::CLASSES;
-use cache::{Cache, Found, Key, Link, NewTranslation, Place, SourcePage};
+use crate::tlb::{CLASSES, L1_ENTRIES};
+use asm::before_state;
+use cache::{Found, Key, Link, NewTranslation, Place, SourcePage};
 use check::Checker;
-use code::CodeBuffer;
 use compile::{Compiled, Compiler, ENTRY, FOR_ACCESS, Input, LinkSite, Places, goes_on};
 use enter::Left;
-use state::{JUMPS, Jump, State, TRANSLATIONS};
-use thunks::Thunks;
+use jumps::Jumps;
+pub(crate) use shared::Sharing;
+use shared::{Held, Kind, Shared};
+use state::{JUMPS, Jump, Reached, at};
 use vector::HostFeatures;
 
 /// log2 of the number of places where executions are counted.
@@ -83,10 +88,10 @@ const MAX_OPS: usize = 64;
 const MAX_SOURCE: usize = 512;
 /// Room that a translation may take, and more than any does.
 const ROOM: usize = 64 << 10;
+/// How much of that may be lost between translations.
+const PADDING: usize = 64;
 /// The largest buffer: jumps reach two gigabytes.
 const MAX_BUFFER: usize = 2047 << 20;
-/// Jump caches: one a class for 64-bit code, and one for code of 32 bits.
-const JUMP_TABLES: usize = 2 * CLASSES;
 
 /// How many instructions are kept decoded that the interpreter executed for translated code.
 const RECENT: usize = 512;
@@ -108,24 +113,19 @@ fn index_of(site: u64) -> usize {
 
 /// What one CPU needs to run translated code.
 pub(crate) struct Translator {
-    state: LowBox<State>,
-    jumps: LowBox<[[Jump; JUMPS]; JUMP_TABLES]>,
-    /// Entries of each jump cache that are set.
-    jumps_used: [Vec<u16>; JUMP_TABLES],
-    /// How often each jump cache was emptied.
-    emptied: [u64; JUMP_TABLES],
-    /// The mode of the code of 32 bits that the jump cache of each class knows.
-    narrow_modes: [Mode; CLASSES],
-    code: CodeBuffer,
-    /// Bytes of `code` that the thunks take.
-    fixed: usize,
-    thunks: Thunks,
+    reached: NearBox<Reached>,
+    jumps: Jumps,
+    sharing: Arc<Sharing>,
+    shared: Arc<Shared>,
+    /// What was shared before, which code that runs may still be in.
+    left_behind: Vec<Arc<Shared>>,
+    /// Each log that has translated pages, with its count of writes to code when it was last looked at.
+    logs: Vec<(PageLog, u64)>,
     features: HostFeatures,
-    cache: Cache,
-    heat: Box<[u8]>,
     threshold: u8,
-    /// The TLB's `code_epochs` that `jumps` is of.
+    /// The TLB's `code_epochs` that the jump caches are of.
     code_epochs: [u64; CLASSES],
+    signals: Arc<Signals>,
     counters: Arc<Counters>,
     /// Instructions that the interpreter executed for translated code not long ago.
     recent: Box<[Option<Recent>]>,
@@ -147,55 +147,67 @@ impl Translator {
         HostFeatures::detect().usable
     }
 
-    /// A translator for `cpu`. `None` if the host can't have one.
-    pub(crate) fn new(cpu: &Cpu, how: Translation) -> Option<Self> {
+    /// A translator for `cpu`, whose TLB it moves. `None` if the host can't have one.
+    pub(crate) fn new(cpu: &mut Cpu, how: Translation) -> Option<Self> {
         let features = HostFeatures::detect();
         if !features.usable {
             return None;
         }
-        cpu.tlb.table(cpu.class)?;
-        let mut state = LowBox::<State>::new();
-        let mut jumps = LowBox::<[[Jump; JUMPS]; JUMP_TABLES]>::new();
-        jumps.low_addr()?;
-        jumps.iter_mut().for_each(|jumps| jumps[0].rip = state::no_jump(0));
+        let mut reached = cpu.tlb.move_next_to::<Reached>();
+        reached.jumps.iter_mut().for_each(|jumps| jumps[0].rip = state::no_jump(0));
+        let state = &mut reached.state;
         state.signals = match how.check {
             false => std::ptr::from_ref(cpu.signals.word()) as u64,
-            true => u64::from(state.low_addr()? + state::at::NEVER),
+            true => &raw const state.never as u64,
         };
         [state.step, state.units, state.refill, state.time] = enter::helpers();
-        let mut code = CodeBuffer::new(how.buffer.clamp(4 * ROOM, MAX_BUFFER)).ok()?;
-        let (bytes, thunks) = thunks::write(code.next([0; 2])[0], state.low_addr()?, features.avx);
-        code.push(&bytes).ok()?;
-        cpu.counters.set(Count::Size, code.size() as u64);
-        cpu.counters.set(Count::Used, code.used() as u64);
-        Some(Self {
-            state,
-            jumps,
-            jumps_used: Default::default(),
-            emptied: [0; JUMP_TABLES],
-            narrow_modes: [Mode::default(); CLASSES],
-            fixed: code.used(),
-            code,
-            thunks,
+        let kind = Kind {
+            size: how.buffer.clamp(4 * ROOM, MAX_BUFFER).next_multiple_of(4096),
+            chains: !how.check && !cpu.log.wants(Topic::NoChain),
+            counts: cpu.timed.is_some(),
+            avx: features.avx,
+        };
+        // Engines are compared one CPU at a time, each with what it alone has learnt.
+        let together = (!how.check).then(|| cpu.group.sharing());
+        let joined = together.and_then(|sharing| {
+            let shared = sharing.join(&cpu.signals, kind).ok()??;
+            Some((sharing, shared))
+        });
+        let (sharing, shared) = match joined {
+            Some(joined) => joined,
+            None => {
+                let sharing = Arc::<Sharing>::default();
+                let shared = sharing.join(&cpu.signals, kind).ok()??;
+                (sharing, shared)
+            }
+        };
+        let this = Self {
+            reached,
+            jumps: Jumps::default(),
+            sharing,
+            shared,
+            left_behind: Vec::new(),
+            logs: Vec::new(),
             features,
-            cache: Cache::new(&cpu.signals),
-            heat: vec![0; 1 << HEAT_BITS].into(),
             threshold: how.threshold.max(1),
             code_epochs: [0; CLASSES],
+            signals: Arc::clone(&cpu.signals),
             counters: cpu.counters(),
             recent: vec![None; RECENT].into(),
             link: 0,
-            counts: cpu.timed.is_some(),
+            counts: kind.counts,
             settled: 0,
-            chains: !how.check && !cpu.log.wants(Topic::NoChain),
+            chains: kind.chains,
             checker: how.check.then(Box::default),
-        })
+        };
+        this.tell_sizes(&this.shared.hold());
+        Some(this)
     }
 
     /// The instruction that `site` names in the translated code that runs, and how the CPU has to run
     /// for it.
     fn site(&mut self, cpu: &Cpu, site: u64) -> Option<(Op, Key)> {
-        let (name, page) = (site & !FOR_ACCESS, self.state.page);
+        let (name, page) = (site & !FOR_ACCESS, self.reached.state.page);
         let slot = (name ^ name >> 29) as usize % RECENT;
         if let Some(recent) = &self.recent[slot]
             && (recent.site, recent.page) == (name, page)
@@ -209,14 +221,19 @@ impl Translator {
 
     /// The same in code that ran in `page`.
     fn site_in(&self, cpu: &Cpu, site: u64, page: u64) -> Option<(Op, Key)> {
-        let translation = self.cache.translations.get((site >> 32) as usize)?;
+        let held = self.shared.hold();
+        let translation = held.cache.translations.get((site >> 32) as usize)?;
         let op = translation.op(&cpu.limits.instructions, index_of(site), page)?;
         Some((op, translation.place.key))
     }
 
-    /// How many instructions come after the one that `site` names, in its translation.
+    /// How many instructions come after the one that `site` names, in its translation, if they are counted.
     fn left(&self, site: u64) -> usize {
-        let translation = self.cache.translations.get((site >> 32) as usize);
+        if !self.counts {
+            return 0;
+        }
+        let held = self.shared.hold();
+        let translation = held.cache.translations.get((site >> 32) as usize);
         translation.map_or(0, |translation| translation.len() - index_of(site) - 1)
     }
 
@@ -233,6 +250,7 @@ impl Translator {
             return self.run_counted(cpu, blocks);
         }
         let Some(code) = self.next(cpu) else { return cpu.run_block(blocks) };
+        self.left_behind.clear();
         match enter::enter(self, cpu, code)? {
             Left::At { link } => {
                 self.link = link;
@@ -254,26 +272,42 @@ impl Translator {
         self.look_up(cpu, key)
     }
 
-    /// Drops what is no longer so: code was written, or pages are elsewhere.
+    /// Drops what is no longer so: code was written, or is in another buffer, or pages are elsewhere.
     #[inline]
     fn take_up_changes(&mut self, cpu: &Cpu) {
-        if let Some(undone) = self.cache.look_for_writes() {
-            undone
-                .links
-                .iter()
-                .for_each(|link| self.code.patch(link.at, self.code.address(link.unlinked)));
-            self.counters.count(Count::Invalidations);
-            self.counters.add(Count::Unlinks, undone.links.len() as u64);
-            if undone.all_jumps {
-                self.empty_jumps();
-            }
-            for (table, index) in undone.jumps {
-                let index = usize::from(index);
-                self.jumps[usize::from(table)][index].rip = state::no_jump(index);
-            }
+        if self.sharing.generation() != self.shared.generation {
+            self.go_over();
+        }
+        if self.was_code_written() {
+            self.follow_writes();
         }
         if self.code_epochs != cpu.tlb.code_epochs() {
             self.follow_tlb(cpu.tlb.code_epochs());
+        }
+    }
+
+    /// Whether any page that may have translations was written since this was last asked.
+    #[inline]
+    fn was_code_written(&mut self) -> bool {
+        let mut written = false;
+        for (log, seen) in &mut self.logs {
+            let writes = log.code_writes();
+            written |= writes != *seen;
+            *seen = writes;
+        }
+        written
+    }
+
+    /// Undoes what leads to translations of pages that were written.
+    #[cold]
+    fn follow_writes(&mut self) {
+        let mut held = self.shared.hold();
+        let Held { cache, code } = &mut *held;
+        let links = cache.look_for_writes();
+        links.iter().for_each(|link| code.patch(link.at, code.address(link.unlinked)));
+        self.counters.add(Count::Unlinks, links.len() as u64);
+        if self.jumps.follow(&mut self.reached.jumps, cache, &self.counters) {
+            self.counters.count(Count::Invalidations);
         }
     }
 
@@ -281,97 +315,83 @@ impl Translator {
     fn follow_tlb(&mut self, epochs: [u64; CLASSES]) {
         for (class, epoch) in epochs.into_iter().enumerate() {
             if std::mem::replace(&mut self.code_epochs[class], epoch) != epoch {
-                self.empty_table(class);
-                self.empty_table(CLASSES + class);
+                for table in [class, CLASSES + class] {
+                    self.jumps.empty(&mut self.reached.jumps, table, &self.counters);
+                }
             }
         }
     }
 
-    fn empty_jumps(&mut self) {
-        (0..JUMP_TABLES).for_each(|table| self.empty_table(table));
+    /// Goes over to the code buffer that is in use now.
+    #[cold]
+    fn go_over(&mut self) {
+        let Some(current) = self.sharing.current() else { return };
+        let before = std::mem::replace(&mut self.shared, current);
+        // Code that runs, and has asked a helper for more, is there.
+        self.left_behind.push(before);
+        self.jumps.forget(&mut self.reached.jumps, &self.counters);
+        self.logs.clear();
+        self.recent.fill(None);
+        self.checker.iter_mut().for_each(|checker| checker.forget());
+        self.link = 0;
+        self.tell_sizes(&self.shared.hold());
     }
 
-    fn empty_table(&mut self, table: usize) {
-        if !self.jumps_used[table].is_empty() {
-            self.counters.count(Count::Emptied);
-            self.emptied[table] += 1;
-        }
-        for index in self.jumps_used[table].drain(..) {
-            let index = usize::from(index);
-            self.jumps[table][index].rip = state::no_jump(index);
-        }
+    /// Tells the counters how much there is in the code buffer.
+    fn tell_sizes(&self, held: &Held) {
+        self.counters.set(Count::Present, held.cache.translations.len() as u64);
+        self.counters.set(Count::Used, held.code.used() as u64);
+        self.counters.set(Count::Size, held.code.size() as u64);
     }
 
     /// Which jump cache is for code of `key`.
     fn jump_table(&mut self, key: Key) -> usize {
-        let class = key.class as usize;
-        if key.mode.is_64() {
-            return class;
-        }
-        if self.narrow_modes[class] != key.mode {
-            self.narrow_modes[class] = key.mode;
-            self.empty_table(CLASSES + class);
-        }
-        CLASSES + class
+        self.jumps.table(&mut self.reached.jumps, key, &self.counters)
     }
 
     /// As [`Self::next`], when what is known of code is current.
     #[inline]
     fn look_up(&mut self, cpu: &mut Cpu, key: Key) -> Option<u64> {
-        let link = std::mem::take(&mut self.link);
         let table = self.jump_table(key);
-        let jump = self.jumps[table][state::jump_index(cpu.rip)];
-        if link == 0 && jump.rip == cpu.rip {
+        let jump = self.reached.jumps[table][state::jump_index(cpu.rip)];
+        if self.link == 0 && jump.rip == cpu.rip {
             return Some(jump.code);
         }
-        let windows = !self.cache.avoids_windows(link);
-        let n = self.translation(cpu, key, windows)?;
-        let code = self.cache.translations[n as usize].code;
+        self.search(cpu, key, table)
+    }
+
+    /// The same where jump cache `table` does not know it, or a link may be made.
+    fn search(&mut self, cpu: &mut Cpu, key: Key, table: usize) -> Option<u64> {
+        let link = std::mem::take(&mut self.link);
+        let shared = Arc::clone(&self.shared);
+        let mut held = shared.hold();
+        let windows = !held.cache.avoids_windows(link);
+        let n = self.translation(cpu, &mut held, key, windows)?;
+        let Held { cache, code: buffer } = &mut *held;
+        let code = cache.translations[n as usize].code;
         if !self.chains {
             return Some(code);
         }
-        if let Some(link) = self.cache.make_link(link, n) {
+        if let Some(link) = cache.make_link(link, n) {
             self.counters.count(Count::Links);
-            self.code.patch(link.at, code + ENTRY as u64);
+            buffer.patch(link.at, code + ENTRY as u64);
         }
-        if !windows {
-            return Some(code);
+        if windows {
+            let jumps = &mut self.reached.jumps;
+            self.jumps.fill(jumps, cache, table, (n, cpu.rip));
+            self.jumps.enter(jumps, cache, table, (n, Jump { rip: cpu.rip, code }));
         }
-        self.fill_jumps(table, n, cpu.rip);
-        self.note_jump(table, n, Jump { rip: cpu.rip, code });
         Some(code)
     }
 
-    /// Enters `jump`, which leads to translation `n`, into a jump cache.
-    fn note_jump(&mut self, table: usize, n: u32, jump: Jump) {
-        let index = state::jump_index(jump.rip);
-        let slot = &mut self.jumps[table][index];
-        let was_empty = slot.rip == state::no_jump(index);
-        *slot = jump;
-        self.cache.note_jump(n, (table as u8, index as u16));
-        if !was_empty {
-            return;
-        }
-        let used = &mut self.jumps_used[table];
-        if used.len() >= 2 * JUMPS {
-            // Entries were emptied and filled again one by one, and are in the list as often.
-            used.sort_unstable();
-            used.dedup();
-        }
-        used.push(index as u16);
-    }
-
-    /// The jump cache was emptied, and now translation `n` is at `rip` again: the others in its page are
-    /// where they were, too. Enters them all, once after each time that the cache was emptied.
-    fn fill_jumps(&mut self, table: usize, n: u32, rip: u64) {
-        let jumps = self.cache.neighbours(n, rip, (table, self.emptied[table]));
-        for (n, jump) in jumps {
-            self.note_jump(table, n, jump);
-        }
-    }
-
     /// The translation of `cpu`'s current instruction and what follows, if there is one, or shall be.
-    fn translation(&mut self, cpu: &mut Cpu, key: Key, windows: bool) -> Option<u32> {
+    fn translation(
+        &mut self,
+        cpu: &mut Cpu,
+        held: &mut Held,
+        key: Key,
+        windows: bool,
+    ) -> Option<u32> {
         self.counters.count(Count::LookUps);
         let Some(host) = cpu.probe_code(cpu.rip) else {
             self.counters.count(Count::NoEntry);
@@ -379,66 +399,88 @@ impl Translator {
         };
         let page = if is_movable(cpu.rip, key) { 0 } else { cpu.rip & !PAGE_OFFSET };
         let place = Place { host: host.addr(), page, key, windows };
-        let n = match self.cache.find(&place) {
+        let n = match held.cache.find(&place) {
             Found::Code(n) => n,
-            Found::Stale(n) if self.cache.second(n).is_none() && self.renew(cpu, n, host) => n,
-            Found::Stale(_) => self.translated(cpu, &place, host)?,
-            Found::Nothing if !windows => self.translated(cpu, &place, host)?,
+            Found::Stale(n) if held.cache.second(n).is_none() && self.renew(cpu, held, n, host) => {
+                n
+            }
+            Found::Stale(_) => self.translated(cpu, held, &place, host)?,
+            Found::Nothing if !windows || self.shared.warm(host.addr(), self.threshold) => {
+                self.translated(cpu, held, &place, host)?
+            }
             Found::Nothing => {
-                let hash = (host.addr() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                let heat = &mut self.heat[(hash >> (64 - HEAT_BITS)) as usize];
-                *heat += 1;
-                if *heat < self.threshold {
-                    self.counters.count(Count::Cold);
-                    return None;
-                }
-                *heat = 0;
-                self.translated(cpu, &place, host)?
+                self.counters.count(Count::Cold);
+                return None;
             }
         };
-        match self.cache.second(n) {
+        let n = match held.cache.second(n) {
             // Where its second page is, is known if the TLB knows.
             Some(second) => match cpu.probe_code((cpu.rip | PAGE_OFFSET).wrapping_add(1))? {
-                host if host == second => Some(n),
-                _ => self.translated(cpu, &place, host),
+                host if host == second => n,
+                _ => self.translated(cpu, held, &place, host)?,
             },
-            None => Some(n),
+            None => n,
+        };
+        for log in held.cache.logs(self.logs.len()) {
+            // It may have been written since the page's version was asked for.
+            self.logs.push((log.clone(), log.code_writes().wrapping_sub(1)));
         }
+        Some(n)
     }
 
     /// Whether translation `n`, made from a page that has changed since, still is what `host` has.
-    fn renew(&mut self, cpu: &mut Cpu, n: u32, host: HostPtr) -> bool {
-        let (log, page) = self.cache.page_log(n);
+    fn renew(&self, cpu: &mut Cpu, held: &mut Held, n: u32, host: HostPtr) -> bool {
+        let (log, page) = held.cache.page_log(n);
         let (version, epoch) = cpu.mark_code(&log, page, host);
-        if epoch > cpu.group.settled() || !self.cache.matches(n, host) {
+        if epoch > cpu.group.settled() || !held.cache.matches(n, host) {
             return false;
         }
-        self.cache.renew(n, version);
+        held.cache.renew(n, version);
         self.counters.count(Count::Renewed);
         true
     }
 
     /// The instructions of translation `n`, in code that runs in the page of `rip`, where engines are
     /// compared.
-    fn ops_at(&self, n: u32, rip: u64) -> impl Iterator<Item = Op> + '_ {
-        let translation = &self.cache.translations[n as usize];
+    fn ops_at(&self, n: u32, rip: u64) -> Vec<Op> {
+        let held = self.shared.hold();
+        let translation = &held.cache.translations[n as usize];
         let distance = (rip & !PAGE_OFFSET).wrapping_sub(translation.made_at);
-        translation.ops.iter().map(move |op| if distance == 0 { *op } else { op.moved(distance) })
+        let moved = |op: &Op| if distance == 0 { *op } else { op.moved(distance) };
+        translation.ops.iter().map(moved).collect()
     }
 
     /// As [`Self::translate`], and counts.
-    fn translated(&mut self, cpu: &mut Cpu, place: &Place, host: HostPtr) -> Option<u32> {
-        let made = self.translate(cpu, place, host);
+    fn translated(
+        &mut self,
+        cpu: &mut Cpu,
+        held: &mut Held,
+        place: &Place,
+        host: HostPtr,
+    ) -> Option<u32> {
+        if held.is_full() {
+            // The next time that this code is looked for, there is another buffer.
+            if self.sharing.replace(&self.shared).is_ok_and(|replaced| replaced) {
+                self.counters.count(Count::Flushes);
+            }
+            return None;
+        }
+        let made = self.translate(cpu, held, place, host);
         self.counters.count(if made.is_some() { Count::Made } else { Count::NotWorth });
-        self.counters.set(Count::Present, self.cache.translations.len() as u64);
-        self.counters.set(Count::Used, self.code.used() as u64);
+        self.tell_sizes(held);
         made
     }
 
     /// Translates from `cpu`'s current instruction on, which is at `host`. `None` if it is to be
     /// interpreted for now.
     #[cold]
-    fn translate(&mut self, cpu: &mut Cpu, place: &Place, host: HostPtr) -> Option<u32> {
+    fn translate(
+        &mut self,
+        cpu: &mut Cpu,
+        held: &mut Held,
+        place: &Place,
+        host: HostPtr,
+    ) -> Option<u32> {
         // There the instruction pointer wraps around.
         let rip = cpu.rip;
         if !place.key.mode.is_64() && rip >> 12 == 0xf_ffff {
@@ -466,12 +508,10 @@ impl Translator {
             check::leave_vague(&mut input);
             len = input.iter().map(|input| usize::from(input.op.len)).sum();
         }
-        if self.code.free() < ROOM || self.cache.translations.len() >= TRANSLATIONS as usize {
-            self.forget_all(cpu);
-        }
-        let number = self.cache.translations.len() as u32;
-        let places = self.places(cpu, place)?;
-        let first_link = self.cache.links.len();
+        let Held { cache, code: host_code } = held;
+        let number = cache.translations.len() as u32;
+        let places = self.places(cpu, place);
+        let first_link = cache.links.len();
         let numbers = (number, first_link);
         let Compiled { code, links, stepped } =
             Compiler::compile(&input, rip, places, numbers, &self.features);
@@ -480,17 +520,17 @@ impl Translator {
             return None;
         }
         let lens = code.lens();
-        if lens.iter().sum::<usize>() > self.code.free() {
+        if lens.iter().sum::<usize>() > ROOM - PADDING {
             return None;
         }
-        let code = code.place(self.code.next(lens));
-        self.code.push(&code).ok()?;
+        let code = code.place(host_code.next(lens));
+        host_code.push(&code).ok()?;
         cpu.trace_block(cpu.mode.code_bits(), &buffer[..len]);
         cpu.trace_translation(&code.parts());
         if let Some(checker) = &mut self.checker {
             checker.learn(&input, &stepped);
         }
-        let from = self.cache.add(NewTranslation {
+        let from = cache.add(NewTranslation {
             place: *place,
             made_at: rip & !PAGE_OFFSET,
             code: code.address(0),
@@ -505,46 +545,42 @@ impl Translator {
         });
         for LinkSite { displacement, unlinked, target, windows } in links {
             let [at, unlinked] =
-                [displacement, unlinked].map(|offset| self.code.offset(code.address(offset)));
+                [displacement, unlinked].map(|offset| host_code.offset(code.address(offset)));
             let target = (target & PAGE_OFFSET) as u16;
-            self.cache.links.push(Link { at, unlinked, from, target, windows });
+            cache.links.push(Link { at, unlinked, from, target, windows });
         }
         Some(number)
     }
 
     /// Where the translation for `place` finds what does not change.
-    fn places(&self, cpu: &Cpu, place: &Place) -> Option<Places> {
+    fn places(&self, cpu: &Cpu, place: &Place) -> Places {
         let key = place.key;
         let wide = key.mode.is_64();
-        let first = if wide { 0 } else { (size_of::<[Jump; JUMPS]>() * CLASSES) as u32 };
-        Some(Places {
-            tlb: cpu.tlb.table(key.class)?,
-            jumps: self.jumps.low_addr()? + first,
+        let first = if wide { 0 } else { (size_of::<[Jump; JUMPS]>() * CLASSES) as i32 };
+        let table = size_of::<[TlbEntry; L1_ENTRIES]>() as i32 * key.class as i32;
+        Places {
+            tlb: before_state(at::TLB) + table,
+            jumps: before_state(at::JUMPS) + first,
             class: key.class,
             wide,
             relative: place.page == 0,
-            step: self.thunks.step,
-            leave: self.thunks.leave,
-            leave_by_link: self.thunks.leave_by_link,
-            units: self.thunks.units,
-            refill: self.thunks.refill,
-            time: self.thunks.time,
+            step: self.shared.thunks.step,
+            leave: self.shared.thunks.leave,
+            leave_by_link: self.shared.thunks.leave_by_link,
+            units: self.shared.thunks.units,
+            refill: self.shared.thunks.refill,
+            time: self.shared.thunks.time,
             kernel: cpu.cpl == 0,
             chains: self.chains,
             counts: self.counts,
             windows: place.windows,
-        })
+        }
     }
+}
 
-    /// Drops all translations.
-    fn forget_all(&mut self, cpu: &Cpu) {
-        self.counters.count(Count::Flushes);
-        self.cache = Cache::new(&cpu.signals);
-        self.code.truncate(self.fixed);
-        self.recent.fill(None);
-        self.checker.iter_mut().for_each(|checker| checker.forget());
-        self.empty_jumps();
-        self.link = 0;
+impl Drop for Translator {
+    fn drop(&mut self) {
+        self.sharing.leave(&self.signals);
     }
 }
 

@@ -3,7 +3,8 @@
 use std::mem::offset_of;
 
 use crate::flags::bits::{AF, CF, OF, PF, SF, ZF};
-use crate::low::Plain;
+use crate::near::{Plain, distance};
+use crate::tlb::{CLASSES, FirstLevel};
 
 /// Entries of the jump cache.
 pub(super) const JUMPS: usize = 1 << 16;
@@ -166,6 +167,20 @@ pub(super) const ENTERED_KERNEL: u32 = 1;
 /// In [`State::crossing`]: SYSRET to 64-bit code.
 pub(super) const LEFT_KERNEL: u32 = 2;
 
+/// Jump caches: one a class for 64-bit code, and one for code of 32 bits.
+pub(super) const JUMP_TABLES: usize = 2 * CLASSES;
+
+/// The entries of all jump caches.
+pub(super) type Tables = [[Jump; JUMPS]; JUMP_TABLES];
+
+/// What translated code reaches by the stack pointer, beside the first-level TLB, which is at a known
+/// distance.
+#[repr(C)]
+pub(super) struct Reached {
+    pub(super) jumps: Tables,
+    pub(super) state: State,
+}
+
 /// Where the code for a guest address is.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -176,17 +191,14 @@ pub(super) struct Jump {
 
 // SAFETY: integers only.
 #[allow(unsafe_code)]
-unsafe impl Plain for State {}
-// SAFETY: integers only.
-#[allow(unsafe_code)]
-unsafe impl Plain for Jump {}
+unsafe impl Plain for Reached {}
 
 /// A RIP that no jump goes to: not canonical.
 const NOWHERE: u64 = 1 << 63;
 
 /// Offsets in [`State`].
 pub(super) mod at {
-    use super::{FEW, State, offset_of};
+    use super::{FEW, FirstLevel, Reached, State, distance, offset_of};
 
     /// Where general register `n` is kept.
     pub(in super::super) fn gpr(n: usize) -> u32 {
@@ -196,6 +208,11 @@ pub(super) mod at {
         };
         offset as u32
     }
+    /// The first-level TLB and the jump caches, both before the state: how far they are from its
+    /// beginning.
+    pub(in super::super) const TLB: u32 =
+        (distance::<FirstLevel, Reached>() + offset_of!(Reached, state)) as u32;
+    pub(in super::super) const JUMPS: u32 = offset_of!(Reached, state) as u32;
     pub(in super::super) const WINDOWS: u32 = offset_of!(State, windows) as u32;
     pub(in super::super) const TOP: u32 = offset_of!(State, page) as u32;
     pub(in super::super) const HOST_STACK: u32 = offset_of!(State, host_stack) as u32;
@@ -229,7 +246,6 @@ pub(super) mod at {
     pub(in super::super) const SOURCE: u32 = offset_of!(State, source) as u32;
     pub(in super::super) const EXPECTED: u32 = offset_of!(State, expected) as u32;
     pub(in super::super) const BUDGET: u32 = offset_of!(State, budget) as u32;
-    pub(in super::super) const NEVER: u32 = offset_of!(State, never) as u32;
     pub(in super::super) const LOADED: u32 = offset_of!(State, loaded) as u32;
     pub(in super::super) const MXCSR: u32 = offset_of!(State, mxcsr) as u32;
     pub(in super::super) const X87: u32 = offset_of!(State, x87) as u32;

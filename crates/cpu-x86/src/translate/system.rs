@@ -8,7 +8,7 @@
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
-use super::asm::{Cond, abs_plus_8, in_state, low32};
+use super::asm::{Cond, in_state, low32, near_plus_8};
 use super::compile::Compiler;
 use super::control::CODE;
 use super::memory::number;
@@ -43,6 +43,7 @@ impl Compiler<'_> {
         match insn.mnemonic() {
             Mnemonic::Cli if kernel => self.cli(),
             Mnemonic::Sti if kernel && next.is_some_and(is_harmless) => self.sti(),
+            Mnemonic::Pause => self.asm.raw(&[0xf3, 0x90]),
             Mnemonic::Cld => self.set_system_flag(bits::DF, false),
             Mnemonic::Std => self.set_system_flag(bits::DF, true),
             Mnemonic::Rdtsc | Mnemonic::Rdtscp => self.time(insn),
@@ -223,7 +224,7 @@ impl Compiler<'_> {
     /// Keeps for [`Self::go_to_kept`] where the code is that was looked up for class `class`, and the
     /// address that is in [`S1`].
     pub(super) fn keep_code(&mut self, class: Class) {
-        let code = abs_plus_8(self.places.jumps_of(class) + CODE, S2);
+        let code = near_plus_8(self.places.jumps_of(class) + CODE, S2);
         let spare = in_state(at::SPARE + 8);
         self.asm.rm(Code::Mov_r64_rm64, S2, code);
         self.asm.mr(Code::Mov_rm64_r64, spare, S2);

@@ -3,14 +3,15 @@
 
 use iced_x86::{Code, MemoryOperand, Register};
 
-use super::asm::{Asm, Cond, Label, Placed, abs};
+use super::asm::{Asm, Cond, Label, Placed, at as memory_at, at_plus};
 use super::regs::{HOST, S1, S2};
 use super::state::at;
 
 /// Addresses of the thunks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Thunks {
-    /// A function that runs the code at its argument; returns how it was left.
+    /// A function that runs the code at its first argument with the state whose [`at::TOP`] is at its
+    /// second; returns how it was left.
     pub(super) enter: u64,
     pub(super) step: u64,
     pub(super) leave: u64,
@@ -73,24 +74,27 @@ const LOST: [Register; 8] = [
 struct Writer {
     asm: Asm,
     start: u64,
-    state: u32,
     avx: bool,
+    /// How far the stack pointer is below [`at::TOP`] in the state.
+    pushed: u32,
 }
 
-/// Writes all thunks, to be at `start`. The state is at `state`.
-pub(super) fn write(start: u64, state: u32, avx: bool) -> (Placed, Thunks) {
-    let mut writer = Writer { asm: Asm::new(), start, state, avx };
+/// Writes all thunks, to be at `start`.
+///
+/// On the host's stack, where functions are called, the address of the state's [`at::TOP`] comes first.
+pub(super) fn write(start: u64, avx: bool) -> (Placed, Thunks) {
+    let mut writer = Writer { asm: Asm::new(), start, avx, pushed: 0 };
     let out = writer.asm.label();
     let enter = writer.enter();
-    let leave = writer.here();
+    let leave = writer.jumped_to();
     writer.asm.mov_imm(S2, 0);
-    let leave_by_link = writer.here();
+    let leave_by_link = writer.jumped_to();
     writer.leave(out);
     let step = writer.step(out);
     let units = writer.units(out);
     let refill = Missed::ALL.map(|what| writer.ask(at::REFILL, what as u64));
     let time = writer.ask(at::TIME, 0);
-    let arrived = writer.here();
+    let arrived = writer.jumped_to();
     let expected = writer.at(at::EXPECTED);
     writer.asm.rm(Code::Mov_r64_rm64, S1, expected);
     writer.asm.jmp_to(leave);
@@ -104,8 +108,21 @@ impl Writer {
         self.start + self.asm.len() as u64
     }
 
+    /// The same, where translated code jumps to.
+    fn jumped_to(&mut self) -> u64 {
+        self.pushed = 0;
+        self.here()
+    }
+
+    /// The same, where translated code calls.
+    fn called(&mut self) -> u64 {
+        self.pushed = RETURN_ADDRESS;
+        self.here()
+    }
+
+    /// What is at `offset` in the state, which the stack pointer tells.
     fn at(&self, offset: u32) -> MemoryOperand {
-        abs(self.state + offset)
+        at_plus(Register::RSP, i64::from(offset) - i64::from(at::TOP) + i64::from(self.pushed))
     }
 
     fn enter(&mut self) -> u64 {
@@ -113,15 +130,17 @@ impl Writer {
         for register in KEPT {
             self.asm.r(Code::Push_r64, register);
         }
-        self.move_stack(-8);
-        let host_stack = self.at(at::HOST_STACK);
+        self.asm.r(Code::Push_r64, Register::RSI);
+        let from_top = i64::from(at::HOST_STACK) - i64::from(at::TOP);
+        let host_stack = at_plus(Register::RSI, from_top);
         self.asm.mr(Code::Mov_rm64_r64, host_stack, Register::RSP);
         self.asm.mov(S2, Register::RDI);
         self.go_to_code();
         start
     }
 
-    /// Goes to the code at [`S2`], which begins at [`State::rip`](super::state::State::rip).
+    /// From the host's stack, goes to the code at [`S2`], which begins at
+    /// [`State::rip`](super::state::State::rip).
     fn go_to_code(&mut self) {
         self.stack_to_state(0);
         self.load_registers();
@@ -135,10 +154,14 @@ impl Writer {
         self.asm.rm(Code::Lea_r64_m, Register::RSP, operand);
     }
 
-    /// Has the stack pointer point into the state as translated code needs it, with `pushed` bytes on the
-    /// stack.
+    /// From the host's stack, has the stack pointer point into the state as translated code needs it, with
+    /// `pushed` bytes on the stack.
     fn stack_to_state(&mut self, pushed: u32) {
-        self.asm.mov_imm(Register::RSP, u64::from(self.state + at::TOP - pushed));
+        self.asm.rm(Code::Mov_r64_rm64, Register::RSP, memory_at(Register::RSP));
+        if pushed > 0 {
+            self.move_stack(-i64::from(pushed));
+        }
+        self.pushed = pushed;
     }
 
     /// Has the stack pointer point to the host's stack, where functions can be called.
@@ -309,19 +332,16 @@ impl Writer {
     /// entry could be refilled, and [`S1`] is the linear address again; "above" if what was to be read is
     /// where [`S1`] says.
     fn ask(&mut self, offset: u32, what: u64) -> u64 {
-        let start = self.here();
+        let start = self.called();
         self.keep_registers(false);
         let (no_vectors, none_back) = (self.asm.label(), self.asm.label());
         self.skip_if_not_loaded(no_vectors);
         self.keep_vectors(false);
         self.asm.bind(no_vectors);
-        let (context, helper) = (self.at(at::CONTEXT), self.at(offset));
-        self.asm.rm(Code::Mov_r64_rm64, Register::RDI, context);
         self.asm.mov(Register::RSI, S1);
         self.asm.mov(Register::RDX, S2);
         self.asm.mov_imm(Register::RCX, what);
-        self.stack_to_host();
-        self.asm.m(Code::Call_rm64, helper);
+        self.call_helper(offset);
         self.stack_to_state(RETURN_ADDRESS);
         self.asm.mov(S2, Register::RAX);
         self.skip_if_not_loaded(none_back);
@@ -351,14 +371,20 @@ impl Writer {
         self.asm.raw(&[0xc3]);
     }
 
-    /// Calls the helper whose address is at `offset` with [`S2`] as its argument; goes to `failed`
-    /// unless it returns [`GO_ON`]. The host's stack is the stack then.
-    fn call(&mut self, offset: u32, failed: Label) {
+    /// Calls the helper whose address is at `offset` with the context and what other registers have for it.
+    /// The host's stack is the stack then.
+    fn call_helper(&mut self, offset: u32) {
         let (context, helper) = (self.at(at::CONTEXT), self.at(offset));
         self.asm.rm(Code::Mov_r64_rm64, Register::RDI, context);
-        self.asm.mov(Register::RSI, S2);
+        self.asm.rm(Code::Mov_r64_rm64, Register::RAX, helper);
         self.stack_to_host();
-        self.asm.m(Code::Call_rm64, helper);
+        self.asm.r(Code::Call_rm64, Register::RAX);
+    }
+
+    /// The same with [`S2`] as its argument; goes to `failed` unless it returns [`GO_ON`].
+    fn call(&mut self, offset: u32, failed: Label) {
+        self.asm.mov(Register::RSI, S2);
+        self.call_helper(offset);
         self.asm.rr(Code::Test_rm64_r64, Register::RAX, Register::RAX);
         self.asm.jcc(Cond::NotEqual, failed);
     }
@@ -370,13 +396,13 @@ impl Writer {
     }
 
     fn step(&mut self, out: Label) -> u64 {
-        let start = self.here();
+        let start = self.called();
         let failed = self.asm.label();
         self.store_registers();
         self.store_units();
         self.call(at::STEP, failed);
-        self.load_units();
         self.stack_to_state(RETURN_ADDRESS);
+        self.load_units();
         self.load_registers();
         self.asm.raw(&[0xc3]);
         self.asm.bind(failed);
@@ -392,7 +418,7 @@ impl Writer {
     }
 
     fn units(&mut self, out: Label) -> u64 {
-        let start = self.here();
+        let start = self.called();
         let failed = self.asm.label();
         let rip = self.at(at::RIP);
         self.asm.mr(Code::Mov_rm64_r64, rip, S1);
@@ -400,8 +426,8 @@ impl Writer {
         // Some may be loaded already.
         self.store_units();
         self.call(at::UNITS, failed);
-        self.load_units();
         self.stack_to_state(RETURN_ADDRESS);
+        self.load_units();
         self.load_registers();
         self.asm.raw(&[0xc3]);
         self.asm.bind(failed);
