@@ -30,7 +30,38 @@ const MAX_SOURCE: usize = 256;
 /// Most instructions in the whole cache; they take less than 16 MiB.
 const MAX_CACHED_OPS: usize = 1 << 18;
 /// The same where what is run often is translated.
-const MAX_COLD_OPS: usize = 1 << 15;
+const MAX_COLD_OPS: usize = 1 << 14;
+/// What a slot has that is empty.
+const NO_BLOCK: u32 = u32::MAX;
+
+/// A part of one of the lists of a [`Pool`].
+#[derive(Clone, Copy, Default)]
+struct Part {
+    start: u32,
+    len: u32,
+}
+
+impl Part {
+    fn of<T>(self, list: &[T]) -> &[T] {
+        &list[self.start as usize..][..self.len as usize]
+    }
+}
+
+/// What blocks consist of. It grows until all blocks are dropped.
+#[derive(Default)]
+struct Pool {
+    ops: Vec<Op>,
+    bytes: Vec<u8>,
+}
+
+impl Pool {
+    /// Keeps a copy of `bytes`.
+    fn keep(&mut self, bytes: &[u8]) -> Part {
+        let start = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(bytes);
+        Part { start, len: bytes.len() as u32 }
+    }
+}
 
 /// A page that a block was decoded from.
 struct Source {
@@ -40,7 +71,7 @@ struct Source {
     version: CodeVersion,
     /// Where the block's bytes in this page are.
     host: HostPtr,
-    bytes: Box<[u8]>,
+    bytes: Part,
 }
 
 impl Source {
@@ -49,9 +80,9 @@ impl Source {
     }
 
     /// Whether memory still has the bytes.
-    fn matches(&self) -> bool {
+    fn matches(&self, pool: &Pool) -> bool {
         let start = self.host.addr() as u64;
-        let mut chunks = self.bytes.chunks_exact(8);
+        let mut chunks = self.bytes.of(&pool.bytes).chunks_exact(8);
         let mut at = start;
         for chunk in &mut chunks {
             if self.host.at(at).read::<u64>().to_le_bytes() != chunk {
@@ -68,7 +99,7 @@ impl Source {
 }
 
 /// A decoded block.
-pub(crate) struct Block {
+struct Block {
     /// Host address of the first byte; 0 if it is not in memory and the block is not to be kept.
     host: usize,
     rip: u64,
@@ -78,36 +109,21 @@ pub(crate) struct Block {
     epoch: u64,
     /// Length of the source in bytes.
     len: u32,
+    ops: Part,
     first: Option<Source>,
     /// Where its only instruction goes on, if it crosses into another page.
     second: Option<Source>,
-    ops: Box<[Op]>,
 }
 
 impl Block {
-    /// The instructions.
-    #[inline(always)]
-    pub(crate) fn ops(&self) -> &[Op] {
-        &self.ops
-    }
-
-    /// Whether its last instruction is a branch.
-    pub(crate) fn ends_in_branch(&self) -> bool {
-        self.ops.last().is_some_and(|op| op.flags.contains(OpFlags::BRANCH))
-    }
-
-    /// Length of the instructions in bytes.
-    pub(crate) fn len(&self) -> u32 {
-        self.len
-    }
-
     /// Makes it the block of the same bytes at `rip`. False, with nothing done, if that can't be.
-    fn move_to(&mut self, rip: u64) -> bool {
+    fn move_to(&mut self, rip: u64, pool: &mut Pool) -> bool {
         if !self.mode.is_64() {
             return false;
         }
         let distance = rip.wrapping_sub(self.rip);
-        self.ops.iter_mut().for_each(|op| *op = op.moved(distance));
+        let ops = pool.ops.iter_mut().skip(self.ops.start as usize).take(self.ops.len as usize);
+        ops.for_each(|op| *op = op.moved(distance));
         self.rip = rip;
         true
     }
@@ -117,11 +133,28 @@ impl Block {
     }
 }
 
+/// A block, to be executed.
+pub(crate) struct Decoded<'a> {
+    /// The instructions.
+    pub(crate) ops: &'a [Op],
+    /// Their length in bytes.
+    pub(crate) len: u32,
+}
+
+impl Decoded<'_> {
+    /// Whether its last instruction is a branch.
+    pub(crate) fn ends_in_branch(&self) -> bool {
+        self.ops.last().is_some_and(|op| op.flags.contains(OpFlags::BRANCH))
+    }
+}
+
 /// All decoded blocks of one CPU. Empty and without memory until first used.
 #[derive(Default)]
 pub(crate) struct BlockCache {
-    slots: Vec<Option<Box<Block>>>,
-    cached_ops: usize,
+    /// Indices of blocks.
+    slots: Vec<u32>,
+    blocks: Vec<Block>,
+    pool: Pool,
 }
 
 fn slot_of(host: usize) -> usize {
@@ -134,63 +167,67 @@ impl BlockCache {
     /// # Errors
     /// What fetching the first instruction raises.
     #[inline(always)]
-    pub(crate) fn get(&mut self, cpu: &mut Cpu) -> Result<&Block> {
+    pub(crate) fn get(&mut self, cpu: &mut Cpu) -> Result<Decoded<'_>> {
         let linear = cpu.code_linear();
         let hit = cpu.probe_code(linear).and_then(|host| {
-            let slot = slot_of(host.addr());
-            let block = self.slots.get(slot)?.as_ref()?;
+            let index = *self.slots.get(slot_of(host.addr()))? as usize;
+            let block = self.blocks.get(index)?;
             let fresh = block.host == host.addr()
                 && block.rip == cpu.rip
                 && block.mode == cpu.mode
                 && block.epoch == 0
                 && block.second.is_none()
                 && block.first.as_ref().is_some_and(Source::is_current);
-            fresh.then_some(slot)
+            fresh.then_some(index)
         });
-        let slot = match hit {
-            Some(slot) => slot,
+        let index = match hit {
+            Some(index) => index,
             None => self.find(cpu, linear)?,
         };
-        match &self.slots[slot] {
-            Some(block) => Ok(block),
-            None => unreachable!("the slot holds the block that was just found"),
-        }
+        let block = &self.blocks[index];
+        Ok(Decoded { ops: block.ops.of(&self.pool.ops), len: block.len })
     }
 
-    /// The slot of the block at `linear`, `cpu`'s current instruction.
+    /// The index of the block at `linear`, `cpu`'s current instruction.
     #[cold]
     #[inline(never)]
     fn find(&mut self, cpu: &mut Cpu, linear: u64) -> Result<usize> {
+        let most = if cpu.translates { MAX_COLD_OPS } else { MAX_CACHED_OPS };
         if self.slots.is_empty() {
-            self.slots.resize_with(1 << SLOT_BITS, || None);
+            self.slots = vec![NO_BLOCK; 1 << SLOT_BITS];
+            // What is not used yet takes no memory.
+            self.pool.ops.reserve_exact(most + MAX_OPS);
         }
         let page = cpu.code_page(linear)?;
         let host = page.host.map_or(0, |host| host.at(linear & PAGE_OFFSET).addr());
         let slot = slot_of(host);
-        let known = self.slots[slot].as_mut().is_some_and(|block| {
+        let index = self.slots[slot] as usize;
+        let pool = &mut self.pool;
+        let known = self.blocks.get_mut(index).is_some_and(|block| {
             block.host == host
                 && host != 0
                 && block.mode == cpu.mode
-                && (block.rip == cpu.rip || block.move_to(cpu.rip))
+                && (block.rip == cpu.rip || block.move_to(cpu.rip, pool))
         });
-        let usable = known && self.revalidate(cpu, slot, linear)?;
-        if !usable {
-            let block = decode_block(cpu, linear, MAX_OPS)?;
-            let most = if cpu.translates { MAX_COLD_OPS } else { MAX_CACHED_OPS };
-            if self.cached_ops > most {
-                self.slots.fill_with(|| None);
-                self.cached_ops = 0;
-            }
-            let old = self.slots[slot].replace(Box::new(block));
-            self.cached_ops -= old.map_or(0, |old| old.ops.len());
-            self.cached_ops += self.slots[slot].as_ref().map_or(0, |new| new.ops.len());
+        if known && self.revalidate(cpu, index, linear)? {
+            return Ok(index);
         }
-        Ok(slot)
+        if self.pool.ops.len() > most {
+            self.slots.fill(NO_BLOCK);
+            self.blocks.clear();
+            self.pool.ops.clear();
+            self.pool.bytes.clear();
+        }
+        let block = decode_block(cpu, linear, MAX_OPS, &mut self.pool)?;
+        let index = self.blocks.len();
+        self.blocks.push(block);
+        self.slots[slot] = index as u32;
+        Ok(index)
     }
 
-    /// Whether the block in `slot`, found by its key, still is what memory holds.
-    fn revalidate(&mut self, cpu: &mut Cpu, slot: usize, linear: u64) -> Result<bool> {
-        let Some(block) = &mut self.slots[slot] else { return Ok(false) };
+    /// Whether block `index`, found by its key, still is what memory holds.
+    fn revalidate(&mut self, cpu: &mut Cpu, index: usize, linear: u64) -> Result<bool> {
+        let (block, pool) = (&mut self.blocks[index], &self.pool);
         if let Some(second) = &block.second {
             let next = (linear | PAGE_OFFSET).wrapping_add(1) & cpu.linear_mask;
             let page = cpu.code_page(next)?;
@@ -212,7 +249,7 @@ impl BlockCache {
                 source.version = version;
                 epoch = epoch.max(newer);
             }
-            if !source.matches() {
+            if !source.matches(pool) {
                 return Ok(false);
             }
         }
@@ -224,11 +261,21 @@ impl BlockCache {
     }
 }
 
+/// `cpu`'s current instruction.
+///
+/// # Errors
+/// What fetching it raises.
+pub(crate) fn decode_one(cpu: &mut Cpu) -> Result<Op> {
+    let mut pool = Pool::default();
+    decode_block(cpu, cpu.code_linear(), 1, &mut pool)?;
+    Ok(pool.ops[0])
+}
+
 /// Decodes the block at `linear`, `cpu`'s current instruction, of at most `max_ops` instructions.
 ///
 /// # Errors
 /// What fetching the first instruction raises.
-pub(crate) fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize) -> Result<Block> {
+fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize, pool: &mut Pool) -> Result<Block> {
     let page = cpu.code_page(linear)?;
     let offset = linear & PAGE_OFFSET;
     let mut epoch = 0;
@@ -238,9 +285,9 @@ pub(crate) fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize) -> Result
     cpu.fetch(linear, &mut buffer[..in_page])?;
 
     let bits = cpu.mode.code_bits();
-    let mut ops = Vec::with_capacity(max_ops.min(16));
+    let start = pool.ops.len();
     let mut len = 0;
-    while ops.len() < max_ops {
+    while pool.ops.len() - start < max_ops {
         let rip = cpu.rip.wrapping_add(len as u64);
         let Some(op) = decode(
             &cpu.limits.instructions,
@@ -251,17 +298,17 @@ pub(crate) fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize) -> Result
         ) else {
             break;
         };
-        if op.flags.contains(OpFlags::STARTS_BLOCK) && !ops.is_empty() {
+        if op.flags.contains(OpFlags::STARTS_BLOCK) && pool.ops.len() > start {
             break;
         }
         len += usize::from(op.len);
-        ops.push(op);
+        pool.ops.push(op);
         if op.flags.contains(OpFlags::ENDS_BLOCK) {
             break;
         }
     }
     let mut second = None;
-    if ops.is_empty() {
+    if pool.ops.len() == start {
         // The instruction goes on in the next page.
         let next = linear.wrapping_add(in_page as u64) & cpu.linear_mask;
         let next_page = cpu.code_page(next)?;
@@ -278,13 +325,13 @@ pub(crate) fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize) -> Result
         };
         len = usize::from(op.len);
         if let Some(second) = &mut second {
-            second.bytes = buffer[in_page..len].into();
+            second.bytes = pool.keep(&buffer[in_page..len]);
         }
-        ops.push(op);
+        pool.ops.push(op);
     }
     cpu.trace_block(bits, &buffer[..len]);
     if let Some(first) = &mut first {
-        first.bytes = buffer[..len.min(in_page)].into();
+        first.bytes = pool.keep(&buffer[..len.min(in_page)]);
     }
     Ok(Block {
         // A block of which a part is not in RAM can't be told to be fresh.
@@ -296,9 +343,9 @@ pub(crate) fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize) -> Result
         mode: cpu.mode,
         epoch,
         len: len as u32,
+        ops: Part { start: start as u32, len: (pool.ops.len() - start) as u32 },
         first,
         second,
-        ops: ops.into(),
     })
 }
 
@@ -311,7 +358,7 @@ fn source(cpu: &mut Cpu, phys: u64, host: Option<HostPtr>, epoch: &mut u64) -> O
     if newer > cpu.group.settled() {
         *epoch = newer.max(*epoch);
     }
-    Some(Source { log, page, version, host, bytes: Box::default() })
+    Some(Source { log, page, version, host, bytes: Part::default() })
 }
 
 impl Cpu {
@@ -346,7 +393,7 @@ mod tests {
 
     /// What the block at [`CODE`] has as the immediate of its first instruction.
     fn immediate(cache: &mut BlockCache, cpu: &mut Cpu) -> u64 {
-        cache.get(cpu).expect("mapped").ops()[0].imm
+        cache.get(cpu).expect("mapped").ops[0].imm
     }
 
     /// A CPU that still may write to a page without a word does so after another has last compared a

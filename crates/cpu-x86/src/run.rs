@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use accel::{CpuGlance, Exit, Signal, Signals, Vcpu};
 
-use crate::block::{BlockCache, decode_block};
+use crate::block::{BlockCache, decode_one};
 use crate::counters::Count;
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
 use crate::flags::bits::{RF, TF};
 use crate::interrupt::Delivered;
-use crate::op::Op;
+use crate::op::{Op, OpFlags};
 use crate::pmu::{Done, Pmu};
 use crate::regs::{DR6_BREAKPOINTS, DR6_BS, PENDING_SHUTDOWN};
 use crate::segment::CS;
@@ -123,10 +123,10 @@ impl Cpu {
     #[inline(always)]
     pub(crate) fn run_block(&mut self, cache: &mut BlockCache) -> Result {
         let block = cache.get(self)?;
-        if self.check_code_limit(block.len()).is_err() {
+        if self.check_code_limit(block.len).is_err() {
             return self.run_one();
         }
-        self.execute(block.ops())
+        self.execute(block.ops)
     }
 
     /// Whether all that has to be taken care of is that one instruction is executed before interrupts
@@ -144,19 +144,19 @@ impl Cpu {
         self.shadow = false;
         self.debug_shadow = false;
         let block = cache.get(self)?;
-        if self.check_code_limit(block.len()).is_err() {
+        if self.check_code_limit(block.len).is_err() {
             return self.run_one();
         }
-        self.execute(&block.ops()[..1])
+        self.execute(&block.ops[..1])
     }
 
     /// Executes one instruction.
     #[inline(never)]
     fn run_one(&mut self) -> Result {
         self.check_code_limit(1)?;
-        let block = decode_block(self, self.code_linear(), 1)?;
-        self.check_code_limit(block.len())?;
-        self.execute(block.ops())
+        let op = decode_one(self)?;
+        self.check_code_limit(op.len.into())?;
+        self.execute(&[op])
     }
 
     /// Executes one instruction with everything that may have to happen around it.
@@ -199,9 +199,9 @@ impl Cpu {
     /// Where the CPU goes on after the instruction at RIP if that is a branch that is not taken; `None` if
     /// it is no branch.
     fn after_branch(&mut self) -> Option<u64> {
-        let block = decode_block(self, self.code_linear(), 1).ok()?;
-        let next = self.rip.wrapping_add(u64::from(block.len()));
-        block.ends_in_branch().then_some(next)
+        let op = decode_one(self).ok()?;
+        let next = self.rip.wrapping_add(u64::from(op.len));
+        op.flags.contains(OpFlags::BRANCH).then_some(next)
     }
 
     /// Whether a performance counter is enabled for which every instruction has to be accounted for.
@@ -228,12 +228,12 @@ impl Cpu {
         let (user, before) = (self.cpl != 0, self.instructions);
         let (len, is_branch, result);
         if self.needs_care() {
-            let block = decode_block(self, self.code_linear(), 1);
-            (len, is_branch) = (1, block.is_ok_and(|block| block.ends_in_branch()));
+            let op = decode_one(self);
+            (len, is_branch) = (1, op.is_ok_and(|op| op.flags.contains(OpFlags::BRANCH)));
             result = self.run_with_care();
         } else {
             let block = cache.get(self)?;
-            (len, is_branch) = (block.ops().len() as u64, block.ends_in_branch());
+            (len, is_branch) = (block.ops.len() as u64, block.ends_in_branch());
             result = self.run_block(cache);
         }
         let instructions = self.instructions - before;

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use hashbrown::HashTable;
 use memory::{CodeVersion, CodeWatcher, PageLog};
 
 use super::state::Jump;
@@ -75,17 +76,17 @@ pub(super) struct Place {
 }
 
 impl Place {
+    fn hash(&self) -> u64 {
+        let key = self.key.class as u64 | u64::from(self.windows) << 3;
+        let mut hasher = PlaceHasher::default();
+        hasher.write_u64(self.host as u64 ^ self.page.rotate_left(32) ^ key);
+        hasher.finish()
+    }
+
     /// Whether it is at `offset` in its page, and for code that runs as that of `other` does.
     fn is_at(&self, offset: u16, other: &Self) -> bool {
         let rest = |place: &Self| (place.page, place.key, place.windows);
         self.host as u64 & PAGE_OFFSET == u64::from(offset) && rest(self) == rest(other)
-    }
-}
-
-impl std::hash::Hash for Place {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        let key = self.key.class as u64 | u64::from(self.windows) << 3;
-        hasher.write_u64(self.host as u64 ^ self.page.rotate_left(32) ^ key);
     }
 }
 
@@ -117,43 +118,26 @@ type Map<K, V> = HashMap<K, V, BuildHasherDefault<PlaceHasher>>;
 /// A translation.
 pub(super) struct Translation {
     pub(super) place: Place,
-    /// The page that it was in when it was made, which `ops` are for.
-    pub(super) made_at: u64,
     /// Address of its code.
     pub(super) code: u64,
     /// The version of its page that it is known to agree with.
     version: CodeVersion,
     /// Index of its page.
     page: u32,
-    /// What it was made from, and after it how long each instruction is.
-    bytes: Box<[u8]>,
+    /// Where what it was made from begins in [`Cache::bytes`]; after it comes how long each instruction is.
+    start: u32,
+    /// Length of what it was made from.
+    len: u16,
     /// How many instructions there are.
     count: u8,
     /// Its only instruction crosses into another page.
     crosses: bool,
-    /// The instructions, decoded, where engines are compared; else none.
-    pub(super) ops: Box<[Op]>,
 }
 
 impl Translation {
     /// How many instructions there are.
     pub(super) fn len(&self) -> usize {
         self.count.into()
-    }
-
-    /// What it was made from.
-    pub(super) fn source(&self) -> &[u8] {
-        &self.bytes[..self.bytes.len() - self.len()]
-    }
-
-    /// Instruction `index`, decoded as code of a CPU that has `known` instructions and runs it in `page`.
-    pub(super) fn op(&self, known: &Instructions, index: usize, page: u64) -> Option<Op> {
-        let lens = &self.bytes[self.bytes.len() - self.len()..];
-        let before: usize = lens.get(..index)?.iter().map(|&len| usize::from(len)).sum();
-        let mode = self.place.key.mode;
-        let rip = page | (self.place.host as u64 & PAGE_OFFSET);
-        let (rip, bytes) = (rip.wrapping_add(before as u64), self.source().get(before..)?);
-        decode(known, mode.is_protected(), mode.code_bits(), rip, bytes)
     }
 }
 
@@ -202,15 +186,13 @@ pub(super) struct Link {
 }
 
 /// A translation as it is made.
-pub(super) struct NewTranslation {
+pub(super) struct NewTranslation<'a> {
     pub(super) place: Place,
-    pub(super) made_at: u64,
     pub(super) code: u64,
     /// What it is made from.
-    pub(super) source: Vec<u8>,
+    pub(super) source: &'a [u8],
     /// How long each instruction is.
     pub(super) lens: Vec<u8>,
-    pub(super) ops: Box<[Op]>,
     pub(super) first: SourcePage,
     pub(super) second: Option<SourcePage>,
 }
@@ -218,9 +200,12 @@ pub(super) struct NewTranslation {
 /// All translations.
 pub(super) struct Cache {
     pub(super) translations: Vec<Translation>,
+    /// What they were made from.
+    bytes: Vec<u8>,
     /// Where those go on that cross into another page.
     seconds: HashMap<u32, Second>,
-    places: Map<Place, u32>,
+    /// Those that are found, by their places.
+    places: HashTable<u32>,
     pages: Vec<Page>,
     /// Indices into `pages` by host page.
     page_of: Map<usize, usize>,
@@ -244,19 +229,22 @@ impl Cache {
     /// No translations yet; `watcher` is to be called when any may have become stale.
     pub(super) fn new(watcher: Arc<CodeWatcher>) -> Self {
         Self {
-            translations: Vec::new(),
+            // What is not used yet takes no memory; as they grow, large lists move without leaving gaps.
+            translations: Vec::with_capacity(1 << 15),
+            bytes: Vec::with_capacity(1 << 20),
             seconds: HashMap::new(),
-            places: Map::default(),
+            places: HashTable::new(),
             pages: Vec::new(),
             page_of: Map::default(),
-            links: Vec::new(),
+            links: Vec::with_capacity(1 << 16),
             logs: Vec::new(),
             watcher,
         }
     }
 
     pub(super) fn find(&self, place: &Place) -> Found {
-        match self.places.get(place) {
+        let is_there = |&n: &u32| self.translations[n as usize].place == *place;
+        match self.places.find(place.hash(), is_there) {
             None => Found::Nothing,
             Some(&n) => {
                 let translation = &self.translations[n as usize];
@@ -331,7 +319,7 @@ impl Cache {
 
     /// Whether the memory at `host` has what translation `n` was made from.
     pub(super) fn matches(&self, n: u32, host: HostPtr) -> bool {
-        let source = self.translations[n as usize].source();
+        let source = self.source(n);
         let mut bytes = vec![0; source.len()];
         host.read_bytes(&mut bytes);
         bytes[..] == source[..]
@@ -385,23 +373,56 @@ impl Cache {
             Second { host, version, page: self.page(source) }
         });
         let n = self.translations.len() as u32;
-        self.pages[page].translations.push(n);
-        if let Some(stale) = self.places.insert(new.place, n) {
-            self.pages[page].translations.retain(|&other| other != stale);
-        }
         self.translations.push(Translation {
             place: new.place,
-            made_at: new.made_at,
             code: new.code,
             version,
             page: page as u32,
-            crosses: second.is_some(),
+            start: self.bytes.len() as u32,
+            len: new.source.len() as u16,
             count: new.lens.len() as u8,
-            bytes: [new.source, new.lens].concat().into(),
-            ops: new.ops,
+            crosses: second.is_some(),
         });
+        self.bytes.extend(new.source.iter().chain(&new.lens));
+        self.pages[page].translations.push(n);
+        if let Some(stale) = self.enter(n) {
+            self.pages[page].translations.retain(|&other| other != stale);
+        }
         self.seconds.extend(second.map(|second| (n, second)));
         n
+    }
+
+    /// Has translation `n` be found at its place. Returns the one that was there.
+    fn enter(&mut self, n: u32) -> Option<u32> {
+        let translations = &self.translations;
+        let place = |n: u32| &translations[n as usize].place;
+        let there = |&other: &u32| place(other) == place(n);
+        match self.places.find_mut(place(n).hash(), there) {
+            Some(stale) => Some(std::mem::replace(stale, n)),
+            None => {
+                self.places.insert_unique(place(n).hash(), n, |&other| place(other).hash());
+                None
+            }
+        }
+    }
+
+    /// What translation `n` was made from.
+    pub(super) fn source(&self, n: u32) -> &[u8] {
+        let translation = &self.translations[n as usize];
+        &self.bytes[translation.start as usize..][..translation.len.into()]
+    }
+
+    /// Instruction `index` of translation `n`, decoded as code of a CPU that has `known` instructions and runs
+    /// it in `page`. `None` if there is none.
+    pub(super) fn op(&self, known: &Instructions, n: u32, index: usize, page: u64) -> Option<Op> {
+        let translation = self.translations.get(n as usize)?;
+        let source = self.source(n);
+        let lens = &self.bytes[translation.start as usize + source.len()..][..translation.len()];
+        let before: usize = lens.get(..index)?.iter().map(|&len| usize::from(len)).sum();
+        let mode = translation.place.key.mode;
+        let rip = page | (translation.place.host as u64 & PAGE_OFFSET);
+        let (rip, bytes) = (rip.wrapping_add(before as u64), source.get(before..)?);
+        decode(known, mode.is_protected(), mode.code_bits(), rip, bytes)
     }
 
     /// Whether the link numbered `n`, from 1, leads to code without windows.
@@ -442,11 +463,9 @@ mod tests {
             let (version, _) = log.mark_code(index);
             cache.add(NewTranslation {
                 place: Place { host: host.at(at).addr(), page: 0, key, windows: true },
-                made_at: CODE & !PAGE_OFFSET,
                 code: 0,
-                source: vec![0x90],
+                source: &[0x90],
                 lens: vec![1],
-                ops: Box::default(),
                 first: SourcePage { host, log: log.clone(), index, version },
                 second: None,
             })

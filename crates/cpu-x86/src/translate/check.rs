@@ -62,6 +62,10 @@ struct About {
 
 /// What is to be known of a translation.
 struct Known {
+    /// The page that it was in when it was made, which `ops` are for.
+    page: u64,
+    /// The instructions.
+    ops: Box<[Op]>,
     instructions: Box<[About]>,
     /// Flags that it reads as they were before it, as bits of RFLAGS.
     reads: u64,
@@ -92,8 +96,8 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    /// Takes note of a new translation of `input`, of which the interpreter executes `stepped`.
-    pub(super) fn learn(&mut self, input: &[Input], stepped: &[usize]) {
+    /// Takes note of a new translation of `input`, in `page`, of which the interpreter executes `stepped`.
+    pub(super) fn learn(&mut self, page: u64, input: &[Input], stepped: &[usize]) {
         let about = |(n, input): (usize, &Input)| {
             let flags = Certainty::of(&input.insn.unwrap_or_default());
             About {
@@ -108,7 +112,8 @@ impl Checker {
             defined |= Certainty::of(insn).defined;
         }
         let instructions = input.iter().enumerate().map(about).collect();
-        self.known.push(Known { instructions, reads: rflags(reads) });
+        let ops = input.iter().map(|input| input.op).collect();
+        self.known.push(Known { page, ops, instructions, reads: rflags(reads) });
     }
 
     /// All translations are gone.
@@ -519,11 +524,9 @@ impl Translator {
     fn interpret_one(&self, cpu: &mut Cpu, n: u32, end: &mut End) -> usize {
         let Some(checker) = &self.checker else { return 0 };
         let mut tried = 0;
-        let held = self.shared.hold();
-        let translation = &held.cache.translations[n as usize];
-        let distance = (cpu.rip & !PAGE_OFFSET).wrapping_sub(translation.made_at);
-        let abouts = &checker.known[n as usize].instructions;
-        for (k, (op, about)) in translation.ops.iter().zip(abouts).enumerate() {
+        let known = &checker.known[n as usize];
+        let distance = (cpu.rip & !PAGE_OFFSET).wrapping_sub(known.page);
+        for (k, (op, about)) in known.ops.iter().zip(&known.instructions).enumerate() {
             let moved;
             // Most are where they were translated; copies take time.
             let op = if distance == 0 {
@@ -647,9 +650,12 @@ impl Translator {
         match (end.plan.before, end.path.last()) {
             (Some(k), Some(&Point { n, .. })) => {
                 // RIP is at it.
-                let ops = self.ops_at(n, cpu.rip);
-                let op = ops.get(k).copied().unwrap_or(Op::EMPTY);
-                cpu.execute(&[op])
+                let known = self.checker.as_ref().map(|checker| &checker.known[n as usize]);
+                let op = known.and_then(|known| {
+                    let distance = (cpu.rip & !PAGE_OFFSET).wrapping_sub(known.page);
+                    Some(known.ops.get(k)?.moved(distance))
+                });
+                cpu.execute(&[op.unwrap_or(Op::EMPTY)])
             }
             _ => Ok(()),
         }
@@ -670,7 +676,7 @@ impl Translator {
             "the interpreter and translated code differ in the block at {:#x} (CPU {}, privilege level {}):",
             before.rip, cpu.config.apic_id, cpu.cpl
         );
-        disassemble(cpu.mode.code_bits(), translation.source(), before.rip, &mut text);
+        disassemble(cpu.mode.code_bits(), held.cache.source(n), before.rip, &mut text);
         let _ = write!(text, "\nthe interpreter executed {} of {}", end.tried, translation.len());
         if fault != end.fault {
             let told = |fault: Option<Exception>| match fault {

@@ -17,7 +17,7 @@ use super::flags::{Flags, Recipe, dead_flags};
 use super::group::{Window, WindowMiss};
 use super::memory::number;
 use super::regs::{HOST, S1, S2};
-use super::state::{JUMPS, Jump, WINDOWS, at};
+use super::state::{JUMPS, Jump, Site, WINDOWS, at};
 use super::thunks::Missed;
 use super::x87::Notes;
 use crate::host::PAGE_OFFSET;
@@ -26,8 +26,6 @@ use crate::tlb::Class;
 
 /// Length of the code before what links from the same page lead to.
 pub(super) const ENTRY: usize = 11;
-/// In the number of an instruction that a helper executes: only because of its access to memory.
-pub(super) const FOR_ACCESS: u64 = 1 << 31;
 
 /// Where translated code finds what does not change.
 #[derive(Clone, Copy, Debug)]
@@ -38,11 +36,12 @@ pub(super) struct Places {
     pub(super) jumps: i32,
     /// For whom the code runs.
     pub(super) class: Class,
-    /// Executes the instruction whose number is in [`S2`]; returns if translated code may go on.
+    /// Executes the instruction whose [`Site`] is in [`S2`]; returns if translated code may go on.
     pub(super) step: u64,
     /// Leaves, to go on at the address in [`S1`].
     pub(super) leave: u64,
-    /// The same by the link whose number is in [`S2`].
+    /// The same by the link whose number is in the lower half of [`S2`], to the offset in this page that is
+    /// in the upper.
     pub(super) leave_by_link: u64,
     /// Makes the units in [`S2`] available, or leaves to interpret at [`S1`].
     pub(super) units: u64,
@@ -177,8 +176,8 @@ pub(super) struct Compiler<'a> {
     pub(super) start: u64,
     /// Where code begins when its registers are available.
     pub(super) top: Label,
-    /// Number of the translation, in the upper half; added to an instruction's it tells which it is.
-    number: u64,
+    /// Number of the translation.
+    pub(super) number: u32,
     first_link: usize,
     /// What is known of each instruction.
     pub(super) facts: Vec<Facts>,
@@ -224,7 +223,7 @@ impl<'a> Compiler<'a> {
             places,
             start,
             top,
-            number: u64::from(number) << 32,
+            number,
             first_link,
             facts: facts(input),
             flags: Flags::saved(),
@@ -319,11 +318,6 @@ impl<'a> Compiler<'a> {
         self.wanted = Some(Wanted { from, back, units: level | if x87 { X87 } else { 0 } });
     }
 
-    /// The number of the translation.
-    pub(super) fn number(&self) -> u32 {
-        (self.number >> 32) as u32
-    }
-
     /// Translates one instruction; returns whether nothing comes after it. `next` is what does.
     fn instruction(&mut self, input: &Input, next: Option<&Instruction>) -> bool {
         let ends = input.op.flags.contains(OpFlags::ENDS_BLOCK);
@@ -369,7 +363,7 @@ impl<'a> Compiler<'a> {
         self.stepped.push(self.index);
         self.save();
         self.settle_notes();
-        self.asm.mov_imm(S2, self.number | self.index as u64);
+        self.asm.mov_imm(S2, Site::new(self.number, self.index).0.into());
         self.asm.call_to(self.places.step);
         self.flags = Flags::saved();
         self.windows = [None; WINDOWS];
@@ -519,8 +513,8 @@ impl<'a> Compiler<'a> {
         for Unlinked { from, target, displacement, windows } in std::mem::take(&mut self.unlinked) {
             let unlinked = self.asm.len();
             self.asm.bind(from);
-            self.address(S1, target);
-            self.asm.mov_imm(S2, (self.first_link + self.links.len() + 1) as u64);
+            let link = (self.first_link + self.links.len() + 1) as u64;
+            self.asm.mov_imm(S2, (target & PAGE_OFFSET) << 32 | link);
             self.asm.jmp_to(self.places.leave_by_link);
             self.links.push(LinkSite { displacement, unlinked, target, windows });
         }
@@ -538,7 +532,8 @@ impl<'a> Compiler<'a> {
                 self.put_flags();
             }
             self.write_notes(slow.notes);
-            self.asm.mov_imm(S2, self.number | FOR_ACCESS | slow.op as u64);
+            let site = Site::new(self.number, slow.op).for_access();
+            self.asm.mov_imm(S2, site.0.into());
             self.asm.call_to(self.places.step);
             if slow.flags {
                 self.restore_flags();

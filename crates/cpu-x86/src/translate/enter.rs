@@ -11,12 +11,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use accel::Signal;
 
-use super::compile::FOR_ACCESS;
 use super::state::{
-    ENTERED_KERNEL, JOINED as JOINED_LEN, LEFT_KERNEL, State, bits_to_flags, flags_to_bits, noted,
+    ENTERED_KERNEL, JOINED as JOINED_LEN, LEFT_KERNEL, Site, State, bits_to_flags, flags_to_bits, noted,
 };
 use super::thunks::{GIVE_UP, GO_ON, JOINED, LEFT, LEFT_BY_STEP, Missed};
-use super::{Translator, index_of};
+use super::Translator;
 use crate::counters::Count;
 use crate::cpu::Cpu;
 use crate::exception::Result;
@@ -173,7 +172,7 @@ fn take_x87_notes(translator: &mut Translator, cpu: &mut Cpu) {
     let (notes, pointer) = ([state.x87_last, state.x87_data], state.x87_pointer);
     let [last, data] = notes.map(|note| {
         let (number, index) = noted(note)?;
-        translator.site_in(cpu, u64::from(number) << 32 | index as u64, state.x87_page)
+        translator.site_in(cpu, Site::new(number, index), state.x87_page)
     });
     if let Some((op, _)) = last {
         cpu.fpu.opcode = op.imm as u16 & 0x7ff;
@@ -255,16 +254,17 @@ fn with(
 /// or the address of other translated code to go on with, both with the registers in the state again.
 extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
     with(context, |cpu, translator, result, interpret| {
+        let site = Site(site as u32);
         take_registers(translator, cpu);
         let Some((op, key)) = translator.site(cpu, site) else { return GIVE_UP };
-        if site & FOR_ACCESS != 0 {
+        if site.is_for_access() {
             cpu.counters.count(Count::SlowAccesses);
         } else {
             cpu.counters.count(Count::Steps);
             cpu.counters.leave(op.mnemonic);
         }
         let code_epochs = cpu.tlb.code_epochs();
-        let index = index_of(site);
+        let index = site.index();
         if translator.checker.as_ref().is_some_and(|checker| checker.stops_before(index)) {
             cpu.rip = op.rip();
             return GIVE_UP;
@@ -306,7 +306,7 @@ extern "sysv64" fn step(context: *mut Context, site: u64) -> u64 {
         if goes_on && give_units(translator, cpu, level, x87) {
             give_general(translator, cpu);
             // One that is done here for its access alone changes nothing else.
-            if site & FOR_ACCESS == 0 {
+            if !site.is_for_access() {
                 give_system(translator, cpu);
             }
             return GO_ON;

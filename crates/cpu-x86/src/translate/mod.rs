@@ -72,12 +72,12 @@ use crate::tlb::{CLASSES, L1_ENTRIES};
 use asm::before_state;
 use cache::{Found, Key, Link, NewTranslation, Place, SourcePage};
 use check::Checker;
-use compile::{Compiled, Compiler, ENTRY, FOR_ACCESS, Input, LinkSite, Places, goes_on};
+use compile::{Compiled, Compiler, ENTRY, Input, LinkSite, Places, goes_on};
 use enter::Left;
 use jumps::Jumps;
 pub(crate) use shared::Sharing;
 use shared::{Held, Kind, Shared};
-use state::{JUMPS, Jump, Reached, at};
+use state::{JUMPS, Jump, Reached, Site, at};
 use vector::HostFeatures;
 
 /// log2 of the number of places where executions are counted.
@@ -99,16 +99,10 @@ const RECENT: usize = 512;
 /// An instruction that the interpreter executed for translated code.
 #[derive(Clone, Copy)]
 struct Recent {
-    /// See [`Translator::site`].
-    site: u64,
+    site: Site,
     page: u64,
     op: Op,
     key: Key,
-}
-
-/// The index of the instruction that `site` names in its translation.
-fn index_of(site: u64) -> usize {
-    (site & (FOR_ACCESS - 1)) as usize
 }
 
 /// What one CPU needs to run translated code.
@@ -206,35 +200,34 @@ impl Translator {
 
     /// The instruction that `site` names in the translated code that runs, and how the CPU has to run
     /// for it.
-    fn site(&mut self, cpu: &Cpu, site: u64) -> Option<(Op, Key)> {
-        let (name, page) = (site & !FOR_ACCESS, self.reached.state.page);
-        let slot = (name ^ name >> 29) as usize % RECENT;
+    fn site(&mut self, cpu: &Cpu, site: Site) -> Option<(Op, Key)> {
+        let (site, page) = (site.insn(), self.reached.state.page);
+        let slot = (site.0 ^ site.0 >> 7) as usize % RECENT;
         if let Some(recent) = &self.recent[slot]
-            && (recent.site, recent.page) == (name, page)
+            && (recent.site, recent.page) == (site, page)
         {
             return Some((recent.op, recent.key));
         }
-        let (op, key) = self.site_in(cpu, name, page)?;
-        self.recent[slot] = Some(Recent { site: name, page, op, key });
+        let (op, key) = self.site_in(cpu, site, page)?;
+        self.recent[slot] = Some(Recent { site, page, op, key });
         Some((op, key))
     }
 
     /// The same in code that ran in `page`.
-    fn site_in(&self, cpu: &Cpu, site: u64, page: u64) -> Option<(Op, Key)> {
-        let held = self.shared.hold();
-        let translation = held.cache.translations.get((site >> 32) as usize)?;
-        let op = translation.op(&cpu.limits.instructions, index_of(site), page)?;
-        Some((op, translation.place.key))
+    fn site_in(&self, cpu: &Cpu, site: Site, page: u64) -> Option<(Op, Key)> {
+        let (held, n) = (self.shared.hold(), site.number());
+        let op = held.cache.op(&cpu.limits.instructions, n, site.index(), page)?;
+        Some((op, held.cache.translations[n as usize].place.key))
     }
 
     /// How many instructions come after the one that `site` names, in its translation, if they are counted.
-    fn left(&self, site: u64) -> usize {
+    fn left(&self, site: Site) -> usize {
         if !self.counts {
             return 0;
         }
         let held = self.shared.hold();
-        let translation = held.cache.translations.get((site >> 32) as usize);
-        translation.map_or(0, |translation| translation.len() - index_of(site) - 1)
+        let translation = held.cache.translations.get(site.number() as usize);
+        translation.map_or(0, |translation| translation.len() - site.index() - 1)
     }
 
     /// Runs translated code from `cpu`'s current instruction on, or interprets a block.
@@ -440,16 +433,6 @@ impl Translator {
         true
     }
 
-    /// The instructions of translation `n`, in code that runs in the page of `rip`, where engines are
-    /// compared.
-    fn ops_at(&self, n: u32, rip: u64) -> Vec<Op> {
-        let held = self.shared.hold();
-        let translation = &held.cache.translations[n as usize];
-        let distance = (rip & !PAGE_OFFSET).wrapping_sub(translation.made_at);
-        let moved = |op: &Op| if distance == 0 { *op } else { op.moved(distance) };
-        translation.ops.iter().map(moved).collect()
-    }
-
     /// As [`Self::translate`], and counts.
     fn translated(
         &mut self,
@@ -528,18 +511,13 @@ impl Translator {
         cpu.trace_block(cpu.mode.code_bits(), &buffer[..len]);
         cpu.trace_translation(&code.parts());
         if let Some(checker) = &mut self.checker {
-            checker.learn(&input, &stepped);
+            checker.learn(rip & !PAGE_OFFSET, &input, &stepped);
         }
         let from = cache.add(NewTranslation {
             place: *place,
-            made_at: rip & !PAGE_OFFSET,
             code: code.address(0),
-            source: buffer[..len].into(),
+            source: &buffer[..len],
             lens: input.iter().map(|input| input.op.len).collect(),
-            ops: match self.checker {
-                Some(_) => input.iter().map(|input| input.op).collect(),
-                None => Box::default(),
-            },
             first,
             second,
         });

@@ -267,6 +267,42 @@ const _: () = assert!(size_of::<X87Image>() == 576 && offset_of!(X87Image, heade
 /// Most translations at a time.
 pub(super) const TRANSLATIONS: u32 = 1 << 25;
 
+/// How translated code names one of its instructions to a helper: translation, index in it, and whether it is
+/// executed only because of its access to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Site(pub(super) u32);
+
+impl Site {
+    const INDEX: u32 = 63;
+    const FOR_ACCESS: u32 = 64;
+
+    pub(super) fn new(number: u32, index: usize) -> Self {
+        debug_assert!(number < TRANSLATIONS && index as u32 <= Self::INDEX);
+        Self(number << 7 | index as u32 & Self::INDEX)
+    }
+
+    pub(super) fn for_access(self) -> Self {
+        Self(self.0 | Self::FOR_ACCESS)
+    }
+
+    pub(super) fn is_for_access(self) -> bool {
+        self.0 & Self::FOR_ACCESS != 0
+    }
+
+    /// The instruction, for whatever it is executed.
+    pub(super) fn insn(self) -> Self {
+        Self(self.0 & !Self::FOR_ACCESS)
+    }
+
+    pub(super) fn number(self) -> u32 {
+        self.0 >> 7
+    }
+
+    pub(super) fn index(self) -> usize {
+        (self.0 & Self::INDEX) as usize
+    }
+}
+
 /// What is noted of an instruction, of the translation numbered `number`, that it was the last: not 0.
 pub(super) fn note_of(number: u32, index: usize) -> u32 {
     debug_assert!(number < TRANSLATIONS && index < 64);

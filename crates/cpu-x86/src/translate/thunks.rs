@@ -3,7 +3,7 @@
 
 use iced_x86::{Code, MemoryOperand, Register};
 
-use super::asm::{Asm, Cond, Label, Placed, at as memory_at, at_plus};
+use super::asm::{Asm, Cond, Label, Placed, at as memory_at, at_plus, low32};
 use super::regs::{HOST, S1, S2};
 use super::state::at;
 
@@ -86,9 +86,17 @@ pub(super) fn write(start: u64, avx: bool) -> (Placed, Thunks) {
     let mut writer = Writer { asm: Asm::new(), start, avx, pushed: 0 };
     let out = writer.asm.label();
     let enter = writer.enter();
+    let leave_by_link = writer.jumped_to();
+    let page = writer.at(at::PAGE);
+    writer.asm.mov(S1, S2);
+    writer.asm.ri(Code::Shr_rm64_imm8, S1, 32);
+    writer.asm.rm(Code::Or_r64_rm64, S1, page);
+    writer.asm.rr(Code::Mov_r32_rm32, low32(S2), low32(S2));
+    let out_by_link = writer.asm.label();
+    writer.asm.jmp(out_by_link);
     let leave = writer.jumped_to();
     writer.asm.mov_imm(S2, 0);
-    let leave_by_link = writer.jumped_to();
+    writer.asm.bind(out_by_link);
     writer.leave(out);
     let step = writer.step(out);
     let units = writer.units(out);

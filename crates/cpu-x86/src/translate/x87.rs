@@ -182,7 +182,7 @@ impl Compiler<'_> {
 
     /// Puts `notes` into the state. Uses [`S2`].
     pub(super) fn write_notes(&mut self, notes: Notes) {
-        let number = self.number();
+        let number = self.number;
         let fields = [(notes.last, state::at::X87_LAST), (notes.data, state::at::X87_DATA)];
         for (index, field) in fields {
             if let Some(index) = index {
