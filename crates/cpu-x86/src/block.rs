@@ -31,6 +31,8 @@ const MAX_SOURCE: usize = 256;
 const MAX_CACHED_OPS: usize = 1 << 18;
 /// The same where what is run often is translated.
 const MAX_COLD_OPS: usize = 1 << 14;
+/// How often a block that is not worth a translation yet is executed before one is looked for again.
+const PUT_OFF: u8 = 8;
 /// What a slot has that is empty.
 const NO_BLOCK: u32 = u32::MAX;
 
@@ -110,6 +112,9 @@ struct Block {
     /// Length of the source in bytes.
     len: u32,
     ops: Part,
+    /// One more than how often it is still interpreted before a translation is looked for again; 0 if none was
+    /// looked for.
+    put_off: u8,
     first: Option<Source>,
     /// Where its only instruction goes on, if it crosses into another page.
     second: Option<Source>,
@@ -169,23 +174,58 @@ impl BlockCache {
     #[inline(always)]
     pub(crate) fn get(&mut self, cpu: &mut Cpu) -> Result<Decoded<'_>> {
         let linear = cpu.code_linear();
-        let hit = cpu.probe_code(linear).and_then(|host| {
-            let index = *self.slots.get(slot_of(host.addr()))? as usize;
-            let block = self.blocks.get(index)?;
-            let fresh = block.host == host.addr()
-                && block.rip == cpu.rip
-                && block.mode == cpu.mode
-                && block.epoch == 0
-                && block.second.is_none()
-                && block.first.as_ref().is_some_and(Source::is_current);
-            fresh.then_some(index)
-        });
-        let index = match hit {
+        let index = match self.hit(cpu, linear) {
             Some(index) => index,
             None => self.find(cpu, linear)?,
         };
+        Ok(self.decoded(index))
+    }
+
+    /// The same block, if it is to be interpreted without looking for a translation.
+    ///
+    /// # Errors
+    /// How often it is executed, this time included, since a translation was last looked for.
+    #[inline(always)]
+    pub(crate) fn get_put_off(&mut self, cpu: &Cpu) -> std::result::Result<Decoded<'_>, u8> {
+        let Some(index) = self.hit(cpu, cpu.code_linear()) else { return Err(1) };
+        let block = &mut self.blocks[index];
+        match block.put_off {
+            0 => return Err(1),
+            1 => return Err(PUT_OFF),
+            times => block.put_off = times - 1,
+        }
+        Ok(self.decoded(index))
+    }
+
+    /// As [`Self::get`]; the next times that the block is executed, no translation is looked for.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn put_off(&mut self, cpu: &mut Cpu) -> Result<Decoded<'_>> {
+        let linear = cpu.code_linear();
+        let index = self.find(cpu, linear)?;
+        self.blocks[index].put_off = PUT_OFF;
+        Ok(self.decoded(index))
+    }
+
+    /// The index of the block at `linear`, `cpu`'s current instruction, if it is known and fresh beyond doubt.
+    #[inline(always)]
+    fn hit(&self, cpu: &Cpu, linear: u64) -> Option<usize> {
+        let host = cpu.probe_code(linear)?;
+        let index = *self.slots.get(slot_of(host.addr()))? as usize;
+        let block = self.blocks.get(index)?;
+        let fresh = block.host == host.addr()
+            && block.rip == cpu.rip
+            && block.mode == cpu.mode
+            && block.epoch == 0
+            && block.second.is_none()
+            && block.first.as_ref().is_some_and(Source::is_current);
+        fresh.then_some(index)
+    }
+
+    fn decoded(&self, index: usize) -> Decoded<'_> {
         let block = &self.blocks[index];
-        Ok(Decoded { ops: block.ops.of(&self.pool.ops), len: block.len })
+        Decoded { ops: block.ops.of(&self.pool.ops), len: block.len }
     }
 
     /// The index of the block at `linear`, `cpu`'s current instruction.
@@ -344,6 +384,7 @@ fn decode_block(cpu: &mut Cpu, linear: u64, max_ops: usize, pool: &mut Pool) -> 
         epoch,
         len: len as u32,
         ops: Part { start: start as u32, len: (pool.ops.len() - start) as u32 },
+        put_off: 0,
         first,
         second,
     })

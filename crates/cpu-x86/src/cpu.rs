@@ -66,7 +66,7 @@ impl Translation {
 
 impl Default for Translation {
     fn default() -> Self {
-        Self { buffer: 128 << 20, threshold: 32, check: false }
+        Self { buffer: 128 << 20, threshold: 24, check: false }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use accel::{CpuGlance, Exit, Signal, Signals, Vcpu};
 
-use crate::block::{BlockCache, decode_one};
+use crate::block::{BlockCache, Decoded, decode_one};
 use crate::counters::Count;
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
@@ -123,6 +123,12 @@ impl Cpu {
     #[inline(always)]
     pub(crate) fn run_block(&mut self, cache: &mut BlockCache) -> Result {
         let block = cache.get(self)?;
+        self.run_decoded(block)
+    }
+
+    /// Executes `block`, which is at RIP.
+    #[inline(always)]
+    pub(crate) fn run_decoded(&mut self, block: Decoded<'_>) -> Result {
         if self.check_code_limit(block.len).is_err() {
             return self.run_one();
         }

@@ -469,7 +469,7 @@ impl Translator {
         self.take_up_changes(cpu);
         let key = Key::of(cpu)?;
         let shared = Arc::clone(&self.shared);
-        self.translation(cpu, &mut shared.hold(), key, true)
+        self.translation(cpu, &mut shared.hold(), key, (true, 1))
     }
 
     /// The translation for `cpu`'s current instruction and `key`, if there is one and nothing has to be

@@ -105,6 +105,16 @@ struct Recent {
     key: Key,
 }
 
+/// How to come to the code for an instruction.
+enum Way {
+    /// It is here.
+    Code(u64),
+    /// It has to be searched for, and is for this jump cache.
+    Search { key: Key, table: usize },
+    /// There is none.
+    None,
+}
+
 /// What one CPU needs to run translated code.
 pub(crate) struct Translator {
     reached: NearBox<Reached>,
@@ -125,6 +135,8 @@ pub(crate) struct Translator {
     recent: Box<[Option<Recent>]>,
     /// The link by which translated code was left.
     link: u32,
+    /// What was looked for last was not executed often enough.
+    is_cold: bool,
     /// Instructions are counted.
     counts: bool,
     /// What the budget in the state was when the CPU's count of instructions was last right.
@@ -189,6 +201,7 @@ impl Translator {
             counters: cpu.counters(),
             recent: vec![None; RECENT].into(),
             link: 0,
+            is_cold: false,
             counts: kind.counts,
             settled: 0,
             chains: kind.chains,
@@ -242,7 +255,31 @@ impl Translator {
         if self.counts {
             return self.run_counted(cpu, blocks);
         }
-        let Some(code) = self.next(cpu) else { return cpu.run_block(blocks) };
+        let code = match self.way(cpu) {
+            Way::Code(code) => code,
+            Way::None => return cpu.run_block(blocks),
+            Way::Search { key, table } => {
+                let mut times = 1;
+                if self.link == 0 && self.threshold > 1 {
+                    match blocks.get_put_off(cpu) {
+                        Ok(block) => {
+                            self.counters.count(Count::Cold);
+                            return cpu.run_decoded(block);
+                        }
+                        Err(executed) => times = executed,
+                    }
+                }
+                self.is_cold = false;
+                match self.search(cpu, key, table, times) {
+                    Some(code) => code,
+                    None if !self.is_cold => return cpu.run_block(blocks),
+                    None => {
+                        let block = blocks.put_off(cpu)?;
+                        return cpu.run_decoded(block);
+                    }
+                }
+            }
+        };
         self.left_behind.clear();
         match enter::enter(self, cpu, code)? {
             Left::At { link } => {
@@ -256,13 +293,28 @@ impl Translator {
     /// The code for `cpu`'s current instruction, if there is some, or shall be.
     #[inline]
     fn next(&mut self, cpu: &mut Cpu) -> Option<u64> {
+        match self.way(cpu) {
+            Way::Code(code) => Some(code),
+            Way::Search { key, table } => self.search(cpu, key, table, 1),
+            Way::None => None,
+        }
+    }
+
+    /// How to come to that code.
+    #[inline]
+    fn way(&mut self, cpu: &Cpu) -> Way {
         self.take_up_changes(cpu);
         let Some(key) = Key::of(cpu) else {
             self.link = 0;
             self.counters.count(Count::OtherMode);
-            return None;
+            return Way::None;
         };
-        self.look_up(cpu, key)
+        let table = self.jump_table(key);
+        let jump = self.reached.jumps[table][state::jump_index(cpu.rip)];
+        if self.link == 0 && jump.rip == cpu.rip {
+            return Way::Code(jump.code);
+        }
+        Way::Search { key, table }
     }
 
     /// Drops what is no longer so: code was written, or is in another buffer, or pages are elsewhere.
@@ -342,24 +394,14 @@ impl Translator {
         self.jumps.table(&mut self.reached.jumps, key, &self.counters)
     }
 
-    /// As [`Self::next`], when what is known of code is current.
-    #[inline]
-    fn look_up(&mut self, cpu: &mut Cpu, key: Key) -> Option<u64> {
-        let table = self.jump_table(key);
-        let jump = self.reached.jumps[table][state::jump_index(cpu.rip)];
-        if self.link == 0 && jump.rip == cpu.rip {
-            return Some(jump.code);
-        }
-        self.search(cpu, key, table)
-    }
-
-    /// The same where jump cache `table` does not know it, or a link may be made.
-    fn search(&mut self, cpu: &mut Cpu, key: Key, table: usize) -> Option<u64> {
+    /// The code for `cpu`'s current instruction, which is executed for the `times`-th time since it was last
+    /// searched for, where jump cache `table` does not know it, or a link may be made.
+    fn search(&mut self, cpu: &mut Cpu, key: Key, table: usize, times: u8) -> Option<u64> {
         let link = std::mem::take(&mut self.link);
         let shared = Arc::clone(&self.shared);
         let mut held = shared.hold();
         let windows = !held.cache.avoids_windows(link);
-        let n = self.translation(cpu, &mut held, key, windows)?;
+        let n = self.translation(cpu, &mut held, key, (windows, times))?;
         let Held { cache, code: buffer } = &mut *held;
         let code = cache.translations[n as usize].code;
         if !self.chains {
@@ -383,7 +425,7 @@ impl Translator {
         cpu: &mut Cpu,
         held: &mut Held,
         key: Key,
-        windows: bool,
+        (windows, times): (bool, u8),
     ) -> Option<u32> {
         self.counters.count(Count::LookUps);
         let Some(host) = cpu.probe_code(cpu.rip) else {
@@ -398,11 +440,12 @@ impl Translator {
                 n
             }
             Found::Stale(_) => self.translated(cpu, held, &place, host)?,
-            Found::Nothing if !windows || self.shared.warm(host.addr(), self.threshold) => {
+            Found::Nothing if !windows || self.shared.warm(host.addr(), times, self.threshold) => {
                 self.translated(cpu, held, &place, host)?
             }
             Found::Nothing => {
                 self.counters.count(Count::Cold);
+                self.is_cold = true;
                 return None;
             }
         };

@@ -155,12 +155,12 @@ impl Shared {
         self.held.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Code at host address `host` is executed once more; whether that makes it `threshold` times. CPUs may
+    /// Code at host address `host` is executed `more` times; whether that makes it `threshold` times. CPUs may
     /// take no notice of each other.
-    pub(super) fn warm(&self, host: usize, threshold: u8) -> bool {
+    pub(super) fn warm(&self, host: usize, more: u8, threshold: u8) -> bool {
         let hash = (host as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let heat = &self.heat[(hash >> (64 - HEAT_BITS)) as usize];
-        let times = heat.load(Ordering::Relaxed).saturating_add(1);
+        let times = heat.load(Ordering::Relaxed).saturating_add(more);
         let warm = times >= threshold;
         heat.store(if warm { 0 } else { times }, Ordering::Relaxed);
         warm
