@@ -68,7 +68,8 @@ impl Translator {
 
     /// Adds to the CPU's count what was executed.
     fn settle(&mut self, cpu: &mut Cpu) {
-        cpu.instructions = cpu.instructions.wrapping_add_signed(self.settled - self.reached.state.budget);
+        cpu.instructions =
+            cpu.instructions.wrapping_add_signed(self.settled - self.reached.state.budget);
         self.settled = self.reached.state.budget;
     }
 

@@ -150,9 +150,8 @@ impl CodeBuffer {
         if self.changes == CHANGES {
             self.changes = 0;
             // SAFETY: what is in the pages is in the file, and stays there.
-            let _ = unsafe {
-                madvise(self.change.as_ptr().cast(), self.size, Advice::LinuxDontNeed)
-            };
+            let _ =
+                unsafe { madvise(self.change.as_ptr().cast(), self.size, Advice::LinuxDontNeed) };
         }
     }
 

@@ -11,11 +11,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use accel::Signal;
 
+use super::Translator;
 use super::state::{
-    ENTERED_KERNEL, JOINED as JOINED_LEN, LEFT_KERNEL, Site, State, bits_to_flags, flags_to_bits, noted,
+    ENTERED_KERNEL, JOINED as JOINED_LEN, LEFT_KERNEL, Site, State, bits_to_flags, flags_to_bits,
+    noted,
 };
 use super::thunks::{GIVE_UP, GO_ON, JOINED, LEFT, LEFT_BY_STEP, Missed};
-use super::Translator;
 use crate::counters::Count;
 use crate::cpu::Cpu;
 use crate::exception::Result;
@@ -127,10 +128,14 @@ fn give_system(translator: &mut Translator, cpu: &Cpu) {
     state.flag_mask = !(cpu.msrs.sfmask | RF);
     (state.cr2, state.cr3) = (cpu.cr2, cpu.cr3);
     state.pkru = [cpu.pkru, u32::from(cpu.cr4 & CR4_PKE != 0)];
-    state.selectors = std::array::from_fn(|segment| cpu.seg[segment].selector.into());
+    give_selectors(state, cpu);
     state.fast_calls = u32::from(cpu.has_plain_syscall());
     let wanted = cpu.urgent_signals();
     state.wanted = [wanted, wanted & !(Signal::Interrupt as u32)];
+}
+
+fn give_selectors(state: &mut State, cpu: &Cpu) {
+    state.selectors = std::array::from_fn(|segment| cpu.seg[segment].selector.into());
 }
 
 /// The registers that translated code has to the CPU.
@@ -161,9 +166,14 @@ fn take_mode(state: &mut State, cpu: &mut Cpu) {
     match std::mem::take(&mut state.crossing) {
         ENTERED_KERNEL => cpu.finish_syscall(),
         LEFT_KERNEL => cpu.finish_sysret(),
-        _ if changed & AC != 0 => cpu.update_class(),
-        _ => {}
+        _ => {
+            if changed & AC != 0 {
+                cpu.update_class();
+            }
+            return;
+        }
     }
+    give_selectors(state, cpu);
 }
 
 /// Brings the x87's registers that tell its last instruction and operand up to date.
@@ -374,7 +384,8 @@ extern "sysv64" fn time(context: *mut Context) -> u64 {
         if !cpu.may_read_tsc() {
             return GIVE_UP;
         }
-        (translator.reached.state.address, translator.reached.state.tsc_aux) = (cpu.tsc(), cpu.msrs.tsc_aux);
+        (translator.reached.state.address, translator.reached.state.tsc_aux) =
+            (cpu.tsc(), cpu.msrs.tsc_aux);
         GO_ON
     })
 }

@@ -56,9 +56,9 @@ mod x87;
 
 use std::sync::Arc;
 
+use ::memory::PageLog;
 use accel::Signals;
 use accel::log::Topic;
-use ::memory::PageLog;
 
 use crate::block::BlockCache;
 use crate::counters::{Count, Counters};

@@ -139,18 +139,25 @@ impl Compiler<'_> {
         Some(false)
     }
 
-    /// MOV from a segment register to a general register of 32 or 64 bits. System calls that are translated
-    /// do not tell the state of CS and SS.
+    /// MOV from a segment register to a general register of 32 or 64 bits.
     fn read_selector(&mut self, insn: &Instruction) -> Option<bool> {
         if !matches!(insn.code(), Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg)
             || insn.op0_kind() != OpKind::Register
-            || matches!(insn.op1_register(), Register::CS | Register::SS)
         {
             return None;
         }
         let segment = insn.op1_register() as u32 - Register::ES as u32;
+        if matches!(insn.op1_register(), Register::CS | Register::SS) {
+            // System calls that were translated have not told the state of those.
+            self.save();
+            let slow = self.slow();
+            self.asm.mi(Code::Cmp_rm32_imm8, in_state(at::CROSSING), 0);
+            self.asm.jcc(Cond::NotEqual, slow);
+            self.destroyed();
+        }
         self.asm.rm(Code::Mov_r32_rm32, low32(S1), in_state(at::SELECTORS + 4 * segment));
         self.write_gpr(number(insn.op0_register()), S1);
+        self.slow_returns();
         Some(false)
     }
 

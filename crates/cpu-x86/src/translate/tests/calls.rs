@@ -50,6 +50,12 @@ fn calls(a: &mut CodeAssembler, mask: u64) {
     a.pop(rdi).unwrap();
     a.rol(r10, 1).unwrap();
     a.xor(r10, rdi).unwrap();
+    for _ in 0..2 {
+        a.mov(rdi, ss).unwrap();
+        a.add(r10, rdi).unwrap();
+        a.mov(edi, cs).unwrap();
+        a.add(r10, rdi).unwrap();
+    }
     a.jmp(user).unwrap();
 
     a.set_label(&mut entry).unwrap();
@@ -62,8 +68,12 @@ fn calls(a: &mut CodeAssembler, mask: u64) {
     a.pop(rax).unwrap();
     a.rol(r12, 1).unwrap();
     a.xor(r12, rax).unwrap();
-    a.mov(rax, cs).unwrap();
-    a.add(r13, rax).unwrap();
+    for _ in 0..2 {
+        a.mov(rax, cs).unwrap();
+        a.add(r13, rax).unwrap();
+        a.mov(eax, ss).unwrap();
+        a.add(r13, rax).unwrap();
+    }
     a.sti().unwrap();
     a.nop().unwrap();
     a.pushfq().unwrap();
@@ -95,7 +105,7 @@ fn system_calls_are_the_same_in_both_engines() {
         cpu.efer |= EFER_SCE;
         load(&cpu, |a| calls(a, mask));
         run_to_halt(&mut cpu);
-        assert_eq!(cpu.gpr[13], 8 * ROUNDS as u64, "the kernel's selector");
+        assert_eq!(cpu.gpr[13], 2 * (8 + 16) * ROUNDS as u64, "the kernel's selectors");
         assert_eq!(cpu.cpl, 0);
     }
 }
