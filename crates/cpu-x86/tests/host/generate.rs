@@ -611,9 +611,10 @@ fn is_safe(insn: &Instruction, state: &State) -> bool {
     let mut factory = InstructionInfoFactory::new();
     let inside = factory.info(insn).used_memory().iter().all(|used| {
         let address = used.virtual_address(0, |register, _, _| register_value(state, register));
-        // The longest: an FXSAVE image, a repetition.
+        // The longest: an FXSAVE image, a repetition. Hints have operands of no size, as repetitions do.
         address.is_some_and(|address| stays(address, 1024) && stays(address.wrapping_sub(1024), 0))
             || used.memory_size() == MemorySize::Unknown
+                && !insn.is_string_instruction()
                 && !matches!(insn.mnemonic(), Mnemonic::Fxsave | Mnemonic::Fxrstor)
     });
     let address = memory_address(insn, state);
