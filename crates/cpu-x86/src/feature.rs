@@ -35,10 +35,12 @@ pub(crate) enum Word {
     SvmEdx,
     /// Leaf 0x8000_0021, EAX.
     Extended2Eax,
+    /// Leaf 0x4000_0001, EAX.
+    KvmEax,
 }
 
 /// Number of [`Word`]s.
-const WORDS: usize = 12;
+const WORDS: usize = 13;
 
 /// One feature.
 #[derive(Clone, Copy, Debug)]
@@ -179,6 +181,9 @@ pub const FEATURES: &[Feature] = {
         feature("svme-addr-chk", SvmEdx, 28, &[]),
         feature("lfence-always-serializing", Extended2Eax, 2, &[]),
         feature("null-sel-clr-base", Extended2Eax, 6, &[]),
+        feature("kvmclock", KvmEax, 0, &[]),
+        feature("kvm-nopiodelay", KvmEax, 1, &[]),
+        feature("kvmclock-stable-bit", KvmEax, 24, &[]),
     ]
 };
 
@@ -206,6 +211,8 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         ],
     ),
     ("npt", &["v-vmsave-vmload"]),
+    ("tsc", &["kvmclock", "kvmclock-stable-bit"]),
+    ("kvmclock", &["kvmclock-stable-bit"]),
     ("pause-filter", &["pfthreshold"]),
     ("avx", &["avx2", "fma", "f16c", "vaes", "vpclmulqdq"]),
 ];
@@ -261,9 +268,6 @@ const ABSENT: &[&str] = &[
     "hle",
     "ibs",
     "ibt",
-    "kvm",
-    "kvmclock",
-    "kvmclock-stable-bit",
     "lam",
     "lbrv",
     "lwp",
@@ -294,7 +298,7 @@ const ABSENT: &[&str] = &[
     "wdt",
     "xop",
 ];
-/// What the names of services of other hypervisors begin with, of which there are none either.
+/// What the names of other hypervisors' services begin with, of which there are few.
 const ABSENT_SERVICES: &[&str] = &["hv-", "kvm-"];
 
 /// Whether others have a feature called `name`, with dashes, that this build has not.
@@ -330,6 +334,11 @@ impl FeatureSet {
         let bit = 1 << feature.bit;
         let word = &mut self.0[feature.word as usize];
         *word = if present { *word | bit } else { *word & !bit };
+    }
+
+    /// Takes away all features of `word`.
+    pub(crate) fn clear(&mut self, word: Word) {
+        self.0[word as usize] = 0;
     }
 
     /// Takes away what needs a feature that is not in it.
@@ -379,6 +388,8 @@ pub(crate) struct Instructions {
     groups: [u64; 3],
     /// As Intel's processors.
     pub(crate) intel: bool,
+    /// VMCALL and VMMCALL call the hypervisor, whether or not the CPU has virtualisation.
+    pub(crate) hypercalls: bool,
     /// REX.W makes the offsets of far pointers 64 bits wide. To AMD's processors it means nothing there.
     pub(crate) wide_far: bool,
 }

@@ -12,6 +12,7 @@ const EVERYWHERE: &str = "max";
 const BESIDES: &[(&str, &[&str])] = &[
     ("apic", &["qemu64,+x2apic,+tsc-deadline", "qemu64,-x2apic"]),
     ("keys", &["EPYC-Milan", "qemu64"]),
+    ("kvm", &["max,kvm=off", "qemu64,-kvmclock", "Haswell"]),
     ("la57", &["Icelake-Server", "qemu64"]),
     ("msr", &["Icelake-Server", "qemu64"]),
     ("paging", &["IvyBridge,phys-bits=36,host-phys-bits=off"]),
