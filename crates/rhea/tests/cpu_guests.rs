@@ -21,7 +21,7 @@ const BESIDES: &[(&str, &[&str])] = &[
     ("smp", &["qemu64"]),
     ("svm", &["EPYC", "EPYC,-npt", "EPYC-Milan,+svm", "max,+monitor", "Haswell"]),
     ("syscall", &["Opteron_G1,vendor=AuthenticAMD", "Haswell"]),
-    ("system", &["qemu64,+umip", "Opteron_G1"]),
+    ("system", &["qemu64,+umip", "Opteron_G1", "max,+rdpru"]),
     ("topology", &["EPYC", "Haswell", "qemu64"]),
     ("vm86", &["qemu64"]),
     ("xsave", &["Haswell", "EPYC-Milan", "qemu64"]),

@@ -203,19 +203,17 @@ fn set_operand(
             set_memory(rng, insn, target);
         }
         imm8 => {
-            insn.set_op_kind(
-                n,
-                if n > 0 && insn.op_kind(n - 1) == OpKind::Immediate16 {
-                    OpKind::Immediate8_2nd
-                } else {
-                    OpKind::Immediate8
-                },
-            );
+            let before = (n > 0).then(|| insn.op_kind(n - 1));
+            let is_second = matches!(before, Some(OpKind::Immediate8 | OpKind::Immediate16));
             let small = if rng.one_in(2) { value } else { value & 7 } as u8;
-            if insn.op_kind(n) == OpKind::Immediate8 {
-                insn.set_immediate8(small);
+            if is_second {
+                // ENTER's nesting is mostly small.
+                let any = rng.one_in(8) || before == Some(OpKind::Immediate8);
+                insn.set_op_kind(n, OpKind::Immediate8_2nd);
+                insn.set_immediate8_2nd(if any { small } else { small & 3 });
             } else {
-                insn.set_immediate8_2nd(if rng.one_in(8) { small } else { small & 3 });
+                insn.set_op_kind(n, OpKind::Immediate8);
+                insn.set_immediate8(small);
             }
         }
         imm8_const_1 => {
