@@ -20,6 +20,7 @@ pub use no_board::NoBoard;
 pub use signals::{Signal, Signals};
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Width of an access in bytes: 1, 2, 4 or 8. Ports have no 8.
 pub type AccessSize = u8;
@@ -76,6 +77,11 @@ pub trait GuestClock: Send + Sync {
     fn tsc(&self) -> u64;
     /// Ticks per second of [`Self::tsc`].
     fn tsc_hz(&self) -> u64;
+    /// Time of day in nanoseconds since 1970, UTC: the host's, unless the machine has another.
+    fn time_of_day_ns(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        since.as_nanos() as u64
+    }
 }
 
 /// Guest time that goes by the instructions that a CPU executes, as the CPU knows it.

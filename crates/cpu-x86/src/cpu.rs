@@ -13,6 +13,7 @@ use crate::entropy::Entropy;
 use crate::flags::LazyFlags;
 use crate::fpu::Fpu;
 use crate::group::{CpuGroup, Member};
+use crate::kvm::KvmMsrs;
 use crate::model::{CpuModel, Limits};
 use crate::msr::Msrs;
 use crate::record::Recorder;
@@ -367,6 +368,9 @@ impl Cpu {
             self.keep_time();
             self.instructions = 0;
         }
+        // A system that starts anew has other things where the clock was.
+        self.msrs.kvm = KvmMsrs::default();
+        self.counter_moved();
         self.activity =
             if self.config.apic_id == 0 { Activity::Running } else { Activity::WaitForStartup };
         self.take_up_map();

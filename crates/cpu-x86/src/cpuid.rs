@@ -13,8 +13,9 @@ use crate::regs::{CR4_OSXSAVE, CR4_PKE};
 
 /// Highest standard leaf.
 const MAX_STANDARD: u32 = 0xd;
-/// Highest hypervisor leaf.
-const MAX_HYPERVISOR: u32 = 0x4000_0000;
+/// The hypervisor's leaves: who it is, and what KVM offers.
+const HYPERVISOR: u32 = 0x4000_0000;
+const KVM_FEATURES: u32 = 0x4000_0001;
 
 /// Leaf 1: CLFLUSH works on 8 times 8 bytes.
 const CLFLUSH_SIZE: u32 = 8 << 8;
@@ -126,8 +127,8 @@ impl Cpu {
         let highest = self.highest_extended();
         match index {
             0..=MAX_STANDARD => self.cpuid_standard(index, sub),
-            MAX_HYPERVISOR if self.features(Word::Leaf1Ecx) >> 31 != 0 => {
-                signature(MAX_HYPERVISOR, b"RheaRheaRhea", [0, 1, 2])
+            HYPERVISOR | KVM_FEATURES if self.is_hypervisor_told(index) => {
+                self.cpuid_hypervisor(index)
             }
             0x8000_0000.. if index <= highest => self.cpuid_extended(index, sub),
             // An Intel processor answers as if asked for its highest leaf.
@@ -135,6 +136,23 @@ impl Cpu {
                 self.cpuid_standard(MAX_STANDARD, sub)
             }
             _ => Leaf::default(),
+        }
+    }
+
+    /// Whether hypervisor leaf `index` is there.
+    fn is_hypervisor_told(&self, index: u32) -> bool {
+        let told = self.features(Word::Leaf1Ecx) >> 31 != 0;
+        told && (index == HYPERVISOR || self.config.model.kvm)
+    }
+
+    /// A hypervisor leaf. What the guest can ask KVM for, it can ask this CPU for, and so it is told.
+    fn cpuid_hypervisor(&self, index: u32) -> Leaf {
+        match index {
+            HYPERVISOR if self.config.model.kvm => {
+                signature(KVM_FEATURES, b"KVMKVMKVM\0\0\0", [0, 1, 2])
+            }
+            HYPERVISOR => signature(HYPERVISOR, b"RheaRheaRhea", [0, 1, 2]),
+            _ => leaf(self.kvm_features(), 0, 0, 0),
         }
     }
 
@@ -162,7 +180,7 @@ impl Cpu {
         let package = topology.package();
         let intel = self.config.model.vendor == Vendor::Intel;
         match index {
-            0 => signature(MAX_STANDARD, self.config.model.vendor.text(), [0, 2, 1]),
+            0 => signature(MAX_STANDARD, self.config.model.vendor_letters, [0, 2, 1]),
             1 => {
                 let mut ecx = self.features(Word::Leaf1Ecx);
                 if self.cr4 & CR4_OSXSAVE != 0 {
@@ -242,7 +260,7 @@ impl Cpu {
         let amd = model.vendor == Vendor::Amd;
         match index {
             0x8000_0000 if amd => {
-                signature(self.highest_extended(), model.vendor.text(), [0, 2, 1])
+                signature(self.highest_extended(), model.vendor_letters, [0, 2, 1])
             }
             0x8000_0000 => leaf(self.highest_extended(), 0, 0, 0),
             0x8000_0001 => {
@@ -275,7 +293,10 @@ impl Cpu {
                 } else {
                     32 << 8
                 };
-                leaf(linear | self.limits.phys_bits, self.features(Word::AddressEbx), ecx, 0)
+                let features = self.features(Word::AddressEbx);
+                // The highest register that RDPRU reads.
+                let edx = if features >> 4 & 1 != 0 { 1 << 16 } else { 0 };
+                leaf(linear | self.limits.phys_bits, features, ecx, edx)
             }
             0x8000_000a => {
                 let [eax, ebx, ecx, edx] = self.cpuid_svm();

@@ -35,10 +35,12 @@ pub(crate) enum Word {
     SvmEdx,
     /// Leaf 0x8000_0021, EAX.
     Extended2Eax,
+    /// Leaf 0x4000_0001, EAX.
+    KvmEax,
 }
 
 /// Number of [`Word`]s.
-const WORDS: usize = 12;
+const WORDS: usize = 13;
 
 /// One feature.
 #[derive(Clone, Copy, Debug)]
@@ -153,6 +155,7 @@ pub const FEATURES: &[Feature] = {
         feature("xsaves", XsaveEax, 3, &[F::XSAVES]),
         feature("syscall", ExtendedEdx, 11, &[F::SYSCALL]),
         feature("nx|xd", ExtendedEdx, 20, &[]),
+        feature("mmxext", ExtendedEdx, 22, &[]),
         feature("pdpe1gb", ExtendedEdx, 26, &[]),
         feature("rdtscp", ExtendedEdx, 27, &[F::RDTSCP]),
         feature("lm|i64", ExtendedEdx, 29, &[F::X64]),
@@ -160,11 +163,13 @@ pub const FEATURES: &[Feature] = {
         feature("svm", ExtendedEcx, 2, &[F::SVM, F::SKINIT_or_SVM]),
         feature("cr8legacy", ExtendedEcx, 4, &[]),
         feature("abm", ExtendedEcx, 5, &[F::LZCNT]),
+        feature("sse4a", ExtendedEcx, 6, &[F::SSE4A]),
         feature("topoext", ExtendedEcx, 22, &[]),
         feature("3dnowprefetch", ExtendedEcx, 8, &[F::PREFETCHW]),
         feature("invtsc", PowerEdx, 8, &[]),
         feature("clzero", AddressEbx, 0, &[F::CLZERO]),
         feature("xsaveerptr", AddressEbx, 2, &[]),
+        feature("rdpru", AddressEbx, 4, &[F::RDPRU]),
         feature("wbnoinvd", AddressEbx, 9, &[F::WBNOINVD]),
         feature("npt", SvmEdx, 0, &[]),
         feature("nrip-save", SvmEdx, 3, &[]),
@@ -179,6 +184,9 @@ pub const FEATURES: &[Feature] = {
         feature("svme-addr-chk", SvmEdx, 28, &[]),
         feature("lfence-always-serializing", Extended2Eax, 2, &[]),
         feature("null-sel-clr-base", Extended2Eax, 6, &[]),
+        feature("kvmclock", KvmEax, 0, &[]),
+        feature("kvm-nopiodelay", KvmEax, 1, &[]),
+        feature("kvmclock-stable-bit", KvmEax, 24, &[]),
     ]
 };
 
@@ -186,8 +194,8 @@ pub const FEATURES: &[Feature] = {
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("pcid", &["invpcid"]),
     ("fxsr", &["sse"]),
-    ("sse", &["sse2"]),
-    ("sse2", &["pni", "aes", "pclmulqdq", "sha-ni"]),
+    ("sse", &["sse2", "mmxext"]),
+    ("sse2", &["pni", "sse4a", "aes", "pclmulqdq", "sha-ni"]),
     ("xsave", &["xsaveopt", "xsavec", "xgetbv1", "xsaves", "avx"]),
     (
         "svm",
@@ -206,6 +214,8 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         ],
     ),
     ("npt", &["v-vmsave-vmload"]),
+    ("tsc", &["kvmclock", "kvmclock-stable-bit"]),
+    ("kvmclock", &["kvmclock-stable-bit"]),
     ("pause-filter", &["pfthreshold"]),
     ("avx", &["avx2", "fma", "f16c", "vaes", "vpclmulqdq"]),
 ];
@@ -228,13 +238,24 @@ const BASE: &[F] = &[
 const ABSENT: &[&str] = &[
     "3dnow",
     "3dnowext",
+    "ace2",
+    "ace2-en",
+    "acpi",
+    "amd-no-ssb",
+    "amd-ssbd",
+    "amd-stibp",
     "amx-bf16",
     "amx-int8",
     "amx-tile",
+    "arat",
+    "arch-lbr",
     "avic",
     "avx-vnni",
+    "avx512-4fmaps",
+    "avx512-4vnniw",
     "avx512-bf16",
     "avx512-fp16",
+    "avx512-vp2intersect",
     "avx512-vpopcntdq",
     "avx512bitalg",
     "avx512bw",
@@ -248,54 +269,99 @@ const ABSENT: &[&str] = &[
     "avx512vbmi2",
     "avx512vl",
     "avx512vnni",
+    "bus-lock-detect",
+    "cid",
     "cldemote",
+    "cmp-legacy",
+    "core-capability",
     "dca",
     "ds",
     "ds-cpl",
     "dtes64",
     "est",
+    "extapic",
     "fma4",
     "fred",
+    "full-width-write",
     "fxsr-opt",
     "gfni",
     "hle",
+    "ht",
+    "ia64",
+    "ibpb",
+    "ibrs",
+    "ibrs-all",
     "ibs",
     "ibt",
-    "kvm",
-    "kvmclock",
-    "kvmclock-stable-bit",
+    "intel-pt",
+    "intel-pt-lip",
     "lam",
     "lbrv",
     "lwp",
+    "md-clear",
+    "mds-no",
     "misalignsse",
-    "mmxext",
     "movdir64b",
     "movdiri",
     "mpx",
+    "nodeid-msr",
     "osvw",
+    "pbe",
+    "pcommit",
     "pdcm",
     "perfctr-core",
-    "rdpru",
+    "perfctr-nb",
+    "phe",
+    "phe-en",
+    "pmm",
+    "pmm-en",
+    "pn",
+    "pschange-mc-no",
+    "rdctl-no",
+    "rsba",
     "rtm",
+    "serialize",
+    "sgx",
+    "sgx-debug",
+    "sgx-exinfo",
+    "sgx-kss",
+    "sgx-mode64",
+    "sgx-provisionkey",
+    "sgx-tokenkey",
+    "sgx1",
+    "sgx2",
+    "sgxlc",
     "shstk",
     "skinit",
+    "skip-l1dfl-vmentry",
     "smx",
+    "split-lock-detect",
     "ss",
+    "ssb-no",
     "ssbd",
-    "sse4a",
     "stibp",
     "svm-lock",
+    "taa-no",
     "tbm",
     "tce",
     "tm",
     "tm2",
+    "tsx-ctrl",
+    "tsx-ldtrk",
+    "virt-ssbd",
     "vmx",
     "waitpkg",
     "wdt",
+    "xcrypt",
+    "xcrypt-en",
+    "xfd",
     "xop",
+    "xstore",
+    "xstore-en",
+    "xtpr",
 ];
-/// What the names of services of other hypervisors begin with, of which there are none either.
-const ABSENT_SERVICES: &[&str] = &["hv-", "kvm-"];
+/// What the names of services of hypervisors and of Intel's virtual machine mode begin with.
+const ABSENT_SERVICES: &[&str] = &["hv-", "kvm-", "vmx-"];
 
 /// Whether others have a feature called `name`, with dashes, that this build has not.
 pub fn is_absent(name: &str) -> bool {
@@ -330,6 +396,11 @@ impl FeatureSet {
         let bit = 1 << feature.bit;
         let word = &mut self.0[feature.word as usize];
         *word = if present { *word | bit } else { *word & !bit };
+    }
+
+    /// Takes away all features of `word`.
+    pub(crate) fn clear(&mut self, word: Word) {
+        self.0[word as usize] = 0;
     }
 
     /// Takes away what needs a feature that is not in it.
@@ -379,6 +450,8 @@ pub(crate) struct Instructions {
     groups: [u64; 3],
     /// As Intel's processors.
     pub(crate) intel: bool,
+    /// VMCALL and VMMCALL call the hypervisor, whether or not the CPU has virtualisation.
+    pub(crate) hypercalls: bool,
     /// REX.W makes the offsets of far pointers 64 bits wide. To AMD's processors it means nothing there.
     pub(crate) wide_far: bool,
 }

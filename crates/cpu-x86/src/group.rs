@@ -29,6 +29,8 @@ pub(crate) struct Member {
     signals: Arc<Signals>,
     /// The latest epoch whose flush the CPU has done.
     passed: AtomicU64,
+    /// The CPU's time-stamp counter is not that of the machine's clock.
+    apart: AtomicBool,
 }
 
 /// The CPUs that share a guest's memory. Each machine makes one and gives it to all its CPUs.
@@ -86,6 +88,21 @@ impl CpuGroup {
         Arc::clone(&self.sharing)
     }
 
+    /// The time-stamp counter of `member`'s CPU is `apart` from the machine's clock, or is not. If that is a
+    /// change, all CPUs look at it before they go on.
+    pub(crate) fn set_apart(&self, member: &Member, apart: bool) {
+        if member.apart.swap(apart, Ordering::SeqCst) != apart {
+            let members = self.members.read().unwrap_or_else(|e| e.into_inner());
+            members.iter().for_each(|member| member.signals.raise(Signal::Flush));
+        }
+    }
+
+    /// Whether the time-stamp counters of all CPUs are that of the machine's clock.
+    pub(crate) fn clocks_agree(&self) -> bool {
+        let members = self.members.read().unwrap_or_else(|e| e.into_inner());
+        members.iter().all(|member| !member.apart.load(Ordering::SeqCst))
+    }
+
     /// The version of the physical address map.
     pub(crate) fn map_version(&self) -> u64 {
         self.map.load(Ordering::SeqCst)
@@ -93,8 +110,11 @@ impl CpuGroup {
 
     /// Adds a CPU.
     pub(crate) fn join(&self, signals: &Arc<Signals>) -> Arc<Member> {
-        let member =
-            Arc::new(Member { signals: Arc::clone(signals), passed: AtomicU64::new(NOT_RUNNING) });
+        let member = Arc::new(Member {
+            signals: Arc::clone(signals),
+            passed: AtomicU64::new(NOT_RUNNING),
+            apart: AtomicBool::new(false),
+        });
         self.members.write().unwrap_or_else(|e| e.into_inner()).push(Arc::clone(&member));
         member
     }

@@ -27,6 +27,7 @@ mod group;
 mod host;
 mod int;
 mod interrupt;
+mod kvm;
 mod mem;
 mod mmu;
 mod model;

@@ -593,7 +593,7 @@ impl Cpu {
         };
         let entry = HostPtr::new(page, at);
         self.note_old(entry, if wide { 8 } else { 4 });
-        self.recorder.iter_mut().for_each(|recorder| recorder.note_walk());
+        self.recorder.iter_mut().for_each(|recorder| recorder.note_walk(entry));
         let done = if wide {
             entry.compare_exchange(old, new)
         } else {

@@ -10,6 +10,10 @@ use crate::fpu::xsave::component;
 use crate::mmu::{LINEAR_BITS, LINEAR_BITS_57, PHYS_BITS};
 use crate::regs::*;
 
+/// The letters of a vendor whose processors are AMD's, of which one model is.
+const HYGON: &[u8; 12] = b"HygonGenuine";
+const DHYANA: &str = "Dhyana";
+
 /// What a model's vendor decides beyond its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {
@@ -20,19 +24,20 @@ pub enum Vendor {
 }
 
 impl Vendor {
-    /// The twelve letters of leaf 0.
-    pub(crate) fn text(self) -> &'static [u8; 12] {
-        match self {
-            Self::Amd => b"AuthenticAMD",
-            Self::Intel => b"GenuineIntel",
-        }
+    /// The letters of leaf 0 that are known, and whose ways such a processor has.
+    const LETTERS: [(&'static [u8; 12], Self); 3] =
+        [(b"AuthenticAMD", Self::Amd), (b"GenuineIntel", Self::Intel), (HYGON, Self::Amd)];
+
+    /// The vendor whose ways a processor has of which leaf 0 tells `letters`, and these.
+    fn of(letters: &[u8]) -> Option<(&'static [u8; 12], Self)> {
+        Self::LETTERS.into_iter().find(|(known, _)| *known == letters)
     }
 }
 
 bitflags::bitflags! {
     /// Model-specific registers that come with a feature.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Groups: u8 {
+    pub(crate) struct Groups: u16 {
         const TSC_DEADLINE = 1 << 0;
         const TSC_ADJUST = 1 << 1;
         const SPEC_CTRL = 1 << 2;
@@ -41,6 +46,8 @@ bitflags::bitflags! {
         const ARCH_CAPABILITIES = 1 << 5;
         /// x2APIC mode can be entered.
         const X2APIC = 1 << 6;
+        /// MPERF and APERF.
+        const RDPRU = 1 << 7;
     }
 }
 
@@ -54,6 +61,7 @@ impl Groups {
             ("xsaves", Self::XSAVES),
             ("arch-capabilities", Self::ARCH_CAPABILITIES),
             ("x2apic", Self::X2APIC),
+            ("rdpru", Self::RDPRU),
         ];
         groups
             .into_iter()
@@ -124,6 +132,7 @@ impl Limits {
         let intel = model.vendor == Vendor::Intel;
         let mut instructions = model.features.instructions();
         instructions.intel = intel;
+        instructions.hypercalls = model.kvm;
         // `max` is no processor of anybody's, and can do what any can.
         let any = model.name == MAX;
         instructions.wide_far = intel || any;
@@ -154,8 +163,10 @@ impl Limits {
 pub struct CpuModel {
     /// As the command line has it.
     pub name: String,
-    /// Who made it.
+    /// Whose ways it has.
     pub vendor: Vendor,
+    /// The twelve letters of leaf 0, which tell who made it.
+    pub vendor_letters: &'static [u8; 12],
     /// Family, extended family added.
     pub family: u32,
     /// Model, extended model included.
@@ -170,6 +181,8 @@ pub struct CpuModel {
     pub phys_bits: u32,
     /// Whether there are performance counters.
     pub pmu: bool,
+    /// Whether the guest is told that it can use what KVM offers (see `kvm`).
+    pub kvm: bool,
 }
 
 /// Why a model can't be had. The text says it all.
@@ -207,8 +220,15 @@ impl std::error::Error for ModelError {}
 const MIN_PHYS_BITS: u32 = 32;
 const MAX_PHYS_BITS: u32 = 52;
 
+/// What KVM offers, on all models.
+const KVM: &str = "kvmclock kvm-nopiodelay kvmclock-stable-bit";
+
 /// The model that has all features.
 const MAX: &str = "max";
+/// The model that is like the host.
+const HOST: &str = "host";
+/// The feature that says that the time-stamp counter never changes its rate.
+const INVTSC: &str = "invtsc";
 
 /// A model in the table.
 struct Known {
@@ -242,10 +262,11 @@ const ICELAKE: &str =
     "la57 umip vaes vpclmulqdq rdpid fsrm wbnoinvd sha-ni xsaves arch-capabilities";
 const DENVERTON: &str = "tsc-deadline xsave rdrand 3dnowprefetch pdpe1gb rdtscp fsgsbase smep erms rdseed \
     smap clflushopt sha-ni spec-ctrl arch-capabilities xsaveopt xsavec xgetbv1 movbe";
-const AMD: &str = "topoext 3dnowprefetch abm rdtscp pdpe1gb cr8legacy svm npt nrip-save";
+const AMD: &str =
+    "mmxext sse4a topoext 3dnowprefetch abm rdtscp pdpe1gb cr8legacy svm npt nrip-save";
 const EPYC: &str = "sse4.1 sse4.2 popcnt aes pclmulqdq avx xsave xsaveopt f16c rdrand fsgsbase smep fma \
     movbe bmi1 bmi2 avx2 rdseed adx smap clflushopt sha-ni xsavec xgetbv1";
-const ROME: &str = "clwb umip rdpid xsaveerptr";
+const ROME: &str = "clwb umip rdpid xsaveerptr clzero wbnoinvd";
 const MILAN: &str = "pcid invpcid erms fsrm pku vaes vpclmulqdq null-sel-clr-base \
     lfence-always-serializing";
 
@@ -296,7 +317,7 @@ const MODELS: &[Known] = {
             &[],
         ),
         known(
-            "host",
+            HOST,
             "The host's identity with all features that both have",
             Amd,
             [15, 107, 1],
@@ -639,6 +660,37 @@ const MODELS: &[Known] = {
             "AMD EPYC-Milan Processor",
             &[X86_64, CORE, AMD, EPYC, ROME, MILAN],
         ),
+        known(
+            DHYANA,
+            "Hygon Dhyana Processor",
+            Amd,
+            [24, 0, 1],
+            "Hygon Dhyana Processor",
+            &[X86_64, CORE, AMD, EPYC],
+        ),
+        known(
+            "KnightsMill",
+            "Intel Xeon Phi Processor (Knights Mill)",
+            Intel,
+            [6, 133, 0],
+            "Intel Xeon Phi Processor (Knights Mill)",
+            &[
+                X86_64,
+                CORE,
+                NEHALEM,
+                WESTMERE,
+                SANDY_BRIDGE,
+                "f16c rdrand fsgsbase erms fma movbe bmi1 bmi2 avx2 abm rdseed adx 3dnowprefetch pdpe1gb",
+            ],
+        ),
+        known(
+            "base",
+            "base CPU model type with no features enabled",
+            Amd,
+            [0, 0, 0],
+            " ",
+            &["fpu"],
+        ),
     ]
 };
 
@@ -661,14 +713,21 @@ impl CpuModel {
     fn of(known: &Known) -> Self {
         let mut features = FeatureSet::all();
         if !known.features.is_empty() {
-            features = FeatureSet::of(&known.features.join(" "));
-        } else if let Some(monitor) = find("monitor") {
-            // It works, but a guest that idles by it keeps the host busy: for who asks.
-            features.set(monitor, false);
+            features = FeatureSet::of(&format!("{} {KVM}", known.features.join(" ")));
+        } else {
+            // They work. But a guest that idles by MONITOR keeps the host busy, a time-stamp counter that never
+            // changes its rate binds a guest to its host, and frequencies are of no use to a guest: for who
+            // asks.
+            let on_demand = ["monitor", "rdpru", INVTSC].into_iter().filter_map(find);
+            on_demand.for_each(|feature| features.set(feature, false));
         }
+        let letters = Vendor::LETTERS.into_iter().find(|(letters, vendor)| {
+            *vendor == known.vendor && (*letters == HYGON) == (known.name == DHYANA)
+        });
         let mut model = Self {
             name: known.name.to_owned(),
             vendor: known.vendor,
+            vendor_letters: letters.map_or(HYGON, |(letters, _)| letters),
             family: known.family,
             model: known.model,
             stepping: known.stepping,
@@ -676,8 +735,9 @@ impl CpuModel {
             features,
             phys_bits: PHYS_BITS,
             pmu: known.features.is_empty(),
+            kvm: true,
         };
-        if known.name == "host" {
+        if known.name == HOST {
             host::identify(&mut model);
         }
         model
@@ -707,6 +767,9 @@ impl CpuModel {
             model.change(part)?;
         }
         model.features.settle();
+        if !model.kvm {
+            model.features.clear(Word::KvmEax);
+        }
         Ok(model)
     }
 
@@ -729,9 +792,8 @@ impl CpuModel {
             "model" => self.model = number(0xff)?,
             "stepping" => self.stepping = number(0xf)?,
             "vendor" => {
-                let vendors = [Vendor::Amd, Vendor::Intel];
-                let known = vendors.into_iter().find(|v| v.text() == value.as_bytes());
-                self.vendor = known.ok_or_else(bad)?;
+                let known = Vendor::of(value.as_bytes()).ok_or_else(bad)?;
+                (self.vendor_letters, self.vendor) = known;
             }
             "phys-bits" => {
                 let bits = number(MAX_PHYS_BITS)?;
@@ -743,6 +805,14 @@ impl CpuModel {
                 };
             }
             "pmu" => self.pmu = switch()?,
+            "kvm" => self.kvm = switch()?,
+            // The models that take what there is take this, too, if they need not move to another host.
+            "migratable" => {
+                let takes_all = matches!(self.name.as_str(), MAX | HOST);
+                if !switch()? && takes_all {
+                    self.set_feature(INVTSC, true)?;
+                }
+            }
             "host-phys-bits" => {
                 if switch()? {
                     self.phys_bits = host::phys_bits();
@@ -751,7 +821,7 @@ impl CpuModel {
             "model-id" if value.len() < 48 => self.brand = value.to_owned(),
             "model-id" => return Err(bad()),
             // How strictly features are asked for: what is absent always is an error here.
-            "check" | "enforce" | "migratable" => {
+            "check" | "enforce" => {
                 switch()?;
             }
             _ => return self.set_feature(name, switch()?),
@@ -809,11 +879,8 @@ mod host {
         for (bytes, word) in vendor.chunks_mut(4).zip([zero.ebx, zero.edx, zero.ecx]) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
-        let Some(vendor) = [Vendor::Amd, Vendor::Intel].into_iter().find(|v| v.text() == &vendor)
-        else {
-            return;
-        };
-        model.vendor = vendor;
+        let Some(vendor) = Vendor::of(&vendor) else { return };
+        (model.vendor_letters, model.vendor) = vendor;
         let one = __cpuid(1);
         let family = one.eax >> 8 & 15;
         model.family = if family == 15 { 15 + (one.eax >> 20 & 0xff) } else { family };
@@ -903,8 +970,29 @@ mod tests {
         assert!(CpuModel::parse("max,-avx512f,enforce").is_ok());
         assert!(refusal("max,hv_time").contains("feature 'hv_time'"));
         assert!(refusal("max,+kvm_pv_eoi").contains("feature 'kvm_pv_eoi'"));
-        assert!(CpuModel::parse("max,kvm=off,-kvmclock,-hv-time,+pmu").unwrap().pmu);
+        assert!(CpuModel::parse("max,-kvm-pv-eoi,-hv-time,+pmu").unwrap().pmu);
         assert!(!CpuModel::parse("max,-pmu").unwrap().pmu);
+    }
+
+    #[test]
+    fn what_kvm_offers_can_be_hidden() {
+        let has = |text: &str, name: &str| CpuModel::parse(text).unwrap().features.has_name(name);
+        for model in ["max", "host", "qemu64", "Haswell", "pentium"] {
+            assert!(has(model, "kvmclock") && has(model, "kvmclock-stable-bit"), "{model}");
+        }
+        // Its clock goes by the time-stamp counter.
+        assert!(!has("486", "kvmclock") && has("486", "kvm-nopiodelay"));
+        assert!(
+            !has("max,kvm=off", "kvm-nopiodelay") && !has("max,-kvmclock", "kvmclock-stable-bit")
+        );
+        assert!(!CpuModel::parse("max,kvm=off").unwrap().kvm);
+    }
+
+    #[test]
+    fn a_counter_of_constant_rate_is_for_who_asks() {
+        let has = |text: &str| CpuModel::parse(text).unwrap().features.has_name(INVTSC);
+        assert!(!has("max") && has("max,+invtsc") && has("max,migratable=off"));
+        assert!(!has("max,migratable=on") && !has("Haswell,migratable=off"));
     }
 
     #[test]

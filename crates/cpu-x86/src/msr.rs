@@ -5,6 +5,7 @@
 //! do nothing.
 
 use crate::cpu::Cpu;
+use crate::kvm::{self, KvmMsrs};
 use crate::model::{CpuModel, Groups, Vendor};
 use crate::pmu::Pmu;
 use crate::regs::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SVME};
@@ -24,6 +25,8 @@ pub(crate) mod index {
     pub(crate) const SPEC_CTRL: u32 = 0x48;
     pub(crate) const PRED_CMD: u32 = 0x49;
     pub(crate) const PATCH_LEVEL: u32 = 0x8b;
+    pub(crate) const MPERF: u32 = 0xe7;
+    pub(crate) const APERF: u32 = 0xe8;
     pub(crate) const MTRR_CAP: u32 = 0xfe;
     pub(crate) const ARCH_CAPABILITIES: u32 = 0x10a;
     pub(crate) const SYSENTER_CS: u32 = 0x174;
@@ -124,6 +127,9 @@ pub(crate) struct Msrs {
     pub(crate) tsc_aux: u64,
     /// TSC_ADJUST: what the guest's writes have added to the clock's time-stamp counter.
     pub(crate) tsc_offset: u64,
+    /// What to add to the clock's time-stamp counter for MPERF and APERF: the processor always runs at the
+    /// frequency that it is made for.
+    effective_frequency: [u64; 2],
     pub(crate) pat: u64,
     mtrr_def_type: u64,
     mtrr_variable: [u64; 2 * VARIABLE_MTRRS],
@@ -142,6 +148,8 @@ pub(crate) struct Msrs {
     mc_banks: [u64; 4 * MC_BANKS],
     /// The performance counters, if there are any.
     pub(crate) pmu: Option<Pmu>,
+    /// KVM's.
+    pub(crate) kvm: KvmMsrs,
 }
 
 impl Msrs {
@@ -158,6 +166,7 @@ impl Msrs {
             sysenter_eip: 0,
             tsc_aux: 0,
             tsc_offset: 0,
+            effective_frequency: [0; 2],
             pat: PAT_RESET,
             mtrr_def_type: 0,
             mtrr_variable: [0; 2 * VARIABLE_MTRRS],
@@ -172,6 +181,7 @@ impl Msrs {
             mcg_status: 0,
             mc_banks: std::array::from_fn(|n| if n % 4 == 0 { u64::MAX } else { 0 }),
             pmu: model.pmu.then(|| Pmu::new(model.vendor)),
+            kvm: KvmMsrs::default(),
         }
     }
 }
@@ -187,6 +197,8 @@ impl Msrs {
 const SAVED: &[u32] = &[
     index::TSC,
     index::SPEC_CTRL,
+    index::MPERF,
+    index::APERF,
     index::SYSENTER_CS,
     index::SYSENTER_ESP,
     index::SYSENTER_EIP,
@@ -228,6 +240,8 @@ const SAVED: &[u32] = &[
     index::PAT,
     index::MTRR_DEF_TYPE,
     index::PKRS,
+    kvm::index::WALL_CLOCK,
+    kvm::index::SYSTEM_TIME,
     index::EFER,
     index::STAR,
     index::LSTAR,
@@ -296,6 +310,7 @@ impl Cpu {
             _ if is_controllers(register) => return self.interrupts.read_msr(register),
             index::TSC => self.tsc(),
             index::TSC_ADJUST if self.has(Groups::TSC_ADJUST) => msrs.tsc_offset,
+            index::MPERF | index::APERF => return self.read_effective_frequency(register),
             index::SPEC_CTRL if self.has(Groups::SPEC_CTRL) => msrs.spec_ctrl,
             index::PKRS if self.has(Groups::PKS) => msrs.pkrs.into(),
             // No component of the processor's state is the supervisor's alone.
@@ -350,7 +365,9 @@ impl Cpu {
             index::DE_CFG => 1 << 1,
             _ => {
                 let counter = msrs.pmu.as_ref().and_then(|pmu| pmu.read(register));
-                return counter.or_else(|| self.read_svm_msr(register));
+                return counter
+                    .or_else(|| self.read_svm_msr(register))
+                    .or_else(|| self.read_kvm_msr(register));
             }
         })
     }
@@ -389,6 +406,7 @@ impl Cpu {
                 }
                 return there;
             }
+            index::MPERF | index::APERF => return self.write_effective_frequency(register, value),
             _ => {}
         }
         let canonical = self.is_canonical_base(value);
@@ -443,7 +461,9 @@ impl Cpu {
                 self.sync_performance();
                 let msrs = &mut self.msrs;
                 let written = msrs.pmu.as_mut().and_then(|pmu| pmu.write(register, value));
-                return written.unwrap_or_else(|| self.write_svm_msr(register, value));
+                return written.unwrap_or_else(|| {
+                    self.write_svm_msr(register, value) || self.write_kvm_msr(register, value)
+                });
             }
         };
         if valid {
@@ -457,10 +477,27 @@ impl Cpu {
         self.limits.msrs.contains(group)
     }
 
+    /// MPERF or APERF, of a CPU that lets programs read them; `None` for others.
+    pub(crate) fn read_effective_frequency(&self, register: u32) -> Option<u64> {
+        let n = register.checked_sub(index::MPERF)? as usize;
+        let offset = self.msrs.effective_frequency.get(n).filter(|_| self.has(Groups::RDPRU))?;
+        Some(self.clock.tsc().wrapping_add(*offset))
+    }
+
+    fn write_effective_frequency(&mut self, register: u32, value: u64) -> bool {
+        let there = self.has(Groups::RDPRU);
+        if there {
+            let n = (register - index::MPERF) as usize;
+            self.msrs.effective_frequency[n] = value.wrapping_sub(self.clock.tsc());
+        }
+        there
+    }
+
     /// Moves the time-stamp counter. A deadline stays where it is on the guest's clock.
     fn set_tsc_offset(&mut self, offset: u64) {
         let deadline = self.read_msr(index::TSC_DEADLINE).filter(|&deadline| deadline != 0);
         self.msrs.tsc_offset = offset;
+        self.counter_moved();
         if let Some(deadline) = deadline {
             self.write_tsc_deadline(deadline);
         }
@@ -590,6 +627,10 @@ impl Cpu {
             }
             if let index::MC_FIRST..=index::MC_LAST = register {
                 self.msrs.mc_banks[(register - index::MC_FIRST) as usize] = value;
+                continue;
+            }
+            if let Some(kvm) = self.msrs.kvm.restored(register, value) {
+                self.msrs.kvm = kvm;
                 continue;
             }
             if let index::LAST_BRANCH_FIRST..=index::LAST_BRANCH_LAST = register {

@@ -138,19 +138,20 @@ impl Pmu {
         select & 0xff == 0xc0
     }
 
-    /// Whether counter `n` counts cycles at all levels, and so can be computed.
+    /// Whether counter `n` counts cycles at all levels and interrupts, as those do that watch over a system
+    /// or take samples, and so can be computed. One that is only read is for measuring, and counted.
     fn is_computed(&self, n: usize) -> bool {
         let select = self.selects[n];
-        let everywhere = select & (select::USER | select::SYSTEM) == select::USER | select::SYSTEM;
-        let everywhere = everywhere && !Self::is_of_instructions(select);
+        let wanted = select::USER | select::SYSTEM | select::INTERRUPT;
+        let everywhere = select & wanted == wanted && !Self::is_of_instructions(select);
         let done = |user| Done { instructions: 1, branches: 0, user };
         everywhere && self.count(select, done(true)) == 1 && self.count(select, done(false)) == 1
     }
 
     /// The same of fixed counter `n`.
     fn is_fixed_computed(&self, n: usize) -> bool {
-        let levels = fixed::USER | fixed::SYSTEM;
-        n != fixed::INSTRUCTIONS && self.fixed_control >> (4 * n) & levels == levels
+        let wanted = fixed::USER | fixed::SYSTEM | fixed::INTERRUPT;
+        n != fixed::INSTRUCTIONS && self.fixed_control >> (4 * n) & wanted == wanted
     }
 
     fn update(&mut self) {
@@ -414,7 +415,10 @@ mod tests {
         assert_eq!(pmu.write(0xc001_0004, COUNT_MASK - 9), Some(true));
         assert!(!pmu.sync(1509) && pmu.sync(1512));
         assert_eq!(pmu.counter(0), Some(2));
-        // Branches, and a counter for one level, are the run loop's.
+        // Branches, a counter for one level, and one that does not interrupt, are the run loop's.
+        let quiet = enabled & !select::INTERRUPT;
+        assert_eq!(pmu.write(0xc001_0001, 0x76 | quiet), Some(true));
+        assert!(pmu.is_counting());
         assert_eq!(pmu.write(0xc001_0001, 0xc2 | enabled), Some(true));
         assert!(pmu.is_counting());
         assert_eq!(pmu.write(0xc001_0001, 0), Some(true));

@@ -79,8 +79,8 @@ pub(crate) struct Recorder {
     old: Vec<Old>,
     bytes: Vec<u8>,
     pages: Vec<Written>,
-    /// A page walk has changed an entry.
-    walked: bool,
+    /// Entries of page tables in which walks have set bits.
+    walks: Vec<HostPtr>,
 }
 
 impl Recorder {
@@ -94,7 +94,7 @@ impl Recorder {
         self.old.clear();
         self.bytes.clear();
         self.pages.clear();
-        self.walked = false;
+        self.walks.clear();
     }
 
     pub(crate) fn end(&mut self) {
@@ -119,14 +119,21 @@ impl Recorder {
         }
     }
 
-    /// Notes that a page walk sets bits in an entry.
-    pub(crate) fn note_walk(&mut self) {
-        self.walked |= self.on;
+    /// Notes that a page walk sets bits in the entry at `host`.
+    pub(crate) fn note_walk(&mut self, host: HostPtr) {
+        if self.on {
+            self.walks.push(host);
+        }
     }
 
     /// Whether what is taken back are bits that page walks have set, so that the TLB knows too much.
     pub(crate) fn walked(&self) -> bool {
-        self.walked
+        !self.walks.is_empty()
+    }
+
+    /// Whether a walk has set bits in the entry at `host`.
+    pub(crate) fn has_walked(&self, host: HostPtr) -> bool {
+        self.walks.contains(&host)
     }
 
     /// The pages that were looked up to be written.
@@ -151,7 +158,7 @@ impl Recorder {
         self.old.iter().any(|old| (old.host.addr()..old.host.addr() + old.len).contains(&at))
     }
 
-    /// Every byte that was replaced, once for each time, and what was there.
+    /// Every byte that was replaced, once for each time in their order, and what was there.
     pub(crate) fn replaced(&self) -> impl Iterator<Item = (HostPtr, u8)> {
         self.old.iter().flat_map(|old| {
             let bytes = self.bytes[old.start..old.start + old.len].iter();

@@ -276,6 +276,7 @@ impl Cpu {
             self.tlb.forbid_writes();
             self.group.pass(&self.member, epoch);
             self.passed_epoch = epoch;
+            self.renew_clock();
         }
         // Those are looked for whenever translated code is entered; it had to be left, no more.
         self.signals.clear(Signal::Code);

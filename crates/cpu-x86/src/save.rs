@@ -93,6 +93,7 @@ impl Cpu {
         self.io_trap = IoTrap::default();
         self.keep_rip = false;
         self.pending_debug = 0;
+        self.counter_restored();
         self.derive_cpl();
         self.take_up_map();
         self.restore_svm(&state.svm);

@@ -172,6 +172,8 @@ fn memory() {
     } else {
         check("CLZERO without the feature", attempt!([".byte 0x0f, 0x01, 0xfc"], in("rax") at), UD);
     }
+    fields();
+    rdpru();
     if has(1, 2, 22) {
         let swapped: u32;
         let value = 0x1122_3344u32;
@@ -243,4 +245,65 @@ pub fn run() {
     check("CR4: PAE in long mode", try_cr4(cr4() & !(1 << 5)), GP);
     check("CR0: PG without PE", try_cr0(cr0() & !1), GP);
     check("CR0: PG in 64-bit mode", try_cr0(cr0() & !(1 << 31)), GP);
+}
+
+/// EXTRQ and INSERTQ of SSE4a.
+fn fields() {
+    if !has(0x8000_0001, 2, 6) {
+        check("EXTRQ without SSE4a", attempt!([".byte 0x66, 0x0f, 0x78, 0xc0, 4, 8"]), UD);
+        check("INSERTQ without SSE4a", attempt!([".byte 0xf2, 0x0f, 0x79, 0xc1"]), UD);
+        return;
+    }
+    const VALUE: u64 = 0x0123_4567_89ab_cdef;
+    let (mut taken, mut put, mut stored): (u64, u64, u64) = (0, 0, 0);
+    let vector = attempt!([
+        "movq xmm0, {value}",
+        // Four bits from bit 8.
+        ".byte 0x66, 0x0f, 0x78, 0xc0, 4, 8",
+        "movq {taken}, xmm0",
+        "movq xmm0, {value}",
+        "movq xmm1, {field}",
+        // Twelve bits at bit 8.
+        ".byte 0xf2, 0x0f, 0x78, 0xc1, 12, 8",
+        "movq {put}, xmm0",
+        // MOVNTSD.
+        ".byte 0xf2, 0x0f, 0x2b, 0x07",
+    ], value = in(reg) VALUE, field = in(reg) 0xfabcu64, taken = out(reg) taken, put = out(reg) put,
+        in("rdi") &raw mut stored, out("xmm0") _, out("xmm1") _);
+    check("SSE4a", vector, NONE);
+    check("EXTRQ", taken, 0xd);
+    check("INSERTQ", put, 0x0123_4567_89aa_bcef);
+    check("MOVNTSD", stored, put);
+    // The whole register, by a length of zero.
+    let vector = attempt!(["movq xmm0, {value}", "movq xmm1, {control}", ".byte 0x66, 0x0f, 0x79, 0xc1",
+        "movq {taken}, xmm0"], value = in(reg) VALUE, control = in(reg) 0u64, taken = out(reg) taken,
+        out("xmm0") _, out("xmm1") _);
+    check("EXTRQ of all", (vector, taken), (NONE, VALUE));
+}
+
+/// RDPRU: MPERF and APERF for programs, unless they may not know the time.
+fn rdpru() {
+    macro_rules! read {
+        ($how:ident, $number:expr) => {{
+            let (low, high): (u32, u32);
+            let vector = $how!([".byte 0x0f, 0x01, 0xfd"], in("ecx") $number, out("eax") low, out("edx") high);
+            (vector, u64::from(low) | u64::from(high) << 32)
+        }};
+    }
+    if !has(0x8000_0008, 1, 4) {
+        check("RDPRU without the feature", read!(attempt, 0).0, UD);
+        return;
+    }
+    for (number, register) in [(0, 0xe7), (1, 0xe8)] {
+        wrmsr(register, 1 << 40);
+        let (vector, first) = read!(attempt, number);
+        let (_, second) = read!(user, number);
+        check(format_args!("RDPRU {number}"), (vector, first >> 40, second > first), (NONE, 1, true));
+        check(format_args!("RDPRU {number} and its register"), rdmsr(register) > second, true);
+    }
+    const TSD: u64 = 1 << 2;
+    set_cr4(cr4() | TSD);
+    check("RDPRU from CPL 3 with TSD", read!(user, 0).0, UD);
+    check("RDPRU from CPL 0 with TSD", read!(attempt, 0).0, NONE);
+    set_cr4(cr4() & !TSD);
 }

@@ -135,6 +135,9 @@ fn select(insn: &Instruction) -> Option<Handler> {
 
 /// Whether a CPU with `known` instructions has `insn` now. Hints are no-ops to those that don't know them.
 fn is_there(insn: &Instruction, known: &Instructions, protected: bool) -> bool {
+    if known.hypercalls && matches!(insn.code(), Code::Vmcall | Code::Vmmcall) {
+        return true;
+    }
     let mode = protected || insn.op_code().encoding() == EncodingKind::Legacy;
     mode && (known.have_all(insn.cpuid_features()) || exec::is_hint(insn))
 }

@@ -18,6 +18,7 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         .or_else(|| select_half(insn))
         .or_else(|| select_scalar(insn))
         .or_else(|| select_general(insn.code()))
+        .or_else(|| select_field(insn.code()))
         .or_else(|| select_mmx_move(insn.code()))
         .or_else(|| select_masks::<Legacy>(insn, insn.mnemonic()))
         .or_else(|| select_control(insn))
@@ -114,12 +115,14 @@ fn select_half(insn: &Instruction) -> Option<Handler> {
     Some(handler)
 }
 
-/// MOVSS, MOVSD and MOVQ between XMM registers and memory.
+/// MOVSS, MOVSD, MOVQ and SSE4a's MOVNTSS and MOVNTSD between XMM registers and memory.
 fn select_scalar(insn: &Instruction) -> Option<Handler> {
     let handler: Handler = match insn.code() {
         Code::Movss_xmm_xmmm32 | Code::Movss_xmmm32_xmm => scalar::<u32, false>,
         Code::Movsd_xmm_xmmm64 | Code::Movsd_xmmm64_xmm => scalar::<u64, false>,
         Code::Movq_xmm_xmmm64 | Code::Movq_xmmm64_xmm => scalar::<u64, true>,
+        Code::Movntss_m32_xmm => scalar::<u32, false>,
+        Code::Movntsd_m64_xmm => scalar::<u64, false>,
         _ => return None,
     };
     Some(handler)
@@ -227,6 +230,51 @@ fn insert_single(cpu: &mut Cpu, op: &Op) -> Result {
     let result =
         (0..4).filter(|i| imm >> i & 1 != 0).fold(inserted, |v, i| lanes::put::<u32>(v, i, 0));
     cpu.set_xmm(op.dst, result);
+    Ok(())
+}
+
+/// A field of 64 bits: its lowest bit and its mask, from six bits for its length, 64 if that is zero, and
+/// six for where it begins. What would be above bit 63 is cut off; the manual leaves it undefined.
+fn field(length: u64, index: u64) -> (u64, u64) {
+    let length = match length & 63 {
+        0 => 64,
+        length => length,
+    };
+    (index & 63, u64::MAX >> (64 - length))
+}
+
+/// SSE4a's extraction and insertion of a field. The upper half of the destination becomes undefined.
+fn select_field(code: Code) -> Option<Handler> {
+    use Code::*;
+    let handler: Handler = match code {
+        Extrq_xmm_imm8_imm8 => |cpu, op| extract_field(cpu, op, op.imm, op.imm >> 32),
+        Extrq_xmm_xmm => |cpu, op| {
+            let control = cpu.xmm(op.src) as u64;
+            extract_field(cpu, op, control, control >> 8)
+        },
+        Insertq_xmm_xmm_imm8_imm8 => |cpu, op| insert_field(cpu, op, op.imm, op.imm >> 32),
+        Insertq_xmm_xmm => |cpu, op| {
+            let control = (cpu.xmm(op.src) >> 64) as u64;
+            insert_field(cpu, op, control, control >> 8)
+        },
+        _ => return None,
+    };
+    Some(handler)
+}
+
+fn extract_field(cpu: &mut Cpu, op: &Op, length: u64, index: u64) -> Result {
+    cpu.sse_check()?;
+    let (index, mask) = field(length, index);
+    cpu.set_xmm(op.dst, u128::from(cpu.xmm(op.dst) as u64 >> index & mask));
+    Ok(())
+}
+
+fn insert_field(cpu: &mut Cpu, op: &Op, length: u64, index: u64) -> Result {
+    cpu.sse_check()?;
+    let (index, mask) = field(length, index);
+    let value = (cpu.xmm(op.src) as u64 & mask) << index;
+    let kept = cpu.xmm(op.dst) as u64 & !(mask << index);
+    cpu.set_xmm(op.dst, u128::from(kept | value));
     Ok(())
 }
 

@@ -68,6 +68,7 @@ pub(crate) mod code {
     /// MWAIT with an address that is monitored.
     pub(crate) const MWAIT_ARMED: u32 = 0x8c;
     pub(crate) const XSETBV: u32 = 0x8d;
+    pub(crate) const RDPRU: u32 = 0x8e;
     pub(crate) const INVPCID: u32 = 0xa2;
     pub(crate) const NPF: u32 = 0x400;
     /// The state in the control block is illegal.

@@ -108,10 +108,11 @@ fn vmsave(cpu: &mut Cpu, op: &Op) -> Result {
     Ok(())
 }
 
-/// VMMCALL is there for hosts that intercept it; the others' guests must not have it.
+/// VMMCALL is there for hosts that intercept it; the others' guests must not have it. To who is no guest
+/// it is a call of the hypervisor that this CPU is.
 fn vmmcall(cpu: &mut Cpu, _: &Op) -> Result {
     cpu.intercept(code::VMMCALL)?;
-    Err(Exception::UD)
+    cpu.hypercall()
 }
 
 fn stgi(cpu: &mut Cpu, _: &Op) -> Result {

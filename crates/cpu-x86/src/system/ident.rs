@@ -7,6 +7,7 @@ use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::flags::bits;
 use crate::int::Int;
+use crate::msr::index;
 use crate::op::{Handler, Op};
 use crate::reg::{RAX, RBX, RCX, RDX};
 use crate::regs::CR4_TSD;
@@ -81,6 +82,22 @@ fn rdtscp(cpu: &mut Cpu, _: &Op) -> Result {
     Ok(())
 }
 
+/// RDPRU: MPERF (0) or APERF (1); zero for what there is not.
+fn rdpru(cpu: &mut Cpu, _: &Op) -> Result {
+    if !cpu.may_read_tsc() {
+        return Err(Exception::UD);
+    }
+    cpu.intercept(code::RDPRU)?;
+    let register = match cpu.reg::<u32>(RCX) {
+        0 => index::MPERF,
+        1 => index::APERF,
+        _ => 0,
+    };
+    let value = cpu.read_effective_frequency(register).unwrap_or(0);
+    set_pair(cpu, value);
+    Ok(())
+}
+
 fn rdpid<T: Int>(cpu: &mut Cpu, op: &Op) -> Result {
     cpu.set_reg(op.dst, T::from_u64(cpu.msrs.tsc_aux));
     Ok(())
@@ -115,6 +132,7 @@ pub(super) fn select(insn: &Instruction) -> Option<Handler> {
         Code::Wrmsr => wrmsr,
         Code::Rdtsc => rdtsc,
         Code::Rdtscp => rdtscp,
+        Code::Rdpru => rdpru,
         Code::Rdpid_r32 => rdpid::<u32>,
         Code::Rdpid_r64 => rdpid::<u64>,
         Code::Rdpmc => rdpmc,

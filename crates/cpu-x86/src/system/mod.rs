@@ -31,6 +31,7 @@ pub(crate) fn select(insn: &Instruction) -> Option<Handler> {
         .or_else(|| ident::select(insn))
         .or_else(|| crate::smm::select(insn))
         .or_else(|| crate::svm::select(insn))
+        .or_else(|| crate::kvm::select(insn))
 }
 
 /// #GP(0) unless the CPL is 0.

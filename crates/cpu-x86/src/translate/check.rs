@@ -21,6 +21,7 @@
 //! Devices write to memory at any time. So where the engines differ they are tried again, and only what
 //! is different each time is a divergence. CPUs take turns (`CpuGroup::turn`).
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -47,6 +48,8 @@ use crate::trace::disassemble;
 const ATTEMPTS: u32 = 4;
 /// Most translations that run before the engines are compared.
 const SEQUENCE: usize = 64;
+/// The bits of an entry of page tables, all in its first byte, that walks set: accessed and dirty.
+const WALK_BITS: u8 = 0x60;
 /// Most bytes of memory in a report.
 const BYTES_SHOWN: usize = 64;
 
@@ -439,7 +442,7 @@ impl Translator {
             return Outcome::Refused;
         }
         let now = Snapshot::of(cpu);
-        let wrong = self.compare_memory(cpu);
+        let wrong = self.compare_memory(cpu, end.plan.before.is_some());
         let same = ran.whole && ran.fault == end.fault && wrong.is_empty();
         if same && now.is_as(&after, end.vague) {
             after.give(cpu);
@@ -631,16 +634,29 @@ impl Translator {
     }
 
     /// What translated code left in memory that it should not have: in pages that the interpreter wrote
-    /// to, and in those that only the helpers of translated code did.
-    fn compare_memory(&self, cpu: &Cpu) -> Vec<WrongByte> {
+    /// to, and in those that only the helpers of translated code did. If both `stopped` before an
+    /// instruction, translated code may have looked for its operand's page already, and so have set the
+    /// bits in page tables that it is about to set.
+    fn compare_memory(&self, cpu: &Cpu, stopped: bool) -> Vec<WrongByte> {
+        let (Some(checker), Some(second)) = (&self.checker, &cpu.recorder) else {
+            return Vec::new();
+        };
         let mut wrong = Vec::new();
-        let Some(checker) = &self.checker else { return wrong };
-        checker.images.compare(|at, interpreted, translated| {
-            wrong.push(WrongByte { at, interpreted, translated });
-        });
-        let strays = cpu.recorder.iter().flat_map(|second| second.replaced());
-        for (at, old) in strays.filter(|(at, _)| !checker.images.has(at.at(0))) {
-            wrong.push(WrongByte { at, interpreted: old, translated: at.read() });
+        let mut compare = |at: HostPtr, interpreted: u8, translated: u8| {
+            let set = interpreted ^ translated;
+            let walked =
+                stopped && interpreted & set == 0 && set & !WALK_BITS == 0 && second.has_walked(at);
+            if set != 0 && !walked {
+                wrong.push(WrongByte { at, interpreted, translated });
+            }
+        };
+        checker.images.compare(&mut compare);
+        // Of a byte that was replaced several times, what was there first counts.
+        let mut seen = HashSet::new();
+        for (at, old) in second.replaced().filter(|(at, _)| !checker.images.has(at.at(0))) {
+            if seen.insert(at.addr()) {
+                compare(at, old, at.read());
+            }
         }
         wrong
     }

@@ -51,7 +51,7 @@ fn reason(code: Code) -> Option<&'static str> {
     let loads_segment =
         operands.op_count() > 0 && is_segment(operands.op_kind(0)) && code.mnemonic() != Push;
     Some(match code.mnemonic() {
-        Cpuid | Xgetbv | Rdtsc | Rdtscp | Rdpmc | Rdpid | Rdrand | Rdseed => {
+        Cpuid | Xgetbv | Rdtsc | Rdtscp | Rdpmc | Rdpid | Rdpru | Rdrand | Rdseed => {
             "its result is the machine's own"
         }
         Syscall | Sysenter | Sysexit | Sysexitq => "the host's kernel or hypervisor takes it",

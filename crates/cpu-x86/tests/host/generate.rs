@@ -203,19 +203,17 @@ fn set_operand(
             set_memory(rng, insn, target);
         }
         imm8 => {
-            insn.set_op_kind(
-                n,
-                if n > 0 && insn.op_kind(n - 1) == OpKind::Immediate16 {
-                    OpKind::Immediate8_2nd
-                } else {
-                    OpKind::Immediate8
-                },
-            );
+            let before = (n > 0).then(|| insn.op_kind(n - 1));
+            let is_second = matches!(before, Some(OpKind::Immediate8 | OpKind::Immediate16));
             let small = if rng.one_in(2) { value } else { value & 7 } as u8;
-            if insn.op_kind(n) == OpKind::Immediate8 {
-                insn.set_immediate8(small);
+            if is_second {
+                // ENTER's nesting is mostly small.
+                let any = rng.one_in(8) || before == Some(OpKind::Immediate8);
+                insn.set_op_kind(n, OpKind::Immediate8_2nd);
+                insn.set_immediate8_2nd(if any { small } else { small & 3 });
             } else {
-                insn.set_immediate8_2nd(if rng.one_in(8) { small } else { small & 3 });
+                insn.set_op_kind(n, OpKind::Immediate8);
+                insn.set_immediate8(small);
             }
         }
         imm8_const_1 => {
@@ -611,9 +609,10 @@ fn is_safe(insn: &Instruction, state: &State) -> bool {
     let mut factory = InstructionInfoFactory::new();
     let inside = factory.info(insn).used_memory().iter().all(|used| {
         let address = used.virtual_address(0, |register, _, _| register_value(state, register));
-        // The longest: an FXSAVE image, a repetition.
+        // The longest: an FXSAVE image, a repetition. Hints have operands of no size, as repetitions do.
         address.is_some_and(|address| stays(address, 1024) && stays(address.wrapping_sub(1024), 0))
             || used.memory_size() == MemorySize::Unknown
+                && !insn.is_string_instruction()
                 && !matches!(insn.mnemonic(), Mnemonic::Fxsave | Mnemonic::Fxrstor)
     });
     let address = memory_address(insn, state);

@@ -12,12 +12,12 @@
 //! NMI; what raises NMIs here does so on behalf of a person, and does not ask it.
 
 mod calendar;
+mod reference;
 #[cfg(test)]
 mod tests;
 mod time;
 
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bus::{
     AddressSpace, Clock, Device, IrqLine, MachineControl, MapError, Notice, Timer, TimerQueue,
@@ -28,6 +28,7 @@ use vmstate::{RestoreError, Saved, State};
 
 use crate::isa::{PortDevice, map_ports};
 use crate::lock;
+pub use reference::Reference;
 use time::NS;
 
 /// Index port; the data port follows.
@@ -162,9 +163,7 @@ pub struct Mc146818 {
     irq: IrqLine,
     control: Arc<dyn MachineControl>,
     clock: Clock,
-    made: Instant,
-    /// [`Mc146818State::offset_ns`] before any guest set the clock.
-    initial_offset_ns: i128,
+    reference: Reference,
     timer: Timer,
     state: Mutex<Mc146818State>,
 }
@@ -185,22 +184,16 @@ impl Mc146818 {
                     rtc.refresh(&mut lock(&rtc.state));
                 }
             });
-            let made_ns = match config.source {
-                RtcSource::Host => host_ns(),
-                RtcSource::HostMonotonic => 0,
-                RtcSource::Guest => clock.now_ns().into(),
-            };
-            let initial_offset_ns = initial_offset(&config, made_ns);
+            let reference = Reference::new(&config, &clock);
             let state = Mutex::new(Mc146818State {
                 cmos: vec![0; SIZE],
                 index: 0,
-                offset_ns: initial_offset_ns,
+                offset_ns: reference.initial_offset_ns(),
                 seen_ns: 0,
                 seen_period: 0,
                 missed: 0,
             });
-            let made = Instant::now();
-            let rtc = Self { config, irq, control, clock, made, initial_offset_ns, timer, state };
+            let rtc = Self { config, irq, control, clock, reference, timer, state };
             rtc.power_on(&mut lock(&rtc.state));
             rtc
         })
@@ -235,16 +228,8 @@ impl Mc146818 {
         lock(&self.state).missed = 0;
     }
 
-    fn reference(&self) -> i128 {
-        match self.config.source {
-            RtcSource::Host => host_ns(),
-            RtcSource::HostMonotonic => self.made.elapsed().as_nanos() as i128,
-            RtcSource::Guest => self.clock.now_ns().into(),
-        }
-    }
-
     fn now(&self, state: &Mc146818State) -> i128 {
-        self.reference() + state.offset_ns
+        self.reference.ns() + state.offset_ns
     }
 
     fn power_on(&self, state: &mut Mc146818State) {
@@ -437,33 +422,11 @@ impl Mc146818 {
 
     /// Takes the time from the registers, `into` nanoseconds into the second.
     fn set_time(&self, state: &mut Mc146818State, into: i128) {
-        state.offset_ns = state.load_time() * NS + into - self.reference();
-        let offset = (state.offset_ns - self.initial_offset_ns).div_euclid(NS) as i64;
+        state.offset_ns = state.load_time() * NS + into - self.reference.ns();
+        let offset = (state.offset_ns - self.reference.initial_offset_ns()).div_euclid(NS) as i64;
         self.control.notify(Notice::RtcChanged { offset });
         state.seen_ns = self.now(state);
         self.arm(state, state.seen_ns);
-    }
-}
-
-fn host_ns() -> i128 {
-    match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => since.as_nanos() as i128,
-        Err(before) => -(before.duration().as_nanos() as i128),
-    }
-}
-
-/// Offset of the time shown from the reference, when the reference is at `made_ns`.
-fn initial_offset(config: &RtcConfig, made_ns: i128) -> i128 {
-    let shown = match config.base {
-        RtcBase::Utc => host_ns(),
-        RtcBase::LocalTime { offset_seconds } => host_ns() + i128::from(offset_seconds) * NS,
-        RtcBase::At(seconds) => i128::from(seconds) * NS,
-    };
-    match (config.base, config.source) {
-        // No rounding between two readings of the host's clock.
-        (RtcBase::Utc, RtcSource::Host) => 0,
-        (RtcBase::LocalTime { offset_seconds }, RtcSource::Host) => i128::from(offset_seconds) * NS,
-        _ => shown - made_ns,
     }
 }
 

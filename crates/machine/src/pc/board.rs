@@ -23,7 +23,7 @@ use devices::i8259::I8259;
 use devices::ioapic::{self, IoApic};
 use devices::irq::{IrqRouter, line};
 use devices::lapic::{self, ApicBus, LocalApic};
-use devices::mc146818::Mc146818;
+use devices::mc146818::{Mc146818, Reference};
 use devices::pci::PciBus;
 use devices::piix::{Piix3, Piix4Pm, PmOptions};
 use devices::uart16550::{COM_PORTS, Uart16550};
@@ -143,7 +143,10 @@ impl Pc {
             Accelerator::Soft => TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?,
             Accelerator::Qtest => TimerQueue::without_thread(Clock::manual()),
         };
-        let clock: Arc<dyn GuestClock> = Arc::new(BoardClock(timers.clock().clone()));
+        let clock: Arc<dyn GuestClock> = Arc::new(BoardClock {
+            clock: timers.clock().clone(),
+            day: Reference::new(&spec.rtc, timers.clock()),
+        });
         let signals: Vec<_> = (0..spec.smp.cpus).map(|_| Arc::new(Signals::default())).collect();
         let (ports, mmio) = (Arc::new(AddressSpace::new()), Arc::new(AddressSpace::new()));
         let topology = topology(spec);

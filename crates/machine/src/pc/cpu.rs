@@ -7,20 +7,30 @@ use accel::{AccessSize, CpuBus, GuestClock, Signal, Signals};
 use bus::{AddressSpace, BusDevice, Clock, IrqSink};
 use devices::fpu_error::FpuError;
 use devices::lapic::LocalApic;
+use devices::mc146818::Reference;
 
 /// Ticks of the time-stamp counter per second. One a nanosecond: exact in both directions.
 pub const TSC_HZ: u64 = 1_000_000_000;
 
 /// The machine's clock as CPUs read it.
-pub struct BoardClock(pub Clock);
+pub struct BoardClock {
+    /// Guest time.
+    pub clock: Clock,
+    /// Time of day.
+    pub day: Reference,
+}
 
 impl GuestClock for BoardClock {
     fn now_ns(&self) -> u64 {
-        self.0.now_ns()
+        self.clock.now_ns()
     }
 
     fn tsc(&self) -> u64 {
-        self.0.now_ns()
+        self.clock.now_ns()
+    }
+
+    fn time_of_day_ns(&self) -> u64 {
+        self.day.time_of_day_ns()
     }
 
     fn tsc_hz(&self) -> u64 {

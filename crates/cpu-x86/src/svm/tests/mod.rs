@@ -199,7 +199,6 @@ fn the_mode_and_its_instructions_need_to_be_enabled() {
         ([0x0f, 0x01, 0xdc], "STGI"),
         ([0x0f, 0x01, 0xdd], "CLGI"),
         ([0x0f, 0x01, 0xdf], "INVLPGA"),
-        ([0x0f, 0x01, 0xd9], "VMMCALL"),
         ([0x0f, 0x01, 0xde], "SKINIT"),
     ] {
         let mut machine = Machine::new();
