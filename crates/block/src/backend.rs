@@ -48,6 +48,14 @@ pub trait BlockBackend: Send + Sync {
     /// Size of the disk in bytes.
     fn size(&self) -> u64;
 
+    /// Makes the disk `size` bytes long; what is new reads as zero.
+    ///
+    /// # Errors
+    /// What the host says; [`io::ErrorKind::Unsupported`] if the size is fixed.
+    fn resize(&self, _size: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Bytes that the disk takes on the host, as of the last flush or discard. Does not ask the host.
     fn allocated_size(&self) -> u64;
 

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use crate::file::describe;
 use crate::media::{Bay, MediaDevice, Medium, TrayEvent};
+use crate::resize::ResizeHook;
 use crate::{
     BlockBackend, CacheMode, DriveOptions, GuestSlice, IoStats, LockError, OnError, OpenError,
     OutOfImage, StatsSnapshot, slices_len, sys,
@@ -190,6 +191,7 @@ pub struct Drive {
     owner: Mutex<Option<Owner>>,
     stats: IoStats,
     on_event: OnceLock<EventHook>,
+    pub(crate) on_resize: Mutex<Option<ResizeHook>>,
 }
 
 impl Drive {
@@ -226,6 +228,7 @@ impl Drive {
             owner: Mutex::default(),
             stats: IoStats::default(),
             on_event: OnceLock::new(),
+            on_resize: Mutex::default(),
         }
     }
 
@@ -282,6 +285,7 @@ impl Drive {
     /// Gives the drive back, and lets others use the image.
     pub fn release(&self) {
         *self.owner() = None;
+        self.forget_resize_hook();
         if let Some(medium) = self.medium() {
             medium.node.unlock();
         }
@@ -512,6 +516,12 @@ impl Drive {
             _ => IoStatus::NoSpace,
         };
         stops.then_some(status)
+    }
+
+    /// Whether `name` is that of a node of the medium in it.
+    pub fn has_node(&self, name: &str) -> bool {
+        let format = self.node_name();
+        self.is_inserted() && (name == format || name == format!("{format}.file"))
     }
 
     fn node_name(&self) -> String {

@@ -89,7 +89,7 @@ pub struct FileNode {
     /// A second description of the same file, for direct I/O.
     direct: Option<File>,
     driver: &'static str,
-    size: u64,
+    size: AtomicU64,
     /// What the host said last; asking it anew could take long.
     allocated: AtomicU64,
     read_only: bool,
@@ -140,7 +140,7 @@ impl FileNode {
             file,
             direct,
             driver,
-            size,
+            size: AtomicU64::new(size),
             allocated: AtomicU64::new(metadata.blocks() * 512),
             read_only,
             no_flush: cache.no_flush,
@@ -165,7 +165,7 @@ impl FileNode {
             file,
             direct: None,
             driver: "file",
-            size,
+            size: AtomicU64::new(size),
             allocated: AtomicU64::new(0),
             read_only: false,
             no_flush: true,
@@ -200,7 +200,7 @@ impl FileNode {
 
     fn check_range(&self, offset: u64, len: u64) -> io::Result<()> {
         let end = offset.checked_add(len);
-        if end.is_some_and(|end| end <= self.size.next_multiple_of(SECTOR)) {
+        if end.is_some_and(|end| end <= self.size().next_multiple_of(SECTOR)) {
             Ok(())
         } else {
             Err(io::Error::from(io::ErrorKind::InvalidInput))
@@ -366,7 +366,17 @@ impl BlockBackend for FileNode {
     }
 
     fn size(&self) -> u64 {
-        self.size
+        self.size.load(Ordering::Acquire)
+    }
+
+    fn resize(&self, size: u64) -> io::Result<()> {
+        if self.driver != "file" {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.file.set_len(size)?;
+        self.size.store(size, Ordering::Release);
+        self.note_allocated();
+        Ok(())
     }
 
     fn allocated_size(&self) -> u64 {

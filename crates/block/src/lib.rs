@@ -27,6 +27,7 @@ mod null;
 mod options;
 mod overlay;
 mod part;
+mod resize;
 mod stats;
 mod sys;
 #[cfg(test)]
@@ -44,5 +45,6 @@ pub use null::{NullNode, NullOptions};
 pub use options::{CacheMode, DiscardMode, DriveOptions, ImageFormat, OnError};
 pub use overlay::OverlayNode;
 pub use part::OutOfImage;
+pub use resize::{ResizeError, ResizeHook};
 pub use stats::{IoStats, StatsSnapshot};
 pub use sys::buffer_slice;

@@ -143,7 +143,7 @@ impl Drive {
     }
 
     /// Name for messages: the drive's id, or that of the device of a drive without one.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match &*self.owner() {
             Some(owner) if self.id().is_empty() => owner.device.clone(),
             _ => self.id().to_owned(),

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::backend::part_of;
+use crate::file::zero;
 use crate::{BlockBackend, DiscardMode, FileNode, GuestSlice, IoStats, LockError, OpenError, sys};
 use crate::{Operation, slices_len};
 
@@ -77,6 +78,9 @@ fn touched(offset: u64, len: u64) -> Range<u64> {
 /// A disk that is a base and what was written since.
 pub struct OverlayNode {
     base: Arc<dyn BlockBackend>,
+    size: AtomicU64,
+    /// How much of the base was always part of this disk; the rest reads as zero.
+    visible: AtomicU64,
     changes: FileNode,
     map: RwLock<Map>,
     discard: DiscardMode,
@@ -90,8 +94,9 @@ impl OverlayNode {
     /// If no temporary file can be made.
     pub fn new(base: Arc<dyn BlockBackend>, discard: DiscardMode) -> Result<Self, OpenError> {
         let changes = FileNode::temporary(base.size())?;
+        let [size, visible] = [base.size(), base.size().next_multiple_of(512)].map(AtomicU64::new);
         let (map, stats) = (RwLock::default(), IoStats::default());
-        Ok(Self { base, changes, map, discard, stats })
+        Ok(Self { base, size, visible, changes, map, discard, stats })
     }
 
     fn check_range(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -168,8 +173,18 @@ impl OverlayNode {
         let start = granule * GRANULE;
         let mut bytes = vec![0; (limit - start).min(GRANULE) as usize];
         let slice = sys::buffer_slice(&mut bytes);
-        self.base.read_at(start, std::slice::from_ref(&slice))?;
+        self.read_base(start, std::slice::from_ref(&slice))?;
         self.changes.write_at(start, &[slice])
+    }
+
+    /// Fills `bufs` from the base, as far as that is to be seen.
+    fn read_base(&self, offset: u64, bufs: &[GuestSlice<'_>]) -> io::Result<()> {
+        let len = slices_len(bufs);
+        let seen = self.visible.load(Ordering::Acquire).saturating_sub(offset).min(len);
+        if seen > 0 {
+            self.base.read_at(offset, &part_of(bufs, 0, seen))?;
+        }
+        part_of(bufs, seen, len - seen).iter().try_for_each(zero)
     }
 }
 
@@ -180,9 +195,12 @@ impl BlockBackend for OverlayNode {
         self.check_range(offset, len)?;
         for (held, start, len) in self.stretches(offset, len) {
             let part = part_of(bufs, start - offset, len);
-            let node: &dyn BlockBackend = if held { &self.changes } else { &*self.base };
-            node.read_at(start, &part)
-                .inspect_err(|_| self.stats.count_failure(Operation::Read))?;
+            let read = if held {
+                self.changes.read_at(start, &part)
+            } else {
+                self.read_base(start, &part)
+            };
+            read.inspect_err(|_| self.stats.count_failure(Operation::Read))?;
         }
         self.stats.count_read(len, begin.elapsed());
         Ok(())
@@ -219,7 +237,20 @@ impl BlockBackend for OverlayNode {
     }
 
     fn size(&self) -> u64 {
-        self.base.size()
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// The base keeps its size: it is never written to.
+    fn resize(&self, size: u64) -> io::Result<()> {
+        // No write is under way meanwhile.
+        let _map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        let whole = size.checked_next_multiple_of(512).ok_or(io::ErrorKind::FileTooLarge)?;
+        // What the last sector has beyond the end is to read as zero, too.
+        self.changes.resize(size)?;
+        self.changes.resize(whole)?;
+        self.visible.fetch_min(size, Ordering::AcqRel);
+        self.size.store(size, Ordering::Release);
+        Ok(())
     }
 
     fn allocated_size(&self) -> u64 {

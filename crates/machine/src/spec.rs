@@ -10,6 +10,7 @@ use devices::mc146818::RtcConfig;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::acpi::TableSpec;
 use crate::smbios::SmbiosSpec;
 
 /// How guest time goes by instructions (`-icount`).
@@ -230,6 +231,8 @@ pub struct FirmwareSpec {
     pub items: Vec<FwCfgItem>,
     /// ROMs that firmware runs before it boots.
     pub option_roms: Vec<OptionRomSpec>,
+    /// ACPI tables (`-acpitable`), each with its option for messages.
+    pub acpi_tables: Vec<(String, TableSpec)>,
 }
 
 /// A ROM that firmware runs (`-option-rom`).

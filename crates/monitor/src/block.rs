@@ -96,6 +96,29 @@ impl Monitor {
             Err(error) => Err(QmpError::generic(format!("The image could not be opened: {error}"))),
         }
     }
+
+    /// Off the monitors' thread, as a host's file system can take its time.
+    pub(crate) async fn resize_block(&self, arg: commands::BlockResize) -> Result<(), QmpError> {
+        let drives = self.machine.drives();
+        let found = match (&arg.device, &arg.node_name) {
+            (Some(device), _) => drives.iter().find(|d| !device.is_empty() && d.id() == device),
+            (None, Some(node)) => drives.iter().find(|drive| drive.has_node(node)),
+            (None, None) => None,
+        };
+        let drive = Arc::clone(found.ok_or_else(|| {
+            QmpError::generic(format!(
+                "Cannot find device='{}' nor node-name='{}'",
+                arg.device.as_deref().unwrap_or_default(),
+                arg.node_name.as_deref().unwrap_or_default()
+            ))
+        })?);
+        let size = u64::try_from(arg.size)
+            .map_err(|_| QmpError::generic("Parameter 'size' expects a >0 size"))?;
+        match tokio::task::spawn_blocking(move || drive.resize(size)).await {
+            Ok(done) => done.map_err(|error| QmpError::generic(error.to_string())),
+            Err(error) => Err(QmpError::generic(format!("The disk was not resized: {error}"))),
+        }
+    }
 }
 
 fn refused(error: MediaError) -> QmpError {

@@ -171,6 +171,9 @@ impl Commands for Monitor {
     ) -> Result<(), QmpError> {
         self.block_change_medium(arg).await
     }
+    async fn block_resize(&self, arg: commands::BlockResize) -> Result<(), QmpError> {
+        self.resize_block(arg).await
+    }
     async fn query_chardev(&self) -> Result<Vec<schema::ChardevInfo>, QmpError> {
         Ok(self.chardevs())
     }

@@ -178,6 +178,44 @@ fn media_change_as_with_the_peer() {
     );
 }
 
+#[test]
+fn disks_are_resized_as_by_the_peer() {
+    let resize =
+        |device: &str, size: i64| ("block_resize", json!({"device": device, "size": size}));
+    let query = || ("query-block", json!({}));
+    compare(
+        "disks_are_resized_as_by_the_peer",
+        &[
+            "-drive",
+            "file=FOLDER/disk,format=raw,if=none,id=scratch",
+            "-device",
+            "virtio-blk-pci,drive=scratch,id=vda",
+            "-drive",
+            "file=FOLDER/other,format=raw,if=ide",
+            "-drive",
+            "file=null-co://,format=raw,if=none,id=nothing",
+        ],
+        &[
+            resize("scratch", 2 << 20),
+            resize("scratch", 1000),
+            query(),
+            resize("ide0-hd0", 8 << 20),
+            query(),
+            resize("ide0-hd0", -1),
+            resize("nope", 512),
+            resize("vda", 512),
+            resize("", 512),
+            resize("nothing", 512),
+            resize("floppy0", 512),
+            resize("scratch", 1 << 62),
+            ("block_resize", json!({"size": 512})),
+            ("block_resize", json!({"node-name": "nope", "size": 512})),
+            ("block_resize", json!({"device": "scratch", "node-name": "nope", "size": 512})),
+            ("block_resize", json!({"device": "scratch"})),
+        ],
+    );
+}
+
 /// A snapshot only reads its image, so others may read it too, and none may write.
 #[test]
 fn a_snapshot_leaves_the_image_to_be_read_by_others() {

@@ -1,5 +1,6 @@
 //! All options, one item each, and the [`Builder`] that collects what they say.
 
+mod acpitable;
 mod backend;
 mod board;
 pub(crate) mod drives;
@@ -143,6 +144,13 @@ pub const OPTIONS: &[OptionItem] = &[
         Takes::Value("file=f|type=n[,field=value]..."),
         "what the SMBIOS tables say of types 0, 1, 2, 3, 4, 8, 11, 17 and 41",
         smbios::smbios,
+    ),
+    option(
+        "acpitable",
+        &[],
+        Takes::Value("{data|file}=file[:file]...[,sig=][,rev=][,oem_id=]..."),
+        "one more ACPI table, without its header or with it",
+        acpitable::acpitable,
     ),
     option(
         "debugcon",

@@ -243,7 +243,6 @@ pub struct Disk {
     options: DiskOptions,
     geometry: Geometry,
     translation: Translation,
-    sectors: u64,
     pub(super) state: DiskState,
     initial_write_cache: bool,
 }
@@ -264,9 +263,8 @@ impl Disk {
         drive.claim(device, options.share_rw)?;
         let (guessed, translation) = Geometry::guess(&drive);
         let geometry = options.geometry.unwrap_or(guessed);
-        let sectors = drive.size() / SECTOR;
         let (state, initial_write_cache) = (initial(geometry), drive.write_cache());
-        Ok(Self { drive, options, geometry, translation, sectors, state, initial_write_cache })
+        Ok(Self { drive, options, geometry, translation, state, initial_write_cache })
     }
 
     /// Bytes of a data block of the command at hand.
@@ -288,9 +286,9 @@ impl Disk {
         self.translation
     }
 
-    /// Sectors of the disk.
+    /// Sectors of the disk, as many as there are now.
     pub fn sectors(&self) -> u64 {
-        self.sectors
+        self.drive.size() / SECTOR
     }
 
     fn check_state(&self, state: &DiskState, front: &Front) -> Result<(), String> {
@@ -319,7 +317,7 @@ impl Disk {
     }
 
     fn in_range(&self, lba: u64, count: u64) -> bool {
-        lba.checked_add(count).is_some_and(|end| end <= self.sectors)
+        lba.checked_add(count).is_some_and(|end| end <= self.sectors())
     }
 
     /// First sector of a command with 28-bit addresses or cylinders, heads and sectors.
@@ -461,12 +459,12 @@ impl Disk {
             }
             op::INIT_PARAMETERS => self.init_parameters(&front.registers)?,
             op::READ_NATIVE_MAX => {
-                let last = (self.sectors.max(1) - 1).min(0x0fff_ffff);
+                let last = (self.sectors().max(1) - 1).min(0x0fff_ffff);
                 let registers = &mut front.registers;
                 registers.lba = registers.lba & !0xff_ffff | last & 0xff_ffff;
                 registers.device = registers.device & !0xf | (last >> 24) as u8;
             }
-            op::READ_NATIVE_MAX_EXT => front.registers.lba = self.sectors.max(1) - 1,
+            op::READ_NATIVE_MAX_EXT => front.registers.lba = self.sectors().max(1) - 1,
             op::IDLE | op::IDLE_IMMEDIATE | op::IDLE_OLD | op::IDLE_IMMEDIATE_OLD => {
                 self.state.power = ACTIVE
             }
@@ -501,7 +499,7 @@ impl Disk {
         if sectors == 0 {
             return Err(error::ABRT);
         }
-        let cylinders = self.sectors / u64::from(heads * sectors);
+        let cylinders = self.sectors() / u64::from(heads * sectors);
         let cylinders = cylinders.clamp(1, 65535) as u32;
         self.state.geometry = Geometry { cylinders, heads, sectors };
         Ok(())

@@ -876,7 +876,7 @@ fn uhci() -> Rig {
         // All schedules are TDs that lead to themselves.
         let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
         let uhci = Uhci::new("uhci0", UhciModel::PIIX3, wiring, memory, &bench.timers);
-        let hub = UsbHub::new("1".into());
+        let hub = UsbHub::new("1".into(), 8);
         let bus = UsbBus::default();
         bus.add_ports(None, &uhci);
         bus.take(None).unwrap().plug(Peripheral::new("hub0", hub.clone()));

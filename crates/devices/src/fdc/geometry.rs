@@ -37,6 +37,12 @@ impl DriveType {
         }
     }
 
+    /// The format that the drive is named for.
+    pub(super) fn native(self) -> Geometry {
+        let own = FORMATS.iter().find(|format| format.drive == self);
+        *own.unwrap_or(&FORMATS[0])
+    }
+
     /// Whether media of `other`'s formats fit in.
     fn takes(self, other: Self) -> bool {
         self == other || (self, other) == (Self::D288, Self::D144)
@@ -117,13 +123,7 @@ impl Geometry {
         if let Some(format) = FORMATS.iter().filter(fits).find(|format| format.size() == size) {
             return *format;
         }
-        Self::native(drive.unwrap_or(fallback))
-    }
-
-    /// The format that a drive is named for.
-    fn native(drive: DriveType) -> Self {
-        let own = FORMATS.iter().find(|format| format.drive == drive);
-        *own.unwrap_or(&FORMATS[0])
+        drive.unwrap_or(fallback).native()
     }
 
     /// Offset of a sector in the image in bytes, if the diskette has it. Sectors count from 1.

@@ -521,13 +521,15 @@ impl Fdc {
             | flag(protected, ST3_PROTECTED)
     }
 
-    /// Tells which sector passes next.
+    /// Tells which sector passes next. Without a diskette, too, one of the drive's own format does: the
+    /// software of machines of this kind looks at the disk change line instead.
     fn read_id(&self, state: &mut FdcState, select: u8) {
         let drive = select & SELECT;
         state.select(drive);
         let head = u8::from(select & HEAD != 0);
         let cylinder = state.cylinder(drive);
-        let track = self.readable(state, drive);
+        let empty = self.unit(drive).filter(|unit| !unit.drive.is_inserted());
+        let track = self.readable(state, drive).or(empty.map(|unit| unit.kind().native()));
         let track = track.filter(|g| cylinder < g.cylinders && head < g.heads);
         let (st0, st1, sector) = match (track, state.mechanics.get_mut(usize::from(drive))) {
             (Some(track), Some(mechanics)) => {

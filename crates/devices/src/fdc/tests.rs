@@ -359,4 +359,11 @@ fn media_are_protected_changed_and_missing() {
     assert_eq!(bench.read(0x3f7), 0x80, "still empty");
     bench.dma(0x44, 0x1000, ONE_SECTOR);
     assert_eq!(bench.command(&[0x46, 0, 0, 0, 1, 2, 9, 0x1b, 0xff])[..2], [0x40, 1]);
+    bench.command(&[0x46, 0, 9, 0, 1, 2, 9, 0x1b, 0xff]);
+    let state = bench._fdc.save().decode::<FdcState>().unwrap();
+    assert_eq!(state.cylinder(0), 9, "the heads are where they were sent");
+    bench.command(&[7, 0]);
+    bench.command(&[8]);
+    assert_eq!(bench.command(&[0x4a, 0]), [0, 0, 0, 0, 0, 1, 2], "an address");
+    assert_eq!(bench.command(&[0x4a, 1])[..2], [0x41, 1], "no drive");
 }

@@ -247,7 +247,14 @@ impl Fdc {
         let lost = Failure(ST1_NO_ADDRESS_MARK, 0);
         let no_data = |st2| Failure(ST1_NO_DATA, st2);
         let unit = self.unit(transfer.drive).ok_or(lost)?;
-        let geometry = self.readable(state, transfer.drive).ok_or(lost)?;
+        let Some(geometry) = self.readable(state, transfer.drive) else {
+            // The heads are where they were sent before anybody finds that nothing passes under them.
+            let mechanics = &mut state.mechanics[usize::from(transfer.drive) % DRIVES];
+            if state.config & IMPLIED_SEEK != 0 && transfer.cylinder < unit.kind().capacity().0 {
+                mechanics.step_to(transfer.cylinder, unit.drive.is_inserted());
+            }
+            return Err(lost);
+        };
         if transfer.is_write() && unit.drive.is_read_only() {
             return Err(Failure(ST1_NOT_WRITABLE, 0));
         }

@@ -7,6 +7,11 @@
 //! sets the clock. Flags of register C are brought up to date when somebody looks or a timer for an
 //! enabled interrupt expires, so an idle clock costs nothing.
 //!
+//! The periodic interrupt goes by the divider's clocks of 32,768 Hz, and each of its periods begins with the
+//! tick before, also where the guest changes the rate: so do other machines of this kind, and what sets the
+//! rate of the next tick in the handler of this one, relies on it. (The chip's own come from a tap of the
+//! divider, whose next edge may be nearer.)
+//!
 //! Periodic ticks that the guest had no time for are lost, or are made up for with
 //! [`RtcConfig::slew`]: then each acknowledgement of one brings on the next. Bit 7 of the index would mask
 //! NMI; what raises NMIs here does so on behalf of a person, and does not ask it.
@@ -80,8 +85,11 @@ const D_VALID: u8 = 1 << 7;
 /// Most missed ticks that are made up for.
 const MISSED_MAX: u64 = 1000;
 
+/// Frequency of the divider.
+const DIVIDER_HZ: u128 = 32_768;
+
 /// How long before the end of a second the update in progress shows, in nanoseconds.
-const UPDATE_NS: u64 = 8 * 1_000_000_000 / 32_768;
+const UPDATE_NS: u64 = 8 * 1_000_000_000 / DIVIDER_HZ as u64;
 
 /// What the clock shows when the machine is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,15 +139,15 @@ pub struct Mc146818State {
     offset_ns: i128,
     /// Nanoseconds since 1970 up to which updates and alarms are in register C.
     seen_ns: i128,
-    /// Guest time in periods of the rate selected, up to which periodic ticks are in register C.
-    seen_period: u64,
+    /// The last periodic tick, or when there began to be any, in guest time by clocks of the divider.
+    last_tick: u64,
     /// Periodic ticks that the guest is yet to get.
     missed: u32,
 }
 
 impl State for Mc146818State {
     const NAME: &'static str = "mc146818";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn validate(&self) -> Result<(), String> {
         if self.cmos.len() != SIZE {
@@ -190,7 +198,7 @@ impl Mc146818 {
                 index: 0,
                 offset_ns: reference.initial_offset_ns(),
                 seen_ns: 0,
-                seen_period: 0,
+                last_tick: 0,
                 missed: 0,
             });
             let rtc = Self { config, irq, control, clock, reference, timer, state };
@@ -240,7 +248,7 @@ impl Mc146818 {
         state.cmos[reg::D] = D_VALID;
         state.store_time(self.now(state));
         state.seen_ns = self.now(state);
-        state.seen_period = self.period(state).unwrap_or(0);
+        state.last_tick = self.clocks();
     }
 
     /// Whether the time stands still, by SET or by a divider that is held in reset.
@@ -248,20 +256,19 @@ impl Mc146818 {
         state.cmos[reg::B] & B_SET != 0 || state.cmos[reg::A] & A_DIVIDER >= A_DIVIDER_RESET
     }
 
-    /// Length of the periodic interrupt's period in nanoseconds times 32,768, if a rate is selected.
-    fn period_ns_32k(state: &Mc146818State) -> Option<u64> {
+    /// Length of the periodic interrupt's period in clocks of the divider, if a rate is selected.
+    fn period(state: &Mc146818State) -> Option<u64> {
         let rate = match state.cmos[reg::A] & A_RATE {
             0 => return None,
             rate @ 1..=2 => rate + 7,
             rate => rate,
         };
-        Some((1_000_000_000u64) << (rate - 1))
+        Some(1 << (rate - 1))
     }
 
-    /// Whole periods of the selected rate since guest time began.
-    fn period(&self, state: &Mc146818State) -> Option<u64> {
-        let period = Self::period_ns_32k(state)?;
-        Some((u128::from(self.clock.now_ns()) * 32_768 / u128::from(period)) as u64)
+    /// Clocks of the divider since guest time began.
+    fn clocks(&self) -> u64 {
+        (u128::from(self.clock.now_ns()) * DIVIDER_HZ / 1_000_000_000) as u64
     }
 
     /// Brings register C up to date, drives the line, and arms the timer for what comes next.
@@ -278,17 +285,18 @@ impl Mc146818 {
         }
         // A reference that went back must not count the same second twice.
         state.seen_ns = now;
-        if let Some(period) = self.period(state) {
-            if period > state.seen_period {
+        if let Some(period) = Self::period(state) {
+            let ticks = self.clocks().saturating_sub(state.last_tick) / period;
+            if ticks > 0 {
                 happened |= B_PERIODIC;
                 let waits = state.cmos[reg::C] & B_PERIODIC != 0;
-                let late = period - state.seen_period - u64::from(!waits);
+                let late = ticks - u64::from(!waits);
                 if self.config.slew && state.cmos[reg::B] & B_PERIODIC != 0 {
                     let missed = u64::from(state.missed).saturating_add(late);
                     state.missed = missed.min(MISSED_MAX) as u32;
                 }
             }
-            state.seen_period = period;
+            state.last_tick += ticks * period;
         }
         let c = &mut state.cmos[reg::C];
         *c |= happened;
@@ -327,10 +335,11 @@ impl Mc146818 {
             consider(at(alarm));
         }
         if enabled & B_PERIODIC != 0
-            && let Some(period) = Self::period_ns_32k(state)
+            && let Some(period) = Self::period(state)
         {
-            let ns = (u128::from(state.seen_period) + 1) * u128::from(period);
-            consider(u64::try_from(ns.div_ceil(32_768)).unwrap_or(u64::MAX));
+            let clocks = u128::from(state.last_tick) + u128::from(period);
+            let ns = (clocks * 1_000_000_000).div_ceil(DIVIDER_HZ);
+            consider(u64::try_from(ns).unwrap_or(u64::MAX));
         }
         match next {
             Some(time) => self.timer.arm(time),
@@ -399,6 +408,9 @@ impl Mc146818 {
             state.store_time(self.now(state));
         }
         if index == reg::A {
+            if Self::period(state).is_none() {
+                state.last_tick = self.clocks();
+            }
             state.cmos[reg::A] = value & !A_UPDATING;
         } else {
             state.cmos[reg::B] = value;
@@ -412,7 +424,6 @@ impl Mc146818 {
             self.set_time(state, into);
         }
         state.seen_ns = self.now(state);
-        state.seen_period = self.period(state).unwrap_or(0);
         if state.cmos[reg::B] & B_PERIODIC == 0 {
             state.missed = 0;
         }

@@ -142,6 +142,25 @@ fn periodic_interrupts_have_their_rate() {
 }
 
 #[test]
+fn each_period_begins_with_the_tick_before() {
+    let bench = bench();
+    bench.write(reg::B, B_24_HOURS | B_PERIODIC);
+    bench.write(reg::A, 0x2d);
+    // 8 Hz, and 2 Hz after each tick of it, in turn; the guest reads register C late.
+    let mut tick_ms = 0;
+    for (period_ms, next_rate) in [(125, 0x2f), (500, 0x2d)].into_iter().cycle().take(10) {
+        tick_ms += period_ms;
+        bench.at_ms(tick_ms - 1);
+        assert!(!bench.irq.level(8), "{tick_ms}");
+        bench.at_ms(tick_ms);
+        assert!(bench.irq.level(8), "{tick_ms}");
+        bench.at_ms(tick_ms + 20);
+        assert_eq!(bench.read(reg::C) & (C_ANY | B_PERIODIC), C_ANY | B_PERIODIC);
+        bench.write(reg::A, next_rate);
+    }
+}
+
+#[test]
 fn the_alarm_matches_with_and_without_wildcards() {
     let bench = bench();
     bench.write(reg::SECONDS_ALARM, 0x05);

@@ -108,6 +108,12 @@ impl Lun {
             lun.drive.claim_removable(device, true, watcher)?;
         } else {
             lun.drive.claim(device, lun.options.share_rw)?;
+            let resized = Arc::downgrade(&lun);
+            lun.drive.set_resize_hook(Arc::new(move || {
+                if let Some(lun) = resized.upgrade() {
+                    lun.attention(Sense::CAPACITY_CHANGED);
+                }
+            }));
         }
         lun.claimed.store(true, Ordering::Release);
         lun.reset();

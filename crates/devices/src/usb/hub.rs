@@ -1,4 +1,4 @@
-//! A hub with eight ports (specification, chapter 11).
+//! A hub with up to eight ports (specification, chapter 11).
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -11,8 +11,8 @@ use super::{
 };
 use crate::lock;
 
-/// Number of ports.
-const PORTS: usize = 8;
+/// Most ports of a hub, and how many it has unless told otherwise.
+pub const MAX_PORTS: usize = 8;
 
 /// Class requests, by [`Setup::code`].
 mod request {
@@ -41,19 +41,31 @@ const fn change(bit: u32) -> u32 {
     bit << 16
 }
 
+/// Bytes of a bitmap with a bit for the hub and each of its ports.
+fn bitmap_len(ports: usize) -> usize {
+    (1 + ports).div_ceil(8)
+}
+
 /// Descriptor of the class: port power is switched one by one and is always good after 2 ms, no
-/// compound device, no overcurrent protection.
-const HUB_DESCRIPTOR: [u8; 11] = [11, 0x29, PORTS as u8, 0x0a, 0, 1, 0, 0, 0, 0xff, 0xff];
+/// compound device, no overcurrent protection; all devices can be removed.
+fn hub_descriptor(ports: usize) -> Vec<u8> {
+    let bitmap = bitmap_len(ports);
+    let length = 7 + 2 * bitmap;
+    let mut descriptor = vec![length as u8, 0x29, ports as u8, 0x0a, 0, 1, 0];
+    descriptor.resize(7 + bitmap, 0);
+    descriptor.resize(length, 0xff);
+    descriptor
+}
 
 /// Saved state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct HubState {
-    ports: [u32; PORTS],
+    ports: Vec<u32>,
 }
 
 impl State for HubState {
     const NAME: &'static str = "usb-hub";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn validate(&self) -> Result<(), String> {
         match self.ports.iter().find(|&&port| port & !status::ALL != 0) {
@@ -66,14 +78,15 @@ impl State for HubState {
 /// A hub.
 pub struct UsbHub {
     descriptors: Descriptors,
-    devices: [OnceLock<Arc<Peripheral>>; PORTS],
+    devices: Vec<OnceLock<Arc<Peripheral>>>,
     state: Mutex<HubState>,
     waker: OnceLock<Waker>,
 }
 
 impl UsbHub {
-    /// A hub with this serial number.
-    pub fn new(serial: String) -> Arc<Self> {
+    /// A hub with this serial number and as many ports, 1 to [`MAX_PORTS`].
+    pub fn new(serial: String, ports: usize) -> Arc<Self> {
+        let ports = ports.clamp(1, MAX_PORTS);
         let device = DeviceInfo {
             usb: 0x0110,
             class: 9,
@@ -88,13 +101,13 @@ impl UsbHub {
             power: 0,
             class: [9, 0, 0],
             class_descriptors: Vec::new(),
-            endpoints: vec![EndpointInfo::interrupt(2, 255)],
+            endpoints: vec![EndpointInfo::interrupt(bitmap_len(ports) as u8, 255)],
         };
         let strings = vec![(1, "QEMU".into()), (2, "QEMU USB Hub".into()), (3, serial)];
         Arc::new(Self {
             descriptors: Descriptors::new(&device, &configuration, strings),
-            devices: Default::default(),
-            state: Mutex::new(HubState { ports: [status::POWERED; PORTS] }),
+            devices: (0..ports).map(|_| OnceLock::new()).collect(),
+            state: Mutex::new(HubState { ports: vec![status::POWERED; ports] }),
             waker: OnceLock::new(),
         })
     }
@@ -162,13 +175,13 @@ impl UsbFunction for UsbHub {
     }
 
     fn request(&self, setup: &Setup, _data: &[u8]) -> Result<Vec<u8>, Stalled> {
-        let port = || usize::from(setup.index).checked_sub(1).filter(|&port| port < PORTS);
+        let port = || usize::from(setup.index).checked_sub(1).filter(|&p| p < self.count());
         match setup.code() {
             request::HUB_STATUS => Ok(vec![0; 4]),
             request::CLEAR_HUB_FEATURE | request::SET_HUB_FEATURE if setup.value <= 1 => {
                 Ok(Vec::new())
             }
-            request::HUB_DESCRIPTOR => Ok(HUB_DESCRIPTOR.to_vec()),
+            request::HUB_DESCRIPTOR => Ok(hub_descriptor(self.count())),
             request::PORT_STATUS => {
                 let port = port().ok_or(Stalled)?;
                 Ok(lock(&self.state).ports[port].to_le_bytes().to_vec())
@@ -191,12 +204,13 @@ impl UsbFunction for UsbHub {
         if changed == 0 {
             return Handshake::Nak;
         }
-        room[..2].copy_from_slice(&changed.to_le_bytes());
-        Handshake::Ack(2)
+        let len = bitmap_len(self.count());
+        room[..len].copy_from_slice(&changed.to_le_bytes()[..len]);
+        Handshake::Ack(len)
     }
 
     fn forward(&self, transaction: &mut Transaction<'_>) -> Option<Handshake> {
-        let ports = lock(&self.state).ports;
+        let ports = lock(&self.state).ports.clone();
         let open = |bits: u32| bits & (status::ENABLED | status::SUSPENDED) == status::ENABLED;
         let devices = self.devices.iter().zip(ports).filter(|(_, bits)| open(*bits));
         devices.filter_map(|(device, _)| device.get()).find_map(|d| d.transact(transaction))
@@ -204,9 +218,7 @@ impl UsbFunction for UsbHub {
 
     fn reset(&self) {
         let mut state = lock(&self.state);
-        for port in 0..PORTS {
-            state.ports[port] = self.power_on_status(port);
-        }
+        state.ports = (0..self.count()).map(|port| self.power_on_status(port)).collect();
     }
 
     fn save(&self) -> Saved {
@@ -214,7 +226,14 @@ impl UsbFunction for UsbHub {
     }
 
     fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
-        *lock(&self.state) = saved.decode()?;
+        let restored: HubState = saved.decode()?;
+        if restored.ports.len() != self.count() {
+            return Err(RestoreError::Damaged {
+                name: HubState::NAME,
+                reason: format!("{} ports of {}", restored.ports.len(), self.count()),
+            });
+        }
+        *lock(&self.state) = restored;
         Ok(())
     }
 }
@@ -236,7 +255,7 @@ impl Upstream for UsbHub {
 
 impl Ports for UsbHub {
     fn count(&self) -> usize {
-        PORTS
+        self.devices.len()
     }
 
     fn plug(&self, port: usize, device: Arc<Peripheral>) {

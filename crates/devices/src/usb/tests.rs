@@ -217,7 +217,7 @@ fn pointers_report_movements_positions_and_every_click() {
 #[test]
 fn a_hub_forwards_to_its_enabled_ports() {
     let host = Host::new();
-    let function = UsbHub::new("1".into());
+    let function = UsbHub::new("1".into(), 8);
     let bus = UsbBus::default();
     let hub = Peripheral::new("hub0", function.clone());
     bus.add_ports(None, &function);
@@ -248,4 +248,21 @@ fn a_hub_forwards_to_its_enabled_ports() {
     assert!(feature(1, 2, 2));
     assert_eq!(poll(&hub, 6), None);
     assert!(!feature(3, 77, 2));
+}
+
+#[test]
+fn a_hub_can_have_fewer_ports() {
+    let function = UsbHub::new("1".into(), 3);
+    let bus = UsbBus::default();
+    let hub = Peripheral::new("hub0", function.clone());
+    bus.add_ports(None, &function);
+    assert_eq!(bus.free(), 3);
+    bus.take(Some("3")).unwrap().plug(Host::new().hid(HidKind::Mouse));
+    assert!(bus.take(Some("4")).is_none());
+    set_up(&hub, 5);
+    assert_eq!(poll(&hub, 5).unwrap(), [8], "a bit for the hub and each port");
+    let descriptor = control_read(&hub, 5, [0xa0, 6, 0, 0x29, 0, 0, 16, 0]);
+    assert_eq!(descriptor, Some(vec![9, 0x29, 3, 0x0a, 0, 1, 0, 0, 0xff]));
+    let larger = UsbHub::new("1".into(), 8);
+    assert!(larger.restore(&function.save()).is_err(), "the state of a hub with fewer ports");
 }

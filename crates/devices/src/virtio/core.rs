@@ -21,8 +21,9 @@ pub(super) mod status {
 
 /// Bit of the ISR register: a queue.
 const ISR_QUEUE: u8 = 1;
-/// Bit of the ISR register: the configuration changed.
-const ISR_CONFIG: u8 = 2;
+/// Bits of the ISR register: the configuration changed. That of the queues is set, too, as on other
+/// machines of this kind, where programs wait for it; drivers then look at their queues for nothing.
+const ISR_CONFIG: u8 = 2 | ISR_QUEUE;
 
 /// Registers that are not a queue's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

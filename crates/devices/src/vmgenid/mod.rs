@@ -3,6 +3,9 @@
 //! Follows Microsoft's "Virtual Machine Generation ID" (August 2012): 128 bits in memory that is no RAM
 //! of the guest's and that an ACPI device points to, in the byte order of a Windows GUID. Firmware need
 //! not do anything about it: the page has an address of its own. The guest can only read it.
+//!
+//! The number is [`OFFSET`] bytes into its page, where boards of this kind have it: those whose firmware
+//! allocates the page need that much of it for what looks like the header of an ACPI table.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,8 +16,10 @@ use vmstate::{RestoreError, Saved, State};
 
 use crate::lock;
 
-/// Guest physical address of the number, at the start of a page.
+/// Guest physical address of the page.
 pub const BASE: u64 = 0xfed2_0000;
+/// Where the number is in it.
+pub const OFFSET: u64 = 40;
 
 /// Saved state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +46,7 @@ impl VmGenId {
     /// If the host has no room for the page.
     pub fn new(memory: &GuestMemory, id: [u8; 16]) -> Result<Arc<Self>, MemoryError> {
         let block = memory.allocate("vmgenid", PAGE_SIZE)?;
-        block.write(0, &id)?;
+        block.write(OFFSET, &id)?;
         memory.map(Mapping::new(BASE, &block, Access::ROM))?;
         Ok(Arc::new(Self { block, id: Mutex::new(id) }))
     }
@@ -66,7 +71,7 @@ impl Device for VmGenId {
 
     fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
         let state: VmGenIdState = saved.decode()?;
-        self.block.write(0, &state.id).map_err(|e| RestoreError::Damaged {
+        self.block.write(OFFSET, &state.id).map_err(|e| RestoreError::Damaged {
             name: VmGenIdState::NAME,
             reason: e.to_string(),
         })?;
@@ -85,7 +90,7 @@ mod tests {
         let device = VmGenId::new(&memory, [7; 16]).unwrap();
         let seen = || {
             let mut seen = [0; 16];
-            device.block.read(0, &mut seen).unwrap();
+            device.block.read(OFFSET, &mut seen).unwrap();
             seen
         };
         assert!(memory.page(BASE, false).host.is_some(), "CPUs see it");

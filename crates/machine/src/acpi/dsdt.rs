@@ -4,7 +4,7 @@ use acpi_tables::aml::*;
 use acpi_tables::{Aml, AmlSink};
 use devices::irq::line;
 use devices::piix::{self, reg};
-use devices::{fw_cfg, hpet, vmgenid};
+use devices::{fw_cfg, hpet};
 
 use super::{Config, Interrupts, PCI_LINES, WORKING, isa};
 
@@ -60,9 +60,6 @@ pub(super) fn build(config: &Config) -> Vec<u8> {
     if sleep.hibernate {
         let kind = &sleep.hibernate_type;
         body.add(&Name::new("\\_S4_".into(), &Package::new(vec![kind, kind, &ZERO, &ZERO])));
-    }
-    if config.vmgenid {
-        body.add(&Scope::new("\\_SB_".into(), vec![&generation_id()]));
     }
     let mut dsdt = config.table(b"DSDT", 2);
     dsdt.append_slice(&body.0);
@@ -287,22 +284,6 @@ fn link(name: &str, route: &Path, uid: u8) -> Sequence {
         ],
     ));
     link
-}
-
-/// The generation ID ("Virtual Machine Generation ID", 2012).
-fn generation_id() -> Sequence {
-    let low = vmgenid::BASE as u32;
-    let mut device = Sequence::new();
-    device.add(&Device::new(
-        "VGEN".into(),
-        vec![
-            &Name::new("_HID".into(), &"QEMUVGID"),
-            &Name::new("_CID".into(), &"VM_Gen_Counter"),
-            &Name::new("_DDN".into(), &"VM_Gen_Counter"),
-            &Name::new("ADDR".into(), &Package::new(vec![&low, &ZERO])),
-        ],
-    ));
-    device
 }
 
 fn processors(config: &Config) -> Sequence {

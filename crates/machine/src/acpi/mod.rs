@@ -1,11 +1,13 @@
 //! The ACPI tables of the `pc` machine (ACPI 6.5).
 //!
-//! [`Image::new`] makes RSDT, XSDT, FADT, FACS, MADT and DSDT as one image that can go anywhere: pointers
+//! [`Image::new`] makes RSDT, XSDT, FADT, FACS, MADT, DSDT and others as one image that can go anywhere: pointers
 //! are offsets in it. [`Image::place`] puts it to an address, for machines without firmware; [`loader`]
 //! has firmware do the same. The tables describe the board as its devices are wired in `devices`;
 //! addresses that firmware chooses come in [`Config`].
 
+mod custom;
 mod dsdt;
+mod generation_id;
 mod isa;
 pub mod loader;
 #[cfg(test)]
@@ -26,6 +28,8 @@ use devices::piix::{ACPI_DISABLE, ACPI_ENABLE, GPE_PORT, GPE_PORTS};
 use devices::{hpet, ioapic, lapic};
 
 use crate::pc::SleepStates;
+pub use custom::TableSpec;
+pub(crate) use custom::licensee;
 
 /// Who made the tables, and their id.
 pub const OEM_ID: [u8; 6] = *b"RHEA  ";
@@ -81,6 +85,8 @@ pub struct Config {
     pub floppies: [Option<DriveType>; 2],
     /// The port of the device by which a guest says that it panicked.
     pub pvpanic: Option<u16>,
+    /// Tables of the user's.
+    pub custom: Vec<Vec<u8>>,
 }
 
 impl Config {
@@ -174,6 +180,10 @@ impl Image {
             all.push(image.add(&hpet_table(config)));
         }
         all.push(image.add(&emulated_devices(config)));
+        if config.vmgenid {
+            all.push(image.add(&generation_id::build(config)));
+        }
+        all.extend(config.custom.iter().map(|table| image.add(table)));
         let mut rsdt = config.table(b"RSDT", 1);
         let mut xsdt = XSDT::new(config.oem_id, config.oem_table_id, OEM_REVISION);
         for table in all {

@@ -113,6 +113,8 @@ pub struct Pc {
     pub(super) disk_geometry: [Option<(Geometry, Translation)>; 4],
     /// Which sleep states there are.
     pub(super) sleep: SleepStates,
+    /// ACPI tables of the user's.
+    custom_tables: Vec<Vec<u8>>,
     /// Whether the machine was started before.
     was_started: AtomicBool,
 }
@@ -153,6 +155,7 @@ impl Pc {
         let ids = (0..).map(|index| topology.apic_id(index));
         let apics = ApicBus::new(ids.zip(signals.iter().cloned()), &clock, &timers);
         let sleep = SleepStates::new(&spec.globals)?;
+        let custom_tables = custom_tables(spec)?;
         let pm_options =
             PmOptions { smm: !spec.board.no_smm, hibernate_type: sleep.hibernate_type };
         let tapped = spec.qtest.is_some();
@@ -213,6 +216,7 @@ impl Pc {
             boot_order: BootOrder::default(),
             disk_geometry: [None; 4],
             sleep,
+            custom_tables,
             was_started: AtomicBool::new(false),
         };
         pc.buses.add("pci.0", Bus::Pci);
@@ -536,9 +540,11 @@ impl Pc {
     /// What the ACPI tables depend on, with the power management ports at `pm_base`.
     pub(super) fn acpi_config(&self, pm_base: u16) -> acpi::Config {
         let board = &self.spec.board;
+        let (oem_id, oem_table_id) =
+            acpi::licensee(&self.custom_tables).unwrap_or((acpi::OEM_ID, acpi::OEM_TABLE_ID));
         acpi::Config {
-            oem_id: board.oem_id.unwrap_or(acpi::OEM_ID),
-            oem_table_id: board.oem_table_id.unwrap_or(acpi::OEM_TABLE_ID),
+            oem_id: board.oem_id.unwrap_or(oem_id),
+            oem_table_id: board.oem_table_id.unwrap_or(oem_table_id),
             apic_ids: self.apic_ids(),
             pci_hole: self.layout.pci_hole(),
             pci_hole_64: self.layout.pci_hole_64(),
@@ -551,6 +557,7 @@ impl Pc {
             parallel_ports: self.parallel_ports.clone(),
             floppies: self.floppies,
             pvpanic: self.pvpanic,
+            custom: self.custom_tables.clone(),
         }
     }
 
@@ -562,10 +569,25 @@ impl Pc {
         let config = self.acpi_config(firmware::PM_BASE);
         let tables = acpi::Image::new(&config).place(layout::FIRMWARE_TABLES);
         for (addr, bytes) in &tables.blobs {
+            if addr + bytes.len() as u64 > layout::SMBIOS_TABLES {
+                return Err(BuildError::Device(format!(
+                    "-acpitable: {} bytes of tables do not fit below 1 MiB, where a machine without \
+                     firmware has them; give -bios",
+                    bytes.len()
+                )));
+            }
             self.memory.write(*addr, bytes)?;
         }
         Ok(tables.rsdp)
     }
+}
+
+/// Reads the ACPI tables that the user gives.
+fn custom_tables(spec: &MachineSpec) -> Result<Vec<Vec<u8>>, BuildError> {
+    let made = |(option, table): &(String, acpi::TableSpec)| {
+        table.build().map_err(|reason| BuildError::Device(format!("{option}: {reason}")))
+    };
+    spec.firmware.acpi_tables.iter().map(made).collect()
 }
 
 /// Tells the host how the machine's memory is to be treated; it may know of no such thing.

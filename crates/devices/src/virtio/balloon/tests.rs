@@ -46,7 +46,7 @@ fn the_guest_is_told_the_target_and_tells_what_it_gave() {
     let generation = machine.read(0x15, 1);
     balloon.set_target(RAM / 2);
     assert!(machine.intx());
-    assert_eq!(machine.read(0x1000, 1), 2);
+    assert_eq!(machine.read(0x1000, 1), 3);
     assert!(!machine.intx());
     assert_ne!(machine.read(0x15, 1), generation);
     assert_eq!(machine.read(0x2000, 4), (RAM / 2) >> 12);

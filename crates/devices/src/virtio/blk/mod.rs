@@ -4,7 +4,7 @@
 //! memory. A request whose failure stops the machine is held back and made again when it continues.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use block::{Drive, ErrorAction, Operation};
 use serde::{Deserialize, Serialize};
@@ -379,6 +379,15 @@ impl VirtioDevice for VirtioBlk {
         config.push(1); // write_zeroes_may_unmap
         debug_assert_eq!(config.len(), CONFIG_LEN);
         config
+    }
+
+    /// The driver is told when the disk gets another size.
+    fn connect(&self, core: Weak<VirtioCore>) {
+        self.drive.set_resize_hook(Arc::new(move || {
+            if let Some(core) = core.upgrade() {
+                core.config_changed();
+            }
+        }));
     }
 
     fn write_config(&self, offset: usize, data: &[u8]) {

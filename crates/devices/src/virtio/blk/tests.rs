@@ -113,6 +113,24 @@ fn the_function_looks_as_drivers_know_it() {
 }
 
 #[test]
+fn the_driver_is_told_of_a_new_size() {
+    let disk = disk(&DriveOptions::default());
+    let machine = machine(&disk.drive, BlkOptions::default());
+    disk.drive.resize(DISK / 2).unwrap();
+    assert!(!machine.intx(), "there is no driver");
+    let mut queue = start(&machine);
+    let generation = machine.read(0x15, 1);
+    disk.drive.resize(2 * DISK).unwrap();
+    assert!(machine.intx());
+    assert_eq!(machine.read(0x1000, 1), 3, "the configuration changed");
+    assert_eq!(machine.read(0x2000, 4), 2 * DISK / 512);
+    assert_ne!(machine.read(0x15, 1), generation);
+    assert_eq!(request(&mut queue, request::IN, 2 * DISK / 512 - 1, &[(DATA_AT, 512, WRITE)]), 0);
+    disk.drive.resize(DISK).unwrap();
+    assert_eq!(request(&mut queue, request::IN, 2 * DISK / 512 - 1, &[(DATA_AT, 512, WRITE)]), 1);
+}
+
+#[test]
 fn reads_and_writes_reach_the_file_and_are_counted() {
     let disk = disk(&DriveOptions::default());
     let machine = machine(&disk.drive, BlkOptions::default());

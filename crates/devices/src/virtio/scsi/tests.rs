@@ -235,7 +235,7 @@ fn events_are_told_or_missed() {
     events.submit(&[(DATA_AT, 16, WRITE)]);
     events.kick();
     let disk = bench.adapter.bus().lun(Address { channel: 0, target: 0, lun: 0 }).unwrap();
-    disk.attention(Sense::CAPACITY_CHANGED);
+    disk.drive().resize(2 * DISK).unwrap();
     events.wait_used();
     assert_eq!(read_event(), [3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0x2a, 9, 0, 0]);
 }

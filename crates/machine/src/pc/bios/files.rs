@@ -17,6 +17,12 @@ const PACKAGES: [(&str, &str); 6] = [
     ("sgabios", "qemu-system-data"),
 ];
 
+/// Debian's package that has a file of this name, if it is one of firmware's.
+pub(in crate::pc) fn package_of(path: &Path) -> Option<&'static str> {
+    let name = path.file_name()?.to_str()?;
+    PACKAGES.iter().find(|(start, _)| name.starts_with(start)).map(|(_, package)| *package)
+}
+
 /// The search path.
 #[derive(Clone, Debug, Default)]
 pub struct RomFiles {
@@ -61,13 +67,14 @@ impl RomFiles {
     }
 
     fn missing(&self, name: &str) -> String {
+        let package = package_of(Path::new(name));
         if name.contains('/') {
-            return "no such file".to_owned();
+            let remedy = package.map(|package| format!("; install Debian's package {package}"));
+            return format!("no such file{}", remedy.unwrap_or_default());
         }
         let searched: Vec<_> = self.directories.iter().map(|d| d.display().to_string()).collect();
-        let package = PACKAGES.iter().find(|(start, _)| name.starts_with(start));
         let remedy = match package {
-            Some((_, package)) => format!("install Debian's package {package}, or use -L"),
+            Some(package) => format!("install Debian's package {package}, or use -L"),
             None => "say where it is with -L".to_owned(),
         };
         format!("it is in none of {}; {remedy}", searched.join(", "))
@@ -89,6 +96,8 @@ mod tests {
         assert_eq!(RomFiles::default().load(&direct, 3), Ok(vec![1, 2, 3]));
         let missing = RomFiles::default().load("bios-none.bin", 3).unwrap_err();
         assert!(missing.contains("package seabios"), "{missing}");
-        assert!(RomFiles::default().load("/none", 3).is_err());
+        let missing = RomFiles::default().load("/none/OVMF.fd", 3).unwrap_err();
+        assert_eq!(missing, "no such file; install Debian's package ovmf");
+        assert_eq!(RomFiles::default().load("/none", 3).unwrap_err(), "no such file");
     }
 }

@@ -12,6 +12,7 @@ mod smbios;
 
 pub(super) use boot_order::{BootOrder, pci_path};
 pub use files::RomFiles;
+pub(super) use files::package_of;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -162,8 +162,10 @@ fn unit(pc: &mut Pc, path: &str, mut properties: Properties, kind: Kind) -> Resu
         _ => None,
     };
     let buses = pc.buses.take(&mut properties, named)?;
-    let (adapter, firmware) =
-        buses.first().ok_or_else(|| failed(format!("No 'SCSI' bus found for device '{name}'")))?;
+    let (adapter, firmware) = buses.first().ok_or_else(|| {
+        let remedy = "-device virtio-scsi-pci adds one";
+        failed(format!("No 'SCSI' bus found for device '{name}'; {remedy}"))
+    })?;
     let channel = properties.take_number("channel")?.unwrap_or(0);
     let target = properties.take_number("scsi-id")?;
     let lun = properties.take_number("lun")?;

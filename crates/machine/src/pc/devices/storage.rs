@@ -1,5 +1,6 @@
 //! Disks, their controllers, and `-drive`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use block::{Drive, DriveOptions, OnError};
@@ -9,7 +10,7 @@ use options::{OptionError, Properties};
 use super::virtio::{Generation, VirtioTransport};
 use super::{Driver, ON_OFF_AUTO};
 use crate::BuildError;
-use crate::pc::bios::pci_path;
+use crate::pc::bios::{package_of, pci_path};
 use crate::pc::board::Pc;
 use crate::spec::{DeviceSpec, DriveInterface, DriveSpec};
 
@@ -82,6 +83,13 @@ fn virtio_blk(
     Ok(())
 }
 
+/// What to do about an image that can't be opened, if it is firmware of a package that is not there.
+fn firmware_remedy(interface: DriveInterface, path: &Path) -> String {
+    let package = package_of(path).filter(|_| interface == DriveInterface::Pflash);
+    let missing = package.filter(|_| !path.exists());
+    missing.map_or_else(String::new, |package| format!("; install Debian's package {package}"))
+}
+
 impl Pc {
     /// Opens the images of all drives.
     pub(in crate::pc) fn open_drives(&mut self) -> Result<(), BuildError> {
@@ -91,8 +99,10 @@ impl Pc {
             let given = Properties::from_map(origin, drive.options.clone());
             let options = DriveOptions::parse(given)?;
             let opened = match &drive.file {
-                Some(path) => Drive::open(&drive.id, path, &options)
-                    .map_err(|e| BuildError::Device(format!("{origin}: {e}")))?,
+                Some(path) => Drive::open(&drive.id, path, &options).map_err(|e| {
+                    let remedy = firmware_remedy(drive.interface, path);
+                    BuildError::Device(format!("{origin}: {e}{remedy}"))
+                })?,
                 None => Drive::empty(&drive.id, &options),
             };
             self.drives.push(Arc::new(opened));

@@ -6,7 +6,7 @@ use block::OnError;
 use devices::pci::{Devfn, PciFunction};
 use devices::scsi::{Kind, Lun, LunOptions, Transport};
 use devices::usb::hid::{Hid, HidKind};
-use devices::usb::hub::UsbHub;
+use devices::usb::hub::{self, UsbHub};
 use devices::usb::storage::{UsbStorage, Worker};
 use devices::usb::uhci::{Uhci, UhciModel};
 use devices::usb::{FreePort, Peripheral, UsbBus};
@@ -49,7 +49,7 @@ pub(super) const DRIVERS: &[Driver] = &[
         name: "usb-hub",
         aliases: &[],
         bus: "usb-bus",
-        description: "hub with eight ports",
+        description: "hub with up to eight ports",
         make: usb_hub,
     },
     Driver {
@@ -138,9 +138,9 @@ impl Pc {
         self.devices.push(uhci);
     }
 
-    /// Makes a hub and plugs it in.
-    fn plug_hub(&mut self, path: &str, host: &UsbHost, port: FreePort) {
-        let hub = UsbHub::new(format!("314159-{}-{}", host.path, port.path));
+    /// Makes a hub with as many ports and plugs it in.
+    fn plug_hub(&mut self, path: &str, host: &UsbHost, port: FreePort, ports: usize) {
+        let hub = UsbHub::new(format!("314159-{}-{}", host.path, port.path), ports);
         host.ports.add_ports(Some(&port.path), &hub);
         let peripheral = Peripheral::new(path, hub);
         port.plug(peripheral.clone());
@@ -179,7 +179,9 @@ fn take_port(
     let wanted = properties.take("port");
     let refused = |text: String| BuildError::Device(format!("{option}: {text}"));
     let Some(first) = hosts.first() else {
-        return Err(refused(format!("No 'usb-bus' bus found for device '{driver}'")));
+        return Err(refused(format!(
+            "No 'usb-bus' bus found for device '{driver}'; -usb adds a controller"
+        )));
     };
     let host = hosts.iter().find(|host| host.ports.free() > 0).unwrap_or(first).clone();
     if wanted.is_none()
@@ -187,7 +189,7 @@ fn take_port(
         && host.ports.free() == 1
         && let Some(port) = host.ports.take(None)
     {
-        pc.plug_hub(&format!("{path}/usb-hub"), &host, port);
+        pc.plug_hub(&format!("{path}/usb-hub"), &host, port, hub::MAX_PORTS);
     }
     let port = host.ports.take(wanted.as_deref()).ok_or_else(|| match wanted {
         Some(port) => refused(format!("usb port {port} (bus {}) not found (in use?)", host.name)),
@@ -199,9 +201,15 @@ fn take_port(
 }
 
 fn usb_hub(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+    let ports = properties.take_number("ports")?.unwrap_or(hub::MAX_PORTS);
+    if !(1..=hub::MAX_PORTS).contains(&ports) {
+        let option = properties.option();
+        let reason = format!("num_ports ({ports}) out of range (1..{})", hub::MAX_PORTS);
+        return Err(BuildError::Device(format!("{option}: {reason}")));
+    }
     let (host, port) = take_port(pc, path, "usb-hub", &mut properties)?;
     properties.finish()?;
-    pc.plug_hub(path, &host, port);
+    pc.plug_hub(path, &host, port, ports);
     Ok(())
 }
 
