@@ -48,7 +48,6 @@ impl Translator {
     pub(super) fn run_counted(&mut self, cpu: &mut Cpu, blocks: &mut BlockCache) -> Result {
         let budget = cpu.tell_time();
         let Some(code) = self.next(cpu) else { return cpu.run_block(blocks) };
-        self.left_behind.clear();
         let before = cpu.instructions;
         self.set_budget(budget);
         let left = enter(self, cpu, code);

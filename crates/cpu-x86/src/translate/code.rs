@@ -85,7 +85,8 @@ impl CodeBuffer {
     /// Where code of these lengths will be executed, that is often run and that is not.
     pub(super) fn next(&self, lens: [usize; 2]) -> [u64; 2] {
         let at = self.execute.as_ptr() as u64;
-        [at + self.used as u64, at + (self.size - self.seldom - lens[1]) as u64 & !7]
+        let seldom = (self.size - self.seldom - lens[1]) & !7;
+        [at + self.used as u64, at + seldom as u64]
     }
 
     /// Bytes that are still free.

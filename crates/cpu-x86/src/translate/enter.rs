@@ -62,6 +62,8 @@ pub(super) fn helpers() -> [u64; 4] {
 /// # Errors
 /// The exception that an instruction raised; RIP is at it.
 pub(super) fn enter(translator: &mut Translator, cpu: &mut Cpu, code: u64) -> Result<Left> {
+    // No code runs that could be there.
+    translator.left_behind.clear();
     give_registers(translator, cpu);
     translator.reached.state.drop_units();
     let run = translator.shared.thunks.enter as usize as *const ();

@@ -280,7 +280,6 @@ impl Translator {
                 }
             }
         };
-        self.left_behind.clear();
         match enter::enter(self, cpu, code)? {
             Left::At { link } => {
                 self.link = link;

@@ -6,7 +6,8 @@
 //! seen; each finds out by itself that code was written, and the first that does undoes the links.
 //!
 //! When the buffer is full, another takes its place, and CPUs go over to it before they next look for code.
-//! The old one lives until the last CPU has.
+//! The old one lives until the last CPU has; one that sleeps keeps what it had, so at worst there is a buffer
+//! for each CPU.
 
 use std::fmt;
 use std::io;
