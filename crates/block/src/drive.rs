@@ -530,6 +530,8 @@ impl Drive {
 
     /// The drive as queries show it.
     pub fn info(&self) -> DriveInfo {
+        // A disk has whole sectors, though its image may end within one.
+        let whole = |size: u64| size.div_ceil(512).saturating_mul(512);
         let inserted = self.medium().map(|medium| InsertedInfo {
             file: medium.node.filename(),
             node_name: self.node_name(),
@@ -538,11 +540,11 @@ impl Drive {
             driver: medium.driver(),
             backing: medium.node.backing().map(|base| BackingInfo {
                 file: base.filename(),
-                virtual_size: base.size(),
+                virtual_size: whole(base.size()),
                 actual_size: base.allocated_size(),
             }),
             cache: CacheMode { writeback: self.write_cache(), ..medium.cache },
-            virtual_size: medium.node.size(),
+            virtual_size: whole(medium.node.size()),
             actual_size: medium.node.allocated_size(),
         });
         let (qdev, removable, has_tray) = match &*self.owner() {
