@@ -10,5 +10,5 @@
 /// The guests: name and image.
 pub const TOPICS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/topics.rs"));
 
-/// Those of them that need interrupt controllers, timers or devices.
-pub const NEEDS_MACHINE: &[&str] = &["apic", "mmio", "sleep", "smm", "smp", "topology"];
+/// Those of them that need interrupt controllers, timers or devices, or a clock that goes by itself.
+pub const NEEDS_MACHINE: &[&str] = &["apic", "kvm", "mmio", "sleep", "smm", "smp", "topology"];
