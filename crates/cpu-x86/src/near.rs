@@ -25,8 +25,6 @@ pub(crate) unsafe trait Plain {}
 
 // SAFETY: integers only.
 unsafe impl Plain for TlbEntry {}
-// SAFETY: no bytes at all.
-unsafe impl Plain for () {}
 // SAFETY: an array has its elements' bytes and no others.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
@@ -138,6 +136,9 @@ impl<T: Plain> DerefMut for NearBox<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // SAFETY: no bytes at all.
+    unsafe impl Plain for () {}
 
     #[test]
     fn both_of_a_pair_are_where_they_are_said_to_be() {

@@ -286,10 +286,14 @@ impl Cache {
         self.pages[page].version
     }
 
-    /// The numbers of the pages that translation `n` is in: the first it begins in.
+    /// The number of the page that translation `n` begins in.
+    pub(super) fn page_of(&self, n: u32) -> usize {
+        self.translations[n as usize].page as usize
+    }
+
+    /// The numbers of all pages that translation `n` is in.
     pub(super) fn pages_of(&self, n: u32) -> impl Iterator<Item = usize> + use<> {
-        let first = self.translations[n as usize].page as usize;
-        [Some(first), self.second_of(n).map(|second| second.page)].into_iter().flatten()
+        [Some(self.page_of(n)), self.second_of(n).map(|second| second.page)].into_iter().flatten()
     }
 
     /// The good translations of the page of translation `n`, which is good and at `rip` now, that are for the

@@ -74,6 +74,13 @@ struct Known {
     reads: u64,
 }
 
+impl Known {
+    /// How far code at `rip` is from where it was when this was made.
+    fn distance(&self, rip: u64) -> u64 {
+        (rip & !PAGE_OFFSET).wrapping_sub(self.page)
+    }
+}
+
 /// What the helper that executes an instruction has to do for a translation that is checked.
 #[derive(Clone, Copy, Debug, Default)]
 struct Plan {
@@ -472,7 +479,7 @@ impl Translator {
         self.take_up_changes(cpu);
         let key = Key::of(cpu)?;
         let shared = Arc::clone(&self.shared);
-        self.translation(cpu, &mut shared.hold(), key, (true, 1))
+        self.translation(cpu, &mut shared.hold(), key, (true, 1)).ok()
     }
 
     /// The translation for `cpu`'s current instruction and `key`, if there is one and nothing has to be
@@ -528,7 +535,7 @@ impl Translator {
         let Some(checker) = &self.checker else { return 0 };
         let mut tried = 0;
         let known = &checker.known[n as usize];
-        let distance = (cpu.rip & !PAGE_OFFSET).wrapping_sub(known.page);
+        let distance = known.distance(cpu.rip);
         for (k, (op, about)) in known.ops.iter().zip(&known.instructions).enumerate() {
             let moved;
             // Most are where they were translated; copies take time.
@@ -667,10 +674,8 @@ impl Translator {
             (Some(k), Some(&Point { n, .. })) => {
                 // RIP is at it.
                 let known = self.checker.as_ref().map(|checker| &checker.known[n as usize]);
-                let op = known.and_then(|known| {
-                    let distance = (cpu.rip & !PAGE_OFFSET).wrapping_sub(known.page);
-                    Some(known.ops.get(k)?.moved(distance))
-                });
+                let op =
+                    known.and_then(|known| Some(known.ops.get(k)?.moved(known.distance(cpu.rip))));
                 cpu.execute(&[op.unwrap_or(Op::EMPTY)])
             }
             _ => Ok(()),

@@ -139,12 +139,10 @@ impl Jumps {
         (n, rip): (u32, u64),
     ) {
         let age = (table, self.emptied[table]);
-        for page in cache.pages_of(n).take(1) {
-            if std::mem::replace(&mut self.page(cache, page).filled, age) == age {
-                return;
-            }
+        let page = self.page(cache, cache.page_of(n));
+        if std::mem::replace(&mut page.filled, age) != age {
+            cache.neighbours(n, rip).for_each(|jump| self.enter(tables, cache, table, jump));
         }
-        cache.neighbours(n, rip).for_each(|jump| self.enter(tables, cache, table, jump));
     }
 
     fn page(&mut self, cache: &Cache, page: usize) -> &mut Page {

@@ -115,6 +115,15 @@ enum Way {
     None,
 }
 
+/// Why there is no translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    /// The code was not executed often enough.
+    Cold,
+    /// It can't be translated, or not now.
+    Unavailable,
+}
+
 /// What one CPU needs to run translated code.
 pub(crate) struct Translator {
     reached: NearBox<Reached>,
@@ -135,8 +144,6 @@ pub(crate) struct Translator {
     recent: Box<[Option<Recent>]>,
     /// The link by which translated code was left.
     link: u32,
-    /// What was looked for last was not executed often enough.
-    is_cold: bool,
     /// Instructions are counted.
     counts: bool,
     /// What the budget in the state was when the CPU's count of instructions was last right.
@@ -174,17 +181,13 @@ impl Translator {
             avx: features.avx,
         };
         // Engines are compared one CPU at a time, each with what it alone has learnt.
-        let together = (!how.check).then(|| cpu.group.sharing());
-        let joined = together.and_then(|sharing| {
-            let shared = sharing.join(&cpu.signals, kind).ok()??;
-            Some((sharing, shared))
-        });
-        let (sharing, shared) = match joined {
-            Some(joined) => joined,
+        let together = if how.check { Arc::default() } else { cpu.group.sharing() };
+        let (sharing, shared) = match together.join(&cpu.signals, kind).ok()? {
+            Some(shared) => (together, shared),
             None => {
-                let sharing = Arc::<Sharing>::default();
-                let shared = sharing.join(&cpu.signals, kind).ok()??;
-                (sharing, shared)
+                let alone = Arc::<Sharing>::default();
+                let shared = alone.join(&cpu.signals, kind).ok()??;
+                (alone, shared)
             }
         };
         let this = Self {
@@ -201,7 +204,6 @@ impl Translator {
             counters: cpu.counters(),
             recent: vec![None; RECENT].into(),
             link: 0,
-            is_cold: false,
             counts: kind.counts,
             settled: 0,
             chains: kind.chains,
@@ -269,11 +271,10 @@ impl Translator {
                         Err(executed) => times = executed,
                     }
                 }
-                self.is_cold = false;
                 match self.search(cpu, key, table, times) {
-                    Some(code) => code,
-                    None if !self.is_cold => return cpu.run_block(blocks),
-                    None => {
+                    Ok(code) => code,
+                    Err(Missing::Unavailable) => return cpu.run_block(blocks),
+                    Err(Missing::Cold) => {
                         let block = blocks.put_off(cpu)?;
                         return cpu.run_decoded(block);
                     }
@@ -294,7 +295,7 @@ impl Translator {
     fn next(&mut self, cpu: &mut Cpu) -> Option<u64> {
         match self.way(cpu) {
             Way::Code(code) => Some(code),
-            Way::Search { key, table } => self.search(cpu, key, table, 1),
+            Way::Search { key, table } => self.search(cpu, key, table, 1).ok(),
             Way::None => None,
         }
     }
@@ -395,7 +396,13 @@ impl Translator {
 
     /// The code for `cpu`'s current instruction, which is executed for the `times`-th time since it was last
     /// searched for, where jump cache `table` does not know it, or a link may be made.
-    fn search(&mut self, cpu: &mut Cpu, key: Key, table: usize, times: u8) -> Option<u64> {
+    fn search(
+        &mut self,
+        cpu: &mut Cpu,
+        key: Key,
+        table: usize,
+        times: u8,
+    ) -> std::result::Result<u64, Missing> {
         let link = std::mem::take(&mut self.link);
         let shared = Arc::clone(&self.shared);
         let mut held = shared.hold();
@@ -404,7 +411,7 @@ impl Translator {
         let Held { cache, code: buffer } = &mut *held;
         let code = cache.translations[n as usize].code;
         if !self.chains {
-            return Some(code);
+            return Ok(code);
         }
         if let Some(link) = cache.make_link(link, n) {
             self.counters.count(Count::Links);
@@ -415,7 +422,7 @@ impl Translator {
             self.jumps.fill(jumps, cache, table, (n, cpu.rip));
             self.jumps.enter(jumps, cache, table, (n, Jump { rip: cpu.rip, code }));
         }
-        Some(code)
+        Ok(code)
     }
 
     /// The translation of `cpu`'s current instruction and what follows, if there is one, or shall be.
@@ -425,11 +432,11 @@ impl Translator {
         held: &mut Held,
         key: Key,
         (windows, times): (bool, u8),
-    ) -> Option<u32> {
+    ) -> std::result::Result<u32, Missing> {
         self.counters.count(Count::LookUps);
         let Some(host) = cpu.probe_code(cpu.rip) else {
             self.counters.count(Count::NoEntry);
-            return None;
+            return Err(Missing::Unavailable);
         };
         let page = if is_movable(cpu.rip, key) { 0 } else { cpu.rip & !PAGE_OFFSET };
         let place = Place { host: host.addr(), page, key, windows };
@@ -444,15 +451,15 @@ impl Translator {
             }
             Found::Nothing => {
                 self.counters.count(Count::Cold);
-                self.is_cold = true;
-                return None;
+                return Err(Missing::Cold);
             }
         };
         let n = match held.cache.second(n) {
             // Where its second page is, is known if the TLB knows.
-            Some(second) => match cpu.probe_code((cpu.rip | PAGE_OFFSET).wrapping_add(1))? {
-                host if host == second => n,
-                _ => self.translated(cpu, held, &place, host)?,
+            Some(second) => match cpu.probe_code((cpu.rip | PAGE_OFFSET).wrapping_add(1)) {
+                None => return Err(Missing::Unavailable),
+                Some(host) if host == second => n,
+                Some(_) => self.translated(cpu, held, &place, host)?,
             },
             None => n,
         };
@@ -460,7 +467,7 @@ impl Translator {
             // It may have been written since the page's version was asked for.
             self.logs.push((log.clone(), log.code_writes().wrapping_sub(1)));
         }
-        Some(n)
+        Ok(n)
     }
 
     /// Whether translation `n`, made from a page that has changed since, still is what `host` has.
@@ -482,18 +489,18 @@ impl Translator {
         held: &mut Held,
         place: &Place,
         host: HostPtr,
-    ) -> Option<u32> {
+    ) -> std::result::Result<u32, Missing> {
         if held.is_full() {
             // The next time that this code is looked for, there is another buffer.
             if self.sharing.replace(&self.shared).is_ok_and(|replaced| replaced) {
                 self.counters.count(Count::Flushes);
             }
-            return None;
+            return Err(Missing::Unavailable);
         }
         let made = self.translate(cpu, held, place, host);
         self.counters.count(if made.is_some() { Count::Made } else { Count::NotWorth });
         self.tell_sizes(held);
-        made
+        made.ok_or(Missing::Unavailable)
     }
 
     /// Translates from `cpu`'s current instruction on, which is at `host`. `None` if it is to be
