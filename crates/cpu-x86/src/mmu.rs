@@ -629,21 +629,21 @@ impl Cpu {
         Ok(found)
     }
 
-    /// Enters the page at `linear` into the first-level table of the class that runs, so that `access` to
-    /// it hits. False if it does already, or can't: the page faults, is no memory, or its writes are
-    /// watched.
+    /// Enters the page at `linear`, which is accessed `now`, into the first-level table of the class that
+    /// runs, so that `wanted` hits. False if it does already, or can't: the page faults, is no memory, or its
+    /// writes are watched; or it has not been written yet and is not now.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) fn refill(&mut self, linear: u64, access: Access) -> bool {
+    pub(crate) fn refill(&mut self, linear: u64, now: Access, wanted: Access) -> bool {
         let class = self.class;
         let canonical = !self.long_mode() || self.is_canonical(linear);
-        if !canonical || self.tlb.probe(class, linear, 1, access).is_some() {
+        if !canonical || self.tlb.probe(class, linear, 1, wanted).is_some() {
             return false;
         }
-        let Ok(found) = self.find_page(linear, access, self.privilege_of(class)) else {
+        let Ok(found) = self.find_page(linear, now, self.privilege_of(class)) else {
             return false;
         };
-        self.enter_first_level(linear, access, class, &found);
-        self.tlb.probe(class, linear, 1, access).is_some()
+        self.enter_first_level(linear, now, class, &found);
+        self.tlb.probe(class, linear, 1, wanted).is_some()
     }
 
     /// Enters the page at `linear`, found for `access`, into the first-level table of `class`, if it is

@@ -48,6 +48,8 @@ pub(super) struct Asm {
     /// Length of what was written before going out of line.
     inline: Option<usize>,
     labels: Vec<Option<usize>>,
+    /// Where a label was put last.
+    joined: usize,
     /// Where displacements of 32 bits are.
     fixups: Vec<(usize, Target)>,
 }
@@ -75,8 +77,14 @@ impl Asm {
             bytes: Vec::with_capacity(1024),
             inline: None,
             labels: Vec::new(),
+            joined: 0,
             fixups: Vec::new(),
         }
+    }
+
+    /// Where code was written last, if the only way here is from there.
+    pub(super) fn straight(&self) -> Option<usize> {
+        (self.joined != self.bytes.len()).then_some(self.bytes.len())
     }
 
     /// Length so far in bytes.
@@ -96,7 +104,8 @@ impl Asm {
 
     /// Puts `label` here.
     pub(super) fn bind(&mut self, label: Label) {
-        self.labels[label.0] = Some(self.bytes.len());
+        self.joined = self.bytes.len();
+        self.labels[label.0] = Some(self.joined);
     }
 
     /// The finished code.

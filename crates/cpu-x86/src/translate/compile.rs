@@ -46,7 +46,7 @@ pub(super) struct Places {
     /// Makes the units in [`S2`] available, or leaves to interpret at [`S1`].
     pub(super) units: u64,
     /// Refill the TLB, by [`Missed`]; see `thunks` for how they return.
-    pub(super) refill: [u64; 2],
+    pub(super) refill: [u64; 3],
     /// Reads the time-stamp counter, the same way.
     pub(super) time: u64,
     /// The privilege level is 0.
@@ -194,6 +194,8 @@ pub(super) struct Compiler<'a> {
     pub(super) poll_after: Option<usize>,
     wanted: Option<Wanted>,
     pub(super) notes: Notes,
+    /// A scratch register that has what was put into a general register last, where that was.
+    at_hand: Option<(usize, usize, Register)>,
     pub(super) links: Vec<LinkSite>,
     stepped: Vec<usize>,
     pub(super) features: &'a super::vector::HostFeatures,
@@ -236,6 +238,7 @@ impl<'a> Compiler<'a> {
             poll_after: None,
             wanted: None,
             notes: Notes::default(),
+            at_hand: None,
             links: Vec::new(),
             stepped: Vec::new(),
             features,
@@ -415,8 +418,12 @@ impl<'a> Compiler<'a> {
         match HOST[n & 15] {
             Some(register) => register,
             None => {
-                let home = self.home(n & 15);
-                self.asm.rm(Code::Mov_r64_rm64, scratch, home);
+                let place = self.asm.straight();
+                let at_hand = place.map(|place| (place, n & 15, scratch));
+                if at_hand.is_none() || self.at_hand != at_hand {
+                    let home = self.home(n & 15);
+                    self.asm.rm(Code::Mov_r64_rm64, scratch, home);
+                }
                 scratch
             }
         }
@@ -429,6 +436,7 @@ impl<'a> Compiler<'a> {
             None => {
                 let home = self.home(n & 15);
                 self.asm.mr(Code::Mov_rm64_r64, home, from);
+                self.at_hand = Some((self.asm.len(), n & 15, from));
             }
         }
     }
@@ -486,7 +494,8 @@ impl<'a> Compiler<'a> {
 
     /// Jumps to `target`, in this page, on a condition as encoded or in any case.
     pub(super) fn jump_linked(&mut self, condition: Option<u8>, target: u64) {
-        if target != self.start || !self.places.chains {
+        // Code without windows is for one time.
+        if target != self.start || !self.places.chains || !self.places.windows {
             self.jump_changeable(condition, target, true);
             return;
         }

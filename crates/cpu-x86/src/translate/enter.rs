@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use accel::Signal;
 
 use super::Translator;
+use super::group::MAX_WINDOW;
 use super::state::{
     ENTERED_KERNEL, JOINED as JOINED_LEN, LEFT_KERNEL, Site, State, bits_to_flags, flags_to_bits,
     noted,
@@ -362,16 +363,17 @@ extern "sysv64" fn refill(context: *mut Context, combined: u64, offset: u64, wha
         // For whom the access is may have changed.
         take_mode(&mut translator.reached.state, cpu);
         let is = |missed: Missed| what == missed as u64;
-        let access = if is(Missed::Write) { Access::Write } else { Access::Read };
+        let access = if is(Missed::Read) { Access::Read } else { Access::Write };
         let index = offset as usize / size_of::<TlbEntry>();
         let linear = combined ^ cpu.tlb.tag(cpu.class, index, access);
         translator.reached.state.address = linear;
         // One that may go on in a page that faults must not leave the first one dirty.
-        let last = PAGE_OFFSET + 1 - JOINED_LEN as u64;
+        let last = PAGE_OFFSET + 1 - MAX_WINDOW as u64;
         if is(Missed::Write) && linear & PAGE_OFFSET > last {
             return GIVE_UP;
         }
-        if cpu.refill(linear, access) {
+        let now = if is(Missed::Write) { Access::Write } else { Access::Read };
+        if cpu.refill(linear, now, access) {
             return GO_ON;
         }
         if is(Missed::Read) && join(translator, cpu, linear).is_some() { JOINED } else { GIVE_UP }
@@ -399,7 +401,7 @@ fn join(translator: &mut Translator, cpu: &mut Cpu, linear: u64) -> Option<()> {
     let first = cpu.tlb.probe(cpu.class, linear, 1, Access::Read)?;
     let next = linear.checked_add(first_len as u64).filter(|_| first_len < JOINED_LEN)?;
     let hits = cpu.tlb.probe(cpu.class, next, 1, Access::Read).is_some();
-    if !hits && !cpu.refill(next, Access::Read) {
+    if !hits && !cpu.refill(next, Access::Read, Access::Read) {
         return None;
     }
     let second = cpu.tlb.probe(cpu.class, next, 1, Access::Read)?;

@@ -1,31 +1,33 @@
 //! Several accesses to memory by one probe of the TLB.
 //!
-//! Code reaches what is on the stack, or in a structure, by one register and displacements that are near
-//! to each other. The first such access probes for a *window* in which those that follow lie, too, and
-//! keeps where that is on the host; they need no probe. A window that has been probed for writes may be
-//! read; one that has been probed for reads may not be written, as only a write makes a page dirty.
+//! Code reaches what is on the stack, in a structure or in an array by the same registers and displacements
+//! that are near to each other. The first such access probes for a *window* in which those that follow lie,
+//! too, and keeps where that is on the host; they need no probe. A window that has been probed for writes may
+//! be read; one that has been probed for reads may not be written, as only a write makes a page dirty. So if
+//! reads come first, and a write is sure to follow, the window is probed for writes that make nothing dirty:
+//! of a page that is not dirty yet, it can't be reached.
 //!
-//! The register may change by constants in between, as the stack pointer does. Anything else that might
+//! The registers may change by constants in between, as the stack pointer does. Anything else that might
 //! make the window something else ends it: an instruction that the interpreter executes, and the end of
 //! the translation. Between two looks at the signals, no entry of the TLB is taken away.
 //!
 //! Where a window is not all in one page that can be reached, the code goes on in a translation from the
 //! same instruction on that has no windows.
 
-use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::asm::{Cond, Label, in_state};
 use super::compile::{Compiler, writes};
 use super::flags::{Recipe, is_simple};
-use super::memory::{For, number, purpose};
-use super::regs::{GUEST_RSP, HOST, S1};
+use super::memory::{For, number, purpose, sum};
+use super::regs::{S1, S2};
 use super::state::{WINDOWS, at};
 use super::thunks::Missed;
 use super::x87::Notes;
 use crate::host::PAGE_OFFSET;
 
-/// Most bytes of a window: what the refill of the TLB takes for within a page is.
-const MAX_WINDOW: i64 = 64;
+/// Most bytes of a window.
+pub(super) const MAX_WINDOW: i64 = 128;
 /// How many instructions are looked at for accesses that share a window.
 const LOOK_AHEAD: usize = 32;
 
@@ -34,10 +36,34 @@ const RSP: usize = 4;
 /// Number of the frame pointer.
 const RBP: usize = 5;
 
-/// An access to memory by a register and a displacement.
+/// What an address is relative to: general registers by number, and what the second is multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    base: Option<usize>,
+    index: Option<(usize, u32)>,
+}
+
+impl Place {
+    fn at(base: usize) -> Self {
+        Self { base: Some(base), index: None }
+    }
+
+    /// By how much `insn`, which changes the general registers `changed`, changes it, if that is known.
+    fn change(&self, insn: &Instruction, changed: u16) -> Option<i64> {
+        let of = |register: usize| match changed & 1 << register {
+            0 => Some(0),
+            _ => known_change(insn, register),
+        };
+        let base = self.base.map_or(Some(0), of)?;
+        let index = self.index.map_or(Some(0), |(n, scale)| Some(of(n)? * i64::from(scale)))?;
+        Some(base + index)
+    }
+}
+
+/// An access to memory by registers and a displacement.
 #[derive(Clone, Copy, Debug)]
 struct Touch {
-    base: usize,
+    place: Place,
     displacement: i64,
     size: i64,
     written: bool,
@@ -46,8 +72,8 @@ struct Touch {
 /// A window that is open.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
-    base: usize,
-    /// What it holds, relative to what the register has now.
+    place: Place,
+    /// What it holds, relative to what the registers have now.
     from: i64,
     to: i64,
     written: bool,
@@ -55,7 +81,7 @@ pub(super) struct Window {
 
 impl Window {
     fn has(&self, touch: &Touch) -> bool {
-        self.base == touch.base
+        self.place == touch.place
             && self.from <= touch.displacement
             && touch.displacement + touch.size <= self.to
             && (self.written || !touch.written)
@@ -63,10 +89,11 @@ impl Window {
 
     /// One that holds both, if it is not too large.
     fn with(&self, touch: &Touch, moved: i64) -> Option<Self> {
-        let at = touch.displacement + moved;
-        let (from, to) = (self.from.min(at), self.to.max(at + touch.size));
-        let fits = to - from <= MAX_WINDOW && touch.base == self.base;
-        (fits && (self.written || !touch.written)).then_some(Self { from, to, ..*self })
+        let at = touch.displacement.checked_add(moved)?;
+        let (from, to) = (self.from.min(at), self.to.max(at.checked_add(touch.size)?));
+        let near = to.checked_sub(from)? <= MAX_WINDOW && i32::try_from(from).is_ok();
+        let fits = near && touch.place == self.place;
+        fits.then_some(Self { from, to, written: self.written || touch.written, ..*self })
     }
 }
 
@@ -110,8 +137,9 @@ impl Compiler<'_> {
     /// What instruction `index` accesses, if that is one that may share a window.
     fn touch(&self, index: usize) -> Option<Touch> {
         let insn = self.input.get(index)?.insn.as_ref()?;
-        let stack =
-            |displacement, written| Some(Touch { base: RSP, displacement, size: 8, written });
+        let stack = |displacement, written| {
+            Some(Touch { place: Place::at(RSP), displacement, size: 8, written })
+        };
         match insn.mnemonic() {
             Mnemonic::Push if insn.op0_kind() != OpKind::Memory => {
                 (insn.stack_pointer_increment() == -8).then(|| stack(-8, true))?
@@ -121,25 +149,31 @@ impl Compiler<'_> {
                 (insn.stack_pointer_increment() == 8).then(|| stack(0, false))?
             }
             Mnemonic::Ret => stack(0, false),
-            Mnemonic::Leave => Some(Touch { base: RBP, displacement: 0, size: 8, written: false }),
+            Mnemonic::Leave => {
+                Some(Touch { place: Place::at(RBP), displacement: 0, size: 8, written: false })
+            }
             _ => self.touched_operand(insn, index),
         }
     }
 
     /// The same for an operand that is written out.
-    fn touched_operand(&self, insn: &Instruction, index: usize) -> Option<Touch> {
+    fn touched_operand(&self, insn: &Instruction, index_of: usize) -> Option<Touch> {
         let operand = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory)?;
-        let base = insn.memory_base();
-        let plain = base.is_gpr64()
-            && insn.memory_index() == Register::None
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        let is_whole = |register: Register| register == Register::None || register.is_gpr64();
+        let plain = (base, index) != (Register::None, Register::None)
+            && is_whole(base)
+            && is_whole(index)
             && !matches!(insn.memory_segment(), Register::FS | Register::GS)
             && is_simple(insn)
             && !super::vector::must_be_aligned(insn);
-        let written = writes(self.facts[index].accesses[operand as usize]);
+        let written = writes(self.facts[index_of].accesses[operand as usize]);
         let usual = matches!(purpose(insn, written), For::Read | For::Write);
         let size = insn.memory_size().size() as i64;
+        let named = |register: Register| register.is_gpr64().then(|| number(register));
+        let index = named(index).map(|n| (n, insn.memory_index_scale()));
         (plain && usual && size > 0).then(|| Touch {
-            base: number(base),
+            place: Place { base: named(base), index },
             displacement: insn.memory_displacement64() as i64,
             size,
             written,
@@ -149,25 +183,26 @@ impl Compiler<'_> {
     /// The window for `touch`, which is the current instruction's, and what follows; `None` if there is
     /// nothing to share it with.
     fn window(&self, touch: &Touch) -> Option<Window> {
-        let Touch { base, displacement, size, written } = *touch;
-        let mut window = Window { base, from: displacement, to: displacement + size, written };
-        let (mut moved, mut others) = (0, 0);
+        let Touch { place, displacement, size, written } = *touch;
+        let to = displacement.checked_add(size)?;
+        let mut window = Window { place, from: displacement, to, written };
+        let (mut moved, mut others, mut sure) = (0, 0, true);
         for index in self.index..self.input.len().min(self.index + LOOK_AHEAD) {
             let Some(insn) = &self.input[index].insn else { break };
             if index != self.index
                 && let Some(touch) = self.touch(index)
                 && let Some(wider) = window.with(&touch, moved)
+                && (wider.written == window.written || sure)
             {
                 window = wider;
                 others += 1;
             }
+            sure &= is_simple(insn);
             if !is_simple(insn) && !insn.is_jcc_short_or_near() {
                 break;
             }
-            if self.facts[index].changed & 1 << base != 0 {
-                let Some(change) = known_change(insn, base) else { break };
-                moved += change;
-            }
+            let Some(change) = place.change(insn, self.facts[index].changed) else { break };
+            moved += change;
         }
         (others > 0).then_some(window)
     }
@@ -188,33 +223,38 @@ impl Compiler<'_> {
             return Some(touch.displacement - window.from);
         }
         let window = self.window(&touch)?;
-        // One for the same register is hardly of use any more.
-        let same = |w: &Option<Window>| w.is_some_and(|w| w.base == window.base);
+        // One for the same registers is hardly of use any more.
+        let same = |w: &Option<Window>| w.is_some_and(|w| w.place == window.place);
         let slot = self
             .windows
             .iter()
             .position(same)
             .or_else(|| self.windows.iter().position(Option::is_none))
             .unwrap_or(self.index % WINDOWS);
-        self.open(window, slot);
+        self.open(window, slot, touch.written);
         Some(touch.displacement - window.from)
     }
 
-    /// Probes for `window` and keeps where it is in `slot`, and in [`S1`].
-    fn open(&mut self, window: Window, slot: usize) {
+    /// Probes for `window`, of which something is `written` now or is not, and keeps where it is in `slot`,
+    /// and in [`S1`].
+    fn open(&mut self, window: Window, slot: usize, written: bool) {
         self.save_for_access();
-        let base = match window.base {
-            RSP => GUEST_RSP,
-            n => HOST[n].unwrap_or_else(|| self.read_gpr(n, S1)),
-        };
-        if window.from == 0 {
-            self.asm.mov(S1, base);
-        } else {
-            let operand = MemoryOperand::with_base_displ(base, window.from);
-            self.asm.rm(Code::Lea_r64_m, S1, operand);
+        let Place { base, index } = window.place;
+        let base = base.map(|n| self.read_gpr(n, S1));
+        let index = index.map(|(n, scale)| (self.read_gpr(n, S2), scale));
+        match base.filter(|_| index.is_none() && window.from == 0) {
+            Some(base) => self.asm.mov(S1, base),
+            None => {
+                let operand = sum(base, index, window.from);
+                self.asm.rm(Code::Lea_r64_m, S1, operand);
+            }
         }
         let (from, begin) = (self.asm.label(), self.asm.label());
-        let what = if window.written { Missed::Write } else { Missed::Read };
+        let what = match (window.written, written) {
+            (false, _) => Missed::Read,
+            (true, false) => Missed::Update,
+            (true, true) => Missed::Write,
+        };
         let (recipe, notes) = (self.flags.recipe_if_needed(), self.notes);
         let rip = self.input[self.index].op.rip();
         self.window_misses.push(WindowMiss { from, begin, what, rip, recipe, notes });
@@ -228,10 +268,12 @@ impl Compiler<'_> {
     pub(super) fn follow_windows(&mut self, insn: Option<&Instruction>) {
         let changed = self.facts[self.index].changed;
         for window in &mut self.windows {
-            let Some(open) = window.as_mut().filter(|open| changed & 1 << open.base != 0) else {
-                continue;
+            let Some(open) = window else { continue };
+            let change = match insn {
+                Some(insn) => open.place.change(insn, changed),
+                None => None,
             };
-            match insn.and_then(|insn| known_change(insn, open.base)) {
+            match change {
                 Some(change) => {
                     open.from -= change;
                     open.to -= change;

@@ -120,17 +120,9 @@ impl Compiler<'_> {
         }
         // What is in memory comes to the scratch registers; they are free, but for `to`, if it is one.
         let base = (base != Register::None).then(|| self.read_gpr(number(base), S1));
-        let index = (index != Register::None).then(|| self.read_gpr(number(index), S2));
-        let operand = MemoryOperand::new(
-            base.unwrap_or(Register::None),
-            index.unwrap_or(Register::None),
-            insn.memory_index_scale(),
-            displacement as i64,
-            if displacement == 0 && base.is_some() { 0 } else { 1 },
-            false,
-            Register::None,
-        );
-        let operand = with_size(operand, displacement as i64, base.is_none());
+        let scale = insn.memory_index_scale();
+        let index = (index != Register::None).then(|| (self.read_gpr(number(index), S2), scale));
+        let operand = sum(base, index, displacement as i64);
         if narrow {
             self.asm.rm(Code::Lea_r32_m, low32(to), operand);
         } else {
@@ -255,13 +247,20 @@ impl Compiler<'_> {
     }
 }
 
-/// Gives the displacement the size that the encoder wants to be told.
-fn with_size(mut operand: MemoryOperand, displacement: i64, no_base: bool) -> MemoryOperand {
-    operand.displ_size = match () {
-        () if no_base => 8,
+/// Memory at the sum of registers, the second one multiplied, and a displacement of 32 bits.
+pub(super) fn sum(
+    base: Option<Register>,
+    index: Option<(Register, u32)>,
+    displacement: i64,
+) -> MemoryOperand {
+    // The size that the encoder wants to be told.
+    let size = match () {
+        () if base.is_none() => 8,
         () if displacement == 0 => 0,
         () if i8::try_from(displacement).is_ok() => 1,
         () => 8,
     };
-    operand
+    let (index, scale) = index.unwrap_or((Register::None, 1));
+    let base = base.unwrap_or(Register::None);
+    MemoryOperand::new(base, index, scale, displacement, size, false, Register::None)
 }

@@ -35,8 +35,6 @@ pub(super) struct State {
     pub(super) x87: u32,
     /// Bases of FS and GS.
     pub(super) bases: [u64; 2],
-    /// RFLAGS without the arithmetic flags.
-    pub(super) system_flags: u64,
     /// Values that need a place for a moment.
     pub(super) spare: [u64; 2],
     /// Where windows are on the host; see `group`.
@@ -45,6 +43,8 @@ pub(super) struct State {
     few: [u64; FEW.len()],
     /// All others, by number.
     others: [u64; 16],
+    /// RFLAGS without the arithmetic flags.
+    pub(super) system_flags: u64,
     /// The arithmetic flags as LAHF and SETO AL put them into RAX.
     pub(super) flags: u64,
     /// Where translated code was left, or is to be entered.
@@ -137,7 +137,7 @@ impl State {
 }
 
 /// How many windows may be open at a time.
-pub(super) const WINDOWS: usize = 3;
+pub(super) const WINDOWS: usize = 4;
 
 /// The general registers that no register of the host's is kept for: they are at hand.
 const FEW: [usize; 4] = [10, 11, 14, 15];

@@ -18,7 +18,7 @@ pub(super) struct Thunks {
     pub(super) leave_by_link: u64,
     pub(super) units: u64,
     /// Refill the TLB, by [`Missed`].
-    pub(super) refill: [u64; 2],
+    pub(super) refill: [u64; 3],
     /// Reads the time-stamp counter.
     pub(super) time: u64,
     /// Leaves, to go on where that is expected.
@@ -46,10 +46,12 @@ pub(super) enum Missed {
     /// A read, which may run into another page.
     Read,
     Write,
+    /// A read of what is written soon.
+    Update,
 }
 
 impl Missed {
-    pub(super) const ALL: [Self; 2] = [Self::Read, Self::Write];
+    pub(super) const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Update];
 }
 
 /// Bytes on the stack in a thunk that is called.
