@@ -128,14 +128,14 @@ pub(super) struct Translation {
     start: u32,
     /// Length of what it was made from.
     len: u16,
-    /// How many instructions there are.
+    /// How many instructions there are in what it was made from.
     count: u8,
     /// Its only instruction crosses into another page.
     crosses: bool,
 }
 
 impl Translation {
-    /// How many instructions there are.
+    /// How many instructions there are. If it is a loop, in a round.
     pub(super) fn len(&self) -> usize {
         self.count.into()
     }
@@ -191,7 +191,7 @@ pub(super) struct NewTranslation<'a> {
     pub(super) code: u64,
     /// What it is made from.
     pub(super) source: &'a [u8],
-    /// How long each instruction is.
+    /// How long each instruction is. If it is a loop, those of a round.
     pub(super) lens: Vec<u8>,
     pub(super) first: SourcePage,
     pub(super) second: Option<SourcePage>,
@@ -416,13 +416,13 @@ impl Cache {
         &self.bytes[translation.start as usize..][..translation.len.into()]
     }
 
-    /// Instruction `index` of translation `n`, decoded as code of a CPU that has `known` instructions and runs
+    /// Instruction `index` of translation `n`, counted from the first round of a loop on, decoded as code of a CPU that has `known` instructions and runs
     /// it in `page`. `None` if there is none.
     pub(super) fn op(&self, known: &Instructions, n: u32, index: usize, page: u64) -> Option<Op> {
         let translation = self.translations.get(n as usize)?;
         let source = self.source(n);
         let lens = &self.bytes[translation.start as usize + source.len()..][..translation.len()];
-        let before: usize = lens.get(..index)?.iter().map(|&len| usize::from(len)).sum();
+        let before: usize = lens[..index % lens.len()].iter().map(|&len| usize::from(len)).sum();
         let mode = translation.place.key.mode;
         let rip = page | (translation.place.host as u64 & PAGE_OFFSET);
         let (rip, bytes) = (rip.wrapping_add(before as u64), source.get(before..)?);

@@ -1,7 +1,7 @@
 //! From guest instructions to a translation: the frame that the other modules fill.
 //!
 //! A translation begins at one guest address and goes on in a straight line through branches that are
-//! not taken, within one page. Each instruction either becomes host code or a call of the helper that
+//! not taken, within one page. A jump back to where it begins makes it several rounds of a loop. Each instruction either becomes host code or a call of the helper that
 //! executes it with the interpreter. So does, out of line, each access to memory that is not where the
 //! TLB says, with everything that may come of it: another page walk, a fault, a device. Where the flags
 //! are meanwhile, `flags` says.
@@ -79,10 +79,13 @@ pub(super) struct Compiled {
 }
 
 /// An instruction as the translator gets it.
+#[derive(Clone, Copy)]
 pub(super) struct Input {
     pub(super) op: Op,
     /// The decoded form; `None` if the interpreter alone is to deal with it.
     pub(super) insn: Option<Instruction>,
+    /// It is a jump, and what comes next is what it leads to.
+    pub(super) followed: bool,
 }
 
 /// A jump within the page that may be made to lead to its target.
@@ -338,7 +341,7 @@ impl<'a> Compiler<'a> {
             if !matches!(insn.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch) {
                 self.settle_notes();
             }
-            if let Some(ended) = self.control(insn, &input.op) {
+            if let Some(ended) = self.control(insn, input) {
                 return ended;
             }
             // What they change beside registers is not compared between engines.

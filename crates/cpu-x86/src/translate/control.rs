@@ -3,7 +3,7 @@
 use iced_x86::{Code, FlowControl, Instruction, MemoryOperand, OpKind, Register};
 
 use super::asm::{Cond, Label, at as memory_at, at_plus, low32, near_plus_8};
-use super::compile::Compiler;
+use super::compile::{Compiler, Input};
 use super::memory::{For, number};
 use super::regs::{GUEST_RSP, S1, S2};
 use super::state::{JUMP_SHIFT, JUMPS, Jump};
@@ -26,17 +26,19 @@ impl Compiler<'_> {
 
     /// Translates a branch: `Some(true)` if nothing comes after it, `None`, with nothing done, if it is
     /// none or can't be translated.
-    pub(super) fn control(&mut self, insn: &Instruction, op: &Op) -> Option<bool> {
+    pub(super) fn control(&mut self, insn: &Instruction, input: &Input) -> Option<bool> {
+        let op = &input.op;
         let near = if self.places.wide { OpKind::NearBranch64 } else { OpKind::NearBranch32 };
         let wide = insn.op0_kind() == near;
         match insn.flow_control() {
             FlowControl::ConditionalBranch if wide && insn.is_jcc_short_or_near() => {
-                self.branch(insn, op);
+                self.branch(insn, input);
                 Some(false)
             }
             FlowControl::ConditionalBranch if wide && self.is_near(op.imm) => {
                 self.branch_by_count(insn, op)
             }
+            FlowControl::UnconditionalBranch if input.followed => Some(false),
             FlowControl::UnconditionalBranch if wide => {
                 self.go_to(op.rip(), op.imm);
                 Some(true)
@@ -70,18 +72,20 @@ impl Compiler<'_> {
         }
     }
 
-    fn branch(&mut self, insn: &Instruction, op: &Op) {
+    fn branch(&mut self, insn: &Instruction, &Input { ref op, followed, .. }: &Input) {
         let condition = insn.condition_code() as u8 - 1;
+        let (condition, target) =
+            if followed { (condition ^ 1, op.next_rip) } else { (condition, op.imm) };
         self.want_flags();
-        if self.is_near(op.imm) {
-            self.branch_near(condition, op);
+        if self.is_near(target) {
+            self.branch_near(condition, op.rip(), target);
         } else {
             let not_taken = self.asm.label();
             self.save();
             self.asm.jcc_raw(condition ^ 1, not_taken);
             self.write_notes(self.notes);
             self.give_back(self.left());
-            self.leave_page(op.rip(), op.imm);
+            self.leave_page(op.rip(), target);
             // The other way, the flags still are in both places.
             self.still_live();
             self.asm.bind(not_taken);
@@ -116,8 +120,7 @@ impl Compiler<'_> {
     }
 
     /// A conditional branch within the page. The flags are live.
-    fn branch_near(&mut self, condition: u8, op: &Op) {
-        let (rip, target) = (op.rip(), op.imm);
+    fn branch_near(&mut self, condition: u8, rip: u64, target: u64) {
         let notes_nothing = self.notes.is_empty() && !self.places.counts;
         if notes_nothing && target <= rip {
             // Mostly a loop: it goes on where the jump leads. Signals are looked at on the way.

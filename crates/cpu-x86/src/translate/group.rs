@@ -29,7 +29,7 @@ use crate::host::PAGE_OFFSET;
 /// Most bytes of a window.
 pub(super) const MAX_WINDOW: i64 = 128;
 /// How many instructions are looked at for accesses that share a window.
-const LOOK_AHEAD: usize = 32;
+const LOOK_AHEAD: usize = 40;
 
 /// Number of the stack pointer.
 const RSP: usize = 4;

@@ -59,6 +59,7 @@ use std::sync::Arc;
 use ::memory::PageLog;
 use accel::Signals;
 use accel::log::Topic;
+use iced_x86::{Instruction, OpKind};
 
 use crate::block::BlockCache;
 use crate::counters::{Count, Counters};
@@ -84,6 +85,9 @@ use vector::HostFeatures;
 const HEAT_BITS: u32 = 16;
 /// Most instructions in a translation.
 const MAX_OPS: usize = 64;
+/// Most instructions in a translation that is several rounds of a loop, and most rounds.
+const MAX_UNROLLED: usize = 40;
+const MAX_ROUNDS: usize = 8;
 /// Most bytes that a translation is made from.
 const MAX_SOURCE: usize = 512;
 /// Room that a translation may take, and more than any does.
@@ -540,6 +544,11 @@ impl Translator {
             check::leave_vague(&mut input);
             len = input.iter().map(|input| usize::from(input.op.len)).sum();
         }
+        let mut round = input.len();
+        if place.windows && self.chains && !self.counts && second.is_none() {
+            round = unroll(&mut input, rip);
+            len = input[..round].iter().map(|input| usize::from(input.op.len)).sum();
+        }
         let Held { cache, code: host_code } = held;
         let number = cache.translations.len() as u32;
         let places = self.places(cpu, place);
@@ -566,7 +575,7 @@ impl Translator {
             place: *place,
             code: code.address(0),
             source: &buffer[..len],
-            lens: input.iter().map(|input| input.op.len).collect(),
+            lens: input[..round].iter().map(|input| input.op.len).collect(),
             first,
             second,
         });
@@ -641,7 +650,7 @@ fn decode_line(cpu: &Cpu, rip: u64, bytes: &[u8]) -> (Vec<Input>, usize) {
         let decoded = decode_whole(known, cpu.mode.is_protected(), bits, rip, &bytes[len..]);
         let Some((op, insn)) = decoded else { break };
         len += usize::from(op.len);
-        let next = Input { op, insn };
+        let next = Input { op, insn, followed: false };
         let ends = op.flags.contains(OpFlags::ENDS_BLOCK) && !goes_on(&next);
         input.push(next);
         if ends {
@@ -649,6 +658,29 @@ fn decode_line(cpu: &Cpu, rip: u64, bytes: &[u8]) -> (Vec<Input>, usize) {
         }
     }
     (input, len)
+}
+
+/// If `input`, whose first instruction is at `start`, jumps back to there, makes it several rounds of that
+/// loop. Returns how many instructions a round has.
+fn unroll(input: &mut Vec<Input>, start: u64) -> usize {
+    let goes_back = |input: &Input| {
+        let jumps = |insn: Instruction| {
+            matches!(insn.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32)
+                && (insn.is_jcc_short_or_near() || insn.is_jmp_short_or_near())
+        };
+        input.op.imm == start && input.insn.is_some_and(jumps)
+    };
+    let Some(last) = input.iter().position(goes_back) else { return input.len() };
+    let round = last + 1;
+    let rounds = (MAX_UNROLLED / round).min(MAX_ROUNDS);
+    if rounds < 2 {
+        return input.len();
+    }
+    input.truncate(round);
+    input[last].followed = true;
+    *input = input.repeat(rounds);
+    input[round * rounds - 1].followed = false;
+    round
 }
 
 /// Whether `input`, all of which the interpreter executes, ends in a branch: from there translated code is
