@@ -45,8 +45,8 @@ pub(super) struct Places {
     pub(super) leave_by_link: u64,
     /// Makes the units in [`S2`] available, or leaves to interpret at [`S1`].
     pub(super) units: u64,
-    /// Refill the TLB, by [`Missed`]; see `thunks` for how they return.
-    pub(super) refill: [u64; 3],
+    /// Refill the TLB or the jump cache, by [`Missed`]; see `thunks` for how they return.
+    pub(super) refill: [u64; 4],
     /// Reads the time-stamp counter, the same way.
     pub(super) time: u64,
     /// The privilege level is 0.
@@ -165,6 +165,15 @@ struct Poll {
     left: usize,
 }
 
+/// Code out of line for an address that was looked up in the jump cache.
+pub(super) struct LookUp {
+    pub(super) from: Label,
+    /// Where it is looked up.
+    pub(super) begin: Label,
+    /// Where to go if there is no code for it.
+    pub(super) unknown: Label,
+}
+
 /// Code out of line that makes units available.
 struct Wanted {
     from: Label,
@@ -193,6 +202,7 @@ pub(super) struct Compiler<'a> {
     pub(super) windows: [Option<Window>; WINDOWS],
     pub(super) window_misses: Vec<WindowMiss>,
     polls: Vec<Poll>,
+    pub(super) look_ups: Vec<LookUp>,
     /// The instruction after which signals have to be looked at.
     pub(super) poll_after: Option<usize>,
     wanted: Option<Wanted>,
@@ -238,6 +248,7 @@ impl<'a> Compiler<'a> {
             windows: [None; WINDOWS],
             window_misses: Vec::new(),
             polls: Vec::new(),
+            look_ups: Vec::new(),
             poll_after: None,
             wanted: None,
             notes: Notes::default(),
@@ -529,6 +540,12 @@ impl<'a> Compiler<'a> {
             self.asm.mov_imm(S2, (target & PAGE_OFFSET) << 32 | link);
             self.asm.jmp_to(self.places.leave_by_link);
             self.links.push(LinkSite { displacement, unlinked, target, windows });
+        }
+        for LookUp { from, begin, unknown } in std::mem::take(&mut self.look_ups) {
+            self.asm.bind(from);
+            self.asm.call_to(self.places.refill[Missed::Code as usize]);
+            self.asm.jcc(super::asm::Cond::Below, begin);
+            self.asm.jmp(unknown);
         }
         for slow in std::mem::take(&mut self.slow) {
             self.asm.bind(slow.from);

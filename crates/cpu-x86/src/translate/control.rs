@@ -3,7 +3,7 @@
 use iced_x86::{Code, FlowControl, Instruction, MemoryOperand, OpKind, Register};
 
 use super::asm::{Cond, Label, at as memory_at, at_plus, low32, near_plus_8};
-use super::compile::{Compiler, Input};
+use super::compile::{Compiler, Input, LookUp};
 use super::memory::{For, number};
 use super::regs::{GUEST_RSP, S1, S2};
 use super::state::{JUMP_SHIFT, JUMPS, Jump};
@@ -170,7 +170,11 @@ impl Compiler<'_> {
     pub(super) fn jump_by_cache(&mut self, target: u64, jumps: i32) {
         let unknown = self.leave_out_of_line(target, 0);
         self.address(S1, target);
-        self.look_up_in(jumps, unknown);
+        if jumps == self.places.jumps_of(self.places.class) {
+            self.look_up_or(unknown);
+        } else {
+            self.look_up_in(jumps, unknown);
+        }
         self.asm.m(Code::Jmp_rm64, near_plus_8(jumps + CODE, S2));
     }
 
@@ -205,7 +209,15 @@ impl Compiler<'_> {
     /// there, the interpreter executes the instruction.
     fn look_up(&mut self) {
         let unknown = self.slow();
-        self.look_up_in(self.places.jumps_of(self.places.class), unknown);
+        self.look_up_or(unknown);
+    }
+
+    /// The same; goes to `unknown` if there is no code for it.
+    fn look_up_or(&mut self, unknown: Label) {
+        let (from, begin) = (self.asm.label(), self.asm.label());
+        self.asm.bind(begin);
+        self.look_up_in(self.places.jumps_of(self.places.class), from);
+        self.look_ups.push(LookUp { from, begin, unknown });
     }
 
     /// The same in the jump cache `jumps`; goes to `unknown` if it is not there.

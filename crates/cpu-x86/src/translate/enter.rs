@@ -359,10 +359,14 @@ extern "sysv64" fn units(context: *mut Context, wanted: u64) -> u64 {
 /// the state.
 extern "sysv64" fn refill(context: *mut Context, combined: u64, offset: u64, what: u64) -> u64 {
     with(context, |cpu, translator, _, _| {
-        cpu.counters.count(Count::TlbMisses);
         // For whom the access is may have changed.
         take_mode(&mut translator.reached.state, cpu);
         let is = |missed: Missed| what == missed as u64;
+        if is(Missed::Code) {
+            translator.reached.state.address = combined;
+            return if translator.knows_way(cpu, combined) { GO_ON } else { GIVE_UP };
+        }
+        cpu.counters.count(Count::TlbMisses);
         let access = if is(Missed::Read) { Access::Read } else { Access::Write };
         let index = offset as usize / size_of::<TlbEntry>();
         let linear = combined ^ cpu.tlb.tag(cpu.class, index, access);

@@ -304,6 +304,21 @@ impl Translator {
         }
     }
 
+    /// Whether the jump cache knows now where the code for `rip` is, where code runs that has looked for it.
+    fn knows_way(&mut self, cpu: &mut Cpu, rip: u64) -> bool {
+        let came_from = std::mem::replace(&mut cpu.rip, rip);
+        let found = match self.way(cpu) {
+            Way::Code(_) => true,
+            Way::Search { key, table } => {
+                let found = self.search(cpu, key, table, 0).is_ok();
+                found && self.reached.jumps[table][state::jump_index(rip)].rip == rip
+            }
+            Way::None => false,
+        };
+        cpu.rip = came_from;
+        found
+    }
+
     /// How to come to that code.
     #[inline]
     fn way(&mut self, cpu: &Cpu) -> Way {

@@ -17,8 +17,8 @@ pub(super) struct Thunks {
     pub(super) leave: u64,
     pub(super) leave_by_link: u64,
     pub(super) units: u64,
-    /// Refill the TLB, by [`Missed`].
-    pub(super) refill: [u64; 3],
+    /// Refill the TLB or the jump cache, by [`Missed`].
+    pub(super) refill: [u64; 4],
     /// Reads the time-stamp counter.
     pub(super) time: u64,
     /// Leaves, to go on where that is expected.
@@ -40,7 +40,7 @@ pub(super) const GIVE_UP: u64 = 1;
 /// What helpers return: to go on with [`super::state::State::joined`] in the place of memory.
 pub(super) const JOINED: u64 = 2;
 
-/// What has missed in the TLB.
+/// What has missed in the TLB, or in the jump cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Missed {
     /// A read, which may run into another page.
@@ -48,10 +48,12 @@ pub(super) enum Missed {
     Write,
     /// A read of what is written soon.
     Update,
+    /// The code for an address, in the jump cache.
+    Code,
 }
 
 impl Missed {
-    pub(super) const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Update];
+    pub(super) const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Update, Self::Code];
 }
 
 /// Bytes on the stack in a thunk that is called.

@@ -1,4 +1,4 @@
-//! Runs of accesses by one register, near to each other, where pages end, can't be written, are not there,
+//! Runs of accesses by the same registers, near to each other, where pages end, can't be written, are not there,
 //! have the code itself, or are no memory: random programs. Whatever the translator makes of accesses that
 //! belong together, each instruction faults or not by itself, and leaves what it leaves.
 
@@ -12,6 +12,8 @@ const TARGETS: u64 = 0x6_0000;
 const ROUNDS: u64 = 40;
 /// Where a round ends.
 const NEXT: u64 = CODE + 0x800;
+/// Counts down in loops, and is a part of addresses.
+const INDEX: AsmRegister64 = r13;
 /// What a program calls.
 const CALLED: u64 = CODE + 0x900;
 
@@ -34,11 +36,16 @@ fn target(rng: &mut Rng) -> u64 {
 
 /// One instruction by `base`, or one that changes it, or one between.
 fn step(a: &mut CodeAssembler, rng: &mut Rng, base: AsmRegister64) {
-    let near = base + rng.below(48) as i32 - 24;
+    let mut near = base + rng.below(48) as i32 - 24;
+    if rng.one_in(3) {
+        near = near + INDEX * rng.pick(&[1, 2, 8]);
+    }
     let other = rng.pick(&[rax, rdx, rsi, r9, r10, r14]);
     let narrow = rng.pick(&[eax, edx, esi, r9d, r11d, r15d]);
     let small = rng.below(40) as i32 - 20;
-    match rng.below(24) {
+    match rng.below(26) {
+        23 => a.inc(INDEX),
+        24 => a.lea(INDEX, INDEX - 2),
         0..=3 => a.mov(other, qword_ptr(near)),
         4 => a.mov(narrow, dword_ptr(near)),
         5 => a.movzx(narrow, byte_ptr(near)),
@@ -91,7 +98,10 @@ fn scene(rng: &mut Rng) -> Scene {
             // Here, at CODE + 5, a round begins.
             a.mov(base, qword_ptr(rcx * 8 + TARGETS as i32)).unwrap();
             a.lea(rax, rcx + rcx * 4).unwrap();
+            a.mov(INDEX, 1 + rng.below(60)).unwrap();
             a.cmp(eax, 100).unwrap();
+            let mut again = a.create_label();
+            a.set_label(&mut again).unwrap();
             for _ in 0..2 + rng.below(14) {
                 let mut over = a.create_label();
                 let skips = rng.one_in(7);
@@ -107,6 +117,11 @@ fn scene(rng: &mut Rng) -> Scene {
                     a.set_label(&mut over).unwrap();
                     a.nop().unwrap();
                 }
+            }
+            if rng.one_in(2) {
+                // More than a round can add.
+                a.sub(INDEX, 16).unwrap();
+                a.jg(again).unwrap();
             }
             if base == rsp && rng.one_in(2) {
                 // To where all rounds end, and not to data that would be code.
