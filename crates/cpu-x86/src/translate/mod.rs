@@ -307,7 +307,9 @@ impl Translator {
     /// Whether the jump cache knows now where the code for `rip` is, where code runs that has looked for it.
     fn knows_way(&mut self, cpu: &mut Cpu, rip: u64) -> bool {
         let came_from = std::mem::replace(&mut cpu.rip, rip);
-        let found = match self.way(cpu) {
+        // Code that goes on afterwards has its numbers from the buffer that it is in.
+        self.follow_changes(cpu);
+        let found = match self.way_here(cpu) {
             Way::Code(_) => true,
             Way::Search { key, table } => {
                 let found = self.search(cpu, key, table, 0).is_ok();
@@ -323,6 +325,12 @@ impl Translator {
     #[inline]
     fn way(&mut self, cpu: &Cpu) -> Way {
         self.take_up_changes(cpu);
+        self.way_here(cpu)
+    }
+
+    /// The same where all changes have been taken up.
+    #[inline]
+    fn way_here(&mut self, cpu: &Cpu) -> Way {
         let Some(key) = Key::of(cpu) else {
             self.link = 0;
             self.counters.count(Count::OtherMode);
@@ -336,12 +344,18 @@ impl Translator {
         Way::Search { key, table }
     }
 
-    /// Drops what is no longer so: code was written, or is in another buffer, or pages are elsewhere.
+    /// Drops what is no longer so: the buffer is another one, code was written, or pages are elsewhere.
     #[inline]
     fn take_up_changes(&mut self, cpu: &Cpu) {
         if self.sharing.generation() != self.shared.generation {
             self.go_over();
         }
+        self.follow_changes(cpu);
+    }
+
+    /// The same, but stays with the buffer.
+    #[inline]
+    fn follow_changes(&mut self, cpu: &Cpu) {
         if self.was_code_written() {
             self.follow_writes();
         }
