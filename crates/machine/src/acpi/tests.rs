@@ -26,7 +26,7 @@ pub(super) fn config() -> Config {
 
 /// The tables at an address.
 fn placed() -> Tables {
-    Image::new(&config()).place(0xe_0000)
+    Image::new(&config()).place(0xf_0000, 0xe_0000)
 }
 
 /// The tables with their signatures; those that have one in the first four bytes.
