@@ -211,6 +211,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         "svm",
         &[
             "npt",
+            "lbrv",
             "nrip-save",
             "tsc-scale",
             "vmcb-clean",
@@ -304,7 +305,6 @@ const ABSENT: &[&str] = &[
     "intel-pt",
     "intel-pt-lip",
     "lam",
-    "lbrv",
     "lwp",
     "md-clear",
     "mds-no",

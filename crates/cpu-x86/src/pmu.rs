@@ -273,7 +273,11 @@ impl Pmu {
                 }
                 _ if self.is_cores(register) => {
                     let n = (register - index::CORE) as usize;
-                    Some(if n % 2 == 0 { self.selects[n / 2] } else { self.counters[n / 2] })
+                    Some(if n.is_multiple_of(2) {
+                        self.selects[n / 2]
+                    } else {
+                        self.counters[n / 2]
+                    })
                 }
                 _ => None,
             };
@@ -339,7 +343,7 @@ impl Pmu {
             index::OVERFLOW_CONTROL => self.status &= !value,
             _ if self.is_cores(register) => {
                 let n = (register - index::CORE) as usize;
-                if n % 2 == 0 {
+                if n.is_multiple_of(2) {
                     self.selects[n / 2] = value & select::AMD;
                 } else {
                     self.counters[n / 2] = value & COUNT_MASK;
