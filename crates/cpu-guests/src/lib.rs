@@ -11,4 +11,5 @@
 pub const TOPICS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/topics.rs"));
 
 /// Those of them that need interrupt controllers, timers or devices, or a clock that goes by itself.
-pub const NEEDS_MACHINE: &[&str] = &["apic", "kvm", "mmio", "sleep", "smm", "smp", "topology"];
+pub const NEEDS_MACHINE: &[&str] =
+    &["apic", "ioapic", "kvm", "mmio", "sleep", "smm", "smp", "topology"];

@@ -198,6 +198,7 @@ impl Cpu {
             4 if intel => self.cpuid_cache(sub),
             // MONITOR's lines are 64 bytes; MWAIT can be told to wake for interrupts that are held off.
             5 if self.features(Word::Leaf1Ecx) >> 3 & 1 != 0 => leaf(64, 64, 3, 0),
+            6 => leaf(self.features(Word::Leaf6Eax), 0, 0, 0),
             7 if sub == 0 => {
                 let mut ecx = self.features(Word::Leaf7Ecx);
                 if self.cr4 & CR4_PKE != 0 {

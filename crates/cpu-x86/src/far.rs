@@ -269,15 +269,17 @@ impl Cpu {
         }
     }
 
-    /// IRET with operands of `size` bytes.
+    /// IRET with operands of `size` bytes. NMIs are let in again even if it faults (SDM volume 3, section 6.7.1).
     pub(crate) fn interrupt_return(&mut self, size: u8) -> Result {
         let width = u64::from(size);
         // With virtual interrupts, 16-bit programs in virtual-8086 mode manage VIF instead of IF.
         let virtual_if = self.mode.is_vm86() && self.iopl() != 3;
         if virtual_if && (self.cr4 & CR4_VME == 0 || size != 2) {
+            self.nmi_blocked = false;
             return Err(Exception::GP0);
         }
         self.intercept(code::IRET)?;
+        self.nmi_blocked = false;
         if self.mode.is_protected() && self.system_flags & bits::NT != 0 {
             return if self.long_mode() { Err(Exception::GP0) } else { self.return_from_task() };
         }
@@ -300,7 +302,6 @@ impl Cpu {
             } else {
                 self.write_flags(flags, (FLAGS_CPL0 | bits::RF) & !keep, size);
             }
-            self.nmi_blocked = false;
             return Ok(());
         }
         if flags & bits::VM != 0 && size == 4 && self.cpl == 0 && !self.long_mode() {
@@ -322,7 +323,6 @@ impl Cpu {
             self.return_outward(code, level, rip, stack, sp);
         }
         self.write_flags(flags, mask, size);
-        self.nmi_blocked = false;
         Ok(())
     }
 
@@ -345,7 +345,6 @@ impl Cpu {
         }
         self.gpr[4] = sp;
         self.rip = rip;
-        self.nmi_blocked = false;
         Ok(())
     }
 

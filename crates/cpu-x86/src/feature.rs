@@ -15,6 +15,8 @@ pub(crate) enum Word {
     Leaf1Edx,
     /// Leaf 1, ECX.
     Leaf1Ecx,
+    /// Leaf 6, EAX.
+    Leaf6Eax,
     /// Leaf 7, subleaf 0, EBX.
     Leaf7Ebx,
     /// Leaf 7, subleaf 0, ECX.
@@ -40,7 +42,7 @@ pub(crate) enum Word {
 }
 
 /// Number of [`Word`]s.
-const WORDS: usize = 13;
+const WORDS: usize = 14;
 
 /// One feature.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +81,9 @@ impl Feature {
 const fn feature(names: &'static str, word: Word, bit: u32, instructions: &'static [F]) -> Feature {
     Feature { names, word, bit, instructions }
 }
+
+/// AMD's six performance counters with registers of their own.
+pub(crate) const PERFCTR_CORE: &str = "perfctr-core";
 
 /// Every feature that is implemented, in CPUID's order.
 pub const FEATURES: &[Feature] = {
@@ -125,6 +130,7 @@ pub const FEATURES: &[Feature] = {
         feature("f16c", Leaf1Ecx, 29, &[F::F16C]),
         feature("rdrand", Leaf1Ecx, 30, &[F::RDRAND]),
         feature("hypervisor", Leaf1Ecx, 31, &[]),
+        feature("arat", Leaf6Eax, 2, &[]),
         feature("fsgsbase", Leaf7Ebx, 0, &[F::FSGSBASE]),
         feature("tsc-adjust", Leaf7Ebx, 1, &[]),
         feature("bmi1", Leaf7Ebx, 3, &[F::BMI1]),
@@ -156,6 +162,7 @@ pub const FEATURES: &[Feature] = {
         feature("syscall", ExtendedEdx, 11, &[F::SYSCALL]),
         feature("nx|xd", ExtendedEdx, 20, &[]),
         feature("mmxext", ExtendedEdx, 22, &[]),
+        feature("fxsr-opt|ffxsr", ExtendedEdx, 25, &[]),
         feature("pdpe1gb", ExtendedEdx, 26, &[]),
         feature("rdtscp", ExtendedEdx, 27, &[F::RDTSCP]),
         feature("lm|i64", ExtendedEdx, 29, &[F::X64]),
@@ -164,14 +171,17 @@ pub const FEATURES: &[Feature] = {
         feature("cr8legacy", ExtendedEcx, 4, &[]),
         feature("abm", ExtendedEcx, 5, &[F::LZCNT]),
         feature("sse4a", ExtendedEcx, 6, &[F::SSE4A]),
-        feature("topoext", ExtendedEcx, 22, &[]),
         feature("3dnowprefetch", ExtendedEcx, 8, &[F::PREFETCHW]),
+        feature("osvw", ExtendedEcx, 9, &[]),
+        feature("topoext", ExtendedEcx, 22, &[]),
+        feature(PERFCTR_CORE, ExtendedEcx, 23, &[]),
         feature("invtsc", PowerEdx, 8, &[]),
         feature("clzero", AddressEbx, 0, &[F::CLZERO]),
         feature("xsaveerptr", AddressEbx, 2, &[]),
         feature("rdpru", AddressEbx, 4, &[F::RDPRU]),
         feature("wbnoinvd", AddressEbx, 9, &[F::WBNOINVD]),
         feature("npt", SvmEdx, 0, &[]),
+        feature("lbrv", SvmEdx, 1, &[]),
         feature("nrip-save", SvmEdx, 3, &[]),
         feature("tsc-scale", SvmEdx, 4, &[]),
         feature("vmcb-clean", SvmEdx, 5, &[]),
@@ -193,7 +203,7 @@ pub const FEATURES: &[Feature] = {
 /// Features that are nothing without another: what they need, and they.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("pcid", &["invpcid"]),
-    ("fxsr", &["sse"]),
+    ("fxsr", &["sse", "fxsr-opt"]),
     ("sse", &["sse2", "mmxext"]),
     ("sse2", &["pni", "sse4a", "aes", "pclmulqdq", "sha-ni"]),
     ("xsave", &["xsaveopt", "xsavec", "xgetbv1", "xsaves", "avx"]),
@@ -201,6 +211,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         "svm",
         &[
             "npt",
+            "lbrv",
             "nrip-save",
             "tsc-scale",
             "vmcb-clean",
@@ -247,7 +258,6 @@ const ABSENT: &[&str] = &[
     "amx-bf16",
     "amx-int8",
     "amx-tile",
-    "arat",
     "arch-lbr",
     "avic",
     "avx-vnni",
@@ -283,7 +293,6 @@ const ABSENT: &[&str] = &[
     "fma4",
     "fred",
     "full-width-write",
-    "fxsr-opt",
     "gfni",
     "hle",
     "ht",
@@ -296,7 +305,6 @@ const ABSENT: &[&str] = &[
     "intel-pt",
     "intel-pt-lip",
     "lam",
-    "lbrv",
     "lwp",
     "md-clear",
     "mds-no",
@@ -305,11 +313,9 @@ const ABSENT: &[&str] = &[
     "movdiri",
     "mpx",
     "nodeid-msr",
-    "osvw",
     "pbe",
     "pcommit",
     "pdcm",
-    "perfctr-core",
     "perfctr-nb",
     "phe",
     "phe-en",

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::feature::{FEATURES, FeatureSet, Instructions, Word, find, is_absent};
+use crate::feature::{FEATURES, FeatureSet, Instructions, PERFCTR_CORE, Word, find, is_absent};
 use crate::fpu::xsave::component;
 use crate::mmu::{LINEAR_BITS, LINEAR_BITS_57, PHYS_BITS};
 use crate::regs::*;
@@ -48,6 +48,7 @@ bitflags::bitflags! {
         const X2APIC = 1 << 6;
         /// MPERF and APERF.
         const RDPRU = 1 << 7;
+        const OSVW = 1 << 8;
     }
 }
 
@@ -62,6 +63,7 @@ impl Groups {
             ("arch-capabilities", Self::ARCH_CAPABILITIES),
             ("x2apic", Self::X2APIC),
             ("rdpru", Self::RDPRU),
+            ("osvw", Self::OSVW),
         ];
         groups
             .into_iter()
@@ -128,6 +130,7 @@ impl Limits {
             ("lm", EFER_LME | EFER_LMA),
             ("nx", EFER_NXE),
             ("svm", EFER_SVME),
+            ("fxsr-opt", EFER_FFXSR),
         ]);
         let intel = model.vendor == Vendor::Intel;
         let mut instructions = model.features.instructions();
@@ -251,7 +254,7 @@ const X86_64: &str = "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov 
     fxsr sse sse2 nx lm syscall hypervisor x2apic tsc-adjust";
 const CORE: &str = "vme pni ssse3 cx16 lahf-lm";
 const NEHALEM: &str = "sse4.1 sse4.2 popcnt";
-const WESTMERE: &str = "aes pclmulqdq";
+const WESTMERE: &str = "aes pclmulqdq arat";
 const SANDY_BRIDGE: &str = "avx xsave xsaveopt tsc-deadline rdtscp";
 const IVY_BRIDGE: &str = "f16c rdrand fsgsbase smep erms";
 const HASWELL: &str = "fma movbe pcid bmi1 bmi2 avx2 invpcid abm";
@@ -265,8 +268,8 @@ const DENVERTON: &str = "tsc-deadline xsave rdrand 3dnowprefetch pdpe1gb rdtscp 
 const AMD: &str =
     "mmxext sse4a topoext 3dnowprefetch abm rdtscp pdpe1gb cr8legacy svm npt nrip-save";
 const EPYC: &str = "sse4.1 sse4.2 popcnt aes pclmulqdq avx xsave xsaveopt f16c rdrand fsgsbase smep fma \
-    movbe bmi1 bmi2 avx2 rdseed adx smap clflushopt sha-ni xsavec xgetbv1";
-const ROME: &str = "clwb umip rdpid xsaveerptr clzero wbnoinvd";
+    movbe bmi1 bmi2 avx2 rdseed adx smap clflushopt sha-ni xsavec xgetbv1 arat fxsr-opt osvw";
+const ROME: &str = "perfctr-core clwb umip rdpid xsaveerptr clzero wbnoinvd";
 const MILAN: &str = "pcid invpcid erms fsrm pku vaes vpclmulqdq null-sel-clr-base \
     lfence-always-serializing";
 
@@ -387,7 +390,7 @@ const MODELS: &[Known] = {
             Amd,
             [16, 2, 3],
             "AMD Phenom(tm) 9550 Quad-Core Processor",
-            &[X86_64, "vme pni monitor cx16 popcnt pdpe1gb rdtscp lahf-lm abm svm npt"],
+            &[X86_64, "vme pni monitor cx16 popcnt pdpe1gb rdtscp lahf-lm abm svm npt fxsr-opt"],
         ),
         known(
             "Conroe",
@@ -767,6 +770,9 @@ impl CpuModel {
             model.change(part)?;
         }
         model.features.settle();
+        if !model.pmu || model.vendor == Vendor::Intel {
+            model.set_feature(PERFCTR_CORE, false)?;
+        }
         if !model.kvm {
             model.features.clear(Word::KvmEax);
         }
@@ -993,6 +999,13 @@ mod tests {
         let has = |text: &str| CpuModel::parse(text).unwrap().features.has_name(INVTSC);
         assert!(!has("max") && has("max,+invtsc") && has("max,migratable=off"));
         assert!(!has("max,migratable=on") && !has("Haswell,migratable=off"));
+    }
+
+    #[test]
+    fn counters_of_the_core_extensions_are_amds_where_there_are_counters() {
+        let has = |text: &str| CpuModel::parse(text).unwrap().features.has_name(PERFCTR_CORE);
+        assert!(has("max") && has("EPYC-Rome,pmu=on") && !has("EPYC,pmu=on"));
+        assert!(!has("EPYC-Rome") && !has("max,pmu=off") && !has("max,vendor=GenuineIntel"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! do nothing.
 
 use crate::cpu::Cpu;
+use crate::feature::PERFCTR_CORE;
 use crate::kvm::{self, KvmMsrs};
 use crate::model::{CpuModel, Groups, Vendor};
 use crate::pmu::Pmu;
@@ -74,6 +75,8 @@ pub(crate) mod index {
     pub(crate) const INT_PENDING: u32 = 0xc001_0055;
     pub(crate) const VM_CR: u32 = 0xc001_0114;
     pub(crate) const VM_HSAVE_PA: u32 = 0xc001_0117;
+    pub(crate) const OSVW_LENGTH: u32 = 0xc001_0140;
+    pub(crate) const OSVW_STATUS: u32 = 0xc001_0141;
     pub(crate) const LS_CFG: u32 = 0xc001_1020;
     pub(crate) const IC_CFG: u32 = 0xc001_1021;
     pub(crate) const DC_CFG: u32 = 0xc001_1022;
@@ -90,6 +93,10 @@ const ARCH_CAPABILITIES: u64 = 1 << 0 // RDCL_NO
     | 1 << 5 // MDS_NO
     | 1 << 6 // PSCHANGE_MC_NO
     | 1 << 8; // TAA_NO
+/// OSVW_LENGTH after reset: the status tells of the first five errata, none of which there is.
+const OSVW_LENGTH_RESET: u64 = 5;
+/// OSVW_LENGTH has 16 bits.
+const OSVW_LENGTH_BITS: u32 = 16;
 /// MISC_ENABLE: fast strings.
 const MISC_ENABLE_RESET: u64 = 1;
 /// PAT after reset: WB, WT, UC-, UC, twice.
@@ -141,6 +148,8 @@ pub(crate) struct Msrs {
     last_branch: [u64; 4],
     spec_ctrl: u64,
     hwcr: u64,
+    /// Errata that the system need not work around: how many are told of, and which there are.
+    osvw: [u64; 2],
     /// Rights by protection key, two bits a key, to supervisor pages.
     pub(crate) pkrs: u32,
     mcg_ctl: u64,
@@ -176,11 +185,12 @@ impl Msrs {
             last_branch: [0; 4],
             spec_ctrl: 0,
             hwcr: 0,
+            osvw: [OSVW_LENGTH_RESET, 0],
             pkrs: 0,
             mcg_ctl: u64::MAX,
             mcg_status: 0,
             mc_banks: std::array::from_fn(|n| if n % 4 == 0 { u64::MAX } else { 0 }),
-            pmu: model.pmu.then(|| Pmu::new(model.vendor)),
+            pmu: model.pmu.then(|| Pmu::new(model.vendor, model.features.has_name(PERFCTR_CORE))),
             kvm: KvmMsrs::default(),
         }
     }
@@ -190,6 +200,19 @@ impl Msrs {
     /// What a debug exception does: its handler's branches are of no interest.
     pub(crate) fn stop_branch_tracing(&mut self) {
         self.debug_ctl &= !(DEBUG_CTL_LBR | DEBUG_CTL_BTF);
+    }
+
+    /// DEBUG_CTL and what is on record of branches, in the order in which control blocks have them.
+    pub(crate) fn branch_record(&self) -> [u64; 5] {
+        let [from, to, event_from, event_to] = self.last_branch;
+        [self.debug_ctl, from, to, event_from, event_to]
+    }
+
+    /// Takes up what [`Self::branch_record`] gave, or a control block has.
+    pub(crate) fn set_branch_record(&mut self, record: [u64; 5]) {
+        let [debug_ctl, last_branch @ ..] = record;
+        self.debug_ctl = debug_ctl & DEBUG_CTL_AMD;
+        self.last_branch = last_branch;
     }
 }
 
@@ -250,6 +273,8 @@ const SAVED: &[u32] = &[
     index::KERNEL_GS_BASE,
     index::TSC_AUX,
     index::HWCR,
+    index::OSVW_LENGTH,
+    index::OSVW_STATUS,
 ];
 
 /// Whether a byte is a memory type that PAT can hold.
@@ -352,6 +377,9 @@ impl Cpu {
             index::KERNEL_GS_BASE => msrs.kernel_gs_base,
             index::TSC_AUX => msrs.tsc_aux,
             index::HWCR => msrs.hwcr,
+            index::OSVW_LENGTH | index::OSVW_STATUS if self.has(Groups::OSVW) => {
+                msrs.osvw[(register - index::OSVW_LENGTH) as usize]
+            }
             index::SYSCFG
             | index::TOP_MEM
             | index::TOP_MEM2
@@ -383,6 +411,7 @@ impl Cpu {
             index::EFER => return self.write_efer(value),
             index::DEBUG_CTL => return self.write_debug_ctl(value),
             index::SPEC_CTRL | index::PRED_CMD if !self.has(Groups::SPEC_CTRL) => return false,
+            index::OSVW_LENGTH | index::OSVW_STATUS if !self.has(Groups::OSVW) => return false,
             index::PKRS => return self.write_pkrs(value),
             index::XSS => return self.has(Groups::XSAVES) && value == 0,
             index::MC_FIRST..=index::MC_LAST => return self.write_mc_bank(register, value),
@@ -446,6 +475,8 @@ impl Cpu {
             index::KERNEL_GS_BASE => (&mut msrs.kernel_gs_base, canonical),
             index::TSC_AUX => (&mut msrs.tsc_aux, value >> 32 == 0),
             index::HWCR => (&mut msrs.hwcr, true),
+            index::OSVW_LENGTH => (&mut msrs.osvw[0], value >> OSVW_LENGTH_BITS == 0),
+            index::OSVW_STATUS => (&mut msrs.osvw[1], true),
             // Writable, without effect.
             index::PRED_CMD => return value & !1 == 0,
             index::PATCH_LEVEL

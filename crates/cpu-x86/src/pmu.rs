@@ -1,5 +1,5 @@
-//! Performance counters: the four of AMD's processors from the K7 on (APM volume 2, section 13.2), or the
-//! architectural ones of Intel's, version 2 (SDM volume 3, section 20.2).
+//! Performance counters: the four of AMD's processors from the K7 on, or the six that came later (APM volume
+//! 2, section 13.2), or the architectural ones of Intel's, version 2 (SDM volume 3, section 20.2).
 //!
 //! A processor that is software has no cycles of its own; every instruction takes one. Events that a
 //! guest can rely on are counted: cycles, instructions, branches; anything else stays at zero.
@@ -16,8 +16,9 @@ use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::model::Vendor;
 
-/// General-purpose counters.
-const GENERAL: usize = 4;
+/// General-purpose counters: the most there are, of AMD's with the core extensions, and of all others.
+const GENERAL: usize = 6;
+const FEWER: usize = 4;
 /// Fixed-function counters of Intel's: instructions, cycles, reference cycles.
 const FIXED: usize = 3;
 /// Width of all counters.
@@ -51,13 +52,16 @@ mod fixed {
 /// Register numbers.
 mod index {
     pub(super) const AMD_SELECT: u32 = 0xc001_0000;
-    pub(super) const AMD_SELECT_LAST: u32 = AMD_SELECT + super::GENERAL as u32 - 1;
+    pub(super) const AMD_SELECT_LAST: u32 = AMD_SELECT + super::FEWER as u32 - 1;
     pub(super) const AMD_COUNTER: u32 = 0xc001_0004;
-    pub(super) const AMD_COUNTER_LAST: u32 = AMD_COUNTER + super::GENERAL as u32 - 1;
+    pub(super) const AMD_COUNTER_LAST: u32 = AMD_COUNTER + super::FEWER as u32 - 1;
+    /// Of the core extensions: select and counter of each in turn.
+    pub(super) const CORE: u32 = 0xc001_0200;
+    pub(super) const CORE_LAST: u32 = CORE + 2 * super::GENERAL as u32 - 1;
     pub(super) const COUNTER: u32 = 0xc1;
-    pub(super) const COUNTER_LAST: u32 = COUNTER + super::GENERAL as u32 - 1;
+    pub(super) const COUNTER_LAST: u32 = COUNTER + super::FEWER as u32 - 1;
     pub(super) const SELECT: u32 = 0x186;
-    pub(super) const SELECT_LAST: u32 = SELECT + super::GENERAL as u32 - 1;
+    pub(super) const SELECT_LAST: u32 = SELECT + super::FEWER as u32 - 1;
     pub(super) const FIXED: u32 = 0x309;
     pub(super) const FIXED_LAST: u32 = FIXED + super::FIXED as u32 - 1;
     pub(super) const FIXED_CONTROL: u32 = 0x38d;
@@ -67,7 +71,7 @@ mod index {
 }
 
 /// Bits of Intel's global registers: the general counters from bit 0, the fixed ones from bit 32 on.
-const GLOBAL: u64 = ((1 << GENERAL) - 1) | ((1 << FIXED) - 1) << 32;
+const GLOBAL: u64 = ((1 << FEWER) - 1) | ((1 << FIXED) - 1) << 32;
 /// Overflow control clears these besides, which never are set here.
 const OVERFLOW_OTHERS: u64 = 3 << 62;
 
@@ -84,6 +88,8 @@ pub(crate) struct Done {
 #[derive(Clone, Debug)]
 pub(crate) struct Pmu {
     vendor: Vendor,
+    /// Of [`GENERAL`], those that there are.
+    general: usize,
     selects: [u64; GENERAL],
     counters: [u64; GENERAL],
     fixed: [u64; FIXED],
@@ -97,15 +103,16 @@ pub(crate) struct Pmu {
 }
 
 impl Pmu {
-    /// The counters after power-on.
-    pub(crate) fn new(vendor: Vendor) -> Self {
+    /// The counters after power-on: AMD's with or without the core extensions, or Intel's.
+    pub(crate) fn new(vendor: Vendor, core_extensions: bool) -> Self {
         Self {
             vendor,
+            general: if core_extensions && vendor == Vendor::Amd { GENERAL } else { FEWER },
             selects: [0; GENERAL],
             counters: [0; GENERAL],
             fixed: [0; FIXED],
             fixed_control: 0,
-            control: (1 << GENERAL) - 1,
+            control: (1 << FEWER) - 1,
             status: 0,
             counting: false,
             synced: 0,
@@ -121,7 +128,7 @@ impl Pmu {
     /// EAX, EBX and EDX of CPUID leaf 0xa: version 2; of the architectural events those of the last level
     /// cache are not there.
     pub(crate) fn cpuid() -> (u32, u32, u32) {
-        (2 | (GENERAL as u32) << 8 | WIDTH << 16 | 7 << 24, 0x18, FIXED as u32 | WIDTH << 5)
+        (2 | (FEWER as u32) << 8 | WIDTH << 16 | 7 << 24, 0x18, FIXED as u32 | WIDTH << 5)
     }
 
     fn is_enabled(&self, n: usize) -> bool {
@@ -155,7 +162,7 @@ impl Pmu {
     }
 
     fn update(&mut self) {
-        self.counting = (0..GENERAL).any(|n| self.is_enabled(n) && !self.is_computed(n))
+        self.counting = (0..self.general).any(|n| self.is_enabled(n) && !self.is_computed(n))
             || (0..FIXED).any(|n| self.is_fixed_enabled(n) && !self.is_fixed_computed(n));
     }
 
@@ -186,7 +193,7 @@ impl Pmu {
     pub(crate) fn sync(&mut self, now: u64) -> bool {
         let count = now.saturating_sub(std::mem::replace(&mut self.synced, now)) & COUNT_MASK;
         let mut interrupt = false;
-        for n in 0..GENERAL {
+        for n in 0..self.general {
             if count != 0 && self.is_enabled(n) && self.is_computed(n) {
                 interrupt |= self.add(n, count);
             }
@@ -222,7 +229,7 @@ impl Pmu {
     /// Counts `done` where the run loop has to; tells whether a counter that asks for an interrupt has overflown.
     pub(crate) fn account(&mut self, done: Done) -> bool {
         let mut interrupt = false;
-        for n in 0..GENERAL {
+        for n in 0..self.general {
             if self.is_enabled(n) && !self.is_computed(n) {
                 interrupt |= self.add(n, self.count(self.selects[n], done));
             }
@@ -245,8 +252,13 @@ impl Pmu {
             Vendor::Intel if number & FIXED_ONES != 0 => {
                 self.fixed.get((number & !FIXED_ONES) as usize).copied()
             }
-            _ => self.counters.get(number as usize).copied(),
+            _ => self.counters[..self.general].get(number as usize).copied(),
         }
+    }
+
+    /// Whether `register` is one of the core extensions'; there is no other with its number.
+    fn is_cores(&self, register: u32) -> bool {
+        self.general == GENERAL && (index::CORE..=index::CORE_LAST).contains(&register)
     }
 
     /// Reads a model-specific register, after [`Self::sync`]; `None` if it is none of these.
@@ -258,6 +270,14 @@ impl Pmu {
                 }
                 index::AMD_COUNTER..=index::AMD_COUNTER_LAST => {
                     Some(self.counters[(register - index::AMD_COUNTER) as usize])
+                }
+                _ if self.is_cores(register) => {
+                    let n = (register - index::CORE) as usize;
+                    Some(if n.is_multiple_of(2) {
+                        self.selects[n / 2]
+                    } else {
+                        self.counters[n / 2]
+                    })
                 }
                 _ => None,
             };
@@ -321,6 +341,14 @@ impl Pmu {
             index::STATUS => self.status = value & GLOBAL,
             index::CONTROL => self.control = value & GLOBAL,
             index::OVERFLOW_CONTROL => self.status &= !value,
+            _ if self.is_cores(register) => {
+                let n = (register - index::CORE) as usize;
+                if n.is_multiple_of(2) {
+                    self.selects[n / 2] = value & select::AMD;
+                } else {
+                    self.counters[n / 2] = value & COUNT_MASK;
+                }
+            }
             _ => {}
         }
         self.update();
@@ -329,6 +357,7 @@ impl Pmu {
     /// The registers to save.
     pub(crate) fn saved(&self) -> Vec<(u32, u64)> {
         let registers: Vec<u32> = match self.vendor {
+            Vendor::Amd if self.general == GENERAL => (index::CORE..=index::CORE_LAST).collect(),
             Vendor::Amd => (index::AMD_SELECT..=index::AMD_COUNTER_LAST).collect(),
             Vendor::Intel => (index::COUNTER..=index::COUNTER_LAST)
                 .chain(index::SELECT..=index::SELECT_LAST)
@@ -388,7 +417,7 @@ mod tests {
 
     #[test]
     fn amd_counters_count_what_is_selected_and_wrap() {
-        let mut pmu = Pmu::new(Vendor::Amd);
+        let mut pmu = Pmu::new(Vendor::Amd, false);
         assert!(!pmu.is_counting());
         let enabled = select::ENABLE | select::SYSTEM | select::INTERRUPT;
         assert_eq!(pmu.write(0xc001_0000, 0xc0 | enabled), Some(true));
@@ -403,8 +432,28 @@ mod tests {
     }
 
     #[test]
+    fn the_core_extensions_are_six_with_registers_of_their_own() {
+        let mut pmu = Pmu::new(Vendor::Amd, true);
+        let enabled = select::ENABLE | select::SYSTEM;
+        for n in 0..6 {
+            assert_eq!(pmu.write(0xc001_0200 + 2 * n, 0xc0 | enabled), Some(true));
+            assert_eq!(pmu.write(0xc001_0201 + 2 * n, 100 * u64::from(n)), Some(true));
+        }
+        assert!(!pmu.account(COUNTED));
+        assert_eq!((pmu.counter(5), pmu.counter(6)), (Some(510), None));
+        // The first four are the old ones.
+        assert_eq!((pmu.read(0xc001_0007), pmu.read(0xc001_0207)), (Some(310), Some(310)));
+        assert_eq!(pmu.write(0xc001_0000, 0), Some(true));
+        assert_eq!((pmu.read(0xc001_0200), pmu.read(0xc001_020c)), (Some(0), None));
+        let mut copy = Pmu::new(Vendor::Amd, true);
+        pmu.saved().into_iter().for_each(|(n, value)| assert!(copy.restore(n, value)));
+        assert_eq!(copy.saved(), pmu.saved());
+        assert_eq!(Pmu::new(Vendor::Amd, false).read(0xc001_0200), None);
+    }
+
+    #[test]
     fn a_counter_of_everything_is_computed_from_the_instructions() {
-        let mut pmu = Pmu::new(Vendor::Amd);
+        let mut pmu = Pmu::new(Vendor::Amd, false);
         let enabled = select::ENABLE | select::SYSTEM | select::USER | select::INTERRUPT;
         pmu.sync(1000);
         assert_eq!(pmu.write(0xc001_0000, 0x76 | enabled), Some(true));
@@ -431,7 +480,7 @@ mod tests {
 
     #[test]
     fn intel_counters_need_both_enables_and_tell_of_overflows() {
-        let mut pmu = Pmu::new(Vendor::Intel);
+        let mut pmu = Pmu::new(Vendor::Intel, false);
         let enabled = select::ENABLE | select::SYSTEM;
         assert_eq!(pmu.write(0x186, 0xc0 | enabled), Some(true));
         assert_eq!(pmu.write(0xc1, 0xffff_fffe), Some(true));
@@ -447,7 +496,7 @@ mod tests {
         assert_eq!(pmu.read(0x38e), Some(0));
         assert_eq!(pmu.write(0x38e, 0), Some(false));
         assert_eq!(pmu.write(0x186, 1 << 32), Some(false));
-        let mut copy = Pmu::new(Vendor::Intel);
+        let mut copy = Pmu::new(Vendor::Intel, false);
         pmu.saved().into_iter().for_each(|(n, value)| assert!(copy.restore(n, value)));
         assert_eq!(copy.saved(), pmu.saved());
         assert_eq!(copy.is_counting(), pmu.is_counting());

@@ -52,6 +52,7 @@ pub(crate) const EFER_LME: u64 = 1 << 8;
 pub(crate) const EFER_LMA: u64 = 1 << 10;
 pub(crate) const EFER_NXE: u64 = 1 << 11;
 pub(crate) const EFER_SVME: u64 = 1 << 12;
+pub(crate) const EFER_FFXSR: u64 = 1 << 14;
 
 /// DR6 bits that read as one.
 pub(crate) const DR6_FIXED: u64 = 0xffff_0ff0;

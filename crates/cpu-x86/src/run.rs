@@ -183,7 +183,10 @@ impl Cpu {
         let shadow = std::mem::take(&mut self.shadow);
         self.debug_shadow = false;
         self.ends_step = false;
+        let met_before = self.pending_debug & DR6_BREAKPOINTS;
         if let Err(exception) = self.run_one() {
+            // An instruction that did not come to its end meets its breakpoints when it is tried again.
+            self.pending_debug = self.pending_debug & !DR6_BREAKPOINTS | met_before;
             if shielded {
                 self.system_flags |= RF;
             }

@@ -234,9 +234,11 @@ pub struct SvmHost {
     pub rax: u64,
     /// The page attribute table.
     pub pat: u64,
+    /// DEBUG_CTL and the record of branches, if the guest has its own.
+    pub branches: Option<[u64; 5]>,
 }
 
 impl vmstate::State for CpuState {
     const NAME: &'static str = "cpu-x86";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
 }

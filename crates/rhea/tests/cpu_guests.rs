@@ -17,7 +17,7 @@ const BESIDES: &[(&str, &[&str])] = &[
     ("msr", &["Icelake-Server", "qemu64"]),
     ("paging", &["IvyBridge,phys-bits=36,host-phys-bits=off"]),
     ("pcid", &["qemu64,+pcid,+invpcid", "qemu64,-pcid,+invpcid", "qemu64,-pcid,-invpcid"]),
-    ("pmu", &["Skylake-Server,pmu=on"]),
+    ("pmu", &["Skylake-Server,pmu=on", "EPYC,pmu=on"]),
     ("smp", &["qemu64"]),
     ("svm", &["EPYC", "EPYC,-npt", "EPYC-Milan,+svm", "max,+monitor", "Haswell"]),
     ("syscall", &["Opteron_G1,vendor=AuthenticAMD", "Haswell"]),
@@ -28,6 +28,7 @@ const BESIDES: &[(&str, &[&str])] = &[
 ];
 /// What topics' machines have besides.
 const MACHINES: &[(&str, [&str; 2])] = &[
+    ("ioapic", ["-smp", "2"]),
     ("smp", ["-smp", "4"]),
     ("topology", ["-smp", "8,sockets=2,cores=2,threads=2"]),
     ("vmport", ["-machine", "vmport=on"]),

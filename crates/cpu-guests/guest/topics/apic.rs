@@ -2,7 +2,7 @@
 //! level and edge (SDM volume 3, chapter 11; 82093AA data sheet).
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::kit::xapic::*;
 use crate::kit::*;
@@ -302,6 +302,25 @@ fn non_maskable(own: u32) {
     }
     check("NMI in its handler", took(3), 1);
     check("NMI after it", took(2), 2);
+    // An IRET that faults lets the next one in, before the fault's handler.
+    fn on_first(trap: &mut Trap) {
+        if COUNTS[2].fetch_add(1, Ordering::SeqCst) == 0 {
+            command(read(ID) >> if is_x2apic() { 0 } else { 24 }, 4 << 8);
+            let vector = attempt!(["push 0x10", "push rsp", "push 2", "push 0x10", "push 0", "iretq"]);
+            COUNTS[3].store(vector as u32, Ordering::SeqCst);
+        } else {
+            AT.store(trap.rip, Ordering::SeqCst);
+        }
+    }
+    static AT: AtomicU64 = AtomicU64::new(0);
+    handle(NMI, Some(on_first));
+    command(own, 4 << 8);
+    for _ in 0..100 {
+        unsafe { asm!("nop") };
+    }
+    check("an IRET that faults, and two NMIs", (took(3), took(2)), (GP as u32, 2));
+    let stub = &raw const stubs as u64 + 16 * GP;
+    check("the second NMI is before the fault's handler", AT.load(Ordering::SeqCst), stub);
     handle(NMI, None);
 }
 
@@ -338,7 +357,38 @@ fn modes() {
     check("from off to x2APIC", try_wrmsr(MSR_BASE, base | EXTENDED), GP);
     check("on again", try_wrmsr(MSR_BASE, base), NONE);
     check("CPUID tells", has(1, 3, 9), true);
+    fresh(id);
+}
+
+/// What is there after the controller was off.
+fn fresh(id: u32) {
+    check("fresh: ID", read(ID) >> 24, id);
+    check("fresh: SVR", read(SVR), 0xff);
+    check("fresh: TPR, LDR, DFR", (read(TPR), read(LDR), read(DFR)), (0, 0, u32::MAX));
+    let lines = [LVT_TIMER, LVT_COUNTER, LVT_LINT0, LVT_LINT1, LVT_ERROR];
+    for entry in lines {
+        check(format_args!("fresh: entry {entry:#x}"), read(entry), MASKED);
+    }
+    check("fresh: timer", (read(INITIAL), read(CURRENT), read(DIVIDE)), (0, 0, 0));
+    for n in 0..8 {
+        check("fresh: requests", (read(IRR + 16 * n), read(ISR + 16 * n)), (0, 0));
+    }
     write(SVR, 0x1ff);
+}
+
+/// Switched off and on again, in the mode of the page.
+fn off_and_on(id: u32) {
+    let base = rdmsr(MSR_BASE);
+    write(TPR, 0x20);
+    write(LVT_TIMER, 0x70 | 1 << 17);
+    write(INITIAL, 1 << 30);
+    command(0, 0x40 | SELF);
+    check("off", try_wrmsr(MSR_BASE, base & !ENABLE), NONE);
+    check("off: CPUID tells", has(1, 3, 9), false);
+    check("on again", try_wrmsr(MSR_BASE, base), NONE);
+    fresh(id);
+    window();
+    check("what was requested is gone", took(0x40), 0);
 }
 
 /// The registers' page goes where APIC_BASE says.
@@ -455,5 +505,6 @@ pub fn run() {
     non_maskable(own);
     io_apic(own);
     relocation();
+    off_and_on(own);
     modes();
 }

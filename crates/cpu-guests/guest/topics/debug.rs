@@ -256,6 +256,71 @@ fn data_breakpoints() {
         asm!("lea {0}, [rip + 2f]", "mov ss, [rip + {s}]", "2: nop", "nop", out(reg) start, s = sym SELECTOR);
     }
     expect("MOV SS that meets one", start, &[(1, 1)]);
+    after_stack_segment(enable(3, 1));
+    set_dr7(0x400);
+}
+
+/// A load of SS that meets a breakpoint, and an instruction that enters a handler: the trap is told where
+/// the handler begins (SDM volume 3, section 6.8.3).
+fn after_stack_segment(dr7: u64) {
+    let stub = |vector: u64| &raw const stubs as u64 + 16 * vector;
+    handle(BP, Some(|_| {}));
+    handle(0x91, Some(|_| {}));
+    macro_rules! enters {
+        ($name:literal, $to:expr, [$($instruction:literal),+]) => {
+            set_dr7(dr7);
+            begin();
+            unsafe { asm!("mov ss, [rip + {s}]", $($instruction),+, s = sym SELECTOR) };
+            set_dr7(0x400);
+            expect($name, $to, &[(0, 1)]);
+        };
+    }
+    enters!("MOV SS, INT3", stub(BP), ["int3"]);
+    enters!("MOV SS, INT n", stub(0x91), ["int 0x91"]);
+    handle(BP, None);
+    handle(0x91, None);
+    // Into 64-bit code of CPL 0, which is where we are.
+    let (star, lstar, mask) = (rdmsr(0xc000_0081), rdmsr(0xc000_0082), rdmsr(0xc000_0084));
+    wrmsr(0xc000_0081, u64::from(CODE64) << 32);
+    wrmsr(0xc000_0084, 0);
+    let entry: u64;
+    unsafe { asm!("lea {}, [rip + 2f]", "jmp 3f", "2: jmp rbp", "3:", out(reg) entry) };
+    wrmsr(0xc000_0082, entry);
+    set_dr7(dr7);
+    begin();
+    unsafe {
+        asm!("push rbp", "lea rbp, [rip + 2f]", "mov ss, [rip + {s}]", "syscall", "2: pop rbp",
+            s = sym SELECTOR, out("rcx") _, out("r11") _);
+    }
+    set_dr7(0x400);
+    expect("MOV SS, SYSCALL", entry, &[(0, 1)]);
+    wrmsr(0xc000_0081, star);
+    wrmsr(0xc000_0082, lstar);
+    wrmsr(0xc000_0084, mask);
+}
+
+/// Single steps and breakpoints at CPL 3.
+fn programs() {
+    begin();
+    let vector = user!(["lea rdi, [rip + 2f]", "push 0x102", "popfq", "2: nop", "nop", "push 2", "popfq"],
+        out("rdi") _);
+    check("steps of a program end", vector, 0x80);
+    check("steps of a program", count(), 4);
+    let (first, conditions) = seen(0);
+    check("one of its steps", conditions, BS | FIXED);
+    check("where they are", seen(1).0, first + 1);
+    check("and whose", first >= USER_ALIAS, true);
+    // The linear address counts, not the page.
+    set_dr0(addr_of!(WATCHED) as u64);
+    set_dr7(0x402 | 1 << 16 | 3 << 18);
+    begin();
+    let store = |to: u64| user!(["mov [rdi], eax"], in("rdi") to, in("eax") 0);
+    check("a program writes beside", store(addr_of!(WATCHED) as u64 + USER_ALIAS), 0x80);
+    check("by another address", count(), 0);
+    set_dr0(addr_of!(WATCHED) as u64 + USER_ALIAS);
+    begin();
+    check("a program writes", store(addr_of!(WATCHED) as u64 + USER_ALIAS), 0x80);
+    check("to what is watched", (count(), seen(0).1), (1, 1 | FIXED));
     set_dr7(0x400);
 }
 
@@ -358,6 +423,7 @@ pub fn run() {
     instruction_breakpoints();
     data_breakpoints();
     conditions();
+    programs();
     io_breakpoints();
     branches();
 }

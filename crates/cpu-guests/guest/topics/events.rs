@@ -344,9 +344,47 @@ fn absent_tables() {
     set_cr3(cr3());
 }
 
+/// An instruction whose end is the end of the lower half of all addresses: what follows it can't be fetched
+/// (SDM volume 3, section 6.15, general protection; APM volume 2, section 5.3.1).
+fn end_of_the_half() {
+    const END: u64 = 1 << 47;
+    unsafe {
+        let table = |n: usize| (&raw mut TABLES).cast::<u64>().add(512 * n);
+        (&raw mut PML4).cast::<u64>().add(255).write_volatile(table(0) as u64 | 3);
+        table(0).add(511).write_volatile(table(1) as u64 | 3);
+        table(1).add(511).write_volatile(table(2) as u64 | 3);
+        table(2).add(511).write_volatile(&raw const PAGE as u64 | 3);
+    }
+    let is_kvm = cpuid(0x4000_0000, 0)[1] == 0x4b4d_564b;
+    let programs: [(&str, &[u8], bool); 4] = [
+        ("NOP", &[0x90], true),
+        ("XOR", &[0x31, 0xc0], true),
+        ("VMCALL", &[0x0f, 0x01, 0xc1], is_kvm),
+        ("VMMCALL", &[0x0f, 0x01, 0xd9], is_kvm),
+    ];
+    for (name, code, there) in programs {
+        if !there {
+            continue;
+        }
+        let offset = 4096 - code.len();
+        unsafe {
+            let to = (&raw mut PAGE).cast::<u8>().add(offset);
+            core::ptr::copy_nonoverlapping(code.as_ptr(), to, code.len());
+        }
+        let vector = attempt!(["jmp {}"], in(reg) END - code.len() as u64, inout("eax") 0x1234 => _);
+        let end = last().trap;
+        check(name, (vector, end.code, end.rip), (GP, 0, END));
+    }
+    let vector = attempt!(["mov rax, [{}]"], in(reg) END - 4, out("rax") _);
+    check("a word across the end", (vector, last().trap.code), (GP, 0));
+    unsafe { (&raw mut PML4).cast::<u64>().add(255).write_volatile(0) };
+    set_cr3(cr3());
+}
+
 pub fn run() {
     codes();
     absent_tables();
+    end_of_the_half();
     doubles();
     frames();
     returns();

@@ -99,6 +99,17 @@ pub fn run() {
         check("WALL_CLOCK without the feature", try_wrmsr(WALL_CLOCK, 0), GP);
         check("SYSTEM_TIME without the feature", try_wrmsr(SYSTEM_TIME, 0), GP);
     }
+    for (name, register, bit) in [
+        ("asynchronous page faults", 0x4b56_4d02, 4),
+        ("stolen time", 0x4b56_4d03, 5),
+        ("ends of interrupts", 0x4b56_4d04, 6),
+        ("polling", 0x4b56_4d05, 12),
+        ("interrupts of asynchronous page faults", 0x4b56_4d06, 14),
+        ("migration", 0x4b56_4d08, 17),
+    ] {
+        let there = features >> bit & 1 != 0;
+        check(name, (try_rdmsr(register).is_some(), try_wrmsr(register, 0) == NONE), (there, there));
+    }
 }
 
 fn calls() {

@@ -56,6 +56,9 @@ fn efer() {
     for bit in [1, 2, 7, 9, 16, 19, 32, 63] {
         check(format_args!("EFER bit {bit}"), try_wrmsr(EFER, now | 1 << bit), GP);
     }
+    let fast = has(0x8000_0001, 3, 25);
+    check("EFER: FFXSR", try_wrmsr(EFER, now | 1 << 14), if fast { NONE } else { GP });
+    wrmsr(EFER, now);
     check("EFER: SCE", try_wrmsr(EFER, now & !1), NONE);
     wrmsr(EFER, now);
 }
@@ -164,6 +167,13 @@ fn others() {
         check("ARCH_CAPABILITIES is read-only", try_wrmsr(0x10a, 0), GP);
     } else {
         absent("ARCH_CAPABILITIES", 0x10a);
+    }
+    if has(0x8000_0001, 2, 9) {
+        register("OSVW_LENGTH", 0xc001_0140, &[4, 5], &[1 << 16]);
+        register("OSVW_STATUS", 0xc001_0141, &[1, 0], &[]);
+    } else {
+        absent("OSVW_LENGTH", 0xc001_0140);
+        absent("OSVW_STATUS", 0xc001_0141);
     }
     if !has(1, 2, 24) {
         absent("TSC_DEADLINE", 0x6e0);

@@ -33,6 +33,7 @@ mod at {
     pub const INT_INFO: usize = 0x088;
     pub const NP: usize = 0x090;
     pub const INJECT: usize = 0x0a8;
+    pub const EXTENSIONS: usize = 0x0b8;
     pub const N_CR3: usize = 0x0b0;
     pub const NEXT_RIP: usize = 0x0c8;
     pub const SEGMENTS: usize = 0x400;
@@ -53,6 +54,9 @@ mod at {
     pub const STAR: usize = 0x600;
     pub const CR2: usize = 0x640;
     pub const PAT: usize = 0x668;
+    pub const DEBUG_CTL: usize = 0x670;
+    pub const BRANCH_FROM: usize = 0x678;
+    pub const BRANCH_TO: usize = 0x680;
 }
 
 mod exit {
@@ -1002,6 +1006,71 @@ fn interrupts() {
     }
 }
 
+/// The record of branches: the guest goes on with the host's, or has its own (section 15.23).
+fn branches() {
+    const DEBUG_CTL: u32 = 0x1d9;
+    let record = || (rdmsr(0x1db), rdmsr(0x1dc));
+    let runs = |debug_ctl: u64| {
+        let own: u64;
+        unsafe {
+            asm!("push rbx", "push rbp", "xor edx, edx", "mov ecx, {msr}", "wrmsr", "mov rax, rsi", "clgi",
+                "vmrun rax", "mov ecx, {msr}", "rdmsr", "mov esi, eax", "xor eax, eax", "xor edx, edx",
+                "wrmsr", "stgi", "pop rbp", "pop rbx", msr = const DEBUG_CTL,
+                inout("rax") debug_ctl => _, inout("rsi") &raw const BLOCK as u64 => own,
+                out("rcx") _, out("rdx") _, out("rdi") _, out("r8") _, out("r9") _,
+                out("r10") _, out("r11") _, out("r12") _, out("r13") _, out("r14") _, out("r15") _);
+        }
+        own
+    };
+    let code = guest!("jmp 3f", "nop", "3: nop");
+    prepare();
+    put(at::RIP, code);
+    check("the host's: DEBUG_CTL", runs(1), 1);
+    check("the host's: a branch of the guest", record(), (code, code + 3));
+    prepare();
+    put(at::RIP, guest!("xor edx, edx", "mov eax, 1", "mov ecx, 0x1d9", "wrmsr"));
+    check("the host's: DEBUG_CTL as the guest set it", runs(0), 1);
+    if !feature(1) {
+        return skip("a record of branches of the guest's own");
+    }
+    let before = record();
+    prepare();
+    put(at::RIP, code);
+    put(at::EXTENSIONS, 1);
+    put(at::DEBUG_CTL, 1);
+    check("the guest's own: DEBUG_CTL of the host", runs(0), 0);
+    check("the guest's own: the host's record", record(), before);
+    check("the guest's own", (get(at::BRANCH_FROM), get(at::BRANCH_TO)), (code, code + 3));
+    check("the guest's own: DEBUG_CTL", get(at::DEBUG_CTL), 1);
+    prepare();
+    put(at::RIP, code);
+    put(at::EXTENSIONS, 1);
+    put(at::BRANCH_FROM, 0x1234);
+    check("the guest's own, off: DEBUG_CTL of the host", runs(1), 1);
+    check("the guest's own, off", get(at::BRANCH_FROM), 0x1234);
+}
+
+/// System management interrupts around a guest: intercepted, they wait for the host.
+fn system_management() {
+    if xapic::read(xapic::VERSION) == u32::MAX {
+        return skip("system management interrupts");
+    }
+    prepare();
+    put32(at::WORD3, 1 << 2);
+    put(at::RAX, xapic::BASE + u64::from(xapic::ICR));
+    let code = guest!("mov dword ptr [rax], 0x4200", "nop", "nop");
+    check("SMI", begin(code), 0x62);
+    // The board's handler went back when the flag was set again.
+    prepare();
+    put(at::RAX, xapic::BASE + u64::from(xapic::ICR));
+    check("SMI that is not intercepted", begin(code), exit::VMMCALL);
+    xapic::write(xapic::ICR, 0x4200);
+    for _ in 0..100 {
+        unsafe { asm!("nop") };
+    }
+    check("nothing is left of it", (cr0() & 1, rdmsr(EFER) & SVME), (1, SVME));
+}
+
 pub fn run() {
     if !has(0x8000_0001, 2, 2) {
         check("EFER.SVME without the feature", try_wrmsr(EFER, rdmsr(EFER) | SVME), GP);
@@ -1024,4 +1093,6 @@ pub fn run() {
     other_modes();
     nested_paging();
     interrupts();
+    branches();
+    system_management();
 }

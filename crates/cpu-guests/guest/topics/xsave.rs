@@ -285,7 +285,33 @@ fn protection_keys() {
     check("PKRU is clear", pkru, 0);
 }
 
+/// FXSAVE and FXRSTOR without vector registers (APM volume 2, section 3.1.7).
+fn fast() {
+    const EFER: u32 = 0xc000_0080;
+    if !has(0x8000_0001, 3, 25) {
+        return skip("FFXSR");
+    }
+    let mut area = Area::new(0xa5);
+    let user = (&raw mut area) as u64 + USER_ALIAS;
+    let efer = rdmsr(EFER);
+    wrmsr(EFER, efer | 1 << 14);
+    let before: u64;
+    unsafe {
+        asm!("pcmpeqd xmm3, xmm3", "fxsave64 [{a}]", "pxor xmm3, xmm3", "fxrstor64 [{a}]", "movq {x}, xmm3",
+            a = in(reg) &mut area, x = out(reg) before, out("xmm3") _);
+    }
+    wrmsr(EFER, efer);
+    check("FXSAVE leaves XMM3", area.u64(160 + 48), 0xa5a5_a5a5_a5a5_a5a5);
+    check("but has MXCSR", area.u64(24) as u32, 0x1f80);
+    check("FXRSTOR leaves XMM3", before, 0);
+    wrmsr(EFER, efer | 1 << 14);
+    let vector = user!(["pcmpeqd xmm3, xmm3", "fxsave64 [rdi]"], in("rdi") user, out("xmm3") _);
+    wrmsr(EFER, efer);
+    check("FXSAVE of a program", (vector, area.u64(160 + 48)), (0x80, u64::MAX));
+}
+
 pub fn run() {
+    fast();
     if !has(1, 2, 26) {
         check("CR4.OSXSAVE without the feature", try_cr4(cr4() | OSXSAVE), GP);
         return skip("XSAVE");

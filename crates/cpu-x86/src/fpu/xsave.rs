@@ -12,7 +12,7 @@ use crate::host::Access;
 use crate::mmu::LINEAR_BITS;
 use crate::op::{Handler, Op};
 use crate::reg::{RAX, RDX};
-use crate::regs::{CR0_EM, CR0_TS, CR4_OSXSAVE};
+use crate::regs::{CR0_EM, CR0_TS, CR4_OSXSAVE, EFER_FFXSR};
 
 /// State components, as in XCR0 and XSTATE_BV.
 pub(crate) mod component {
@@ -184,11 +184,18 @@ fn fxsave_check(cpu: &Cpu) -> Result {
     if cpu.cr0 & (CR0_EM | CR0_TS) != 0 { Err(Exception::NM) } else { Ok(()) }
 }
 
+/// How many vector registers FXSAVE and FXRSTOR are about: in 64-bit mode at CPL 0 none, if the system has asked
+/// for that (APM volume 2, section 3.1.7, FFXSR).
+fn fxsave_vectors(cpu: &Cpu) -> usize {
+    let fast = cpu.efer & EFER_FFXSR != 0 && cpu.mode.is_64() && cpu.cpl == 0;
+    if fast { 0 } else { vector_count(cpu) }
+}
+
 fn fxsave(cpu: &mut Cpu, op: &Op, wide: bool) -> Result {
     fxsave_check(cpu)?;
     let offset = image_offset(cpu, op, LEGACY_SIZE, 16, Access::Write)?;
     let mut image = [0; SOFTWARE_AREA];
-    let count = vector_count(cpu);
+    let count = fxsave_vectors(cpu);
     cpu.fpu.save_x87(&mut image, wide);
     cpu.fpu.save_mxcsr(&mut image);
     Fpu::save_vectors(&cpu.fpu.xmm, &mut image, 160, count);
@@ -203,7 +210,7 @@ fn fxrstor(cpu: &mut Cpu, op: &Op, wide: bool) -> Result {
     let mut image = [0; LEGACY_SIZE];
     cpu.load_bytes(op.seg, offset, &mut image)?;
     let mxcsr = checked_mxcsr(&image)?;
-    let count = vector_count(cpu);
+    let count = fxsave_vectors(cpu);
     cpu.fpu.restore_x87(&image, wide);
     cpu.fpu.mxcsr = mxcsr;
     Fpu::restore_vectors(&mut cpu.fpu.xmm, &image, 160, count);

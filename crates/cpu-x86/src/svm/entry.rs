@@ -2,7 +2,7 @@
 
 use super::exit::{code, event};
 use super::vmcb::{Vmcb, at};
-use super::{ASIDS, has};
+use super::{ASIDS, LBR_VIRTUALIZATION_ENABLE, has};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, vector};
 use crate::flags::bits;
@@ -136,6 +136,7 @@ impl Cpu {
             rsp: self.gpr(RSP),
             rax: self.gpr(RAX),
             pat: self.msrs.pat,
+            branches: None,
         }
     }
 
@@ -227,6 +228,13 @@ impl Cpu {
         };
         if self.svm.control.nested {
             self.msrs.pat = vmcb.u64(at::G_PAT);
+        }
+        if self.svm.control.virt_ext & LBR_VIRTUALIZATION_ENABLE != 0
+            && self.svm_has(has::LBR_VIRTUALIZATION)
+        {
+            self.svm.host.branches = Some(self.msrs.branch_record());
+            let own = std::array::from_fn(|n| vmcb.u64(at::DEBUG_CTL + 8 * n));
+            self.msrs.set_branch_record(own);
         }
         self.debug_shadow = false;
         self.shadow = vmcb.u64(at::INTERRUPT_SHADOW) & 1 != 0;

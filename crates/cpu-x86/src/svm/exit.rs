@@ -218,6 +218,11 @@ impl Cpu {
         if self.svm.control.nested {
             vmcb.put_u64(at::G_PAT, self.msrs.pat);
         }
+        if self.svm.host.branches.is_some() {
+            for (n, value) in self.msrs.branch_record().into_iter().enumerate() {
+                vmcb.put_u64(at::DEBUG_CTL + 8 * n, value);
+            }
+        }
         let changed = int_ctl::V_TPR | int_ctl::V_IRQ | int_ctl::V_GIF;
         let interrupts = vmcb.u64(at::INT_CTL) & !changed | self.svm.control.int_ctl & changed;
         vmcb.put_u64(at::INT_CTL, interrupts);
@@ -232,6 +237,7 @@ impl Cpu {
         if self.svm.control.nested {
             self.msrs.pat = host.pat;
         }
+        self.restore_branch_record();
         self.svm.guest = false;
         self.svm.nested = false;
         self.svm.gif = false;

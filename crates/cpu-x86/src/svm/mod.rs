@@ -53,6 +53,7 @@ const TSC_RATIO_ONE: u64 = 1 << 32;
 /// Bits of leaf 0x8000_000a, EDX, that the processor itself goes by.
 mod has {
     pub(super) const NPT: u32 = 1 << 0;
+    pub(super) const LBR_VIRTUALIZATION: u32 = 1 << 1;
     pub(super) const NRIP_SAVE: u32 = 1 << 3;
     pub(super) const TSC_SCALE: u32 = 1 << 4;
     pub(super) const DECODE_ASSISTS: u32 = 1 << 7;
@@ -75,7 +76,9 @@ pub(crate) mod int_ctl {
     pub(crate) const VECTOR_SHIFT: u32 = 32;
 }
 
-/// Bit of the control area's word at 0xb8: VMLOAD and VMSAVE are the guest's own.
+/// Bits of the control area's word at 0xb8: the guest has a record of branches of its own; VMLOAD and VMSAVE are the
+/// guest's own.
+const LBR_VIRTUALIZATION_ENABLE: u64 = 1 << 0;
 const VIRTUAL_VMLOAD_ENABLE: u64 = 1 << 1;
 
 /// A CPU's part of this mode.
@@ -151,6 +154,7 @@ impl Cpu {
         if self.svm.guest && self.svm.nested {
             self.msrs.pat = self.svm.host.pat;
         }
+        self.restore_branch_record();
         self.svm = Svm::default();
         if init {
             (self.svm.vm_cr, self.svm.hsave, self.svm.tsc_ratio) = (vm_cr, hsave, ratio);
@@ -180,6 +184,13 @@ impl Cpu {
         self.svm.nested = self.svm.control.nested;
         self.enter_guest_asid();
         self.update_virtual_interrupt();
+    }
+
+    /// Takes up the host's record of branches, if its guest has one of its own.
+    fn restore_branch_record(&mut self) {
+        if let Some(branches) = self.svm.host.branches.take() {
+            self.msrs.set_branch_record(branches);
+        }
     }
 
     /// The address of the running or suspended guest's control block, if there is a guest.

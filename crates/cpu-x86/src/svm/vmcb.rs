@@ -63,6 +63,8 @@ pub(crate) mod at {
     pub(crate) const SYSENTER_EIP: usize = 0x638;
     pub(crate) const CR2: usize = 0x640;
     pub(crate) const G_PAT: usize = 0x668;
+    /// DEBUG_CTL, then where the last branch came from and went to, then the same of the last event.
+    pub(crate) const DEBUG_CTL: usize = 0x670;
 }
 
 /// Bytes of the control area that mean something.

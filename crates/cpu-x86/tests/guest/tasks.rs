@@ -191,6 +191,35 @@ fn exceptions_and_interrupts_through_task_gates() {
     assert_eq!(get32(&board, TSS[0] + 0x24) & 0x1_0000, 0);
 }
 
+#[test]
+fn the_return_of_a_task_lets_the_next_nmi_in() {
+    let (mut cpu, board) = tasks();
+    put(&board, IDT + 8 * 2, u64::from(TASK[1]) << 16 | 0x85 << 40);
+    code(&board, 32, CODE, |a| {
+        a.out(0xeb, al).unwrap();
+        report(a, 3);
+        a.out(0xeb, al).unwrap();
+        report(a, 4);
+        a.hlt().unwrap();
+    });
+    // The first raises another, which waits for its return.
+    code(&board, 32, OTHER, |a| {
+        let (mut again, mut done) = (a.create_label(), a.create_label());
+        a.set_label(&mut again).unwrap();
+        report(a, 1);
+        a.inc(ebx).unwrap();
+        a.cmp(ebx, 1).unwrap();
+        a.jne(done).unwrap();
+        a.out(0xeb, al).unwrap();
+        report(a, 2);
+        a.set_label(&mut done).unwrap();
+        a.iretd().unwrap();
+        a.jmp(again).unwrap();
+    });
+    put32(&board, TSS[1] + 0x34, 0);
+    assert_eq!(run_to_halt(&mut cpu, &board), [1, 2, 1, 3, 1, 4]);
+}
+
 /// Runs `program` in the first task; returns what was reported, and for an exception its error code and
 /// saved EIP.
 fn faults(

@@ -15,6 +15,7 @@ use crate::pci::{ConfigSpace, ConfigState, Devfn, Identity, PciBus, PciFunction}
 
 mod shadow;
 
+pub use shadow::SMRAM_START;
 use shadow::Shadow;
 
 /// Place on the bus.
@@ -30,12 +31,13 @@ pub const PAMS: usize = 7;
 /// All areas of a PAM register, both halves, are RAM that is read and written.
 pub const PAM_RAM: u8 = 0x33;
 /// System management RAM control.
-const SMRAM: u16 = 0x72;
-/// SMRAM's bits: it is there for everyone; locked; there at all.
+pub const SMRAM: u16 = 0x72;
+/// SMRAM's bits: it is there for everyone.
 const SMRAM_OPEN: u8 = 1 << 6;
 const SMRAM_CLOSED_TO_DATA: u8 = 1 << 5;
 const SMRAM_LOCKED: u8 = 1 << 4;
-const SMRAM_ENABLED: u8 = 1 << 3;
+/// It is there at all.
+pub const SMRAM_ENABLED: u8 = 1 << 3;
 
 const IDENTITY: Identity = Identity {
     vendor: 0x8086,
@@ -123,6 +125,14 @@ impl I440fx {
         let _ = self.shadow.set(shadow);
         self.apply(&lock(&self.registers));
         Ok(())
+    }
+
+    /// Puts `bytes` into system management RAM from `offset` on, as firmware does before it closes it. What
+    /// does not fit is lost.
+    pub fn load_smram(&self, offset: u64, bytes: &[u8]) {
+        if let Some(block) = self.smram() {
+            let _ = block.write(offset, bytes);
+        }
     }
 
     fn smram(&self) -> Option<&Arc<MemoryBlock>> {

@@ -29,7 +29,8 @@ const TOP_AREA_LEN: u64 = 0x1_0000;
 const BIOS_AREA: u64 = 0xe_0000;
 const ONE_MIB: u64 = 0x10_0000;
 
-const SMRAM_START: u64 = 0xa_0000;
+/// Where system management RAM is, over the VGA window.
+pub const SMRAM_START: u64 = 0xa_0000;
 const SMRAM_LEN: u64 = 0x2_0000;
 
 /// Priorities of our mappings: over video memory and what else is mapped by BARs.

@@ -143,8 +143,19 @@ pub(super) struct Registers {
 impl Registers {
     /// The state after power-on: virtual wire on CPU 0.
     pub(super) fn power_on(index: u32) -> Self {
+        let mut registers = Self::reset(index);
+        if index == 0 {
+            registers.svr |= SVR_ENABLE;
+            registers.lvt[Source::Lint0 as usize] = DeliveryMode::ExtInt.bits();
+            registers.lvt[Source::Lint1 as usize] = DeliveryMode::Nmi.bits();
+        }
+        registers
+    }
+
+    /// The state after a reset, before firmware sets anything up (section 11.4.7.1).
+    fn reset(index: u32) -> Self {
         let bsp = if index == 0 { BASE_BSP } else { 0 };
-        let mut registers = Self {
+        Self {
             base: DEFAULT_BASE | BASE_ENABLE | bsp,
             initial_id: index,
             id: index as u8,
@@ -164,18 +175,12 @@ impl Registers {
             lint: [false; 2],
             startup_vector: 0,
             timer: ApicTimer::default(),
-        };
-        if index == 0 {
-            registers.svr |= SVR_ENABLE;
-            registers.lvt[Source::Lint0 as usize] = DeliveryMode::ExtInt.bits();
-            registers.lvt[Source::Lint1 as usize] = DeliveryMode::Nmi.bits();
         }
-        registers
     }
 
-    /// INIT: as after power-on, but the id, the base and the wires stay.
+    /// INIT, and being switched off: as after a reset, but the id, the base and the wires stay.
     pub(super) fn init(&mut self) {
-        let fresh = Self::power_on(self.initial_id);
+        let fresh = Self::reset(self.initial_id);
         *self = Self { base: self.base, id: self.id, lint: self.lint, ..fresh };
     }
 

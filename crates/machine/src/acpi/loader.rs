@@ -152,7 +152,7 @@ mod tests {
     fn firmware_arrives_at_what_we_would_have_put_there() {
         let image = Image::new(&config());
         let placed = run(&Files::new(&image));
-        let ours = image.place(0xe_0040);
+        let ours = image.place(0xe_0040, 0xe_0080);
         assert_eq!(placed[RSDP_FILE], ours.blobs[0]);
         assert_eq!(placed[TABLES_FILE], ours.blobs[1]);
     }

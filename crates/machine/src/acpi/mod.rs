@@ -219,10 +219,9 @@ impl Image {
         self.checksums.push((at, len));
     }
 
-    /// The tables from `start` on, which is on a 64-byte boundary within 0xe0000 to 0xfffff, so that
-    /// systems that are not told where the RSDP is find it by searching.
-    pub fn place(mut self, start: u64) -> Tables {
-        let base = start + ALIGNMENT as u64;
+    /// The tables from `base` on, a 64-byte boundary, and the RSDP at `root`: a 16-byte boundary within 0xe0000 to
+    /// 0xfffff, so that systems that are not told where it is find it by searching.
+    pub fn place(mut self, root: u64, base: u64) -> Tables {
         for Pointer { at, size } in self.pointers {
             let field = &mut self.bytes[at..at + usize::from(size)];
             let mut value = [0; 8];
@@ -234,7 +233,7 @@ impl Image {
             set_checksum(&mut self.bytes[at..at + len], CHECKSUM);
         }
         let rsdp = make_rsdp(self.oem_id, base + self.rsdt as u64, base + self.xsdt as u64);
-        Tables { rsdp: start, blobs: vec![(start, rsdp), (base, self.bytes)] }
+        Tables { rsdp: root, blobs: vec![(root, rsdp), (base, self.bytes)] }
     }
 }
 

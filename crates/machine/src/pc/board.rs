@@ -519,7 +519,7 @@ impl Pc {
         if !self.enters_kernel() {
             return;
         }
-        if let Err(reason) = cpu.set_state(&firmware::cpu_state(cpu.state())) {
+        if let Err(reason) = cpu.set_state(&firmware::cpu_state(index, cpu.state())) {
             eprintln!("rhea: cannot set CPU {index} up: {reason}");
         }
         if index == 0
@@ -567,9 +567,12 @@ impl Pc {
             return Ok(0);
         }
         let config = self.acpi_config(firmware::PM_BASE);
-        let tables = acpi::Image::new(&config).place(layout::FIRMWARE_TABLES);
+        let image = acpi::Image::new(&config);
+        let tables = image.place(layout::ACPI_ROOT, layout::FIRMWARE_TABLES);
         for (addr, bytes) in &tables.blobs {
-            if addr + bytes.len() as u64 > layout::SMBIOS_TABLES {
+            let is_root = *addr == layout::ACPI_ROOT;
+            let end = if is_root { layout::SMBIOS_TABLES } else { layout::ACPI_ROOT };
+            if addr + bytes.len() as u64 > end {
                 return Err(BuildError::Device(format!(
                     "-acpitable: {} bytes of tables do not fit below 1 MiB, where a machine without \
                      firmware has them; give -bios",
@@ -660,6 +663,9 @@ impl Board for Pc {
             return;
         }
         firmware::configure(&self.pci, &self.ports);
+        if !wakes_up {
+            firmware::install_smi_handler(&self.chipset.host_bridge);
+        }
         // Without a place to go on at, the system starts again.
         if wakes_up && self.waking_vector().is_some() {
             return;

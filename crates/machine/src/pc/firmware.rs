@@ -9,11 +9,13 @@ use std::ops::Range;
 use bus::AddressSpace;
 use cpu_x86::CpuState;
 use cpu_x86::state::X87State;
-use devices::i440fx;
+use devices::i440fx::{self, I440fx};
 use devices::i8042;
 use devices::ide::{self, PiixIde};
-use devices::pci::{Devfn, PciBus, reg};
+use devices::pci::{Devfn, PciBus, PciFunction, reg};
 use devices::piix::{self, Piix3, Piix4Pm};
+
+use crate::spec::MAX_CPUS;
 
 /// Ports for BARs.
 const IO_WINDOW: Range<u64> = 0xc000..0x1_0000;
@@ -89,6 +91,28 @@ pub const SMBUS_BASE: u16 = 0x700;
 const ELCR2: u64 = 0x4d1;
 const ELCR2_PCI: u64 = 0x0c;
 
+/// Where CPUs' SMBASEs begin in system management RAM, and how far apart they are. The entry and the save
+/// area of 512 bytes, 8000h and FE00h from SMBASE on, lie in different halves of such a stretch, so that
+/// one CPU's are clear of another's.
+const SMBASE: u32 = i440fx::SMRAM_START as u32;
+const SMBASE_STRIDE: u32 = 0x400;
+/// From SMBASE to the first instruction of system management mode.
+const SMI_ENTRY: u32 = 0x8000;
+const RSM: [u8; 2] = [0x0f, 0xaa];
+
+fn smbase(cpu: usize) -> u32 {
+    SMBASE + cpu as u32 * SMBASE_STRIDE
+}
+
+/// Puts a handler for system management interrupts where only that mode sees it. Nothing of ours raises
+/// them, so it has nothing to do but to go back.
+pub fn install_smi_handler(bridge: &I440fx) {
+    for cpu in 0..MAX_CPUS as usize {
+        bridge.load_smram(u64::from(smbase(cpu) + SMI_ENTRY) - i440fx::SMRAM_START, &RSM);
+    }
+    bridge.write_config(i440fx::SMRAM, 1, i440fx::SMRAM_ENABLED.into());
+}
+
 /// Opens shadow RAM, routes PCI interrupts, opens the chipset's own ports and configures every function of `bus`.
 pub fn configure(bus: &PciBus, ports: &AddressSpace) {
     for pam in 0..i440fx::PAMS as u16 {
@@ -119,8 +143,9 @@ const KEYBOARD_MODE: u64 = 0x61;
 /// no range names (APM volume 2, section 7.7).
 const MTRR_DEF_TYPE: u32 = 0x2ff;
 const MTRR_ENABLED_WRITE_BACK: u64 = 0xc06;
-/// What firmware sets up in each CPU.
-pub fn cpu_state(mut state: CpuState) -> CpuState {
+/// What firmware sets up in CPU `index`.
+pub fn cpu_state(index: usize, mut state: CpuState) -> CpuState {
+    state.smbase = smbase(index);
     for (register, value) in &mut state.msrs {
         if *register == MTRR_DEF_TYPE {
             *value = MTRR_ENABLED_WRITE_BACK;

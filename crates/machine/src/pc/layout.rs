@@ -20,8 +20,11 @@ pub const EBDA_START: u64 = 0x9_fc00;
 pub const SHADOW_START: u64 = 0xc_0000;
 /// Firmware tables live from here to 1 MiB.
 pub const FIRMWARE_TABLES: u64 = 0xe_0000;
-/// The SMBIOS tables among them, where software searches for their entry point.
-pub const SMBIOS_TABLES: u64 = 0xf_0000;
+/// ACPI's root pointer among them. Software searches for it from [`FIRMWARE_TABLES`] on, or only where PCs
+/// have had it.
+pub const ACPI_ROOT: u64 = 0xf_0000;
+/// The SMBIOS tables, where software searches for their entry point.
+pub const SMBIOS_TABLES: u64 = 0xf_0040;
 /// First byte of extended memory.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 /// With at least this much RAM, the part from [`LOW_RAM_SPLIT`] on moves above 4 GiB.

@@ -10,13 +10,12 @@ use options::{OptionError, Properties};
 
 use super::board::Pc;
 use super::layout::FIRMWARE_TABLES;
-use crate::acpi;
 use crate::spec::GlobalSpec;
 
 /// The power management function, as `-global` names it.
 const DRIVER: &str = "PIIX4_PM";
-/// Where the FACS is: it comes first in the image of tables, behind the root pointer.
-const FACS: u64 = FIRMWARE_TABLES + acpi::ALIGNMENT as u64;
+/// Where the FACS is: it comes first in the image of tables.
+const FACS: u64 = FIRMWARE_TABLES;
 /// Offsets in the FACS (section 5.2.10): the vector for real mode, and the one for other modes.
 const FACS_VECTOR: u64 = 12;
 const FACS_LONG_VECTOR: u64 = 24;

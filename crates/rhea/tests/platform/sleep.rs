@@ -8,7 +8,7 @@ use testkit::bare::Step;
 use testkit::{Guest, Vm, VmBuilder};
 
 /// The FACS of machines without firmware, and the waking vector in it.
-const WAKING_VECTOR: u32 = 0xe_0040 + 12;
+const WAKING_VECTOR: u32 = 0xe_0000 + 12;
 /// Power management registers of machines without firmware: what enables wake sources, and control with
 /// the sleep type of S3 and the bit that starts it.
 const PM1_ENABLE: u16 = 0x602;
