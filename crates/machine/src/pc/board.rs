@@ -145,10 +145,9 @@ impl Pc {
             Accelerator::Soft => TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?,
             Accelerator::Qtest => TimerQueue::without_thread(Clock::manual()),
         };
-        let clock: Arc<dyn GuestClock> = Arc::new(BoardClock {
-            clock: timers.clock().clone(),
-            day: Reference::new(&spec.rtc, timers.clock()),
-        });
+        let day = Arc::new(Reference::new(&spec.rtc, timers.clock()));
+        let clock: Arc<dyn GuestClock> =
+            Arc::new(BoardClock { clock: timers.clock().clone(), day: Arc::clone(&day) });
         let signals: Vec<_> = (0..spec.smp.cpus).map(|_| Arc::new(Signals::default())).collect();
         let (ports, mmio) = (Arc::new(AddressSpace::new()), Arc::new(AddressSpace::new()));
         let topology = topology(spec);
@@ -176,7 +175,7 @@ impl Pc {
             Some(hpet) => IrqLine::new(hpet.clone(), hpet::RTC_INPUT),
             None => chipset.router.isa_line(line::RTC),
         };
-        let rtc = Mc146818::new(spec.rtc.clone(), &timers, rtc_line, control.clone());
+        let rtc = Mc146818::new(day, &timers, rtc_line, control.clone());
         let fw_cfg = FwCfg::new(Arc::clone(&memory));
         let input = InputHub::new(&timers);
         let mut pc = Self {
