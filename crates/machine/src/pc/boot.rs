@@ -26,7 +26,8 @@ use memory::{GuestMemory, PAGE_SIZE};
 use vm_memory::{ByteValued, GuestAddress, ReadVolatile};
 
 use super::layout::{HIGH_MEMORY, Layout};
-use super::{multiboot, multiboot2};
+use super::{multiboot, multiboot2, text_mode};
+use crate::files;
 use crate::spec::{BootImage, DirectBoot};
 
 /// Guest physical addresses of what we hand over.
@@ -199,7 +200,7 @@ impl BootImages {
             }
             BootImage::File(path) => {
                 let file = path.display().to_string();
-                let opened = open_regular(path)
+                let opened = files::open(path)
                     .map_err(|source| BootError::Open { file: file.clone(), source })?;
                 (file, Source::File(opened))
             }
@@ -500,7 +501,7 @@ fn read_all(image: &mut (impl Read + Seek), limit: u64) -> std::io::Result<Optio
 fn open_initrd(path: &Path) -> Result<Mutex<File>, BootError> {
     let file = path.display().to_string();
     let failed = |e: std::io::Error| BootError::Initrd { file, reason: e.to_string() };
-    open_regular(path).map(Mutex::new).map_err(failed)
+    files::open(path).map(Mutex::new).map_err(failed)
 }
 
 /// Opens the modules of `list`: files separated by commas, each followed by its arguments.
@@ -590,21 +591,6 @@ impl Source {
             Self::Embedded(bytes) => load::<L, _>(memory, bytes),
         }
     }
-}
-
-/// Opens a regular file: others have no size to check, and a pipe would hold up the start.
-fn open_regular(path: &Path) -> std::io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = File::options().read(true).custom_flags(nonblocking).open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_dir() {
-        return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory));
-    }
-    if !kind.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
-    }
-    Ok(file)
 }
 
 /// The boot protocol's descriptors: null, unused, flat code at [`BOOT_CS`], flat data at [`BOOT_DS`].

@@ -14,6 +14,7 @@ use options::{OptionError, Properties};
 use super::Driver;
 use crate::BuildError;
 use crate::pc::board::Pc;
+use crate::files;
 
 /// The kinds of this topic.
 pub(super) const DRIVERS: &[Driver] = &[Driver {
@@ -74,7 +75,7 @@ fn loader(pc: &mut Pc, _: &str, mut properties: Properties) -> Result<(), BuildE
             image.start = cpu.map(|cpu| (cpu, at));
         }
         Some(file) => {
-            let bytes = read(Path::new(&file), pc.memory.size()).map_err(|reason| {
+            let bytes = files::read(Path::new(&file), pc.memory.size()).map_err(|reason| {
                 wrong(&format!("Cannot load specified image {file}: {reason}"))
             })?;
             let is_elf = raw != Some(true) && bytes.starts_with(b"\x7fELF");
@@ -112,19 +113,46 @@ fn loader(pc: &mut Pc, _: &str, mut properties: Properties) -> Result<(), BuildE
     Ok(())
 }
 
-/// Reads a file of at most `limit` bytes.
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
-    let metadata = std::fs::metadata(path).map_err(|e| e.to_string())?;
-    if !metadata.is_file() {
-        return Err("it is not a regular file".to_owned());
+type Parts = Vec<(u64, Vec<u8>)>;
+
+/// The parts of a file that says itself where it belongs, and its entry; `None` if it does not. All parts
+/// have at most `limit` bytes.
+fn recognise(file: &[u8], limit: u64) -> Option<Result<(Parts, u64), String>> {
+    if file.starts_with(b"\x7fELF") {
+        return Some(elf(file, limit));
     }
-    if metadata.len() > limit {
-        return Err("it is larger than guest memory".to_owned());
-    }
-    std::fs::read(path).map_err(|e| e.to_string())
+    let text = std::str::from_utf8(file).ok()?;
+    // A first line with the right checksum is no chance.
+    ihex::Record::from_record_string(text.lines().next()?).ok()?;
+    Some(hex(text))
 }
 
-type Parts = Vec<(u64, Vec<u8>)>;
+/// What the records of a file in Intel's hexadecimal format say ("Hexadecimal Object File Format
+/// Specification", revision A).
+fn hex(text: &str) -> Result<(Parts, u64), String> {
+    use ihex::Record;
+    let mut parts = Parts::new();
+    let (mut base, mut entry) = (0u64, 0);
+    for (number, record) in (1..).zip(ihex::Reader::new(text)) {
+        match record.map_err(|e| format!("record {number} of its hexadecimal format: {e}"))? {
+            Record::Data { offset, value } => {
+                let at = base + u64::from(offset);
+                match parts.last_mut() {
+                    Some((start, bytes)) if *start + bytes.len() as u64 == at => {
+                        bytes.extend(value);
+                    }
+                    _ => parts.push((at, value)),
+                }
+            }
+            Record::ExtendedSegmentAddress(segment) => base = u64::from(segment) << 4,
+            Record::ExtendedLinearAddress(high) => base = u64::from(high) << 16,
+            Record::StartSegmentAddress { cs, ip } => entry = (u64::from(cs) << 4) + u64::from(ip),
+            Record::StartLinearAddress(start) => entry = start.into(),
+            Record::EndOfFile => return Ok((parts, entry)),
+        }
+    }
+    Err("its hexadecimal format has no last record".to_owned())
+}
 
 /// The parts of an ELF file of either class, and its entry; all of them have at most `limit` bytes.
 fn elf(file: &[u8], limit: u64) -> Result<(Parts, u64), String> {
