@@ -1,8 +1,9 @@
 //! `-device loader`: puts a file or a number into guest memory at each reset, and says where a CPU
 //! starts.
 //!
-//! A file that is an ELF image (System V ABI) is loaded by its program headers, to physical addresses;
-//! any other, or any at all with `force-raw=on`, as it is from `addr=` on.
+//! A file that is an ELF image (System V ABI) is loaded by its program headers, to physical addresses, and
+//! one in Intel's hexadecimal format to the addresses in its records; any other, or any at all with
+//! `force-raw=on`, as it is from `addr=` on.
 
 use std::path::Path;
 
@@ -13,8 +14,8 @@ use options::{OptionError, Properties};
 
 use super::Driver;
 use crate::BuildError;
-use crate::pc::board::Pc;
 use crate::files;
+use crate::pc::board::Pc;
 
 /// The kinds of this topic.
 pub(super) const DRIVERS: &[Driver] = &[Driver {
@@ -78,17 +79,12 @@ fn loader(pc: &mut Pc, _: &str, mut properties: Properties) -> Result<(), BuildE
             let bytes = files::read(Path::new(&file), pc.memory.size()).map_err(|reason| {
                 wrong(&format!("Cannot load specified image {file}: {reason}"))
             })?;
-            let is_elf = raw != Some(true) && bytes.starts_with(b"\x7fELF");
-            let entry = if is_elf {
-                let (parts, entry) = elf(&bytes, pc.memory.size()).map_err(|reason| {
+            let known = if raw == Some(true) { None } else { recognise(&bytes, pc.memory.size()) };
+            let (parts, entry) =
+                known.unwrap_or_else(|| Ok((vec![(at, bytes)], at))).map_err(|reason| {
                     wrong(&format!("Cannot load specified image {file}: {reason}"))
                 })?;
-                image.parts = parts;
-                entry
-            } else {
-                image.parts.push((at, bytes));
-                at
-            };
+            image.parts = parts;
             image.start = cpu.map(|cpu| (cpu, entry));
         }
         None if addr.is_some() => match cpu {
@@ -208,7 +204,21 @@ impl Pc {
 
 #[cfg(test)]
 mod tests {
-    use super::elf;
+    use super::{elf, recognise};
+
+    #[test]
+    fn hexadecimal_files_say_where_they_belong() {
+        let text = ":020000040010EA\n:0410000001020304E2\n:021004000506DF\n:01200000AA35\n\
+                    :0400000500101000D7\n:00000001FF\n";
+        let (parts, entry) = recognise(text.as_bytes(), 1 << 20).unwrap().unwrap();
+        assert_eq!(parts, [(0x10_1000, vec![1, 2, 3, 4, 5, 6]), (0x10_2000, vec![0xaa])]);
+        assert_eq!(entry, 0x10_1000);
+        let refused = |text: &str| recognise(text.as_bytes(), 1 << 20).unwrap().unwrap_err();
+        assert!(refused(&text.replace("AA35", "AA36")).contains("record 4"));
+        assert!(refused(&text.replace(":00000001FF\n", "")).contains("last record"));
+        assert!(recognise(b":not a record", 1 << 20).is_none());
+        assert!(recognise(b"\xff\xfe", 1 << 20).is_none());
+    }
 
     #[test]
     fn damaged_elf_files_are_refused() {
