@@ -44,6 +44,7 @@ use super::layout::{self, Layout};
 use super::messages::Messages;
 use super::sleep::{self, SleepStates};
 use crate::BuildError;
+use super::text_mode;
 use crate::acpi;
 use crate::chardevs::Chardevs;
 use crate::qtest::Tap;
@@ -501,7 +502,7 @@ impl Pc {
         let Some(boot) = &self.boot else { return Ok(()) };
         let rsdp = self.write_tables()?;
         self.write_smbios()?;
-        let entry = boot.load(&self.memory, &self.layout, rsdp)?;
+        let entry = boot.load(&self.memory, &self.layout, rsdp, text_mode::set(&self.door()))?;
         *self.entry.lock().unwrap_or_else(|e| e.into_inner()) = Some(entry);
         Ok(())
     }

@@ -256,7 +256,8 @@ impl BootImages {
         Ok(ImageFiles { kernel, initrd })
     }
 
-    /// Writes everything that the kernel starts from into guest memory.
+    /// Writes everything that the kernel starts from into guest memory. With a `text_screen` it is told
+    /// that there is that of [`super::text_mode`].
     ///
     /// # Errors
     /// If the kernel is of an unknown kind, or something does not fit.
@@ -265,13 +266,14 @@ impl BootImages {
         memory: &GuestMemory,
         layout: &Layout,
         rsdp: u64,
+        text_screen: bool,
     ) -> Result<Entry, BootError> {
         let mut source = self.kernel.lock().unwrap_or_else(|e| e.into_inner());
         let head = source.head().map_err(|e| self.format_error(&e.to_string()))?;
         self.write(memory, GDT, gdt().as_slice())?;
         let entry = match Kind::of(&head) {
             kind @ (Kind::Multiboot | Kind::Multiboot2) => {
-                self.load_multiboot(&mut source, memory, layout, kind, rsdp)?
+                self.load_multiboot(&mut source, memory, layout, kind, rsdp, text_screen)?
             }
             Kind::Elf => {
                 self.write_command_line(memory)?;
@@ -289,7 +291,7 @@ impl BootImages {
             Kind::BzImage => {
                 self.write_command_line(memory)?;
                 let kernel = source.load::<BzImage>(memory).map_err(|e| self.format_error(&e))?;
-                self.prepare_linux(memory, layout, rsdp, kernel)?
+                self.prepare_linux(memory, layout, rsdp, text_screen, kernel)?
             }
         };
         Ok(Entry { gdt: GDT as u32, ..entry })
@@ -308,6 +310,7 @@ impl BootImages {
         layout: &Layout,
         kind: Kind,
         rsdp: u64,
+        text_screen: bool,
     ) -> Result<Entry, BootError> {
         let no_room = |file: &str| BootError::NoRoom { file: file.to_owned() };
         let image = source
@@ -327,6 +330,7 @@ impl BootImages {
             image: &image,
             command_line: &self.command_line,
             modules: &modules,
+            text_screen,
         };
         let gone = || self.format_error("its multiboot header is gone");
         if kind == Kind::Multiboot2 {
@@ -343,6 +347,7 @@ impl BootImages {
         memory: &GuestMemory,
         layout: &Layout,
         rsdp: u64,
+        text_screen: bool,
         kernel: KernelLoaderResult,
     ) -> Result<Entry, BootError> {
         let mut header =
@@ -365,6 +370,13 @@ impl BootImages {
         header.code32_start = start as u32;
         header.vid_mode = 0xffff;
         let mut params = boot_params { hdr: header, acpi_rsdp_addr: rsdp, ..Default::default() };
+        if text_screen {
+            params.screen_info.orig_video_mode = text_mode::BIOS_MODE;
+            params.screen_info.orig_video_cols = text_mode::SIZE.0 as u8;
+            params.screen_info.orig_video_lines = text_mode::SIZE.1 as u8;
+            params.screen_info.orig_video_isVGA = 1;
+            params.screen_info.orig_video_points = text_mode::CHARACTER_HEIGHT;
+        }
         let e820 = layout.e820();
         for (slot, &(addr, size, kind)) in params.e820_table.iter_mut().zip(&e820) {
             *slot = boot_e820_entry { addr, size, r#type: kind as u32 };
@@ -504,14 +516,20 @@ fn open_initrd(path: &Path) -> Result<Mutex<File>, BootError> {
     files::open(path).map(Mutex::new).map_err(failed)
 }
 
-/// Opens the modules of `list`: files separated by commas, each followed by its arguments.
+/// Opens the modules of `list`: files separated by commas, each followed by its arguments. A doubled comma
+/// stands for one in a name or an argument.
 fn open_modules(list: &Path) -> Result<Vec<(String, Mutex<File>)>, BootError> {
     let list = list.to_string_lossy();
-    let modules = list.split(',').map(|text| {
+    let mut rest = &*list;
+    let mut modules = Vec::new();
+    while !rest.is_empty() {
+        let (text, after) = options::next_part(rest);
         let path = text.split_whitespace().next().unwrap_or_default();
-        Ok((text.to_owned(), open_initrd(Path::new(path))?))
-    });
-    modules.collect()
+        let file = open_initrd(Path::new(path))?;
+        modules.push((text, file));
+        rest = after;
+    }
+    Ok(modules)
 }
 
 impl Source {
@@ -620,7 +638,7 @@ mod tests {
         header[0x202..0x206].copy_from_slice(b"HdrS");
         for bytes in [&b""[..], b"abc", b"\x7fELF", &[0; 4096], &header, &[0xff; 70000]] {
             let images = BootImages::open(&spec(bytes, &dir)).unwrap();
-            let error = images.load(&memory, &layout, 0).unwrap_err();
+            let error = images.load(&memory, &layout, 0, false).unwrap_err();
             assert!(error.to_string().contains("kernel"), "{error}");
         }
     }
@@ -635,5 +653,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let long = DirectBoot { command_line: "x".repeat(1 << 20), ..spec(b"abc", &dir) };
         assert!(matches!(BootImages::open(&long), Err(BootError::CommandLine { .. })));
+    }
+
+    #[test]
+    fn a_doubled_comma_belongs_to_a_modules_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two] = ["a,b", "c"].map(|name| dir.path().join(name).display().to_string());
+        File::create(&one).unwrap();
+        File::create(&two).unwrap();
+        let list = format!("{} x=1,,2,{two}", one.replace(',', ",,"));
+        let modules = open_modules(Path::new(&list)).unwrap();
+        let texts: Vec<_> = modules.into_iter().map(|(text, _)| text).collect();
+        assert_eq!(texts, [format!("{one} x=1,2"), two]);
     }
 }
