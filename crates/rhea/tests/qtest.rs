@@ -152,7 +152,8 @@ fn devices_of_the_isa_bus_answer_as_qemus() {
             let image = directory.path().join(name);
             std::fs::write(&image, &diskette)?;
             let drive = format!("if=floppy,format=raw,file={}", image.display());
-            let devices = ["pc-testdev", "pci-testdev", "edu", "pvpanic"];
+            let fdc = "isa-fdc,iobase=0x370,irq=5,dma=1";
+            let devices = ["pc-testdev", "pci-testdev", "edu", "pvpanic", fdc];
             let mut arguments = vec!["-drive", &drive, "-parallel", "null"];
             arguments.extend(devices.into_iter().flat_map(|device| ["-device", device]));
             Qtest::start(binary, &arguments)

@@ -12,7 +12,7 @@ use super::{Bench, Rig, Space};
 use crate::ahci::Ahci;
 use crate::ata::{AtaDevice, CdOptions, DiskOptions};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
-use crate::fdc::{self, Fdc};
+use crate::fdc::{self, Fdc, FdcPlace};
 use crate::fpu_error::FpuError;
 use crate::fw_cfg::{Content, FwCfg};
 use crate::hpet::{self, Hpet};
@@ -242,7 +242,7 @@ fn fdc() -> Rig {
         let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
         let dma = I8237::new(memory);
         dma.attach(&bench.ports).unwrap();
-        let controller = Fdc::new(&dma, bench.line(6));
+        let controller = Fdc::new("fdc", FdcPlace::FIRST, &dma, bench.line(6));
         controller.attach(&bench.ports).unwrap();
         controller.connect(None, fdc::tests::unit(160 << 10), "fda").unwrap();
         controller

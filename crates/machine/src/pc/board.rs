@@ -18,6 +18,7 @@ use devices::fw_cfg::FwCfg;
 use devices::hpet::{self, Hpet};
 use devices::i440fx::I440fx;
 use devices::i8042::{A20Gate, I8042, I8042Lines, Port92};
+use devices::i8237::I8237;
 use devices::i8254::I8254;
 use devices::i8259::I8259;
 use devices::ioapic::{self, IoApic};
@@ -43,8 +44,8 @@ use super::icount::InstructionClock;
 use super::layout::{self, Layout};
 use super::messages::Messages;
 use super::sleep::{self, SleepStates};
-use crate::BuildError;
 use super::text_mode;
+use crate::BuildError;
 use crate::acpi;
 use crate::chardevs::Chardevs;
 use crate::qtest::Tap;
@@ -93,6 +94,8 @@ pub struct Pc {
     pub(super) serial_ports: Vec<(u16, u32)>,
     /// The same of each parallel port.
     pub(super) parallel_ports: Vec<(u16, u32)>,
+    /// The DMA controllers of the ISA bus.
+    pub(super) dma: Arc<I8237>,
     /// The floppy drives.
     pub(super) floppies: [Option<DriveType>; 2],
     /// The port of `pvpanic`.
@@ -164,6 +167,7 @@ impl Pc {
         let msi: Arc<dyn MsiSink> =
             Arc::new(Messages { apics: chipset.apics.clone(), memory: Arc::clone(&memory) });
         let pci = Arc::new(PciBus::new(ports.clone(), mmio.clone(), pirqs, Arc::clone(&msi)));
+        let dma = I8237::new(Arc::clone(&memory));
         let mut chardevs = Chardevs::open(&spec.chardevs, &control)?;
         let qtest = spec.qtest.as_ref().map(|qtest| chardevs.claim(&qtest.chardev)).transpose()?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
@@ -202,6 +206,7 @@ impl Pc {
             chardevs,
             serial_ports: Vec::new(),
             parallel_ports: Vec::new(),
+            dma,
             floppies: [None; 2],
             pvpanic: None,
             images: Vec::new(),
