@@ -42,11 +42,11 @@ const KINDS: &[Kind] = &[
             -chardev null,id=debug -device isa-debugcon,chardev=debug,iobase=0xe9 \
             -device isa-debug-exit -device pvpanic -device pvpanic-pci -device vmgenid \
             -device pc-testdev -device pci-testdev,membar=64k -device edu \
-            -device ib700 -device i6300esb \
+            -device ib700 -device i6300esb -device isa-fdc,iobase=0x370,irq=10,dma=1 \
             -device usb-hub,port=1,id=hub -device usb-kbd,port=1.1 -device usb-mouse,port=1.2 \
             -device usb-tablet,port=1.3 \
             -drive if=none,id=stick,format=raw,file={stick} \
-            -device usb-storage,drive=stick,port=2",
+            -device usb-storage,drive=stick,port=2 -device loader,addr=0x1000,data=1,data-len=4",
     },
     Kind {
         name: "virtio disks and SCSI",
@@ -57,22 +57,31 @@ const KINDS: &[Kind] = &[
             -drive if=none,id=d,format=raw,discard=unmap,file={odd} \
             -drive if=none,id=e,media=cdrom,format=raw,file={cd} \
             -drive if=none,id=f,media=cdrom \
+            -drive if=none,id=g,format=raw,file={stick} \
             -device virtio-blk-pci,drive=a,num-queues=2 \
             -device virtio-blk-pci-non-transitional,drive=b \
+            -device virtio-blk-pci-transitional,drive=g \
             -device virtio-scsi-pci,id=scsi -device scsi-hd,bus=scsi.0,drive=c \
             -device scsi-hd,bus=scsi.0,drive=d,scsi-id=5,lun=1 -device scsi-cd,bus=scsi.0,drive=e \
-            -device scsi-cd,bus=scsi.0,drive=f -device virtio-rng-pci -device virtio-balloon-pci-transitional",
+            -device scsi-cd,bus=scsi.0,drive=f \
+            -device virtio-scsi-pci-non-transitional -device virtio-scsi-pci-transitional \
+            -device virtio-rng-pci -device virtio-rng-pci-transitional \
+            -device virtio-balloon-pci-transitional",
     },
     Kind {
         name: "virtio screen and input",
         options: "-vga virtio -nodefaults -global virtio-vga.max_hostmem=32M \
             -device virtio-gpu-pci,max_outputs=2,max_hostmem=32M \
             -device virtio-keyboard-pci -device virtio-mouse-pci -device virtio-tablet-pci \
-            -device virtio-rng-pci,max-bytes=1024,period=1000",
+            -device virtio-rng-pci-non-transitional,max-bytes=1024,period=1000 \
+            -device virtio-balloon-pci-non-transitional",
     },
     Kind {
-        name: "AHCI and flash memory",
-        options: "-nodefaults -device secondary-vga -no-hpet \
+        name: "AHCI, flash memory and USB controllers",
+        options: "-nodefaults -device secondary-vga -no-hpet -device virtio-balloon-pci \
+            -device ich9-usb-uhci1 -device ich9-usb-uhci2 -device ich9-usb-uhci3 \
+            -device ich9-usb-uhci4 -device ich9-usb-uhci5 -device ich9-usb-uhci6 \
+            -device piix4-usb-uhci \
             -drive if=pflash,unit=0,format=raw,readonly=on,file={code} \
             -drive if=pflash,unit=1,format=raw,file={flash} \
             -drive if=none,id=a,format=raw,file={disk} -drive if=none,id=b,format=raw,file={odd} \
@@ -200,4 +209,31 @@ fn checksum(path: &Path) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     fs::read(path)?.hash(&mut hasher);
     Ok(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::KINDS;
+
+    /// Devices that other options make.
+    const BY_OPTIONS: [(&str, &str); 6] = [
+        ("VGA", "-vga std"),
+        ("floppy", "if=floppy"),
+        ("isa-parallel", "-parallel null"),
+        ("isa-serial", "-serial null"),
+        ("piix3-usb-uhci", "-usb "),
+        ("virtio-vga", "-vga virtio"),
+    ];
+
+    #[test]
+    fn every_type_of_device_is_in_one_of_the_machines() {
+        let has = |option: &str| KINDS.iter().any(|kind| kind.options.contains(option));
+        for driver in machine::pc::devices::drivers() {
+            let mut options = KINDS.iter().flat_map(|kind| kind.options.split_whitespace());
+            let is_named = options.any(|option| option.split(',').next() == Some(driver.name));
+            let other = BY_OPTIONS.iter().find(|(name, _)| *name == driver.name);
+            let is_made = other.is_some_and(|(_, option)| has(option));
+            assert!(is_named || is_made, "no hostile guest has a {}", driver.name);
+        }
+    }
 }

@@ -4,6 +4,7 @@
 pub mod acpi;
 pub mod chardevs;
 mod error;
+mod files;
 pub mod machine;
 pub mod pc;
 pub mod qtest;

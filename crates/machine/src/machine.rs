@@ -33,6 +33,7 @@ pub struct Machine {
 /// Opens the way in for a test program.
 fn start_qtest(
     board: &Arc<Pc>,
+    requests: Arc<GuestRequests>,
     spec: &QtestSpec,
     chardev: Arc<dyn CharBackend>,
 ) -> Result<Qtest, BuildError> {
@@ -44,7 +45,7 @@ fn start_qtest(
         QtestLogSpec::Stderr => Some(QtestLog::stderr()),
         QtestLogSpec::File(path) => Some(QtestLog::create(path).map_err(|e| failed(path, e))?),
     };
-    Qtest::start(board, chardev, log).map_err(BuildError::Thread)
+    Qtest::start(board, requests, chardev, log).map_err(BuildError::Thread)
 }
 
 impl Machine {
@@ -85,11 +86,12 @@ impl Machine {
         let counters = cpus.iter().map(Cpu::counters).collect();
         let cpus: Result<Vec<_>, _> = cpus.into_iter().enumerate().map(spawn).collect();
         let cpus = Arc::new(cpus.map_err(BuildError::Thread)?);
-        let qtest = spec.qtest.as_ref().zip(board.qtest_chardev());
-        let qtest =
-            qtest.map(|(spec, chardev)| start_qtest(&board, spec, chardev.clone())).transpose()?;
         let (owner, run) =
-            Owner::new(Arc::clone(&board), Arc::clone(&cpus), guest, spec.actions, events);
+            Owner::new(board.clone(), cpus.clone(), guest.clone(), spec.actions, events);
+        let qtest = spec.qtest.as_ref().zip(board.qtest_chardev());
+        let qtest = qtest
+            .map(|(spec, chardev)| start_qtest(&board, guest, spec, chardev.clone()))
+            .transpose()?;
         Ok((Self { spec: spec.clone(), board, cpus, counters, run, _qtest: qtest }, owner))
     }
 

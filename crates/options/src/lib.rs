@@ -7,4 +7,4 @@ mod error;
 mod properties;
 
 pub use error::OptionError;
-pub use properties::{Properties, parse_bool, parse_choice, parse_number, parse_size};
+pub use properties::{Properties, next_part, parse_bool, parse_choice, parse_number, parse_size};

@@ -217,7 +217,7 @@ fn split(
 }
 
 /// The text up to the next single comma, commas undoubled, and what follows the comma.
-fn next_part(text: &str) -> (String, &str) {
+pub fn next_part(text: &str) -> (String, &str) {
     let mut part = String::new();
     let mut rest = text;
     while let Some(at) = rest.find(',') {

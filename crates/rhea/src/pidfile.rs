@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 
 /// A written pidfile; removed when dropped.
 pub(crate) struct PidFile {
@@ -21,6 +22,8 @@ impl PidFile {
             .write(true)
             .create(true)
             .truncate(false)
+            // Not to wait for the reader of a pipe.
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
             .open(path)
             .with_context(text)?;
         fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)

@@ -26,6 +26,8 @@ pub(crate) fn run(mut config: Config) -> Result<u8> {
     if config.daemonize {
         daemon::begin()?;
     }
+    // A pipe for the log is opened when somebody reads it; a signal may end the wait for that.
+    let log = Arc::new(open_log(&config.log)?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -43,7 +45,6 @@ pub(crate) fn run(mut config: Config) -> Result<u8> {
         Arc::new(move |event| events.send(&monitor::to_qmp(event)))
     };
     let monitors = Monitors::open(&mut config)?;
-    let log = Arc::new(open_log(&config.log)?);
     let (machine, owner) = Machine::new(&config.machine, sink, log)?;
     let machine = Arc::new(machine);
     let server = monitors.serve(machine.clone(), events).context("cannot serve monitors")?;

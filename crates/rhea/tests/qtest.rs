@@ -49,6 +49,23 @@ fn time_passes_by_commands_only_and_timers_fire_at_their_own_time() {
 }
 
 #[test]
+fn a_reset_that_a_command_asks_for_is_done_before_the_next_command() {
+    with_machine("a_reset_before_the_next_command", |machine| {
+        let (data, command) = (0x60, 0x64);
+        for _ in 0..100 {
+            machine.outb(command, 0x60)?;
+            machine.outb(data, 0x47)?;
+            // The CPU's reset line.
+            machine.outb(command, 0xfe)?;
+            machine.outb(command, 0x20)?;
+            let mode = machine.inb(data)?;
+            ensure!(mode == 0x03, "mode {mode:#x} after a reset");
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn blocks_of_memory_come_back_as_they_were_written() {
     with_machine("blocks_of_memory", |machine| {
         let block: Vec<u8> = (0..100_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
@@ -135,7 +152,8 @@ fn devices_of_the_isa_bus_answer_as_qemus() {
             let image = directory.path().join(name);
             std::fs::write(&image, &diskette)?;
             let drive = format!("if=floppy,format=raw,file={}", image.display());
-            let devices = ["pc-testdev", "pci-testdev", "edu", "pvpanic"];
+            let fdc = "isa-fdc,iobase=0x370,irq=5,dma=1";
+            let devices = ["pc-testdev", "pci-testdev", "edu", "pvpanic", fdc];
             let mut arguments = vec!["-drive", &drive, "-parallel", "null"];
             arguments.extend(devices.into_iter().flat_map(|device| ["-device", device]));
             Qtest::start(binary, &arguments)

@@ -3,7 +3,7 @@
 use ::options::{OptionError, Properties};
 use machine::acpi::TableSpec;
 
-use super::Builder;
+use super::{Builder, take_padded};
 
 pub(super) fn acpitable(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
     let option = format!("-acpitable {value}");
@@ -26,32 +26,17 @@ pub(super) fn acpitable(builder: &mut Builder, value: &str) -> Result<(), Option
     let table = TableSpec {
         files: files.split(':').map(Into::into).collect(),
         is_body,
-        signature: take_id(&mut options, "sig")?,
+        signature: take_padded(&mut options, "sig")?,
         revision: options.take_number("rev")?,
-        oem_id: take_id(&mut options, "oem_id")?,
-        oem_table_id: take_id(&mut options, "oem_table_id")?,
+        oem_id: take_padded(&mut options, "oem_id")?,
+        oem_table_id: take_padded(&mut options, "oem_table_id")?,
         oem_revision: options.take_number("oem_rev")?,
-        creator_id: take_id(&mut options, "asl_compiler_id")?,
+        creator_id: take_padded(&mut options, "asl_compiler_id")?,
         creator_revision: options.take_number("asl_compiler_rev")?,
     };
     options.finish()?;
     builder.machine().firmware.acpi_tables.push((option, table));
     Ok(())
-}
-
-/// A text of at most `N` bytes, filled up with zeroes.
-fn take_id<const N: usize>(
-    options: &mut Properties,
-    key: &'static str,
-) -> Result<Option<[u8; N]>, OptionError> {
-    let Some(text) = options.take(key) else { return Ok(None) };
-    let mut id = [0; N];
-    let room = id.get_mut(..text.len()).ok_or_else(|| {
-        let what = format!("parameter '{key}' has at most {N} bytes, not those of '{text}'");
-        OptionError::new(format!("{}: {what}", options.option()))
-    })?;
-    room.copy_from_slice(text.as_bytes());
-    Ok(Some(id))
 }
 
 #[cfg(test)]
@@ -70,7 +55,7 @@ mod tests {
         let refused = |value| acpitable(&mut Builder::default(), value).unwrap_err().to_string();
         assert!(refused("sig=SSDT").ends_with("requires one of 'data' or 'file'"));
         assert!(refused("data=a,file=b").ends_with("not both"));
-        assert!(refused("data=a,sig=LONGER").contains("at most 4 bytes"));
+        assert!(refused("data=a,sig=LONGER").contains("bigger than 4 bytes"));
         assert!(refused("data=a,rev=300").contains("'rev'"));
     }
 }

@@ -4,9 +4,8 @@ use ::machine::smbios::EntryPoint;
 use ::machine::spec::{BoardSpec, MACHINE_ALIAS, MACHINE_TYPE};
 use ::options::{OptionError, Properties};
 
-use super::Builder;
 use super::machine::set_accelerator;
-use super::{firmware, machine};
+use super::{Builder, firmware, machine, take_padded};
 
 const MACHINES: &[&str] = &[MACHINE_ALIAS, MACHINE_TYPE];
 
@@ -120,25 +119,9 @@ fn board(board: &mut BoardSpec, options: &mut Properties) -> Result<(), OptionEr
         }
         board.max_firmware = Some(size);
     }
-    board.oem_id = take_id(options, "x-oem-id")?.or(board.oem_id);
-    board.oem_table_id = take_id(options, "x-oem-table-id")?.or(board.oem_table_id);
+    board.oem_id = take_padded(options, "x-oem-id")?.or(board.oem_id);
+    board.oem_table_id = take_padded(options, "x-oem-table-id")?.or(board.oem_table_id);
     Ok(())
-}
-
-/// A name of at most `N` bytes, padded with blanks.
-fn take_id<const N: usize>(
-    options: &mut Properties,
-    key: &'static str,
-) -> Result<Option<[u8; N]>, OptionError> {
-    let Some(text) = options.take(key) else { return Ok(None) };
-    if text.len() > N {
-        return Err(OptionError::new(format!(
-            "User specified {key} value is bigger than {N} bytes in size"
-        )));
-    }
-    let mut id = [0; N];
-    id[..text.len()].copy_from_slice(text.as_bytes());
-    Ok(Some(id))
 }
 
 /// Properties that are other names of options.

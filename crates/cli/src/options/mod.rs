@@ -15,7 +15,7 @@ use ::machine::spec::{Graphics, MachineSpec, NamedChardev, QtestLogSpec, QtestSp
 use chardev::ChardevSpec;
 
 use crate::config::{Config, DisplaySpec, MonitorSpec};
-use ::options::OptionError;
+use ::options::{OptionError, Properties};
 
 /// RAM of a machine whose command line does not say: 128 MiB, in bytes.
 pub const DEFAULT_MEMORY: u64 = 128 << 20;
@@ -357,6 +357,23 @@ pub struct Builder {
     /// `-initrd` and `-append`, which need `-kernel`.
     pub(crate) initrd: Option<std::path::PathBuf>,
     pub(crate) append: Option<String>,
+}
+
+/// Takes a text of at most `N` bytes out, filled up with zeroes.
+fn take_padded<const N: usize>(
+    options: &mut Properties,
+    key: &'static str,
+) -> Result<Option<[u8; N]>, OptionError> {
+    let Some(text) = options.take(key) else { return Ok(None) };
+    let mut padded = [0; N];
+    let room = padded.get_mut(..text.len()).ok_or_else(|| {
+        OptionError::new(format!(
+            "{}: User specified {key} value is bigger than {N} bytes in size",
+            options.option()
+        ))
+    })?;
+    room.copy_from_slice(text.as_bytes());
+    Ok(Some(padded))
 }
 
 impl Builder {

@@ -12,7 +12,7 @@ use super::{Bench, Rig, Space};
 use crate::ahci::Ahci;
 use crate::ata::{AtaDevice, CdOptions, DiskOptions};
 use crate::debug::{DebugConsole, DebugExit, PostCode};
-use crate::fdc::{self, Fdc};
+use crate::fdc::{self, Fdc, FdcPlace};
 use crate::fpu_error::FpuError;
 use crate::fw_cfg::{Content, FwCfg};
 use crate::hpet::{self, Hpet};
@@ -28,7 +28,7 @@ use crate::irq::IrqRouter;
 use crate::irq::testing::Recorder;
 use crate::lapic::testing::BenchClock;
 use crate::lapic::{self, ApicBus, DeliveryMode, Destination, LocalApic, Message, Shorthand};
-use crate::mc146818::{Mc146818, RtcBase, RtcConfig, RtcSource};
+use crate::mc146818::{Mc146818, Reference, RtcBase, RtcConfig, RtcSource};
 use crate::parallel::{LPT_PORTS, Parallel};
 use crate::pci::{Devfn, PciBus, PciFunction, PciWiring};
 use crate::pflash::Pflash;
@@ -242,7 +242,7 @@ fn fdc() -> Rig {
         let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
         let dma = I8237::new(memory);
         dma.attach(&bench.ports).unwrap();
-        let controller = Fdc::new(&dma, bench.line(6));
+        let controller = Fdc::new("fdc", FdcPlace::FIRST, &dma, bench.line(6));
         controller.attach(&bench.ports).unwrap();
         controller.connect(None, fdc::tests::unit(160 << 10), "fda").unwrap();
         controller
@@ -578,7 +578,8 @@ fn mc146818() -> Rig {
     let (rig, rtc) = Rig::new(|bench| {
         let config =
             RtcConfig { base: RtcBase::At(1_700_000_000), source: RtcSource::Guest, slew: true };
-        let rtc = Mc146818::new(config, &bench.timers, bench.line(8), bench.wishes.clone());
+        let reference = Arc::new(Reference::new(&config, &bench.clock));
+        let rtc = Mc146818::new(reference, &bench.timers, bench.line(8), bench.wishes.clone());
         rtc.attach(&bench.ports).unwrap();
         rtc
     });

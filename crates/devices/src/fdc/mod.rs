@@ -41,10 +41,20 @@ pub use geometry::{DriveType, Geometry};
 use registers::*;
 use transfer::Transfer;
 
-/// First port of the controller.
-pub const PORT: u16 = 0x3f0;
-/// Its DMA channel.
-pub const DMA_CHANNEL: u8 = 2;
+/// Where a controller is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FdcPlace {
+    /// Its first port; there are eight of them.
+    pub port: u16,
+    /// Its DMA channel, 0 to 3.
+    pub channel: u8,
+}
+
+impl FdcPlace {
+    /// The place of the first controller of a PC.
+    pub const FIRST: Self = Self { port: 0x3f0, channel: 2 };
+}
+
 /// Drives that it can have.
 pub const DRIVES: usize = 2;
 
@@ -246,6 +256,8 @@ impl MediaDevice for Watcher {
 
 /// The controller.
 pub struct Fdc {
+    id: String,
+    port: u16,
     irq: IrqLine,
     channel: DmaChannel,
     units: [OnceLock<Bay>; DRIVES],
@@ -253,21 +265,26 @@ pub struct Fdc {
 }
 
 impl Fdc {
-    /// A controller without drives that interrupts on `irq` and has a channel of `dma`.
-    pub fn new(dma: &Arc<I8237>, irq: IrqLine) -> Arc<Self> {
-        Arc::new_cyclic(|this: &Weak<Self>| {
-            let channel = dma.channel(DMA_CHANNEL, this.clone());
-            Self { irq, channel, units: Default::default(), state: Mutex::default() }
+    /// Controller `id` at `place`, without drives, that interrupts on `irq` and has a channel of `dma`.
+    pub fn new(id: &str, place: FdcPlace, dma: &Arc<I8237>, irq: IrqLine) -> Arc<Self> {
+        let FdcPlace { port, channel } = place;
+        Arc::new_cyclic(|this: &Weak<Self>| Self {
+            id: id.to_owned(),
+            port,
+            irq,
+            channel: dma.channel(channel, this.clone()),
+            units: Default::default(),
+            state: Mutex::default(),
         })
     }
 
     /// Maps the ports; the one among them that belongs to the disk controller stays free.
     ///
     /// # Errors
-    /// Never in a space of 64 Ki ports.
+    /// If another device is there.
     pub fn attach(self: &Arc<Self>, ports: &AddressSpace) -> Result<(), MapError> {
-        map_ports(ports, PORT + 1, 5, self.clone())?;
-        map_ports(ports, PORT + port::INPUT, 1, self.clone())?;
+        map_ports(ports, self.port + 1, 5, self.clone())?;
+        map_ports(ports, self.port + port::INPUT, 1, self.clone())?;
         Ok(())
     }
 
@@ -572,7 +589,7 @@ impl DmaDevice for Fdc {
 impl PortDevice for Fdc {
     fn read_port(&self, port: u16) -> u8 {
         let mut state = lock(&self.state);
-        match port - PORT {
+        match port - self.port {
             // Motors of both drives, and that drive 0 is not selected; the rest reads as ones.
             port::STATUS_B => 0xc0 | state.output >> 4 & 3 | (state.output & 1) << 5,
             port::OUTPUT => state.output,
@@ -593,7 +610,7 @@ impl PortDevice for Fdc {
 
     fn write_port(&self, port: u16, value: u8) {
         let mut state = lock(&self.state);
-        match port - PORT {
+        match port - self.port {
             port::OUTPUT => self.write_output(&mut state, value),
             port::TAPE => state.tape = value & 3,
             port::MAIN_STATUS => self.write_rate(&mut state, value),
@@ -607,7 +624,7 @@ impl PortDevice for Fdc {
 
 impl Device for Fdc {
     fn id(&self) -> String {
-        "fdc".into()
+        self.id.clone()
     }
 
     fn reset(&self) {

@@ -102,7 +102,7 @@ impl Bench {
         let dma = I8237::new(memory.clone());
         dma.attach(&ports).unwrap();
         let irq = Arc::new(Recorder::default());
-        let fdc = Fdc::new(&dma, IrqLine::new(irq.clone(), 6));
+        let fdc = Fdc::new("fdc", FdcPlace::FIRST, &dma, IrqLine::new(irq.clone(), 6));
         fdc.attach(&ports).unwrap();
         fdc.connect(Some(0), unit, "fda").unwrap();
         Self { ports, memory, irq, _fdc: fdc }

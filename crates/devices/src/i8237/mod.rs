@@ -239,6 +239,11 @@ impl I8237 {
         Ok(())
     }
 
+    /// Whether a device has channel `number`.
+    pub fn is_taken(&self, number: u8) -> bool {
+        lock(&self.devices).get(usize::from(number)).is_some_and(Option::is_some)
+    }
+
     /// Gives channel `number` to a device, in place of one that had it.
     ///
     /// # Panics

@@ -167,19 +167,19 @@ impl State for Mc146818State {
 
 /// The clock.
 pub struct Mc146818 {
-    config: RtcConfig,
+    reference: Arc<Reference>,
     irq: IrqLine,
     control: Arc<dyn MachineControl>,
     clock: Clock,
-    reference: Reference,
     timer: Timer,
     state: Mutex<Mc146818State>,
 }
 
 impl Mc146818 {
-    /// A clock with timers on `timers` that interrupts on `irq`, and tells `control` when it is set.
+    /// A clock that `reference` moves, with timers on `timers`; it interrupts on `irq`, and tells `control`
+    /// when it is set.
     pub fn new(
-        config: RtcConfig,
+        reference: Arc<Reference>,
         timers: &TimerQueue,
         irq: IrqLine,
         control: Arc<dyn MachineControl>,
@@ -192,7 +192,6 @@ impl Mc146818 {
                     rtc.refresh(&mut lock(&rtc.state));
                 }
             });
-            let reference = Reference::new(&config, &clock);
             let state = Mutex::new(Mc146818State {
                 cmos: vec![0; SIZE],
                 index: 0,
@@ -201,7 +200,7 @@ impl Mc146818 {
                 last_tick: 0,
                 missed: 0,
             });
-            let rtc = Self { config, irq, control, clock, reference, timer, state };
+            let rtc = Self { reference, irq, control, clock, timer, state };
             rtc.power_on(&mut lock(&rtc.state));
             rtc
         })
@@ -291,7 +290,7 @@ impl Mc146818 {
                 happened |= B_PERIODIC;
                 let waits = state.cmos[reg::C] & B_PERIODIC != 0;
                 let late = ticks - u64::from(!waits);
-                if self.config.slew && state.cmos[reg::B] & B_PERIODIC != 0 {
+                if self.reference.makes_up() && state.cmos[reg::B] & B_PERIODIC != 0 {
                     let missed = u64::from(state.missed).saturating_add(late);
                     state.missed = missed.min(MISSED_MAX) as u32;
                 }

@@ -30,6 +30,11 @@ impl Reference {
         reference
     }
 
+    /// Whether ticks that the guest missed are made up for.
+    pub(super) fn makes_up(&self) -> bool {
+        self.config.slew
+    }
+
     /// Where it is, in nanoseconds.
     pub(super) fn ns(&self) -> i128 {
         match self.config.source {

@@ -24,7 +24,8 @@ fn bench_with(config: RtcConfig) -> Bench {
     let timers = TimerQueue::without_thread(clock.clone());
     let irq = Arc::new(Recorder::default());
     let wishes = Arc::new(Wishes::default());
-    let rtc = Mc146818::new(config, &timers, IrqLine::new(irq.clone(), 8), wishes.clone());
+    let reference = Arc::new(Reference::new(&config, &clock));
+    let rtc = Mc146818::new(reference, &timers, IrqLine::new(irq.clone(), 8), wishes.clone());
     Bench { clock, timers, rtc, irq, wishes }
 }
 

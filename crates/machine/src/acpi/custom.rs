@@ -1,10 +1,9 @@
 //! Tables that the user gives (`-acpitable`), beside those of the board.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::PathBuf;
 
 use super::{BODY, CHECKSUM, set_checksum};
+use crate::files;
 
 /// Most bytes of a table.
 const MAX_LEN: usize = 1 << 20;
@@ -56,9 +55,7 @@ impl TableSpec {
         let mut table = if self.is_body { DEFAULT_HEADER.to_vec() } else { Vec::new() };
         for path in &self.files {
             let failed = |e| format!("can't open file {}: {e}", path.display());
-            let room = (MAX_LEN + 1 - table.len()) as u64;
-            let file = File::open(path).map_err(failed)?;
-            file.take(room).read_to_end(&mut table).map_err(failed)?;
+            table.extend(files::read(path, MAX_LEN as u64).map_err(failed)?);
             if table.len() > MAX_LEN {
                 return Err(format!("a table has at most {MAX_LEN} bytes"));
             }

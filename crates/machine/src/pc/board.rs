@@ -18,6 +18,7 @@ use devices::fw_cfg::FwCfg;
 use devices::hpet::{self, Hpet};
 use devices::i440fx::I440fx;
 use devices::i8042::{A20Gate, I8042, I8042Lines, Port92};
+use devices::i8237::I8237;
 use devices::i8254::I8254;
 use devices::i8259::I8259;
 use devices::ioapic::{self, IoApic};
@@ -43,6 +44,7 @@ use super::icount::InstructionClock;
 use super::layout::{self, Layout};
 use super::messages::Messages;
 use super::sleep::{self, SleepStates};
+use super::text_mode;
 use crate::BuildError;
 use crate::acpi;
 use crate::chardevs::Chardevs;
@@ -92,6 +94,8 @@ pub struct Pc {
     pub(super) serial_ports: Vec<(u16, u32)>,
     /// The same of each parallel port.
     pub(super) parallel_ports: Vec<(u16, u32)>,
+    /// The DMA controllers of the ISA bus.
+    pub(super) dma: Arc<I8237>,
     /// The floppy drives.
     pub(super) floppies: [Option<DriveType>; 2],
     /// The port of `pvpanic`.
@@ -145,10 +149,9 @@ impl Pc {
             Accelerator::Soft => TimerQueue::new(Clock::new()).map_err(BuildError::Thread)?,
             Accelerator::Qtest => TimerQueue::without_thread(Clock::manual()),
         };
-        let clock: Arc<dyn GuestClock> = Arc::new(BoardClock {
-            clock: timers.clock().clone(),
-            day: Reference::new(&spec.rtc, timers.clock()),
-        });
+        let day = Arc::new(Reference::new(&spec.rtc, timers.clock()));
+        let clock: Arc<dyn GuestClock> =
+            Arc::new(BoardClock { clock: timers.clock().clone(), day: Arc::clone(&day) });
         let signals: Vec<_> = (0..spec.smp.cpus).map(|_| Arc::new(Signals::default())).collect();
         let (ports, mmio) = (Arc::new(AddressSpace::new()), Arc::new(AddressSpace::new()));
         let topology = topology(spec);
@@ -164,6 +167,7 @@ impl Pc {
         let msi: Arc<dyn MsiSink> =
             Arc::new(Messages { apics: chipset.apics.clone(), memory: Arc::clone(&memory) });
         let pci = Arc::new(PciBus::new(ports.clone(), mmio.clone(), pirqs, Arc::clone(&msi)));
+        let dma = I8237::new(Arc::clone(&memory));
         let mut chardevs = Chardevs::open(&spec.chardevs, &control)?;
         let qtest = spec.qtest.as_ref().map(|qtest| chardevs.claim(&qtest.chardev)).transpose()?;
         let boot = spec.boot.as_ref().map(BootImages::open).transpose()?;
@@ -176,7 +180,7 @@ impl Pc {
             Some(hpet) => IrqLine::new(hpet.clone(), hpet::RTC_INPUT),
             None => chipset.router.isa_line(line::RTC),
         };
-        let rtc = Mc146818::new(spec.rtc.clone(), &timers, rtc_line, control.clone());
+        let rtc = Mc146818::new(day, &timers, rtc_line, control.clone());
         let fw_cfg = FwCfg::new(Arc::clone(&memory));
         let input = InputHub::new(&timers);
         let mut pc = Self {
@@ -202,6 +206,7 @@ impl Pc {
             chardevs,
             serial_ports: Vec::new(),
             parallel_ports: Vec::new(),
+            dma,
             floppies: [None; 2],
             pvpanic: None,
             images: Vec::new(),
@@ -502,7 +507,7 @@ impl Pc {
         let Some(boot) = &self.boot else { return Ok(()) };
         let rsdp = self.write_tables()?;
         self.write_smbios()?;
-        let entry = boot.load(&self.memory, &self.layout, rsdp)?;
+        let entry = boot.load(&self.memory, &self.layout, rsdp, text_mode::set(&self.door()))?;
         *self.entry.lock().unwrap_or_else(|e| e.into_inner()) = Some(entry);
         Ok(())
     }

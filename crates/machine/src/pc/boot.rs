@@ -26,7 +26,8 @@ use memory::{GuestMemory, PAGE_SIZE};
 use vm_memory::{ByteValued, GuestAddress, ReadVolatile};
 
 use super::layout::{HIGH_MEMORY, Layout};
-use super::{multiboot, multiboot2};
+use super::{multiboot, multiboot2, text_mode};
+use crate::files;
 use crate::spec::{BootImage, DirectBoot};
 
 /// Guest physical addresses of what we hand over.
@@ -199,7 +200,7 @@ impl BootImages {
             }
             BootImage::File(path) => {
                 let file = path.display().to_string();
-                let opened = open_regular(path)
+                let opened = files::open(path)
                     .map_err(|source| BootError::Open { file: file.clone(), source })?;
                 (file, Source::File(opened))
             }
@@ -255,7 +256,8 @@ impl BootImages {
         Ok(ImageFiles { kernel, initrd })
     }
 
-    /// Writes everything that the kernel starts from into guest memory.
+    /// Writes everything that the kernel starts from into guest memory. With a `text_screen` it is told
+    /// that there is that of [`super::text_mode`].
     ///
     /// # Errors
     /// If the kernel is of an unknown kind, or something does not fit.
@@ -264,13 +266,14 @@ impl BootImages {
         memory: &GuestMemory,
         layout: &Layout,
         rsdp: u64,
+        text_screen: bool,
     ) -> Result<Entry, BootError> {
         let mut source = self.kernel.lock().unwrap_or_else(|e| e.into_inner());
         let head = source.head().map_err(|e| self.format_error(&e.to_string()))?;
         self.write(memory, GDT, gdt().as_slice())?;
         let entry = match Kind::of(&head) {
             kind @ (Kind::Multiboot | Kind::Multiboot2) => {
-                self.load_multiboot(&mut source, memory, layout, kind, rsdp)?
+                self.load_multiboot(&mut source, memory, layout, kind, rsdp, text_screen)?
             }
             Kind::Elf => {
                 self.write_command_line(memory)?;
@@ -288,7 +291,7 @@ impl BootImages {
             Kind::BzImage => {
                 self.write_command_line(memory)?;
                 let kernel = source.load::<BzImage>(memory).map_err(|e| self.format_error(&e))?;
-                self.prepare_linux(memory, layout, rsdp, kernel)?
+                self.prepare_linux(memory, layout, rsdp, text_screen, kernel)?
             }
         };
         Ok(Entry { gdt: GDT as u32, ..entry })
@@ -307,6 +310,7 @@ impl BootImages {
         layout: &Layout,
         kind: Kind,
         rsdp: u64,
+        text_screen: bool,
     ) -> Result<Entry, BootError> {
         let no_room = |file: &str| BootError::NoRoom { file: file.to_owned() };
         let image = source
@@ -326,6 +330,7 @@ impl BootImages {
             image: &image,
             command_line: &self.command_line,
             modules: &modules,
+            text_screen,
         };
         let gone = || self.format_error("its multiboot header is gone");
         if kind == Kind::Multiboot2 {
@@ -342,6 +347,7 @@ impl BootImages {
         memory: &GuestMemory,
         layout: &Layout,
         rsdp: u64,
+        text_screen: bool,
         kernel: KernelLoaderResult,
     ) -> Result<Entry, BootError> {
         let mut header =
@@ -364,6 +370,13 @@ impl BootImages {
         header.code32_start = start as u32;
         header.vid_mode = 0xffff;
         let mut params = boot_params { hdr: header, acpi_rsdp_addr: rsdp, ..Default::default() };
+        if text_screen {
+            params.screen_info.orig_video_mode = text_mode::BIOS_MODE;
+            params.screen_info.orig_video_cols = text_mode::SIZE.0 as u8;
+            params.screen_info.orig_video_lines = text_mode::SIZE.1 as u8;
+            params.screen_info.orig_video_isVGA = 1;
+            params.screen_info.orig_video_points = text_mode::CHARACTER_HEIGHT;
+        }
         let e820 = layout.e820();
         for (slot, &(addr, size, kind)) in params.e820_table.iter_mut().zip(&e820) {
             *slot = boot_e820_entry { addr, size, r#type: kind as u32 };
@@ -500,17 +513,23 @@ fn read_all(image: &mut (impl Read + Seek), limit: u64) -> std::io::Result<Optio
 fn open_initrd(path: &Path) -> Result<Mutex<File>, BootError> {
     let file = path.display().to_string();
     let failed = |e: std::io::Error| BootError::Initrd { file, reason: e.to_string() };
-    open_regular(path).map(Mutex::new).map_err(failed)
+    files::open(path).map(Mutex::new).map_err(failed)
 }
 
-/// Opens the modules of `list`: files separated by commas, each followed by its arguments.
+/// Opens the modules of `list`: files separated by commas, each followed by its arguments. A doubled comma
+/// stands for one in a name or an argument.
 fn open_modules(list: &Path) -> Result<Vec<(String, Mutex<File>)>, BootError> {
     let list = list.to_string_lossy();
-    let modules = list.split(',').map(|text| {
+    let mut rest = &*list;
+    let mut modules = Vec::new();
+    while !rest.is_empty() {
+        let (text, after) = options::next_part(rest);
         let path = text.split_whitespace().next().unwrap_or_default();
-        Ok((text.to_owned(), open_initrd(Path::new(path))?))
-    });
-    modules.collect()
+        let file = open_initrd(Path::new(path))?;
+        modules.push((text, file));
+        rest = after;
+    }
+    Ok(modules)
 }
 
 impl Source {
@@ -592,21 +611,6 @@ impl Source {
     }
 }
 
-/// Opens a regular file: others have no size to check, and a pipe would hold up the start.
-fn open_regular(path: &Path) -> std::io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = File::options().read(true).custom_flags(nonblocking).open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_dir() {
-        return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory));
-    }
-    if !kind.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
-    }
-    Ok(file)
-}
-
 /// The boot protocol's descriptors: null, unused, flat code at [`BOOT_CS`], flat data at [`BOOT_DS`].
 fn gdt() -> Vec<u8> {
     let descriptors: [u64; GDT_ENTRIES] = [0, 0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
@@ -634,7 +638,7 @@ mod tests {
         header[0x202..0x206].copy_from_slice(b"HdrS");
         for bytes in [&b""[..], b"abc", b"\x7fELF", &[0; 4096], &header, &[0xff; 70000]] {
             let images = BootImages::open(&spec(bytes, &dir)).unwrap();
-            let error = images.load(&memory, &layout, 0).unwrap_err();
+            let error = images.load(&memory, &layout, 0, false).unwrap_err();
             assert!(error.to_string().contains("kernel"), "{error}");
         }
     }
@@ -649,5 +653,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let long = DirectBoot { command_line: "x".repeat(1 << 20), ..spec(b"abc", &dir) };
         assert!(matches!(BootImages::open(&long), Err(BootError::CommandLine { .. })));
+    }
+
+    #[test]
+    fn a_doubled_comma_belongs_to_a_modules_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two] = ["a,b", "c"].map(|name| dir.path().join(name).display().to_string());
+        File::create(&one).unwrap();
+        File::create(&two).unwrap();
+        let list = format!("{} x=1,,2,{two}", one.replace(',', ",,"));
+        let modules = open_modules(Path::new(&list)).unwrap();
+        let texts: Vec<_> = modules.into_iter().map(|(text, _)| text).collect();
+        assert_eq!(texts, [format!("{one} x=1,2"), two]);
     }
 }

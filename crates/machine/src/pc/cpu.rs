@@ -17,7 +17,7 @@ pub struct BoardClock {
     /// Guest time.
     pub clock: Clock,
     /// Time of day.
-    pub day: Reference,
+    pub day: Arc<Reference>,
 }
 
 impl GuestClock for BoardClock {

@@ -14,6 +14,7 @@ mod messages;
 mod multiboot;
 mod multiboot2;
 mod sleep;
+mod text_mode;
 
 pub use bios::RomFiles;
 pub use sleep::SleepStates;

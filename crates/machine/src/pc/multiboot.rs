@@ -2,8 +2,8 @@
 //! where it is to be loaded.
 //!
 //! The kernel starts in flat 32-bit protected mode with a magic number in EAX and a structure at EBX
-//! that tells of memory, command line and modules. A kernel that asks for a graphics mode does not get
-//! one: there is no screen, and the specification lets a loader leave the wish open.
+//! that tells of memory, command line, modules and the screen. A kernel that asks for a graphics mode finds
+//! text: the specification lets a loader leave the wish open.
 
 use memory::{GuestMemory, PAGE_SIZE};
 use object::elf::{FileHeader32, PT_LOAD};
@@ -11,7 +11,8 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef};
 
 use super::boot::{BootError, Entry};
-use super::layout::{CONVENTIONAL_END, E820Type, HIGH_MEMORY, Layout};
+use super::layout::{E820Type, EBDA_START, HIGH_MEMORY, Layout};
+use super::text_mode;
 
 /// The header lies within this many bytes of the file's start.
 pub(super) const SEARCH: u64 = 8192;
@@ -41,6 +42,9 @@ const INFO_COMMAND_LINE: u32 = 1 << 2;
 const INFO_MODULES: u32 = 1 << 3;
 const INFO_MEMORY_MAP: u32 = 1 << 6;
 const INFO_LOADER_NAME: u32 = 1 << 9;
+const INFO_FRAMEBUFFER: u32 = 1 << 12;
+/// Kind of a screen of characters.
+pub(super) const SCREEN_TEXT: u8 = 2;
 
 /// A multiboot header's words, without magic and checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +82,8 @@ pub(super) struct Boot<'a> {
     pub(super) command_line: &'a str,
     /// Its modules, in order.
     pub(super) modules: &'a [Module],
+    /// There is the screen of [`text_mode`].
+    pub(super) text_screen: bool,
 }
 
 /// Why an image can't be loaded, apart from lack of room.
@@ -273,9 +279,9 @@ impl InfoWriter<'_> {
         let loader = self.string("rhea")?;
         let flags =
             INFO_MEMORY | INFO_COMMAND_LINE | INFO_MODULES | INFO_MEMORY_MAP | INFO_LOADER_NAME;
-        let mut info = [0u32; 24];
+        let mut info = [0u32; 29];
         info[0] = flags;
-        info[1] = (CONVENTIONAL_END / 1024) as u32;
+        info[1] = (EBDA_START / 1024) as u32;
         info[2] = ((layout.low_end - HIGH_MEMORY) / 1024) as u32;
         info[4] = command_line;
         info[5] = modules.len() as u32;
@@ -283,6 +289,18 @@ impl InfoWriter<'_> {
         info[11] = map.len() as u32;
         info[12] = (self.place + MEMORY_MAP) as u32;
         info[16] = loader;
+        if boot.text_screen {
+            info[0] |= INFO_FRAMEBUFFER;
+            info[22] = text_mode::ADDRESS as u32;
+            let (columns, rows) = text_mode::SIZE;
+            // Bytes of a row, columns, rows; bits of a character and kind.
+            info[24..28].copy_from_slice(&[
+                2 * columns,
+                columns,
+                rows,
+                16 | u32::from(SCREEN_TEXT) << 8,
+            ]);
+        }
         let bytes: Vec<u8> = info.iter().flat_map(|word| word.to_le_bytes()).collect();
         self.memory.write(self.place, &bytes).ok()
     }
@@ -341,7 +359,7 @@ mod tests {
         let layout = Layout::new(32 << 20);
         let memory = GuestMemory::new(&layout.ram()).unwrap();
         let header = find_header(image).unwrap().expect("a header");
-        let boot = Boot { name: "k", image, command_line: "a=b", modules };
+        let boot = Boot { name: "k", image, command_line: "a=b", modules, text_screen: true };
         let entry = load(&boot, &header, &memory, &layout)?;
         Ok((memory, entry))
     }
@@ -368,7 +386,7 @@ mod tests {
         assert_eq!(&code, b"code");
         let info = u64::from(entry.ebx);
         assert_eq!(text(&memory, word(&memory, info + 16)), "k a=b");
-        assert_eq!(word(&memory, info + 8), (31 << 10));
+        assert_eq!((word(&memory, info + 4), word(&memory, info + 8)), (639, 31 << 10));
         assert_eq!(word(&memory, info + 20), 1);
         let list = u64::from(word(&memory, info + 24));
         let (start, end) = (word(&memory, list), word(&memory, list + 4));
@@ -376,6 +394,9 @@ mod tests {
         assert_eq!(text(&memory, word(&memory, list + 8)), "mod arg");
         let map = u64::from(word(&memory, info + 48));
         assert_eq!(word(&memory, map), 20);
+        assert_eq!(word(&memory, info) & INFO_FRAMEBUFFER, INFO_FRAMEBUFFER);
+        let screen = [22, 23, 24, 25, 26, 27].map(|field| word(&memory, info + 4 * field));
+        assert_eq!(screen, [0xb_8000, 0, 160, 80, 25, 0x210]);
     }
 
     #[test]

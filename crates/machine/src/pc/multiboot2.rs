@@ -10,8 +10,9 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef, pod};
 
 use super::boot::{BootError, Entry};
-use super::layout::{CONVENTIONAL_END, E820Type, HIGH_MEMORY, Layout};
-use super::multiboot::Boot;
+use super::layout::{E820Type, EBDA_START, HIGH_MEMORY, Layout};
+use super::multiboot::{Boot, SCREEN_TEXT};
+use super::text_mode;
 
 /// The header lies within this many bytes of the file's start.
 pub(super) const SEARCH: u64 = 32768;
@@ -82,8 +83,6 @@ pub(super) struct Header {
     addresses: Option<Addresses>,
     entry: Option<u32>,
     relocatable: Option<Relocatable>,
-    /// The kernel asks for a screen.
-    framebuffer: bool,
 }
 
 type Reason = String;
@@ -143,9 +142,9 @@ fn read_tags(mut tags: &[u8], offset: u64) -> Result<Header, Reason> {
                 });
             }
             3 => header.entry = Some(field(0)?),
-            5 => header.framebuffer = true,
-            // A console in text mode, aligned modules: so it is. Entries for UEFI: not started by it.
-            4 | 6 | 8 | 9 => {}
+            // A console in text mode, aligned modules: so it is. A graphics mode is a wish. Entries for
+            // UEFI: not started by it.
+            4..=6 | 8 | 9 => {}
             10 => {
                 let align = field(2)?.max(1);
                 if !align.is_power_of_two() {
@@ -313,7 +312,7 @@ pub(super) fn load(
     info.describe(boot, layout);
     info.modules(boot, memory, layout, top).ok_or_else(no_room)?;
     info.tables(memory, rsdp);
-    if header.framebuffer {
+    if boot.text_screen {
         info.text_screen();
     }
     if let Some((count, size, strings, bytes)) = plan.sections {
@@ -358,7 +357,7 @@ impl Info {
     fn describe(&mut self, boot: &Boot<'_>, layout: &Layout) {
         self.add_text(tag::COMMAND_LINE, &[], boot.command_line);
         self.add_text(tag::LOADER_NAME, &[], "rhea");
-        let lower = (CONVENTIONAL_END / 1024) as u32;
+        let lower = (EBDA_START / 1024) as u32;
         let upper = ((layout.low_end - HIGH_MEMORY) / 1024) as u32;
         self.add(tag::BASIC_MEMORY, [lower, upper].map(u32::to_le_bytes).as_flattened());
         // Size of an entry, version of its format.
@@ -411,13 +410,12 @@ impl Info {
         }
     }
 
-    /// The screen that there is: text of 80 columns and 25 rows.
+    /// The screen that there is.
     fn text_screen(&mut self) {
-        const ADDRESS: u64 = 0xb_8000;
-        const KIND_TEXT: u8 = 2;
-        let mut body = ADDRESS.to_le_bytes().to_vec();
-        body.extend_from_slice([160u32, 80, 25].map(u32::to_le_bytes).as_flattened());
-        body.extend_from_slice(&[16, KIND_TEXT, 0, 0]);
+        let (columns, rows) = text_mode::SIZE;
+        let mut body = text_mode::ADDRESS.to_le_bytes().to_vec();
+        body.extend_from_slice([2 * columns, columns, rows].map(u32::to_le_bytes).as_flattened());
+        body.extend_from_slice(&[16, SCREEN_TEXT, 0, 0]);
         self.add(tag::FRAMEBUFFER, &body);
     }
 
@@ -452,7 +450,7 @@ mod tests {
         let layout = Layout::new(32 << 20);
         let memory = GuestMemory::new(&layout.ram()).unwrap();
         let header = find_header(image).unwrap().expect("a header");
-        let boot = Boot { name: "k", image, command_line: "a=b", modules };
+        let boot = Boot { name: "k", image, command_line: "a=b", modules, text_screen: true };
         let entry = load(&boot, &header, &memory, &layout, 0)?;
         Ok((memory, entry))
     }

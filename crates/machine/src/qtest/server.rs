@@ -15,6 +15,7 @@ use chardev::{CharBackend, CharEvent, CharReceiver};
 
 use super::Session;
 use crate::pc::board::Pc;
+use crate::run::owner::GuestRequests;
 
 /// Bytes of input that wait for the thread.
 const INPUT_BYTES: usize = 64 << 10;
@@ -121,12 +122,14 @@ pub struct Qtest {
 }
 
 impl Qtest {
-    /// Answers on `backend` for `pc`, as long as that lives.
+    /// Answers on `backend` for `pc`, as long as that lives. What a command makes the machine ask of its
+    /// owner, by `requests`, is done before the next command.
     ///
     /// # Errors
     /// If the host can't start a thread.
     pub fn start(
         pc: &Arc<Pc>,
+        requests: Arc<GuestRequests>,
         backend: Arc<dyn CharBackend>,
         log: Option<QtestLog>,
     ) -> io::Result<Self> {
@@ -143,6 +146,7 @@ impl Qtest {
         let worker = Worker {
             wire: Wire { link: Arc::clone(&link), backend, log },
             pc: Arc::downgrade(pc),
+            requests,
             session: Session::new(watcher),
             line: Vec::new(),
         };
@@ -242,6 +246,7 @@ impl Write for Answer<'_> {
 struct Worker {
     wire: Wire,
     pc: Weak<Pc>,
+    requests: Arc<GuestRequests>,
     session: Session,
     /// The line under way.
     line: Vec<u8>,
@@ -278,6 +283,7 @@ impl Worker {
 
     /// Carries one command out.
     fn answer(&mut self, pc: &Pc, line: &[u8]) -> io::Result<()> {
+        self.requests.settle();
         let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
         self.wire.log('R', format_args!("{line}"));
         let mut answer = Answer { wire: &mut self.wire, text: Vec::new(), begun: false };

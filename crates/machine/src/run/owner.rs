@@ -15,7 +15,7 @@
 //! - An event is emitted before the request that caused it is answered.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use accel::Vcpu;
 use block::DriveEvent;
@@ -197,11 +197,24 @@ struct Wishes {
     rtc_offset: Option<i64>,
 }
 
+/// Where wishes lie until the owner comes, and how many there have been.
+#[derive(Debug, Default)]
+struct Desk {
+    wishes: Wishes,
+    made: u64,
+    /// Of those that were made, how many the owner has taken, and how many it has acted on.
+    taken: u64,
+    served: u64,
+    /// There is no owner any more.
+    deserted: bool,
+}
+
 /// Takes wishes from devices and vCPU threads to the owner.
 #[derive(Debug)]
 pub struct GuestRequests {
-    wishes: Mutex<Wishes>,
+    desk: Mutex<Desk>,
     arrived: Notify,
+    settled: Condvar,
     gate: Arc<Gate>,
     /// The guest sleeps, so that there is something to wake up.
     asleep: AtomicBool,
@@ -211,7 +224,8 @@ impl GuestRequests {
     /// For the vCPU threads behind `gate`.
     pub fn new(gate: Arc<Gate>) -> Self {
         let asleep = AtomicBool::new(false);
-        Self { wishes: Mutex::default(), arrived: Notify::new(), gate, asleep }
+        let (desk, settled) = (Mutex::default(), Condvar::new());
+        Self { desk, arrived: Notify::new(), settled, gate, asleep }
     }
 
     /// The gate that a wish closes at once, so that the guest does not run past it.
@@ -219,14 +233,44 @@ impl GuestRequests {
         &self.gate
     }
 
+    /// Waits until the owner has done what was wished for so far, or is no more.
+    pub fn settle(&self) {
+        let desk = self.desk();
+        let made = desk.made;
+        let waits = |desk: &mut Desk| desk.served < made && !desk.deserted;
+        drop(self.settled.wait_while(desk, waits).unwrap_or_else(|e| e.into_inner()));
+    }
+
     fn wish(&self, change: impl FnOnce(&mut Wishes)) {
-        change(&mut self.wishes.lock().unwrap_or_else(|e| e.into_inner()));
+        let mut desk = self.desk();
+        change(&mut desk.wishes);
+        desk.made += 1;
+        drop(desk);
         self.gate.close();
         self.arrived.notify_one();
     }
 
     fn take(&self) -> Wishes {
-        std::mem::take(&mut *self.wishes.lock().unwrap_or_else(|e| e.into_inner()))
+        let mut desk = self.desk();
+        desk.taken = desk.made;
+        std::mem::take(&mut desk.wishes)
+    }
+
+    /// What was taken has been acted on.
+    fn served(&self) {
+        let mut desk = self.desk();
+        desk.served = desk.taken;
+        drop(desk);
+        self.settled.notify_all();
+    }
+
+    fn desert(&self) {
+        self.desk().deserted = true;
+        self.settled.notify_all();
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
@@ -300,7 +344,8 @@ pub struct Owner<B: Board> {
 }
 
 impl<B: Board> Owner<B> {
-    /// An owner in state `prelaunch`, and the handle that asks it.
+    /// An owner in state `prelaunch` of a machine that it has reset, so that nobody sees one that has not
+    /// been; and the handle that asks it. The CPUs have not run yet.
     pub fn new(
         board: Arc<B>,
         cpus: Arc<Vec<VcpuThread<B::Cpu>>>,
@@ -313,19 +358,25 @@ impl<B: Board> Owner<B> {
         let published = Arc::new(Published { run_state });
         let handle = RunHandle { queue: sender, published: Arc::clone(&published) };
         let frozen = false;
-        (Self { board, cpus, guest, published, actions, events, queue, frozen }, handle)
+        let mut owner = Self { board, cpus, guest, published, actions, events, queue, frozen };
+        owner.halt();
+        owner.reset_halted(ResetKind::Full);
+        (owner, handle)
     }
 
     /// Serves until the machine ends; returns the exit status of the process.
     pub async fn serve(mut self, autostart: bool) -> i32 {
-        self.reset_hardware(ResetKind::Full).await;
         if autostart {
             self.resume();
         }
         loop {
             let next = tokio::select! {
                 biased;
-                () = self.guest.arrived.notified() => self.serve_guest().await,
+                () = self.guest.arrived.notified() => {
+                    let next = self.serve_guest().await;
+                    self.guest.served();
+                    next
+                }
                 envelope = self.queue.recv() => match envelope {
                     Some(envelope) => self.serve_client(envelope).await,
                     None => Next::End(0),
@@ -458,6 +509,11 @@ impl<B: Board> Owner<B> {
     async fn freeze(&mut self) {
         self.guest.gate.close();
         self.guest.gate.all_parked().await;
+        self.halt();
+    }
+
+    /// Makes the guest's clock and I/O stand still. All CPUs are parked.
+    fn halt(&mut self) {
         if !self.frozen {
             self.frozen = true;
             self.board.clock().stop();
@@ -509,6 +565,10 @@ impl<B: Board> Owner<B> {
     /// Resets devices and CPUs; leaves the machine standing.
     async fn reset_hardware(&mut self, kind: ResetKind) {
         self.freeze().await;
+        self.reset_halted(kind);
+    }
+
+    fn reset_halted(&self, kind: ResetKind) {
         // What the guest wished for before the reset is void.
         self.guest.take();
         self.board.reset_devices(kind);
@@ -588,5 +648,11 @@ impl<B: Board> Owner<B> {
         self.emit(MachineEvent::Wakeup);
         self.thaw();
         Ok(())
+    }
+}
+
+impl<B: Board> Drop for Owner<B> {
+    fn drop(&mut self) {
+        self.guest.desert();
     }
 }

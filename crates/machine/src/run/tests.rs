@@ -46,12 +46,15 @@ struct TestBoard {
     clock: Clock,
     /// Pauses of I/O that have not ended, as devices count them.
     pauses: AtomicUsize,
+    resets: AtomicUsize,
 }
 
 impl Board for TestBoard {
     type Cpu = TestCpu;
 
-    fn reset_devices(&self, _: ResetKind) {}
+    fn reset_devices(&self, _: ResetKind) {
+        self.resets.fetch_add(1, Ordering::Relaxed);
+    }
     fn reset_cpu(&self, _: usize, cpu: &mut TestCpu, _: ResetKind) {
         cpu.reset();
     }
@@ -82,7 +85,7 @@ fn run_machine<F: Future<Output = ()>>(
     let requests = Arc::new(GuestRequests::new(gate.clone()));
     let cpu = TestCpu { signals: Arc::default(), guest: guest(requests.clone()) };
     let thread = VcpuThread::spawn(0, cpu, true, gate, requests.clone()).unwrap();
-    let board = Arc::new(TestBoard { clock: Clock::new(), pauses: AtomicUsize::new(0) });
+    let board = Arc::new(TestBoard { clock: Clock::new(), pauses: 0.into(), resets: 0.into() });
     let events = Arc::new(Mutex::new(Vec::new()));
     let sink = {
         let events = events.clone();
@@ -90,6 +93,11 @@ fn run_machine<F: Future<Output = ()>>(
     };
     let (owner, run) =
         Owner::new(board.clone(), Arc::new(vec![thread]), requests, RunActions::default(), sink);
+    assert_eq!(
+        board.resets.load(Ordering::Relaxed),
+        1,
+        "nobody is to see it before its first reset"
+    );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let code = runtime.block_on(async {
         let both = async { tokio::join!(owner.serve(true), drive(run, board)).0 };
@@ -180,7 +188,7 @@ fn a_disk_that_fails_stops_the_machine_until_cont() {
         spin(requests)
     };
     let drive = |run: RunHandle, _| async move {
-        // The reset at the start voids what was wished for before it.
+        // A machine that does not run yet is not stopped.
         while run.published().run_state() != RunState::Running {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -193,4 +201,34 @@ fn a_disk_that_fails_stops_the_machine_until_cont() {
         run.ask(Request::Quit(ShutdownCause::HostQmpQuit)).await.unwrap();
     };
     assert_eq!(run_machine(guest, drive).0, 0);
+}
+
+#[test]
+fn what_a_guest_asks_for_is_done_when_it_is_waited_for() {
+    let (ours, mut theirs) = tokio::sync::mpsc::unbounded_channel();
+    let guest = move |requests: Arc<GuestRequests>| {
+        ours.send(requests.clone()).unwrap();
+        spin(requests)
+    };
+    let (last, owned) = std::sync::mpsc::channel();
+    let drive = |run: RunHandle, board: Arc<TestBoard>| async move {
+        let requests = theirs.recv().await.unwrap();
+        for expected in 2..100 {
+            requests.request_reset(ShutdownCause::GuestReset);
+            let (done, resets) = tokio::sync::oneshot::channel();
+            let (requests, board) = (requests.clone(), board.clone());
+            std::thread::spawn(move || {
+                requests.settle();
+                done.send(board.resets.load(Ordering::Relaxed)).unwrap();
+            });
+            assert_eq!(resets.await, Ok(expected));
+        }
+        last.send(requests).unwrap();
+        run.ask(Request::Quit(ShutdownCause::HostQmpQuit)).await.unwrap();
+    };
+    assert_eq!(run_machine(guest, drive).0, 0);
+    // Without an owner there is nothing to wait for.
+    let requests = owned.recv().unwrap();
+    requests.request_reset(ShutdownCause::GuestReset);
+    requests.settle();
 }

@@ -335,6 +335,41 @@ fn a_multiboot_kernel_is_entered() {
 }
 
 #[test]
+fn a_kernel_that_no_firmware_starts_finds_a_text_screen() {
+    const LOAD: u32 = 0x10_0000;
+    let (magic, flags) = (0x1bad_b002u32, 1 << 16);
+    let checksum = 0u32.wrapping_sub(magic).wrapping_sub(flags);
+    let header = [magic, flags, checksum, LOAD, LOAD, 0, 0, LOAD + 32];
+    let mut image: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    image.extend([
+        0x66, 0xc7, 0x05, 0, 0x80, 0x0b, 0, b'H',
+        0x1f, // mov word [0xb8000], 'H' in white on blue
+        0xb0, b'M', // mov al, 'M'
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xee, // out dx, al
+        0xeb, 0xfe, // jmp $
+    ]);
+    testkit::run("a_text_screen_without_firmware", || {
+        let builder = machine()?;
+        let kernel = builder.path("kernel");
+        std::fs::write(&kernel, &image)?;
+        let kernel = kernel.display().to_string();
+        let mut vm = builder.args(["-m", "32", "-kernel", &kernel]).spawn()?;
+        vm.serial.wait_for("M")?;
+        let picture = vm.screen()?;
+        ensure!((picture.width, picture.height) == (720, 400), "{}", picture.width);
+        let cell = |column: usize, colour: [u8; 3]| {
+            let pixels = (0..16).flat_map(|y| (0..9).map(move |x| (9 * column + x, y)));
+            pixels.filter(|&(x, y)| picture.pixel(x, y) == colour).count()
+        };
+        let (white, blue) = (cell(0, [0xff; 3]), cell(0, [0, 0, 0xa8]));
+        ensure!(white > 30 && blue > 30 && white + blue == 9 * 16, "{white} {blue}");
+        ensure!(cell(1, [0; 3]) == 9 * 16, "the rest of the screen is not blank");
+        quit(vm)
+    });
+}
+
+#[test]
 fn a_multiboot2_kernel_is_entered() {
     const LOAD: u32 = 0x10_0000;
     let (magic, length) = (0xe852_50d6u32, 64);

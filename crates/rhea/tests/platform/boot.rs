@@ -64,7 +64,8 @@ fn linux_runs_on_64_cpus() {
         ensure!(vm.serial.run("nproc")? == "64");
         // The last of them does work.
         let worker = "taskset -c 63 sh -c 'set -- $(cat /proc/self/stat); shift 38; echo $1'";
-        ensure!(vm.serial.run(worker)? == "63");
+        // On a busy host the kernel complains in between.
+        ensure!(vm.serial.run(worker)?.lines().any(|line| line.trim() == "63"));
         Ok(())
     });
 }

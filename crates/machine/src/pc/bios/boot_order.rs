@@ -67,11 +67,12 @@ impl BootOrder {
     /// nothing that is not in it.
     pub(in crate::pc) fn file(&self, halt: bool) -> Vec<u8> {
         let mut lines: Vec<&str> = self.0.iter().map(|(_, path)| path.as_str()).collect();
-        if halt {
-            lines.push("HALT");
-        }
+        // With nothing in the list the usual order holds, which is `-boot order=`.
         if lines.is_empty() {
             return Vec::new();
+        }
+        if halt {
+            lines.push("HALT");
         }
         let mut text = lines.join("\n").into_bytes();
         text.push(0);
@@ -96,7 +97,7 @@ mod tests {
     #[test]
     fn the_list_is_in_the_order_of_the_indices() {
         let mut order = BootOrder::default();
-        assert!(order.file(false).is_empty());
+        assert!(order.file(false).is_empty() && order.file(true).is_empty());
         order.add(Some(2), pci_path("ide", Devfn::new(1, 1)) + "/drive@0/disk@0");
         order.add(Some(0), pci_path("scsi", Devfn::new(0x1f, 0)) + "/disk@0,0");
         order.add(None, "unlisted");

@@ -1,7 +1,6 @@
 //! What firmware is told of the machine (QEMU's documentation, "QEMU Firmware Configuration (fw_cfg)
 //! Device"; SeaBIOS's documentation, "Runtime config").
 
-use std::path::Path;
 use std::sync::Arc;
 
 use devices::fw_cfg::{Content, FileError, key};
@@ -9,6 +8,7 @@ use devices::piix::{self, Piix4Pm};
 
 use crate::BuildError;
 use crate::acpi::{self, loader};
+use crate::files;
 use crate::pc::board::Pc;
 use crate::pc::firmware::PM_BASE;
 use crate::pc::layout::{FOUR_GIB, Layout};
@@ -62,14 +62,6 @@ fn splash_name(picture: &[u8]) -> Option<&'static str> {
     } else {
         None
     }
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let length = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
-    if length > ITEM_MAX {
-        return Err(format!("{length} bytes, at most {} MiB are allowed", ITEM_MAX >> 20));
-    }
-    std::fs::read(path).map_err(|e| e.to_string())
 }
 
 impl Pc {
@@ -135,13 +127,14 @@ impl Pc {
             self.add_item("etc/boot-menu-wait", time.to_le_bytes().to_vec())?;
         }
         let Some(path) = &boot.splash else { return Ok(()) };
-        let failed = |reason: String| {
+        let failed = |reason: &dyn std::fmt::Display| {
             BuildError::Device(format!("-boot splash={}: {reason}", path.display()))
         };
         let found = self.rom_files.find(&path.to_string_lossy());
-        let picture = read_file(found.as_ref().unwrap_or(path)).map_err(failed)?;
-        let name = splash_name(&picture)
-            .ok_or_else(|| failed("neither a JPEG nor a BMP picture".to_owned()))?;
+        let picture = files::read(found.as_ref().unwrap_or(path), ITEM_MAX);
+        let picture = picture.map_err(|e| failed(&e))?;
+        let name =
+            splash_name(&picture).ok_or_else(|| failed(&"neither a JPEG nor a BMP picture"))?;
         self.add_item(name, picture)
     }
 
@@ -153,7 +146,7 @@ impl Pc {
         }
         let bytes = match value {
             FwCfgValue::Text(text) => text.clone().into_bytes(),
-            FwCfgValue::File(path) => read_file(path)
+            FwCfgValue::File(path) => files::read(path, ITEM_MAX)
                 .map_err(|reason| failed(format!("can't load {}: {reason}", path.display())))?,
         };
         self.fw_cfg.add_file(name, Content::Fixed(bytes)).map_err(|e| failed(e.to_string()))

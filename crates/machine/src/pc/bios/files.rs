@@ -1,7 +1,8 @@
 //! Where firmware and option ROMs are found on the host.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use crate::files;
 
 /// Directories that are searched after those of `-L`.
 const DIRECTORIES: [&str; 4] =
@@ -56,14 +57,7 @@ impl RomFiles {
     /// Says why it can't, and which package has the file.
     pub fn load(&self, name: &str, max: u64) -> Result<Vec<u8>, String> {
         let path = self.find(name).ok_or_else(|| self.missing(name))?;
-        let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(&path).map_err(failed)?;
-        file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 > max {
-            return Err(format!("{}: larger than {} KiB", path.display(), max >> 10));
-        }
-        Ok(bytes)
+        files::read(&path, max).map_err(|e| format!("{}: {e}", path.display()))
     }
 
     fn missing(&self, name: &str) -> String {
@@ -91,7 +85,7 @@ mod tests {
         std::fs::write(dir.path().join("bios-own.bin"), [1, 2, 3]).unwrap();
         let files = RomFiles::new(&[dir.path().to_owned()]);
         assert_eq!(files.load("bios-own.bin", 3), Ok(vec![1, 2, 3]));
-        assert!(files.load("bios-own.bin", 2).unwrap_err().contains("larger"));
+        assert!(files.load("bios-own.bin", 2).unwrap_err().contains("more than 2 bytes"));
         let direct = dir.path().join("bios-own.bin").display().to_string();
         assert_eq!(RomFiles::default().load(&direct, 3), Ok(vec![1, 2, 3]));
         let missing = RomFiles::default().load("bios-none.bin", 3).unwrap_err();

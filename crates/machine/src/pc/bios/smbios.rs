@@ -1,27 +1,15 @@
 //! The SMBIOS tables of this machine: for firmware as files of fw_cfg, and in memory for machines that boot
 //! a kernel directly.
 
-use std::io::Read;
-use std::path::Path;
-
 use super::has_firmware;
 use crate::BuildError;
+use crate::files;
 use crate::pc::board::Pc;
 use crate::pc::layout::{HIGH_MEMORY, SMBIOS_TABLES};
 use crate::smbios::{self, Config, OemString, OnboardPlace, Smbios};
 
 /// Files of structures and texts have at most this many bytes.
 const FILE_MAX: u64 = 1 << 20;
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
-    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    if bytes.len() as u64 > FILE_MAX {
-        return Err(format!("it has more than {} KiB", FILE_MAX >> 10));
-    }
-    Ok(bytes)
-}
 
 impl Pc {
     /// Makes the tables.
@@ -30,19 +18,19 @@ impl Pc {
         let refused = |text: String| BuildError::Device(format!("-smbios {text}"));
         let mut structures = Vec::new();
         for path in &spec.files {
-            let failed = |reason: String| {
+            let failed = |reason: &dyn std::fmt::Display| {
                 let path = path.display();
                 refused(format!("file={path}: Cannot read SMBIOS file {path}: {reason}"))
             };
-            let bytes = read(path).map_err(failed)?;
-            smbios::check_structure(&bytes).map_err(failed)?;
+            let bytes = files::read(path, FILE_MAX).map_err(|e| failed(&e))?;
+            smbios::check_structure(&bytes).map_err(|e| failed(&e))?;
             structures.push(bytes);
         }
         let mut oem_strings = Vec::new();
         for string in &spec.oem_strings {
             oem_strings.push(match string {
                 OemString::Text(text) => text.clone().into_bytes(),
-                OemString::File(path) => read(path).map_err(|reason| {
+                OemString::File(path) => files::read(path, FILE_MAX).map_err(|reason| {
                     let path = path.display();
                     refused(format!("type=11,path={path}: Could not open '{path}': {reason}"))
                 })?,

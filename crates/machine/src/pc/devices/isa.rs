@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use block::{Drive, DriveOptions};
 use chardev::{CharBackend, Chardev, ChardevSpec};
-use devices::fdc::{DriveType, Fdc, FloppyUnit};
-use devices::i8237::I8237;
+use devices::fdc::{DriveType, Fdc, FdcPlace, FloppyUnit};
 use devices::irq::line;
 use devices::parallel::{self, LPT_PORTS, Parallel};
 use devices::piix::Piix3;
@@ -15,7 +14,7 @@ use devices::vmgenid::VmGenId;
 use options::{OptionError, Properties};
 use uuid::Uuid;
 
-use super::storage::query_name;
+use super::storage::{id_of, query_name};
 use super::{Bus, Driver, PciPlace};
 use crate::BuildError;
 use crate::pc::bios::pci_path;
@@ -45,6 +44,13 @@ pub(super) const DRIVERS: &[Driver] = &[
         bus: "floppy-bus",
         description: "virtual floppy drive",
         make: floppy,
+    },
+    Driver {
+        name: "isa-fdc",
+        aliases: &[],
+        bus: "ISA",
+        description: "one more floppy controller",
+        make: isa_fdc,
     },
     Driver {
         name: "isa-parallel",
@@ -84,37 +90,56 @@ pub(super) const DRIVERS: &[Driver] = &[
 ];
 
 impl Pc {
-    /// Adds the DMA controllers and the floppy controller, with the drives of `if=floppy`.
+    /// Adds the DMA controllers and the floppy controller, with the drives of `if=floppy`. It is always there,
+    /// so that its properties come by `-global isa-fdc...`.
     pub(in crate::pc) fn add_floppy_controller(&mut self) -> Result<Arc<Fdc>, BuildError> {
-        let dma = I8237::new(self.memory.clone());
-        dma.attach(&self.ports)?;
-        let fdc = Fdc::new(&dma, self.isa_line(line::FLOPPY));
-        fdc.attach(&self.ports)?;
-        self.devices.push(dma);
-        self.devices.push(fdc.clone());
-        self.buses.add("floppy-bus.0", Bus::Floppy(fdc.clone()));
+        self.dma.attach(&self.ports)?;
+        self.devices.push(self.dma.clone());
+        let mut properties = self.global_properties("isa-fdc");
+        let mut drive_type = |key| properties.take_choice(key, DRIVE_TYPES).map(Option::flatten);
+        let types = [drive_type("fdtypeA")?, drive_type("fdtypeB")?];
+        let fallback = drive_type("fallback")?.unwrap_or(DriveType::D288);
+        let place = FdcPlace::FIRST;
+        self.add_floppy_boot_order(&mut properties, place.port)?;
+        properties.finish()?;
+        let fdc = self.add_fdc("fdc", place, line::FLOPPY, "floppy-bus.0".to_owned())?;
         for (spec, drive) in self.spec.drives.iter().zip(&self.drives) {
             if spec.interface != DriveInterface::Floppy {
                 continue;
             }
-            let fallback = DriveType::D288;
-            let unit = FloppyUnit { drive: drive.clone(), drive_type: None, fallback };
-            fdc.connect(Some(spec.unit as usize), unit, FLOPPY_PATH)
+            let number = spec.unit as usize;
+            let drive_type = types.get(number).copied().flatten();
+            let unit = FloppyUnit { drive: drive.clone(), drive_type, fallback };
+            fdc.connect(Some(number), unit, FLOPPY_PATH)
                 .map_err(|e| BuildError::Device(format!("{}: {e}", spec.origin)))?;
         }
-        self.add_floppy_boot_order()?;
         Ok(fdc)
     }
 
-    /// The controller is always there, so that its properties come by `-global isa-fdc...`.
-    fn add_floppy_boot_order(&mut self) -> Result<(), BuildError> {
-        let mut properties = self.global_properties("isa-fdc");
+    fn add_fdc(
+        &mut self,
+        id: &str,
+        place: FdcPlace,
+        irq: u32,
+        bus: String,
+    ) -> Result<Arc<Fdc>, BuildError> {
+        let fdc = Fdc::new(id, place, &self.dma, self.isa_line(irq));
+        fdc.attach(&self.ports)?;
+        self.devices.push(fdc.clone());
+        self.buses.add(bus, Bus::Floppy(fdc.clone()));
+        Ok(fdc)
+    }
+
+    fn add_floppy_boot_order(
+        &mut self,
+        properties: &mut Properties,
+        port: u16,
+    ) -> Result<(), BuildError> {
         for (number, key) in ["bootindexA", "bootindexB"].into_iter().enumerate() {
-            let index = self.boot_order.take_key(&mut properties, key)?;
-            let path = format!("{}/fdc@03f0/floppy@{number}", pci_path("isa", Piix3::DEVFN));
+            let index = self.boot_order.take_key(properties, key)?;
+            let path = format!("{}/fdc@{port:04x}/floppy@{number}", pci_path("isa", Piix3::DEVFN));
             self.boot_order.add(index, path);
         }
-        properties.finish()?;
         Ok(())
     }
 
@@ -171,6 +196,36 @@ fn floppy(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), Bui
     let fallback = DriveType::D288;
     let connected = FloppyUnit { drive, drive_type, fallback };
     fdc.connect(unit, connected, query_name(path)).map_err(|e| failed(e.to_string()))?;
+    Ok(())
+}
+
+fn isa_fdc(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
+    /// Channels that move bytes.
+    const CHANNELS: u8 = 4;
+    const LAST_PORT: u16 = 0xfff8;
+    let option = properties.option().to_owned();
+    let wrong = |reason: String| BuildError::Device(format!("{option}: {reason}"));
+    let port = properties.take_number("iobase")?.unwrap_or(FdcPlace::FIRST.port);
+    let irq = take_isa_irq(&mut properties)?.unwrap_or(line::FLOPPY);
+    let channel = properties.take_number("dma")?.unwrap_or(FdcPlace::FIRST.channel);
+    pc.add_floppy_boot_order(&mut properties, port)?;
+    properties.finish()?;
+    if port > LAST_PORT {
+        return Err(wrong(format!("iobase={port:#x}: its eight ports end beyond 0xffff")));
+    }
+    if channel >= CHANNELS {
+        return Err(wrong(format!("dma={channel}: it needs a channel of bytes, 0 to 3")));
+    }
+    if pc.dma.is_taken(channel) {
+        let reason = "another device has it; choose another from 0 to 3";
+        return Err(wrong(format!("dma={channel}: {reason}")));
+    }
+    let controllers = pc.buses.all(|bus| matches!(bus, Bus::Floppy(_)).then_some(())).len();
+    let bus = match id_of(path) {
+        Some(id) => format!("{id}.0"),
+        None => format!("floppy-bus.{controllers}"),
+    };
+    pc.add_fdc(path, FdcPlace { port, channel }, irq, bus)?;
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! `-device loader`: puts a file or a number into guest memory at each reset, and says where a CPU
 //! starts.
 //!
-//! A file that is an ELF image (System V ABI) is loaded by its program headers, to physical addresses;
-//! any other, or any at all with `force-raw=on`, as it is from `addr=` on.
+//! A file that is an ELF image (System V ABI) is loaded by its program headers, to physical addresses, and
+//! one in Intel's hexadecimal format to the addresses in its records; any other, or any at all with
+//! `force-raw=on`, as it is from `addr=` on.
 
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use options::{OptionError, Properties};
 
 use super::Driver;
 use crate::BuildError;
+use crate::files;
 use crate::pc::board::Pc;
 
 /// The kinds of this topic.
@@ -74,20 +76,15 @@ fn loader(pc: &mut Pc, _: &str, mut properties: Properties) -> Result<(), BuildE
             image.start = cpu.map(|cpu| (cpu, at));
         }
         Some(file) => {
-            let bytes = read(Path::new(&file), pc.memory.size()).map_err(|reason| {
+            let bytes = files::read(Path::new(&file), pc.memory.size()).map_err(|reason| {
                 wrong(&format!("Cannot load specified image {file}: {reason}"))
             })?;
-            let is_elf = raw != Some(true) && bytes.starts_with(b"\x7fELF");
-            let entry = if is_elf {
-                let (parts, entry) = elf(&bytes, pc.memory.size()).map_err(|reason| {
+            let known = if raw == Some(true) { None } else { recognise(&bytes, pc.memory.size()) };
+            let (parts, entry) =
+                known.unwrap_or_else(|| Ok((vec![(at, bytes)], at))).map_err(|reason| {
                     wrong(&format!("Cannot load specified image {file}: {reason}"))
                 })?;
-                image.parts = parts;
-                entry
-            } else {
-                image.parts.push((at, bytes));
-                at
-            };
+            image.parts = parts;
             image.start = cpu.map(|cpu| (cpu, entry));
         }
         None if addr.is_some() => match cpu {
@@ -112,19 +109,46 @@ fn loader(pc: &mut Pc, _: &str, mut properties: Properties) -> Result<(), BuildE
     Ok(())
 }
 
-/// Reads a file of at most `limit` bytes.
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
-    let metadata = std::fs::metadata(path).map_err(|e| e.to_string())?;
-    if !metadata.is_file() {
-        return Err("it is not a regular file".to_owned());
+type Parts = Vec<(u64, Vec<u8>)>;
+
+/// The parts of a file that says itself where it belongs, and its entry; `None` if it does not. All parts
+/// have at most `limit` bytes.
+fn recognise(file: &[u8], limit: u64) -> Option<Result<(Parts, u64), String>> {
+    if file.starts_with(b"\x7fELF") {
+        return Some(elf(file, limit));
     }
-    if metadata.len() > limit {
-        return Err("it is larger than guest memory".to_owned());
-    }
-    std::fs::read(path).map_err(|e| e.to_string())
+    let text = std::str::from_utf8(file).ok()?;
+    // A first line with the right checksum is no chance.
+    ihex::Record::from_record_string(text.lines().next()?).ok()?;
+    Some(hex(text))
 }
 
-type Parts = Vec<(u64, Vec<u8>)>;
+/// What the records of a file in Intel's hexadecimal format say ("Hexadecimal Object File Format
+/// Specification", revision A).
+fn hex(text: &str) -> Result<(Parts, u64), String> {
+    use ihex::Record;
+    let mut parts = Parts::new();
+    let (mut base, mut entry) = (0u64, 0);
+    for (number, record) in (1..).zip(ihex::Reader::new(text)) {
+        match record.map_err(|e| format!("record {number} of its hexadecimal format: {e}"))? {
+            Record::Data { offset, value } => {
+                let at = base + u64::from(offset);
+                match parts.last_mut() {
+                    Some((start, bytes)) if *start + bytes.len() as u64 == at => {
+                        bytes.extend(value);
+                    }
+                    _ => parts.push((at, value)),
+                }
+            }
+            Record::ExtendedSegmentAddress(segment) => base = u64::from(segment) << 4,
+            Record::ExtendedLinearAddress(high) => base = u64::from(high) << 16,
+            Record::StartSegmentAddress { cs, ip } => entry = (u64::from(cs) << 4) + u64::from(ip),
+            Record::StartLinearAddress(start) => entry = start.into(),
+            Record::EndOfFile => return Ok((parts, entry)),
+        }
+    }
+    Err("its hexadecimal format has no last record".to_owned())
+}
 
 /// The parts of an ELF file of either class, and its entry; all of them have at most `limit` bytes.
 fn elf(file: &[u8], limit: u64) -> Result<(Parts, u64), String> {
@@ -180,7 +204,21 @@ impl Pc {
 
 #[cfg(test)]
 mod tests {
-    use super::elf;
+    use super::{elf, recognise};
+
+    #[test]
+    fn hexadecimal_files_say_where_they_belong() {
+        let text = ":020000040010EA\n:0410000001020304E2\n:021004000506DF\n:01200000AA35\n\
+                    :0400000500101000D7\n:00000001FF\n";
+        let (parts, entry) = recognise(text.as_bytes(), 1 << 20).unwrap().unwrap();
+        assert_eq!(parts, [(0x10_1000, vec![1, 2, 3, 4, 5, 6]), (0x10_2000, vec![0xaa])]);
+        assert_eq!(entry, 0x10_1000);
+        let refused = |text: &str| recognise(text.as_bytes(), 1 << 20).unwrap().unwrap_err();
+        assert!(refused(&text.replace("AA35", "AA36")).contains("record 4"));
+        assert!(refused(&text.replace(":00000001FF\n", "")).contains("last record"));
+        assert!(recognise(b":not a record", 1 << 20).is_none());
+        assert!(recognise(b"\xff\xfe", 1 << 20).is_none());
+    }
 
     #[test]
     fn damaged_elf_files_are_refused() {
