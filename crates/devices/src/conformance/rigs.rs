@@ -45,9 +45,13 @@ use crate::usb::storage::{UsbStorage, Worker};
 use crate::usb::uhci::{Uhci, UhciModel};
 use crate::usb::{Handshake, Peripheral, Token, Transaction, UsbBus};
 use crate::vga::{VgaKind, VgaOptions, VgaPci};
+use crate::virtio::balloon::VirtioBalloon;
+use crate::virtio::blk::{BlkOptions, VirtioBlk};
 use crate::virtio::gpu::{GpuOptions, VirtioGpu, VirtioVga};
+use crate::virtio::input::{InputKind, VirtioInput};
 use crate::virtio::rng::VirtioRng;
-use crate::virtio::{VirtioPci, VirtioPciOptions};
+use crate::virtio::scsi::{ScsiOptions, VirtioScsi};
+use crate::virtio::{VirtioDevice, VirtioPci, VirtioPciOptions};
 use crate::vmgenid::VmGenId;
 use crate::watchdog::{I6300Esb, Ib700};
 
@@ -102,7 +106,12 @@ pub(super) fn all() -> Vec<Entry> {
         entry("Uart16550", uart16550),
         entry("VgaPci", vga_pci),
         entry("Uhci", uhci),
-        entry("VirtioPci", virtio_pci),
+        entry("VirtioPci", virtio_balloon),
+        entry("VirtioPci", virtio_blk),
+        entry("VirtioPci", virtio_gpu),
+        entry("VirtioPci", virtio_input),
+        entry("VirtioPci", virtio_rng),
+        entry("VirtioPci", virtio_scsi),
         entry("VmGenId", vmgenid),
         entry("VirtioVga", virtio_vga),
     ]
@@ -925,14 +934,63 @@ fn virtio_vga() -> Rig {
         .other(other)
 }
 
-fn virtio_pci() -> Rig {
+fn virtio_rng() -> Rig {
+    virtio_pci("rng0", |bench, _| VirtioRng::new(None, &bench.timers))
+}
+
+fn virtio_balloon() -> Rig {
+    virtio_pci("balloon0", |bench, memory| {
+        VirtioBalloon::new(memory.clone(), 1 << 20, false, &bench.timers)
+    })
+}
+
+/// A disk whose medium never changes.
+fn virtio_blk() -> Rig {
+    virtio_pci("blk0", |_, _| {
+        let options = block::DriveOptions::default();
+        let drive = block::Drive::with_node("d", Arc::new(Blank::default()), &options);
+        VirtioBlk::new(Arc::new(drive), "blk0", BlkOptions::default()).unwrap()
+    })
+}
+
+/// An adapter with such a disk.
+fn virtio_scsi() -> Rig {
+    virtio_pci("scsi0", |_, _| {
+        let options = block::DriveOptions::default();
+        let drive = block::Drive::with_node("d", Arc::new(Blank::default()), &options);
+        let lun = Lun::new(Arc::new(drive), "disk0", LunOptions::disk()).unwrap();
+        let adapter = VirtioScsi::new(ScsiOptions::default()).unwrap();
+        let address = adapter.bus().find(0, None, None).unwrap();
+        adapter.attach(address, "disk0", lun);
+        adapter
+    })
+}
+
+fn virtio_input() -> Rig {
+    let mut hub = None;
+    let rig = virtio_pci("input0", |bench, _| {
+        let hub = hub.insert(InputHub::new(&bench.timers));
+        VirtioInput::new(InputKind::Tablet, None, true, None, hub)
+    });
+    rig.keep(hub)
+}
+
+fn virtio_gpu() -> Rig {
+    virtio_pci("gpu0", |_, _| VirtioGpu::new(GpuOptions::default()))
+}
+
+/// The function of a virtio device, which `make` makes.
+fn virtio_pci<D: VirtioDevice + 'static>(
+    id: &str,
+    make: impl FnOnce(&Bench, &Arc<GuestMemory>) -> Arc<D>,
+) -> Rig {
     const BARS: [(u16, u32); 4] =
         [(0x10, 0xc000), (0x14, 0xfebf_0000), (0x20, 0xfe00_0000), (0x24, 0)];
     let (rig, function) = Rig::new(|bench| {
         let wiring = pci_wiring(bench);
         let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
-        let device = VirtioRng::new(None, &bench.timers);
-        let options = VirtioPciOptions { id: "rng0".into(), ..Default::default() };
+        let device = make(bench, &memory);
+        let options = VirtioPciOptions { id: id.into(), ..Default::default() };
         let function = VirtioPci::new(device, options, wiring, memory).unwrap();
         // Workers would make two runs differ.
         bus::Device::pause(&*function);
