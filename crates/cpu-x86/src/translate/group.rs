@@ -16,13 +16,14 @@
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
-use super::asm::{Cond, Label, in_state};
+use super::asm::{Cond, Label, at_plus, in_state, low32};
 use super::compile::{Compiler, writes};
 use super::flags::{Recipe, is_simple};
 use super::memory::{For, number, purpose, sum};
-use super::regs::{S1, S2};
+use super::regs::{S1, S2, sized};
 use super::state::{WINDOWS, at};
 use super::thunks::Missed;
+use super::vector::must_be_aligned;
 use super::x87::Notes;
 use crate::host::PAGE_OFFSET;
 
@@ -67,6 +68,8 @@ struct Touch {
     displacement: i64,
     size: i64,
     written: bool,
+    /// It has to be a multiple of its size.
+    aligned: bool,
 }
 
 /// A window that is open.
@@ -77,6 +80,8 @@ pub(super) struct Window {
     from: i64,
     to: i64,
     written: bool,
+    /// What is known to be a multiple of what, in the same way.
+    aligned: Option<(i64, i64)>,
 }
 
 impl Window {
@@ -85,6 +90,12 @@ impl Window {
             && self.from <= touch.displacement
             && touch.displacement + touch.size <= self.to
             && (self.written || !touch.written)
+    }
+
+    /// Whether it is known that `touch` is where it has to be.
+    fn is_aligned(&self, touch: &Touch) -> bool {
+        let known = |(at, size)| size >= touch.size && (touch.displacement - at) % touch.size == 0;
+        !touch.aligned || self.aligned.is_some_and(known)
     }
 
     /// One that holds both, if it is not too large.
@@ -97,11 +108,11 @@ impl Window {
     }
 }
 
-/// Code out of line for a window that could not be probed for.
+/// Code out of line for a window that can't be reached, or not be used by an instruction.
 pub(super) struct WindowMiss {
     from: Label,
-    begin: Label,
-    what: Missed,
+    /// Where it was probed for and for what, if that was it.
+    probe: Option<(Label, Missed)>,
     rip: u64,
     recipe: Option<Recipe>,
     notes: Notes,
@@ -137,9 +148,10 @@ impl Compiler<'_> {
     /// What instruction `index` accesses, if that is one that may share a window.
     fn touch(&self, index: usize) -> Option<Touch> {
         let insn = self.input.get(index)?.insn.as_ref()?;
-        let stack = |displacement, written| {
-            Some(Touch { place: Place::at(RSP), displacement, size: 8, written })
+        let word = |place, displacement, written| {
+            Some(Touch { place, displacement, size: 8, written, aligned: false })
         };
+        let stack = |displacement, written| word(Place::at(RSP), displacement, written);
         match insn.mnemonic() {
             Mnemonic::Push if insn.op0_kind() != OpKind::Memory => {
                 (insn.stack_pointer_increment() == -8).then(|| stack(-8, true))?
@@ -149,9 +161,7 @@ impl Compiler<'_> {
                 (insn.stack_pointer_increment() == 8).then(|| stack(0, false))?
             }
             Mnemonic::Ret => stack(0, false),
-            Mnemonic::Leave => {
-                Some(Touch { place: Place::at(RBP), displacement: 0, size: 8, written: false })
-            }
+            Mnemonic::Leave => word(Place::at(RBP), 0, false),
             _ => self.touched_operand(insn, index),
         }
     }
@@ -165,8 +175,7 @@ impl Compiler<'_> {
             && is_whole(base)
             && is_whole(index)
             && !matches!(insn.memory_segment(), Register::FS | Register::GS)
-            && is_simple(insn)
-            && !super::vector::must_be_aligned(insn);
+            && is_simple(insn);
         let written = writes(self.facts[index_of].accesses[operand as usize]);
         let usual = matches!(purpose(insn, written), For::Read | For::Write);
         let size = insn.memory_size().size() as i64;
@@ -177,15 +186,16 @@ impl Compiler<'_> {
             displacement: insn.memory_displacement64() as i64,
             size,
             written,
+            aligned: must_be_aligned(insn),
         })
     }
 
     /// The window for `touch`, which is the current instruction's, and what follows; `None` if there is
     /// nothing to share it with.
     fn window(&self, touch: &Touch) -> Option<Window> {
-        let Touch { place, displacement, size, written } = *touch;
+        let Touch { place, displacement, size, written, .. } = *touch;
         let to = displacement.checked_add(size)?;
-        let mut window = Window { place, from: displacement, to, written };
+        let mut window = Window { place, from: displacement, to, written, aligned: None };
         let (mut moved, mut others, mut sure) = (0, 0, true);
         for index in self.index..self.input.len().min(self.index + LOOK_AHEAD) {
             let Some(insn) = &self.input[index].insn else { break };
@@ -218,8 +228,10 @@ impl Compiler<'_> {
         let touch = self.touch(self.index).filter(|_| self.has_windows())?;
         let open = self.windows.iter().position(|window| window.is_some_and(|w| w.has(&touch)));
         if let Some(slot) = open {
-            let window = self.windows[slot]?;
+            let mut window = self.windows[slot]?;
             self.asm.rm(Code::Mov_r64_rm64, S1, in_state(at::WINDOWS + 8 * slot as u32));
+            self.check_alignment(&mut window, &touch);
+            self.windows[slot] = Some(window);
             return Some(touch.displacement - window.from);
         }
         let window = self.window(&touch)?;
@@ -231,13 +243,29 @@ impl Compiler<'_> {
             .position(same)
             .or_else(|| self.windows.iter().position(Option::is_none))
             .unwrap_or(self.index % WINDOWS);
-        self.open(window, slot, touch.written);
+        self.open(window, slot, &touch);
         Some(touch.displacement - window.from)
     }
 
-    /// Probes for `window`, of which something is `written` now or is not, and keeps where it is in `slot`,
-    /// and in [`S1`].
-    fn open(&mut self, window: Window, slot: usize, written: bool) {
+    /// Where `touch` has to be aligned and it is not known that it is: goes on without windows if it is not.
+    /// [`S1`] is where `window` begins. Uses [`S2`].
+    fn check_alignment(&mut self, window: &mut Window, touch: &Touch) {
+        if window.is_aligned(touch) {
+            return;
+        }
+        window.aligned = Some((touch.displacement, touch.size));
+        self.save_for_access();
+        let misaligned = self.asm.label();
+        self.miss(misaligned, None);
+        let operand = at_plus(S1, touch.displacement - window.from);
+        self.asm.rm(Code::Lea_r32_m, low32(S2), operand);
+        self.asm.ri(Code::Test_rm8_imm8, sized(S2, 1), touch.size as i32 - 1);
+        self.asm.jcc(Cond::NotEqual, misaligned);
+        self.destroyed();
+    }
+
+    /// Probes for `window`, of which `touch` is accessed now, and keeps where it is in `slot` and in [`S1`].
+    fn open(&mut self, mut window: Window, slot: usize, touch: &Touch) {
         self.save_for_access();
         let Place { base, index } = window.place;
         let base = base.map(|n| self.read_gpr(n, S1));
@@ -249,19 +277,26 @@ impl Compiler<'_> {
                 self.asm.rm(Code::Lea_r64_m, S1, operand);
             }
         }
+        // That fault comes before anything that a walk of page tables does.
+        self.check_alignment(&mut window, touch);
         let (from, begin) = (self.asm.label(), self.asm.label());
-        let what = match (window.written, written) {
+        let what = match (window.written, touch.written) {
             (false, _) => Missed::Read,
             (true, false) => Missed::Update,
             (true, true) => Missed::Write,
         };
-        let (recipe, notes) = (self.flags.recipe_if_needed(), self.notes);
-        let rip = self.input[self.index].op.rip();
-        self.window_misses.push(WindowMiss { from, begin, what, rip, recipe, notes });
+        self.miss(from, Some((begin, what)));
         self.asm.bind(begin);
         self.probe_at((window.to - window.from) as usize, window.written, from);
         self.asm.mr(Code::Mov_rm64_r64, in_state(at::WINDOWS + 8 * slot as u32), S1);
         self.windows[slot] = Some(window);
+    }
+
+    /// A jump to `from` goes on without windows, unless `probe` can succeed.
+    fn miss(&mut self, from: Label, probe: Option<(Label, Missed)>) {
+        let (recipe, notes) = (self.flags.recipe_if_needed(), self.notes);
+        let rip = self.input[self.index].op.rip();
+        self.window_misses.push(WindowMiss { from, probe, rip, recipe, notes });
     }
 
     /// The current instruction is done: registers have changed.
@@ -277,6 +312,7 @@ impl Compiler<'_> {
                 Some(change) => {
                     open.from -= change;
                     open.to -= change;
+                    open.aligned = open.aligned.map(|(at, size)| (at - change, size));
                 }
                 None => *window = None,
             }
@@ -286,15 +322,17 @@ impl Compiler<'_> {
     /// Writes the code out of line for windows that were not reached.
     pub(super) fn finish_windows(&mut self) {
         for miss in std::mem::take(&mut self.window_misses) {
-            let WindowMiss { from, begin, what, rip, recipe, notes } = miss;
-            let elsewhere = self.asm.label();
+            let WindowMiss { from, probe, rip, recipe, notes } = miss;
             self.asm.bind(from);
-            // The page is at hand, but the window goes beyond it.
-            self.asm.ri(Code::Cmp_rm64_imm32, S1, PAGE_OFFSET as i32);
-            self.asm.jcc(Cond::BelowEqual, elsewhere);
-            self.asm.call_to(self.places.refill[what as usize]);
-            self.asm.jcc(Cond::Below, begin);
-            self.asm.bind(elsewhere);
+            if let Some((begin, what)) = probe {
+                let elsewhere = self.asm.label();
+                // The page is at hand, but the window goes beyond it.
+                self.asm.ri(Code::Cmp_rm64_imm32, S1, PAGE_OFFSET as i32);
+                self.asm.jcc(Cond::BelowEqual, elsewhere);
+                self.asm.call_to(self.places.refill[what as usize]);
+                self.asm.jcc(Cond::Below, begin);
+                self.asm.bind(elsewhere);
+            }
             if let Some(recipe) = &recipe {
                 self.cook(recipe);
                 self.put_flags();

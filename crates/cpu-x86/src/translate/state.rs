@@ -193,9 +193,6 @@ pub(super) struct Jump {
 #[allow(unsafe_code)]
 unsafe impl Plain for Reached {}
 
-/// A RIP that no jump goes to: not canonical.
-const NOWHERE: u64 = 1 << 63;
-
 /// Offsets in [`State`].
 pub(super) mod at {
     use super::{FEW, FirstLevel, Reached, State, distance, offset_of};
@@ -330,8 +327,9 @@ pub(super) fn jump_index(rip: u64) -> usize {
     (rip >> JUMP_SHIFT) as usize % JUMPS
 }
 
-/// What the entry at `index` has while it is for nothing: a RIP that belongs to another one, or to none.
-/// So entries are for nothing while they are all zeroes, but for the first.
+/// What the entry at `index` has while it is for nothing: a RIP that is looked for elsewhere, so that it is
+/// not found, whatever a guest jumps to. Entries are for nothing while they are all zeroes, but for the
+/// first.
 pub(super) fn no_jump(index: usize) -> u64 {
-    if index == 0 { NOWHERE } else { 0 }
+    if index == 0 { 1 << JUMP_SHIFT } else { 0 }
 }

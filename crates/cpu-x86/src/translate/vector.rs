@@ -109,7 +109,10 @@ pub(super) fn must_be_aligned(insn: &Instruction) -> bool {
         );
     }
     insn.memory_size().size() == 16
-        && !matches!(insn.mnemonic(), Movups | Movupd | Movdqu | Lddqu | Pcmpistri | Pcmpistrm)
+        && !matches!(
+            insn.mnemonic(),
+            Movups | Movupd | Movdqu | Lddqu | Pcmpistri | Pcmpistrm | Pcmpestri | Pcmpestrm
+        )
 }
 
 impl Compiler<'_> {

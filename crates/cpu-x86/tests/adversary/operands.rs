@@ -239,3 +239,27 @@ fn a_repeated_copy_goes_on_after_its_page_is_mapped() {
     assert!(events.iter().all(|e| (e.vector, e.error, e.cr2, e.rcx) == (14, 2, UNMAPPED, 100)));
     assert_eq!(outcome.state.gpr[8], 30 * (UNMAPPED + 100));
 }
+
+/// Each is in the place of another entry of the jump cache, some of entries that are for nothing.
+#[test]
+fn a_jump_to_what_is_no_address_faults() {
+    for target in
+        [1 << 63, 1 << 47, (u64::MAX << 47) ^ (1 << 50), 0xdead_beef_dead_beef, (1 << 62) | 4]
+    {
+        let scene = Scene::new()
+            .word(RESUME, CODE + 0x400)
+            .code(CODE, |a| {
+                a.mov(ecx, 50).unwrap();
+                // Here, at CODE + 5.
+                a.mov(rax, target).unwrap();
+                a.jmp(rax).unwrap();
+            })
+            .code(CODE + 0x400, |a| {
+                a.dec(ecx).unwrap();
+                a.jne(CODE + 5).unwrap();
+                a.hlt().unwrap();
+            });
+        let vectors: Vec<_> = scene.run().events().iter().map(|event| event.vector).collect();
+        assert_eq!(vectors, [13; 50], "{target:#x}");
+    }
+}

@@ -40,10 +40,13 @@ fn step(a: &mut CodeAssembler, rng: &mut Rng, base: AsmRegister64) {
     if rng.one_in(3) {
         near = near + INDEX * rng.pick(&[1, 2, 8]);
     }
+    let near = if rng.one_in(2) { base + (rng.below(5) as i32 - 2) * 16 } else { near };
     let other = rng.pick(&[rax, rdx, rsi, r9, r10, r14]);
     let narrow = rng.pick(&[eax, edx, esi, r9d, r11d, r15d]);
     let small = rng.below(40) as i32 - 20;
-    match rng.below(26) {
+    match rng.below(28) {
+        25 => a.movaps(xmm3, xmmword_ptr(near)),
+        26 => a.paddd(xmm3, xmmword_ptr(near)),
         23 => a.inc(INDEX),
         24 => a.lea(INDEX, INDEX - 2),
         0..=3 => a.mov(other, qword_ptr(near)),
