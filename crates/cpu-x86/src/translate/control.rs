@@ -11,6 +11,7 @@ use crate::decode::MAX_LEN;
 use crate::host::PAGE_OFFSET;
 use crate::mmu::LINEAR_BITS;
 use crate::op::Op;
+use crate::tlb::Class;
 
 const _: () = assert!(size_of::<Jump>() == 16 && JUMPS == 1 << 16);
 /// Offset of a jump's code in its entry.
@@ -163,14 +164,15 @@ impl Compiler<'_> {
         if target <= rip {
             self.poll(target, 0);
         }
-        self.jump_by_cache(target, self.places.jumps_of(self.places.class));
+        self.jump_by_cache(target, self.places.class);
     }
 
-    /// Goes to `target` by the jump cache `jumps`. The flags are saved.
-    pub(super) fn jump_by_cache(&mut self, target: u64, jumps: i32) {
+    /// Goes to `target` by the jump cache of `class`. The flags are saved.
+    pub(super) fn jump_by_cache(&mut self, target: u64, class: Class) {
+        let jumps = self.places.jumps_of(class);
         let unknown = self.leave_out_of_line(target, 0);
         self.address(S1, target);
-        if jumps == self.places.jumps_of(self.places.class) {
+        if class == self.places.class {
             self.look_up_or(unknown);
         } else {
             self.look_up_in(jumps, unknown);

@@ -177,7 +177,7 @@ impl Compiler<'_> {
             return false;
         }
         self.set_system_flag(bits::AC, set);
-        self.jump_by_cache(op.next_rip, self.places.jumps_of(class));
+        self.jump_by_cache(op.next_rip, class);
         true
     }
 
