@@ -4,8 +4,9 @@
 //! Every instruction is encoded from its decoded form with operands that the translator chose; a byte of
 //! the guest's is never copied.
 
-use iced_x86::{Code, Encoder, Instruction, MemoryOperand, Register};
+use iced_x86::{Code, Encoder, Instruction, MemoryOperand, OpKind, Register};
 
+use super::regs::S1;
 use super::state::at::TOP;
 
 /// A place in the code that jumps go to, known by number.
@@ -30,6 +31,8 @@ pub(super) enum Cond {
 pub(super) struct Encoded {
     bytes: [u8; 15],
     len: usize,
+    /// One of its operands is [`S1`].
+    names_s1: bool,
 }
 
 /// What a displacement leads to.
@@ -50,6 +53,8 @@ pub(super) struct Asm {
     labels: Vec<Option<usize>>,
     /// Where a label was put last.
     joined: usize,
+    /// The end of what may have changed [`S1`] last.
+    s1_changed: usize,
     /// Where displacements of 32 bits are.
     fixups: Vec<(usize, Target)>,
 }
@@ -78,6 +83,7 @@ impl Asm {
             inline: None,
             labels: Vec::new(),
             joined: 0,
+            s1_changed: 0,
             fixups: Vec::new(),
         }
     }
@@ -85,6 +91,11 @@ impl Asm {
     /// Where code was written last, if the only way here is from there.
     pub(super) fn straight(&self) -> Option<usize> {
         (self.joined != self.bytes.len()).then_some(self.bytes.len())
+    }
+
+    /// Where [`S1`] may have changed last; the same as long as it has what it had.
+    pub(super) fn s1_changed(&self) -> usize {
+        self.s1_changed.max(self.joined)
     }
 
     /// Length so far in bytes.
@@ -123,15 +134,19 @@ impl Asm {
         self.bytes = self.encoder.take_buffer();
         if done.is_err() {
             self.bytes.truncate(len);
+        } else if names_s1(insn) {
+            self.s1_changed = self.bytes.len();
         }
         done.map(|_| ())
     }
 
     /// The code of `insn`, which does not depend on where it is; `None` if it can't be encoded.
     pub(super) fn encode(&mut self, insn: &Instruction) -> Option<Encoded> {
-        let start = self.bytes.len();
+        let (start, s1_changed) = (self.bytes.len(), self.s1_changed);
         self.append(insn).ok()?;
-        let mut encoded = Encoded { bytes: [0; 15], len: self.bytes.len() - start };
+        self.s1_changed = s1_changed;
+        let len = self.bytes.len() - start;
+        let mut encoded = Encoded { bytes: [0; 15], len, names_s1: names_s1(insn) };
         encoded.bytes.get_mut(..encoded.len)?.copy_from_slice(&self.bytes[start..]);
         self.bytes.truncate(start);
         Some(encoded)
@@ -140,6 +155,9 @@ impl Asm {
     /// Appends what [`Self::encode`] gave.
     pub(super) fn put(&mut self, encoded: &Encoded) {
         self.bytes.extend_from_slice(&encoded.bytes[..encoded.len]);
+        if encoded.names_s1 {
+            self.s1_changed = self.bytes.len();
+        }
     }
 
     /// Encodes `insn`, which is known to be encodable.
@@ -228,6 +246,7 @@ impl Asm {
             // mov r/m64, r64
             let rex = 0x48 | from >> 3 << 2 | to >> 3;
             self.bytes.extend([rex, 0x89, 0xc0 | (from & 7) << 3 | to & 7]);
+            self.s1_changed = self.bytes.len();
         }
     }
 
@@ -251,6 +270,7 @@ impl Asm {
                 self.bytes.extend(value.to_le_bytes());
             }
         }
+        self.s1_changed = self.bytes.len();
     }
 
     /// R14 and R15 from the linear address in R14 to the host address in R14, as `memory` explains; `tag`
@@ -269,6 +289,7 @@ impl Asm {
         // add r14, [rsp + r15 + host]
         self.raw(&[0x4e, 0x03, 0xb4, 0x3c]);
         self.raw(&host.to_le_bytes());
+        self.s1_changed = self.bytes.len();
     }
 
     /// Jumps to `label`.
@@ -323,6 +344,7 @@ impl Asm {
     pub(super) fn call_to(&mut self, target: u64) {
         self.bytes.push(0xe8);
         self.displacement(Target::Fixed(target));
+        self.s1_changed = self.bytes.len();
     }
 }
 
@@ -364,6 +386,13 @@ impl Placed {
             None => self.at[0] + offset as u64,
         }
     }
+}
+
+/// Whether [`S1`] is an operand of `insn`, rather than a part of an address.
+fn names_s1(insn: &Instruction) -> bool {
+    let is_it =
+        |n| insn.op_kind(n) == OpKind::Register && insn.op_register(n).full_register() == S1;
+    (0..insn.op_count()).any(is_it)
 }
 
 /// The 32-bit part of a 64-bit register.

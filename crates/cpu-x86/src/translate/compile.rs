@@ -200,6 +200,8 @@ pub(super) struct Compiler<'a> {
     pub(super) unlinked: Vec<Unlinked>,
     /// Windows that are open.
     pub(super) windows: [Option<Window>; WINDOWS],
+    /// The window whose place [`S1`] has, if that has not changed since.
+    pub(super) window_at_hand: Option<(usize, usize)>,
     pub(super) window_misses: Vec<WindowMiss>,
     polls: Vec<Poll>,
     pub(super) look_ups: Vec<LookUp>,
@@ -246,6 +248,7 @@ impl<'a> Compiler<'a> {
             exits: Vec::new(),
             unlinked: Vec::new(),
             windows: [None; WINDOWS],
+            window_at_hand: None,
             window_misses: Vec::new(),
             polls: Vec::new(),
             look_ups: Vec::new(),

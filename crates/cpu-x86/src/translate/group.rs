@@ -229,7 +229,10 @@ impl Compiler<'_> {
         let open = self.windows.iter().position(|window| window.is_some_and(|w| w.has(&touch)));
         if let Some(slot) = open {
             let mut window = self.windows[slot]?;
-            self.asm.rm(Code::Mov_r64_rm64, S1, in_state(at::WINDOWS + 8 * slot as u32));
+            if self.window_at_hand != Some((slot, self.asm.s1_changed())) {
+                self.asm.rm(Code::Mov_r64_rm64, S1, in_state(at::WINDOWS + 8 * slot as u32));
+                self.window_at_hand = Some((slot, self.asm.s1_changed()));
+            }
             self.check_alignment(&mut window, &touch);
             self.windows[slot] = Some(window);
             return Some(touch.displacement - window.from);
@@ -289,6 +292,7 @@ impl Compiler<'_> {
         self.asm.bind(begin);
         self.probe_at((window.to - window.from) as usize, window.written, from);
         self.asm.mr(Code::Mov_rm64_r64, in_state(at::WINDOWS + 8 * slot as u32), S1);
+        self.window_at_hand = Some((slot, self.asm.s1_changed()));
         self.windows[slot] = Some(window);
     }
 
