@@ -435,15 +435,19 @@ impl<'a> Compiler<'a> {
         match HOST[n & 15] {
             Some(register) => register,
             None => {
-                let place = self.asm.straight();
-                let at_hand = place.map(|place| (place, n & 15, scratch));
-                if at_hand.is_none() || self.at_hand != at_hand {
+                if !self.is_at_hand(n & 15, scratch) {
                     let home = self.home(n & 15);
                     self.asm.rm(Code::Mov_r64_rm64, scratch, home);
                 }
                 scratch
             }
         }
+    }
+
+    /// Whether `scratch` has what general register `n` has in memory.
+    pub(super) fn is_at_hand(&self, n: usize, scratch: Register) -> bool {
+        let place = self.asm.straight();
+        place.is_some_and(|place| self.at_hand == Some((place, n, scratch)))
     }
 
     /// Sets general register `n` to `from`.

@@ -3,9 +3,7 @@
 //! Most are encoded again with other registers, and the host address of their memory operand. What has
 //! RAX as an implicit operand, or might fault on the host for other reasons than memory, is written out.
 
-use iced_x86::{
-    Code, Instruction, MemoryOperand, Mnemonic, OpAccess, OpCodeOperandKind, OpKind, Register,
-};
+use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpAccess, OpKind, Register};
 
 use super::asm::{Cond, at, at_plus, in_state, low32};
 use super::compile::{Compiler, reads, writes};
@@ -226,88 +224,16 @@ fn uses_twice(insn: &Instruction, n: usize) -> bool {
     (0..insn.op_count()).filter(is_part).count() > 1
 }
 
-/// Whether operand `n` of `insn`, a general register, might be in memory instead. With a bit's number in a
-/// register, or LOCK by itself, that would be another instruction.
-fn may_be_memory(insn: &Instruction, n: u32) -> bool {
-    use Mnemonic::{Bt, Btc, Btr, Bts, Xadd, Xchg};
-    use OpCodeOperandKind::{r8_or_mem, r16_or_mem, r32_or_mem, r64_or_mem};
-    let kind = insn.op_code().op_kind(n);
-    matches!(kind, r8_or_mem | r16_or_mem | r32_or_mem | r64_or_mem)
-        && !matches!(insn.mnemonic(), Bt | Btc | Btr | Bts | Xadd | Xchg)
-}
-
-/// Whether the instruction does with an operand of 64 bits in memory what it does with one in a register.
-fn updates_memory(mnemonic: Mnemonic) -> bool {
-    use Mnemonic::*;
-    matches!(
-        mnemonic,
-        Mov | Add
-            | Adc
-            | Sub
-            | Sbb
-            | And
-            | Or
-            | Xor
-            | Inc
-            | Dec
-            | Neg
-            | Not
-            | Shl
-            | Sal
-            | Shr
-            | Sar
-    )
-}
-
-/// The same instruction with two operands where the other one may be in memory; TEST is the same for both.
-fn reversed(code: Code) -> Option<Code> {
+/// MOV as it has to be written for operand `n` to be in memory.
+fn move_with_memory(code: Code, n: u32) -> Option<Code> {
     use Code::*;
-    const PAIRS: [(Code, Code); 36] = [
-        (Add_rm8_r8, Add_r8_rm8),
-        (Add_rm16_r16, Add_r16_rm16),
-        (Add_rm32_r32, Add_r32_rm32),
-        (Add_rm64_r64, Add_r64_rm64),
-        (Or_rm8_r8, Or_r8_rm8),
-        (Or_rm16_r16, Or_r16_rm16),
-        (Or_rm32_r32, Or_r32_rm32),
-        (Or_rm64_r64, Or_r64_rm64),
-        (Adc_rm8_r8, Adc_r8_rm8),
-        (Adc_rm16_r16, Adc_r16_rm16),
-        (Adc_rm32_r32, Adc_r32_rm32),
-        (Adc_rm64_r64, Adc_r64_rm64),
-        (Sbb_rm8_r8, Sbb_r8_rm8),
-        (Sbb_rm16_r16, Sbb_r16_rm16),
-        (Sbb_rm32_r32, Sbb_r32_rm32),
-        (Sbb_rm64_r64, Sbb_r64_rm64),
-        (And_rm8_r8, And_r8_rm8),
-        (And_rm16_r16, And_r16_rm16),
-        (And_rm32_r32, And_r32_rm32),
-        (And_rm64_r64, And_r64_rm64),
-        (Sub_rm8_r8, Sub_r8_rm8),
-        (Sub_rm16_r16, Sub_r16_rm16),
-        (Sub_rm32_r32, Sub_r32_rm32),
-        (Sub_rm64_r64, Sub_r64_rm64),
-        (Xor_rm8_r8, Xor_r8_rm8),
-        (Xor_rm16_r16, Xor_r16_rm16),
-        (Xor_rm32_r32, Xor_r32_rm32),
-        (Xor_rm64_r64, Xor_r64_rm64),
-        (Cmp_rm8_r8, Cmp_r8_rm8),
-        (Cmp_rm16_r16, Cmp_r16_rm16),
-        (Cmp_rm32_r32, Cmp_r32_rm32),
-        (Cmp_rm64_r64, Cmp_r64_rm64),
-        (Mov_rm8_r8, Mov_r8_rm8),
-        (Mov_rm16_r16, Mov_r16_rm16),
-        (Mov_rm32_r32, Mov_r32_rm32),
-        (Mov_rm64_r64, Mov_r64_rm64),
-    ];
-    if matches!(code, Test_rm8_r8 | Test_rm16_r16 | Test_rm32_r32 | Test_rm64_r64) {
-        return Some(code);
-    }
-    PAIRS.iter().find_map(|&(memory, register)| match code {
-        _ if code == memory => Some(register),
-        _ if code == register => Some(memory),
+    match (code, n) {
+        (Mov_rm64_r64 | Mov_r64_rm64, 0) => Some(Mov_rm64_r64),
+        (Mov_rm64_imm32, 0) => Some(Mov_rm64_imm32),
+        (Mov_rm64_r64 | Mov_r64_rm64, 1) => Some(Mov_r64_rm64),
+        (Mov_rm32_r32 | Mov_r32_rm32, 1) => Some(Mov_r32_rm32),
         _ => None,
-    })
+    }
 }
 
 impl Compiler<'_> {
@@ -468,8 +394,9 @@ impl Compiler<'_> {
         Some(borrowed)
     }
 
-    /// Makes the register of `out` that was `borrowed` the place in memory where the guest's is, if it is only
-    /// one and `insn`, which `out` was, can do with that.
+    /// If `out`, which was `insn`, only moves what was `borrowed`, makes it a load from or a store to the place
+    /// in memory where the guest's register is. (What computes is not: processors rename memory for loads and
+    /// stores by the stack pointer, but not for other instructions, which would wait for what was stored.)
     fn take_home(
         &self,
         insn: &Instruction,
@@ -478,45 +405,20 @@ impl Compiler<'_> {
         in_memory: bool,
     ) -> bool {
         let [Some(borrowed), None] = borrowed else { return false };
-        if in_memory || borrowed.high || uses_twice(insn, borrowed.number) {
+        let at_hand = borrowed.read && self.is_at_hand(borrowed.number, borrowed.scratch);
+        if in_memory || borrowed.high || at_hand || uses_twice(insn, borrowed.number) {
             return false;
         }
-        let is_it = |&n: &u32| {
-            let register = insn.op_register(n);
-            insn.op_kind(n) == OpKind::Register
-                && register.is_gpr()
-                && number(register) == borrowed.number
-        };
-        let Some(mut n) = (0..insn.op_count()).find(is_it) else { return false };
-        // What is written in part is put together in a register.
-        if borrowed.written && !(insn.op_register(n).size() == 8 && updates_memory(insn.mnemonic()))
-        {
-            return false;
-        }
-        let mut at_home = *out;
-        if !may_be_memory(&at_home, n) {
-            let Some(code) = reversed(at_home.code()).filter(|_| at_home.op_count() == 2) else {
-                return false;
-            };
-            if insn.mnemonic() == Mnemonic::Test {
-                let (first, second) = (at_home.op0_register(), at_home.op1_register());
-                at_home.set_op0_register(second);
-                at_home.set_op1_register(first);
-                n ^= 1;
-            }
-            at_home.set_code(code);
-            if !may_be_memory(&at_home, n) {
-                return false;
-            }
-        }
+        let n = if borrowed.written { 0 } else { 1 };
+        let Some(code) = move_with_memory(out.code(), n) else { return false };
         let home = self.home(borrowed.number);
-        at_home.set_op_kind(n, OpKind::Memory);
-        at_home.set_memory_base(home.base);
-        at_home.set_memory_displacement64(home.displacement as u64);
-        at_home.set_memory_displ_size(1);
+        out.set_code(code);
+        out.set_op_kind(n, OpKind::Memory);
+        out.set_memory_base(home.base);
+        out.set_memory_displacement64(home.displacement as u64);
+        out.set_memory_displ_size(1);
         // One means nothing before an instruction with registers only.
-        at_home.set_segment_prefix(Register::None);
-        *out = at_home;
+        out.set_segment_prefix(Register::None);
         true
     }
 
