@@ -54,6 +54,8 @@ type Outcome = Result<Value, QmpError>;
 struct Running {
     id: Option<Value>,
     outcome: Pin<Box<dyn Future<Output = Outcome>>>,
+    /// It ends the process.
+    quits: bool,
 }
 
 /// A session over a stream, as a state machine that [`Session::run`] drives.
@@ -87,6 +89,8 @@ pub(super) struct Session<S, T> {
 
     stop: Pin<Box<dyn Future<Output = ()>>>,
     stopping: bool,
+    /// The process ends: no command is begun any more, though it may take a moment.
+    ending: bool,
 }
 
 impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
@@ -122,6 +126,7 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
             deaf: false,
             stop,
             stopping: false,
+            ending: false,
         };
         let version = session.service.version();
         session.send(&json!({"QMP": {"version": version, "capabilities": ["oob"]}}));
@@ -176,7 +181,8 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
 
     /// Whether nothing is left to say and nothing can come.
     fn is_finished(&self) -> bool {
-        let idle = self.in_band.is_none() && self.oob.is_empty() && self.queue.is_empty();
+        let waits = !self.queue.is_empty() && !self.ending;
+        let idle = self.in_band.is_none() && self.oob.is_empty() && !waits;
         let silent = self.output.is_empty();
         let left = self.end_of_input && self.unparsed.is_empty() && !self.options.stays;
         idle && silent && (self.stopping || left)
@@ -204,6 +210,7 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
             && let Poll::Ready(outcome) = running.outcome.as_mut().poll(cx)
         {
             let id = running.id.take();
+            self.ending |= running.quits && outcome.is_ok();
             self.in_band = None;
             self.answer(id, outcome);
             progress = true;
@@ -213,7 +220,8 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
 
     /// Begins the next in-band command if none runs.
     fn begin_next(&mut self) -> bool {
-        if self.in_band.is_some() || self.stopping || self.is_congested() {
+        let ends = self.stopping || self.ending;
+        if self.in_band.is_some() || ends || self.is_congested() {
             return false;
         }
         let Some(mut request) = self.queue.pop_front() else { return false };
@@ -232,8 +240,9 @@ impl<S: Service, T: AsyncRead + AsyncWrite + Unpin> Session<S, T> {
 
     fn begin(&self, id: Option<Value>, call: Call) -> Running {
         let service = self.service.clone();
+        let quits = call.command == "quit";
         let outcome = Box::pin(async move { service.execute(&call.command, call.arguments).await });
-        Running { id, outcome }
+        Running { id, outcome, quits }
     }
 
     /// The call to make, if the request is one that may be made now. `None`: it was the negotiation, and
