@@ -12,8 +12,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 global_asm!(include_str!("start.s"));
 
+pub mod io_apic;
 #[macro_use]
 pub mod legacy;
+#[macro_use]
+pub mod processors;
 pub mod xapic;
 
 pub const CODE64: u16 = 0x08;

@@ -4,15 +4,14 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::kit::io_apic::{MASKED, io, line, redirect, set_io};
 use crate::kit::xapic::*;
 use crate::kit::*;
 
-const IO_APIC: u64 = 0xfec0_0000;
 const MSR_BASE: u32 = 0x1b;
 const ENABLE: u64 = 1 << 11;
 const EXTENDED: u64 = 1 << 10;
 
-const MASKED: u32 = 1 << 16;
 const SELF: u32 = 1 << 18;
 
 static COUNTS: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
@@ -405,28 +404,6 @@ fn relocation() {
     for bit in [0, 7, 9] {
         check(format_args!("APIC_BASE, bit {bit}"), try_wrmsr(MSR_BASE, base | 1 << bit), GP);
     }
-}
-
-fn io(register: u32) -> u32 {
-    unsafe {
-        (IO_APIC as *mut u32).write_volatile(register);
-        ((IO_APIC + 16) as *const u32).read_volatile()
-    }
-}
-fn set_io(register: u32, value: u32) {
-    unsafe {
-        (IO_APIC as *mut u32).write_volatile(register);
-        ((IO_APIC + 16) as *mut u32).write_volatile(value);
-    }
-}
-/// Drives line `n`, as the test device lets us.
-fn line(n: u32, level: u32) {
-    outb(0x2000 + n as u16, level as u8);
-}
-fn redirect(pin: u32, low: u32, destination: u32) {
-    set_io(0x10 + 2 * pin, MASKED);
-    set_io(0x11 + 2 * pin, destination << 24);
-    set_io(0x10 + 2 * pin, low);
 }
 
 fn io_apic(own: u32) {

@@ -4,16 +4,18 @@
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
+use crate::kit::io_apic::{MASKED, io, line, redirect, set_io};
+use crate::kit::processors::{a_while, put_start_up, soon};
 use crate::kit::xapic::{DFR, EOI, ID, IRR, ISR, LDR, SVR, TMR, TPR, command, read, write};
 use crate::kit::*;
 
-const IO_APIC: u64 = 0xfec0_0000;
-const MASKED: u32 = 1 << 16;
 const LEVEL: u32 = 1 << 15;
 const REMOTE: u32 = 1 << 14;
 const LOGICAL: u32 = 1 << 11;
 const LOWEST: u32 = 1 << 8;
 const NMI_MODE: u32 = 4 << 8;
+/// The register of ends.
+const END: u64 = 0xfec0_0040;
 /// Pins that no device of the board drives, by the test device's lines.
 const PIN: u32 = 5;
 const OTHER_PIN: u32 = 14;
@@ -34,21 +36,7 @@ global_asm!(
     ".global other_blob, other_blob_end",
     ".code16",
     "other_blob:",
-    ".byte 0x2e, 0x66, 0x0f, 0x01, 0x16",
-    ".word 0x840",
-    "mov eax, 0x620",
-    "mov cr4, eax",
-    "mov eax, offset PML4",
-    "mov cr3, eax",
-    "mov ecx, 0xc0000080",
-    "rdmsr",
-    "or eax, 0x901",
-    "wrmsr",
-    "mov eax, 0x80010033",
-    "mov cr0, eax",
-    ".byte 0x66, 0xea",
-    ".long other_long",
-    ".word 8",
+    to_long_mode!("other_long"),
     "other_blob_end:",
     ".code64",
     "other_long:",
@@ -65,7 +53,6 @@ global_asm!(
 unsafe extern "C" {
     static other_blob: u8;
     static other_blob_end: u8;
-    static GDTR: u8;
 }
 #[repr(align(16))]
 struct Stack([u8; 1 << 14]);
@@ -82,31 +69,8 @@ extern "C" fn other_main() -> ! {
     }
 }
 
-fn soon(what: impl Fn() -> bool) -> bool {
-    let end = rdtsc() + (1 << 33);
-    while rdtsc() < end {
-        if what() {
-            return true;
-        }
-        unsafe { asm!("pause") };
-    }
-    false
-}
-/// A time in which what should not come would come.
-fn a_while() {
-    let end = rdtsc() + (1 << 23);
-    while rdtsc() < end {
-        unsafe { asm!("pause") };
-    }
-}
-
 fn start_other() -> bool {
-    unsafe {
-        let start = &raw const other_blob;
-        let len = &raw const other_blob_end as usize - start as usize;
-        core::ptr::copy_nonoverlapping(start, PAGE as *mut u8, len);
-        core::ptr::copy_nonoverlapping(&raw const GDTR, (PAGE + 0x840) as *mut u8, 6);
-    }
+    put_start_up(PAGE, &raw const other_blob, &raw const other_blob_end);
     command(0, 0xc_4500);
     a_while();
     command(0, 0xc_4600 | (PAGE >> 12) as u32);
@@ -132,32 +96,11 @@ fn in_set(set: u32, vector: u32) -> bool {
     read(set + vector / 32 * 16) >> (vector % 32) & 1 != 0
 }
 
-fn io(register: u32) -> u32 {
-    unsafe {
-        (IO_APIC as *mut u32).write_volatile(register);
-        ((IO_APIC + 16) as *const u32).read_volatile()
-    }
-}
-fn set_io(register: u32, value: u32) {
-    unsafe {
-        (IO_APIC as *mut u32).write_volatile(register);
-        ((IO_APIC + 16) as *mut u32).write_volatile(value);
-    }
-}
 fn entry(pin: u32) -> u32 {
     io(0x10 + 2 * pin)
 }
 fn set_entry(pin: u32, low: u32) {
     set_io(0x10 + 2 * pin, low);
-}
-fn redirect(pin: u32, low: u32, destination: u32) {
-    set_entry(pin, MASKED);
-    set_io(0x11 + 2 * pin, destination << 24);
-    set_entry(pin, low);
-}
-/// Drives the line of `pin`, as the test device lets us.
-fn line(pin: u32, level: u32) {
-    outb(0x2000 + pin as u16, level as u8);
 }
 fn pulse(pin: u32) {
     line(pin, 1);
@@ -248,7 +191,7 @@ fn levels(own: u32) {
     check("until it is open", took(V), (1, 0));
     // The I/O APIC's own register of ends.
     if io(1) & 0xff >= 0x20 {
-        unsafe { ((IO_APIC + 0x40) as *mut u32).write_volatile(V) };
+        unsafe { (END as *mut u32).write_volatile(V) };
         check("an end by the register", in_set(IRR, V), true);
         write(EOI, 0);
         window();

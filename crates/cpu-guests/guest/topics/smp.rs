@@ -5,6 +5,7 @@
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
+use crate::kit::processors::{a_while, pause, put_start_up, soon};
 use crate::kit::xapic::{DFR, EOI, ID, LDR, SVR, TPR, read, write};
 use crate::kit::*;
 
@@ -47,21 +48,7 @@ global_asm!(
     "mov ecx, 0xc0000080",
     "rdmsr",
     "mov dword ptr cs:[0x81c], eax",
-    ".byte 0x2e, 0x66, 0x0f, 0x01, 0x16",
-    ".word 0x840",
-    "mov eax, 0x620",
-    "mov cr4, eax",
-    "mov eax, offset PML4",
-    "mov cr3, eax",
-    "mov ecx, 0xc0000080",
-    "rdmsr",
-    "or eax, 0x901",
-    "wrmsr",
-    "mov eax, 0x80010033",
-    "mov cr0, eax",
-    ".byte 0x66, 0xea",
-    ".long ap_long",
-    ".word 8",
+    to_long_mode!("ap_long"),
     "ap_blob_end:",
     ".code64",
     "ap_long:",
@@ -86,7 +73,6 @@ global_asm!(
 unsafe extern "C" {
     static ap_blob: u8;
     static ap_blob_end: u8;
-    static GDTR: u8;
 }
 
 #[repr(align(16))]
@@ -109,28 +95,6 @@ static TAKEN: [[AtomicU32; MOST]; 256] = [const { [const { AtomicU32::new(0) }; 
 fn command(destination: u32, low: u32) {
     xapic::command(destination, low | ASSERT);
 }
-fn pause() {
-    unsafe { asm!("pause") };
-}
-/// Whether `what` comes true in time.
-fn soon(what: impl Fn() -> bool) -> bool {
-    let end = rdtsc() + (1 << 33);
-    while rdtsc() < end {
-        if what() {
-            return true;
-        }
-        pause();
-    }
-    false
-}
-/// A time in which an interrupt that should not come would come.
-fn a_while() {
-    let end = rdtsc() + (1 << 23);
-    while rdtsc() < end {
-        pause();
-    }
-}
-
 extern "C" fn ap_main(index: usize) -> ! {
     let own = &PROCESSORS[index];
     write(SVR, 0x1ff);
@@ -183,13 +147,8 @@ fn forget_taken(vector: u32) {
 }
 
 fn put_blob(page: u64) {
-    unsafe {
-        let start = &raw const ap_blob;
-        let len = &raw const ap_blob_end as usize - start as usize;
-        core::ptr::copy_nonoverlapping(start, page as *mut u8, len);
-        core::ptr::write_bytes((page + FOUND) as *mut u8, 0xee, 0x40);
-        core::ptr::copy_nonoverlapping(&raw const GDTR, (page + 0x840) as *mut u8, 6);
-    }
+    unsafe { core::ptr::write_bytes((page + FOUND) as *mut u8, 0xee, 0x40) };
+    put_start_up(page, &raw const ap_blob, &raw const ap_blob_end);
 }
 fn found(page: u64, offset: u64) -> u32 {
     unsafe { ((page + FOUND + offset) as *const u32).read_volatile() }
