@@ -416,8 +416,8 @@ impl Cache {
         &self.bytes[translation.start as usize..][..translation.len.into()]
     }
 
-    /// Instruction `index` of translation `n`, counted from the first round of a loop on, decoded as code of a CPU that has `known` instructions and runs
-    /// it in `page`. `None` if there is none.
+    /// Instruction `index` of translation `n`, counted from the first round of a loop on, decoded as code of a
+    /// CPU that has `known` instructions and runs it in `page`. `None` if there is no such translation.
     pub(super) fn op(&self, known: &Instructions, n: u32, index: usize, page: u64) -> Option<Op> {
         let translation = self.translations.get(n as usize)?;
         let source = self.source(n);

@@ -167,7 +167,7 @@ impl Compiler<'_> {
     }
 
     /// The same for an operand that is written out.
-    fn touched_operand(&self, insn: &Instruction, index_of: usize) -> Option<Touch> {
+    fn touched_operand(&self, insn: &Instruction, n: usize) -> Option<Touch> {
         let operand = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory)?;
         let (base, index) = (insn.memory_base(), insn.memory_index());
         let is_whole = |register: Register| register == Register::None || register.is_gpr64();
@@ -176,11 +176,11 @@ impl Compiler<'_> {
             && is_whole(index)
             && !matches!(insn.memory_segment(), Register::FS | Register::GS)
             && is_simple(insn);
-        let written = writes(self.facts[index_of].accesses[operand as usize]);
+        let written = writes(self.facts[n].accesses[operand as usize]);
         let usual = matches!(purpose(insn, written), For::Read | For::Write);
         let size = insn.memory_size().size() as i64;
         let named = |register: Register| register.is_gpr64().then(|| number(register));
-        let index = named(index).map(|n| (n, insn.memory_index_scale()));
+        let index = named(index).map(|index| (index, insn.memory_index_scale()));
         (plain && usual && size > 0).then(|| Touch {
             place: Place { base: named(base), index },
             displacement: insn.memory_displacement64() as i64,
@@ -207,9 +207,12 @@ impl Compiler<'_> {
                 window = wider;
                 others += 1;
             }
-            sure &= is_simple(insn);
-            if !is_simple(insn) && !insn.is_jcc_short_or_near() {
-                break;
+            if !is_simple(insn) {
+                // A branch may leave before the write.
+                sure = false;
+                if !insn.is_jcc_short_or_near() {
+                    break;
+                }
             }
             let Some(change) = place.change(insn, self.facts[index].changed) else { break };
             moved += change;
@@ -308,11 +311,7 @@ impl Compiler<'_> {
         let changed = self.facts[self.index].changed;
         for window in &mut self.windows {
             let Some(open) = window else { continue };
-            let change = match insn {
-                Some(insn) => open.place.change(insn, changed),
-                None => None,
-            };
-            match change {
+            match insn.and_then(|insn| open.place.change(insn, changed)) {
                 Some(change) => {
                     open.from -= change;
                     open.to -= change;

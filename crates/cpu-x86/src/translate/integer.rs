@@ -224,18 +224,6 @@ fn uses_twice(insn: &Instruction, n: usize) -> bool {
     (0..insn.op_count()).filter(is_part).count() > 1
 }
 
-/// MOV as it has to be written for operand `n` to be in memory.
-fn move_with_memory(code: Code, n: u32) -> Option<Code> {
-    use Code::*;
-    match (code, n) {
-        (Mov_rm64_r64 | Mov_r64_rm64, 0) => Some(Mov_rm64_r64),
-        (Mov_rm64_imm32, 0) => Some(Mov_rm64_imm32),
-        (Mov_rm64_r64 | Mov_r64_rm64, 1) => Some(Mov_r64_rm64),
-        (Mov_rm32_r32 | Mov_r32_rm32, 1) => Some(Mov_r32_rm32),
-        _ => None,
-    }
-}
-
 impl Compiler<'_> {
     /// Translates an integer instruction; false, with nothing done, if it is none that can be.
     pub(super) fn integer(&mut self, insn: &Instruction, op: &Op) -> bool {
@@ -268,6 +256,7 @@ impl Compiler<'_> {
                 if string { self.bit_string(insn) } else { self.plain(insn) }
             }
             Pushfq | Pushfd => self.push_flags(insn),
+            Mov if self.move_home(insn) => true,
             mnemonic if is_plain(mnemonic) => self.plain(insn),
             _ => false,
         }
@@ -298,8 +287,6 @@ impl Compiler<'_> {
             point_at_host(&mut out);
             access = Some(size);
         }
-        let borrowed =
-            if self.take_home(insn, &mut out, &borrowed, in_memory) { [None; 2] } else { borrowed };
         let Some(mut code) = self.asm.encode(&out) else { return false };
         if let Some(size) = access {
             let operand = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory);
@@ -394,31 +381,33 @@ impl Compiler<'_> {
         Some(borrowed)
     }
 
-    /// If `out`, which was `insn`, only moves what was `borrowed`, makes it a load from or a store to the place
-    /// in memory where the guest's register is. (What computes is not: processors rename memory for loads and
-    /// stores by the stack pointer, but not for other instructions, which would wait for what was stored.)
-    fn take_home(
-        &self,
-        insn: &Instruction,
-        out: &mut Instruction,
-        borrowed: &[Option<Borrowed>; 2],
-        in_memory: bool,
-    ) -> bool {
-        let [Some(borrowed), None] = borrowed else { return false };
-        let at_hand = borrowed.read && self.is_at_hand(borrowed.number, borrowed.scratch);
-        if in_memory || borrowed.high || at_hand || uses_twice(insn, borrowed.number) {
+    /// MOV between a general register that the host has and one that is in memory, or of a number to that: one
+    /// load or store. False, with nothing done, if it is another one. (What computes gets no such operands:
+    /// processors rename memory for loads and stores by the stack pointer, but not for other instructions,
+    /// which would wait for what was stored.)
+    fn move_home(&mut self, insn: &Instruction) -> bool {
+        if insn.op0_kind() != OpKind::Register {
             return false;
         }
-        let n = if borrowed.written { 0 } else { 1 };
-        let Some(code) = move_with_memory(out.code(), n) else { return false };
-        let home = self.home(borrowed.number);
-        out.set_code(code);
-        out.set_op_kind(n, OpKind::Memory);
-        out.set_memory_base(home.base);
-        out.set_memory_displacement64(home.displacement as u64);
-        out.set_memory_displ_size(1);
-        // One means nothing before an instruction with registers only.
-        out.set_segment_prefix(Register::None);
+        let (to, size) = (number(insn.op0_register()), insn.op0_register().size());
+        match insn.code() {
+            Code::Mov_rm64_imm32 if HOST[to].is_none() => {
+                self.asm.mi(Code::Mov_rm64_imm32, self.home(to), insn.immediate32() as i32);
+                return true;
+            }
+            Code::Mov_rm64_r64 | Code::Mov_r64_rm64 | Code::Mov_rm32_r32 | Code::Mov_r32_rm32
+                if insn.op1_kind() == OpKind::Register => {}
+            _ => return false,
+        }
+        let from = number(insn.op1_register());
+        match (HOST[to], HOST[from]) {
+            (None, Some(register)) if size == 8 => self.write_gpr(to, register),
+            (Some(register), None) if !self.is_at_hand(from, S2) => {
+                let code = if size == 8 { Code::Mov_r64_rm64 } else { Code::Mov_r32_rm32 };
+                self.asm.rm(code, sized(register, size), self.home(from));
+            }
+            _ => return false,
+        }
         true
     }
 
