@@ -8,15 +8,16 @@
 
 use iced_x86::{
     Code, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, MemoryOperand,
-    Mnemonic, OpAccess, Register,
+    Mnemonic, OpAccess, OpKind, Register,
 };
 
 use super::asm::{Asm, Finished, Label, in_state};
 use super::enter::X87;
 use super::flags::{Flags, Recipe, dead_flags};
 use super::group::{Window, WindowMiss};
+use super::loans::{Loan, loans};
 use super::memory::number;
-use super::regs::{HOST, S1, S2};
+use super::regs::{S1, S2};
 use super::state::{JUMPS, Jump, Site, WINDOWS, at};
 use super::thunks::Missed;
 use super::x87::Notes;
@@ -88,6 +89,17 @@ pub(super) struct Input {
     pub(super) followed: bool,
 }
 
+impl Input {
+    /// Whether it is a direct jump to `target`, on a condition or not.
+    pub(super) fn goes_to(&self, target: u64) -> bool {
+        self.op.imm == target
+            && self.insn.is_some_and(|insn| {
+                matches!(insn.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32)
+                    && (insn.is_jcc_short_or_near() || insn.is_jmp_short_or_near())
+            })
+    }
+}
+
 /// A jump within the page that may be made to lead to its target.
 pub(super) struct LinkSite {
     /// Offset of the jump's displacement, in the order in which the code was written.
@@ -111,6 +123,8 @@ struct Slow {
     /// How the flags before are made, if they are not saved.
     recipe: Option<Recipe>,
     notes: Notes,
+    /// Registers are lent.
+    lent: bool,
 }
 
 /// A probe of the TLB.
@@ -153,6 +167,8 @@ pub(super) struct Facts {
     pub(super) accesses: [OpAccess; 5],
     /// The general registers that it writes, by number.
     pub(super) changed: u16,
+    /// Those that it reads or writes.
+    pub(super) used: u16,
 }
 
 /// Code out of line that leaves.
@@ -163,6 +179,8 @@ struct Poll {
     notes: Notes,
     /// Instructions that are not executed.
     left: usize,
+    /// Registers are lent.
+    lent: bool,
 }
 
 /// Code out of line for an address that was looked up in the jump cache.
@@ -186,8 +204,13 @@ pub(super) struct Compiler<'a> {
     pub(super) places: Places,
     /// RIP of the first instruction, where the code was first met.
     pub(super) start: u64,
-    /// Where code begins when its registers are available.
-    pub(super) top: Label,
+    /// Where code begins that comes from elsewhere in the page.
+    top: Label,
+    /// Where it goes on that comes from this translation's end.
+    again: Label,
+    pub(super) loans: Vec<Loan>,
+    /// Registers are lent where code is written now.
+    pub(super) lent: bool,
     /// Number of the translation.
     pub(super) number: u32,
     first_link: usize,
@@ -234,15 +257,24 @@ impl<'a> Compiler<'a> {
         features: &'a super::vector::HostFeatures,
     ) -> Compiled {
         let mut asm = Asm::new();
-        let top = asm.label();
+        let (top, again) = (asm.label(), asm.label());
+        let facts = facts(input);
+        let loops = places.chains
+            && places.windows
+            && !places.counts
+            && input.last().is_some_and(|last| last.goes_to(start));
+        let loans = if loops { loans(input, &facts) } else { Vec::new() };
         let mut this = Self {
             asm,
             places,
             start,
             top,
+            again,
+            loans,
+            lent: false,
             number,
             first_link,
-            facts: facts(input),
+            facts,
             flags: Flags::saved(),
             slow: Vec::new(),
             exits: Vec::new(),
@@ -319,6 +351,8 @@ impl<'a> Compiler<'a> {
             self.want_units(level, x87);
         }
         self.charge();
+        self.lend();
+        self.asm.bind(self.again);
     }
 
     /// Makes vector registers at `level` available, and the x87's if `x87`.
@@ -383,10 +417,19 @@ impl<'a> Compiler<'a> {
         self.stepped.push(self.index);
         self.save();
         self.settle_notes();
-        self.asm.mov_imm(S2, Site::new(self.number, self.index).0.into());
-        self.asm.call_to(self.places.step);
+        self.interpret(Site::new(self.number, self.index), self.lent);
         self.flags = Flags::saved();
         self.windows = [None; WINDOWS];
+    }
+
+    /// Executes the instruction at `site` with the interpreter. The flags are saved.
+    fn interpret(&mut self, site: Site, lent: bool) {
+        self.give_back_loans(lent);
+        self.asm.mov_imm(S2, site.0.into());
+        self.asm.call_to(self.places.step);
+        if lent {
+            self.lend();
+        }
     }
 
     /// A place out of line from where the interpreter executes the instruction, and then goes on where
@@ -403,8 +446,9 @@ impl<'a> Compiler<'a> {
     fn slow_or_again(&mut self, probe: Option<Probe>) -> Label {
         let from = self.asm.label();
         let back = self.asm.label();
-        let (notes, recipe) = (self.notes, self.flags.recipe_if_needed());
-        self.slow.push(Slow { from, back, op: self.index, probe, flags: false, recipe, notes });
+        let (notes, recipe, lent) = (self.notes, self.flags.recipe_if_needed(), self.lent);
+        let op = self.index;
+        self.slow.push(Slow { from, back, op, probe, flags: false, recipe, notes, lent });
         from
     }
 
@@ -421,7 +465,7 @@ impl<'a> Compiler<'a> {
     /// that are not executed. Flags have to be saved.
     pub(super) fn leave_out_of_line(&mut self, rip: u64, left: usize) -> Label {
         let from = self.asm.label();
-        self.polls.push(Poll { from, rip, notes: self.notes, left });
+        self.polls.push(Poll { from, rip, notes: self.notes, left, lent: self.lent });
         from
     }
 
@@ -432,7 +476,7 @@ impl<'a> Compiler<'a> {
 
     /// A register with general register `n` in it: its own, or `scratch`.
     pub(super) fn read_gpr(&mut self, n: usize, scratch: Register) -> Register {
-        match HOST[n & 15] {
+        match self.place_of(n & 15) {
             Some(register) => register,
             None => {
                 if !self.is_at_hand(n & 15, scratch) {
@@ -452,7 +496,7 @@ impl<'a> Compiler<'a> {
 
     /// Sets general register `n` to `from`.
     pub(super) fn write_gpr(&mut self, n: usize, from: Register) {
-        match HOST[n & 15] {
+        match self.place_of(n & 15) {
             Some(register) => self.asm.mov(register, from),
             None => {
                 let home = self.home(n & 15);
@@ -507,22 +551,34 @@ impl<'a> Compiler<'a> {
         self.give_back(exit.left);
         if exit.backward {
             let (from, rip) = (self.asm.label(), exit.target);
-            self.polls.push(Poll { from, rip, notes: Notes::default(), left: 0 });
+            let lent = self.lent;
+            self.polls.push(Poll { from, rip, notes: Notes::default(), left: 0, lent });
             self.poll_to(from);
+        }
+        if !self.is_again(exit.target) {
+            self.give_back_loans(self.lent);
         }
         self.jump_linked(None, exit.target);
     }
 
-    /// Jumps to `target`, in this page, on a condition as encoded or in any case.
-    pub(super) fn jump_linked(&mut self, condition: Option<u8>, target: u64) {
+    /// Whether a jump to `target` stays in this translation.
+    pub(super) fn is_again(&self, target: u64) -> bool {
         // Code without windows is for one time.
-        if target != self.start || !self.places.chains || !self.places.windows {
+        target == self.start && self.places.chains && self.places.windows
+    }
+
+    /// Jumps to `target`, in this page, on a condition as encoded or in any case. Nothing is lent, unless it
+    /// stays in this translation.
+    pub(super) fn jump_linked(&mut self, condition: Option<u8>, target: u64) {
+        if !self.is_again(target) {
             self.jump_changeable(condition, target, true);
             return;
         }
+        // What instructions are charged for is before the other.
+        let to = if self.places.counts { self.top } else { self.again };
         match condition {
-            Some(condition) => self.asm.jcc_raw(condition, self.top),
-            None => self.asm.jmp(self.top),
+            Some(condition) => self.asm.jcc_raw(condition, to),
+            None => self.asm.jmp(to),
         }
     }
 
@@ -534,8 +590,10 @@ impl<'a> Compiler<'a> {
     }
 
     fn finish(mut self) -> Compiled {
+        let lent = !self.loans.is_empty();
         for exit in std::mem::take(&mut self.exits) {
             self.asm.bind(exit.from);
+            self.lent = lent;
             self.write_exit(exit);
         }
         self.asm.go_out_of_line();
@@ -568,18 +626,17 @@ impl<'a> Compiler<'a> {
                 self.put_flags();
             }
             self.write_notes(slow.notes);
-            let site = Site::new(self.number, slow.op).for_access();
-            self.asm.mov_imm(S2, site.0.into());
-            self.asm.call_to(self.places.step);
+            self.interpret(Site::new(self.number, slow.op).for_access(), slow.lent);
             if slow.flags {
                 self.restore_flags();
             }
             self.asm.jmp(slow.back);
         }
-        for Poll { from, rip, notes, left } in std::mem::take(&mut self.polls) {
+        for Poll { from, rip, notes, left, lent } in std::mem::take(&mut self.polls) {
             self.asm.bind(from);
             self.write_notes(notes);
             self.give_back(left);
+            self.give_back_loans(lent);
             self.address(S1, rip);
             self.asm.jmp_to(self.places.leave);
         }
@@ -599,13 +656,16 @@ fn facts(input: &[Input]) -> Vec<Facts> {
     let mut info = InstructionInfoFactory::new();
     let of = |input: &Input| {
         let Some(insn) = &input.insn else {
-            return Facts { accesses: [OpAccess::None; 5], changed: u16::MAX };
+            return Facts { accesses: [OpAccess::None; 5], changed: u16::MAX, used: u16::MAX };
         };
         let info = info.info_options(insn, InstructionInfoOptions::NO_MEMORY_USAGE);
-        let used = info.used_registers().iter();
-        let written = used.filter(|used| writes(used.access()) && used.register().is_gpr());
-        let changed = written.fold(0, |all, used| all | 1 << number(used.register()));
-        Facts { accesses: std::array::from_fn(|n| info.op_access(n as u32)), changed }
+        let (mut used, mut changed) = (0, 0);
+        for register in info.used_registers().iter().filter(|used| used.register().is_gpr()) {
+            let bit = 1 << number(register.register());
+            used |= bit;
+            changed |= if writes(register.access()) { bit } else { 0 };
+        }
+        Facts { accesses: std::array::from_fn(|n| info.op_access(n as u32)), changed, used }
     };
     input.iter().map(of).collect()
 }

@@ -86,7 +86,9 @@ impl Compiler<'_> {
             self.asm.jcc_raw(condition ^ 1, not_taken);
             self.write_notes(self.notes);
             self.give_back(self.left());
+            let lent = self.lent;
             self.leave_page(op.rip(), target);
+            self.lent = lent;
             // The other way, the flags still are in both places.
             self.still_live();
             self.asm.bind(not_taken);
@@ -122,8 +124,10 @@ impl Compiler<'_> {
 
     /// A conditional branch within the page. The flags are live.
     fn branch_near(&mut self, condition: u8, rip: u64, target: u64) {
-        let notes_nothing = self.notes.is_empty() && !self.places.counts;
-        if notes_nothing && target <= rip {
+        // On the way, there is nothing else to be done.
+        let only_jumps =
+            self.notes.is_empty() && !self.places.counts && (!self.lent || self.is_again(target));
+        if only_jumps && target <= rip {
             // Mostly a loop: it goes on where the jump leads. Signals are looked at on the way.
             let not_taken = self.asm.label();
             self.save();
@@ -135,7 +139,7 @@ impl Compiler<'_> {
             self.asm.bind(not_taken);
             // Where it is not taken, the flags still are in both places.
             self.still_live();
-        } else if notes_nothing && (self.flags.saved || self.is_saved_soon()) {
+        } else if only_jumps && (self.flags.saved || self.is_saved_soon()) {
             self.save();
             self.jump_linked(Some(condition), target);
         } else {
@@ -164,6 +168,8 @@ impl Compiler<'_> {
         if target <= rip {
             self.poll(target, 0);
         }
+        self.give_back_loans(self.lent);
+        self.lent = false;
         self.jump_by_cache(target, self.places.class);
     }
 

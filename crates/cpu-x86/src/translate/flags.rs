@@ -11,7 +11,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 use super::compile::{Compiler, Input};
 use super::integer::{is_high_byte, is_unseen};
 use super::memory::number;
-use super::regs::{HOST, sized};
+use super::regs::sized;
 
 /// Flags that arithmetic sets.
 pub(super) const ARITH: u32 = RflagsBits::OF
@@ -102,8 +102,9 @@ fn inverse(code: Code) -> Option<Code> {
 }
 
 impl Recipe {
-    /// That for `insn`, instruction `index`, which `renamed` is with the host's registers; if there is one.
-    fn of(index: usize, insn: &Instruction, renamed: &Instruction) -> Option<Self> {
+    /// That for `insn`, the instruction under translation, which `renamed` is with the host's registers; if
+    /// there is one.
+    fn of(compiler: &Compiler, insn: &Instruction, renamed: &Instruction) -> Option<Self> {
         use Mnemonic::*;
         let result = matches!(insn.mnemonic(), And | Or | Xor);
         let how = match insn.mnemonic() {
@@ -118,7 +119,10 @@ impl Recipe {
                 OpKind::Register => {
                     let register = insn.op_register(n);
                     let guest = number(register);
-                    if !register.is_gpr() || is_high_byte(register) || HOST[guest].is_none() {
+                    if !register.is_gpr()
+                        || is_high_byte(register)
+                        || compiler.place_of(guest).is_none()
+                    {
                         return None;
                     }
                     // What is added to itself is gone.
@@ -131,7 +135,7 @@ impl Recipe {
                 _ => {}
             }
         }
-        Some(Self { index, insn: *renamed, how, needs })
+        Some(Self { index: compiler.index, insn: *renamed, how, needs })
     }
 }
 
@@ -204,6 +208,7 @@ pub(super) fn is_simple(insn: &Instruction) -> bool {
         |n| insn.op_kind(n) == OpKind::Register && super::vector::is_vector(insn.op_register(n));
     match insn.mnemonic() {
         Lea | Nop | Push | Pop | Leave | Cdqe | Cwde | Cbw | Cdq | Cqo | Imul | Mulx => true,
+        Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta | Prefetchw => true,
         mnemonic => super::integer::is_plain(mnemonic) || (0..insn.op_count()).any(vector),
     }
 }
@@ -357,7 +362,7 @@ impl Compiler<'_> {
             self.flags = Flags::saved();
         } else {
             self.wrote_flags();
-            self.flags.recipe = Recipe::of(self.index, insn, renamed);
+            self.flags.recipe = Recipe::of(self, insn, renamed);
         }
     }
 }

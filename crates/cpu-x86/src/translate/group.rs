@@ -147,6 +147,7 @@ fn known_change(insn: &Instruction, base: usize) -> Option<i64> {
 impl Compiler<'_> {
     /// What instruction `index` accesses, if that is one that may share a window.
     fn touch(&self, index: usize) -> Option<Touch> {
+        use Mnemonic::{Prefetchnta, Prefetcht0, Prefetcht1, Prefetcht2, Prefetchw};
         let insn = self.input.get(index)?.insn.as_ref()?;
         let word = |place, displacement, written| {
             Some(Touch { place, displacement, size: 8, written, aligned: false })
@@ -162,6 +163,7 @@ impl Compiler<'_> {
             }
             Mnemonic::Ret => stack(0, false),
             Mnemonic::Leave => word(Place::at(RBP), 0, false),
+            Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta | Prefetchw => None,
             _ => self.touched_operand(insn, index),
         }
     }
@@ -341,6 +343,7 @@ impl Compiler<'_> {
                 self.put_flags();
             }
             self.write_notes(notes);
+            self.give_back_loans(!self.loans.is_empty());
             self.jump_changeable(None, rip, false);
         }
     }

@@ -9,7 +9,7 @@ use super::asm::{Cond, at, at_plus, in_state, low32};
 use super::compile::{Compiler, reads, writes};
 use super::flags::FlagUse;
 use super::memory::{For, number, purpose};
-use super::regs::{GUEST_RAX, GUEST_RSP, HOST, S1, S2, sized};
+use super::regs::{GUEST_RAX, GUEST_RSP, S1, S2, sized};
 use super::state;
 use super::x87::is_x87;
 use crate::op::Op;
@@ -229,8 +229,12 @@ impl Compiler<'_> {
     pub(super) fn integer(&mut self, insn: &Instruction, op: &Op) -> bool {
         use Mnemonic::*;
         match insn.mnemonic() {
-            Nop | Endbr64 | Endbr32 | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta
-            | Prefetchw => true,
+            Nop | Endbr64 | Endbr32 => true,
+            Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta | Prefetchw => {
+                // Nothing happens if it can't be done.
+                let _ = self.prefetch(insn);
+                true
+            }
             Lfence | Mfence | Sfence => {
                 self.asm.emit(insn);
                 true
@@ -352,7 +356,7 @@ impl Compiler<'_> {
             if high && writes(access) && uses_twice(insn, guest) {
                 return None;
             }
-            let full = match HOST[guest] {
+            let full = match self.place_of(guest) {
                 Some(full) if !high => full,
                 _ => {
                     let same = |b: &Borrowed| b.number == guest && b.high == high;
@@ -391,7 +395,7 @@ impl Compiler<'_> {
         }
         let (to, size) = (number(insn.op0_register()), insn.op0_register().size());
         match insn.code() {
-            Code::Mov_rm64_imm32 if HOST[to].is_none() => {
+            Code::Mov_rm64_imm32 if self.place_of(to).is_none() => {
                 self.asm.mi(Code::Mov_rm64_imm32, self.home(to), insn.immediate32() as i32);
                 return true;
             }
@@ -400,7 +404,7 @@ impl Compiler<'_> {
             _ => return false,
         }
         let from = number(insn.op1_register());
-        match (HOST[to], HOST[from]) {
+        match (self.place_of(to), self.place_of(from)) {
             (None, Some(register)) if size == 8 => self.write_gpr(to, register),
             (Some(register), None) if !self.is_at_hand(from, S2) => {
                 let code = if size == 8 { Code::Mov_r64_rm64 } else { Code::Mov_r32_rm32 };
@@ -418,7 +422,7 @@ impl Compiler<'_> {
             4 => false,
             _ => return false,
         };
-        match HOST[number(to)].filter(|_| wide) {
+        match self.place_of(number(to)).filter(|_| wide) {
             // A register that the address is computed from may be written before all is read only by
             // the last step.
             Some(host) => self.offset(insn, host),
@@ -549,7 +553,7 @@ impl Compiler<'_> {
             self.slow_returns();
             return true;
         }
-        match HOST[number(to)] {
+        match self.place_of(number(to)) {
             Some(host) => self.load_word(host, from),
             None => {
                 self.load_word(S2, from);
@@ -735,7 +739,7 @@ impl Compiler<'_> {
         };
         let (high, low) = (number(insn.op0_register()), number(insn.op1_register()));
         let [to_high, to_low] =
-            [(high, S1), (low, S2)].map(|(n, scratch)| HOST[n].unwrap_or(scratch));
+            [(high, S1), (low, S2)].map(|(n, scratch)| self.place_of(n).unwrap_or(scratch));
         let [to_high, to_low, source] = [to_high, to_low, source].map(|full| sized(full, size));
         self.asm.rrr(insn.code(), to_high, to_low, source);
         // Where both are the same, the upper half is what stays.

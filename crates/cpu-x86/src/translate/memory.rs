@@ -123,10 +123,10 @@ impl Compiler<'_> {
         let scale = insn.memory_index_scale();
         let index = (index != Register::None).then(|| (self.read_gpr(number(index), S2), scale));
         let operand = sum(base, index, displacement as i64);
-        if narrow {
-            self.asm.rm(Code::Lea_r32_m, low32(to), operand);
-        } else {
-            self.asm.rm(Code::Lea_r64_m, to, operand);
+        match base.filter(|_| index.is_none() && displacement == 0) {
+            Some(base) if !narrow => self.asm.mov(to, base),
+            _ if narrow => self.asm.rm(Code::Lea_r32_m, low32(to), operand),
+            _ => self.asm.rm(Code::Lea_r64_m, to, operand),
         }
     }
 
@@ -151,6 +151,23 @@ impl Compiler<'_> {
         self.probe_at(size, written, slow);
         self.asm.bind(end);
         self.destroyed();
+    }
+
+    /// PREFETCHh and PREFETCHW: of what the TLB knows. False, with nothing done, if they would need more than
+    /// that.
+    pub(super) fn prefetch(&mut self, insn: &Instruction) -> bool {
+        let mut out = *insn;
+        super::integer::point_at_host(&mut out);
+        let plain_segment = !matches!(insn.memory_segment(), Register::FS | Register::GS);
+        let known = self.places.wide && plain_segment && self.features.has_all(insn);
+        let Some(code) = self.asm.encode(&out).filter(|_| known) else { return false };
+        self.save_for_access();
+        self.linear(insn);
+        let missed = self.asm.label();
+        self.probe_at(1, false, missed);
+        self.asm.put(&code);
+        self.asm.bind(missed);
+        true
     }
 
     /// The probe itself; goes to `slow` if it misses.

@@ -42,6 +42,7 @@ mod flags;
 mod group;
 mod integer;
 mod jumps;
+mod loans;
 mod memory;
 mod regs;
 mod shared;
@@ -59,7 +60,6 @@ use std::sync::Arc;
 use ::memory::PageLog;
 use accel::Signals;
 use accel::log::Topic;
-use iced_x86::{Instruction, OpKind};
 
 use crate::block::BlockCache;
 use crate::counters::{Count, Counters};
@@ -692,19 +692,11 @@ fn decode_line(cpu: &Cpu, rip: u64, bytes: &[u8]) -> (Vec<Input>, usize) {
 /// If `input`, whose first instruction is at `start`, jumps back to there, makes it several rounds of that
 /// loop. Returns how many instructions a round has.
 fn unroll(input: &mut Vec<Input>, start: u64) -> usize {
-    let goes_back = |input: &Input| {
-        let jumps = |insn: Instruction| {
-            matches!(insn.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32)
-                && (insn.is_jcc_short_or_near() || insn.is_jmp_short_or_near())
-        };
-        input.op.imm == start && input.insn.is_some_and(jumps)
-    };
-    let Some(last) = input.iter().position(goes_back) else { return input.len() };
-    let round = last + 1;
-    let rounds = (MAX_UNROLLED / round).min(MAX_ROUNDS);
-    if rounds < 2 {
+    let Some(last) = input.iter().position(|input| input.goes_to(start)) else {
         return input.len();
-    }
+    };
+    let round = last + 1;
+    let rounds = (MAX_UNROLLED / round).clamp(1, MAX_ROUNDS);
     input.truncate(round);
     input[last].followed = true;
     *input = input.repeat(rounds);

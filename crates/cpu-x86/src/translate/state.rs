@@ -43,6 +43,8 @@ pub(super) struct State {
     few: [u64; FEW.len()],
     /// All others, by number.
     others: [u64; 16],
+    /// What was in registers that are lent; see `loans`.
+    pub(super) owned: [u64; FEW.len()],
     /// RFLAGS without the arithmetic flags.
     pub(super) system_flags: u64,
     /// The arithmetic flags as LAHF and SETO AL put them into RAX.
@@ -211,6 +213,7 @@ pub(super) mod at {
         (distance::<FirstLevel, Reached>() + offset_of!(Reached, state)) as u32;
     pub(in super::super) const JUMPS: u32 = offset_of!(Reached, state) as u32;
     pub(in super::super) const WINDOWS: u32 = offset_of!(State, windows) as u32;
+    pub(in super::super) const OWNED: u32 = offset_of!(State, owned) as u32;
     pub(in super::super) const TOP: u32 = offset_of!(State, page) as u32;
     pub(in super::super) const HOST_STACK: u32 = offset_of!(State, host_stack) as u32;
     pub(in super::super) const FLAGS: u32 = offset_of!(State, flags) as u32;

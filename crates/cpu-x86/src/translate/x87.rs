@@ -13,7 +13,7 @@ use super::asm::{at, in_state, low32};
 use super::compile::Compiler;
 use super::integer::point_at_host;
 use super::memory::{For, number};
-use super::regs::{GUEST_RAX, HOST, S1, S2, sized};
+use super::regs::{GUEST_RAX, S1, S2, sized};
 use super::state::{self, note_of};
 use super::vector::{HostFeatures, is_vector};
 
@@ -97,10 +97,10 @@ fn is_noted(insn: &Instruction) -> bool {
 }
 
 /// Whether all registers that the address of `insn`'s operand is made from are in the host's.
-fn is_at_hand(insn: &Instruction) -> bool {
+fn is_at_hand(compiler: &Compiler, insn: &Instruction) -> bool {
     [insn.memory_base(), insn.memory_index()]
         .into_iter()
-        .all(|register| !register.is_gpr() || HOST[number(register)].is_some())
+        .all(|register| !register.is_gpr() || compiler.place_of(number(register)).is_some())
 }
 
 impl Compiler<'_> {
@@ -159,7 +159,7 @@ impl Compiler<'_> {
         let Some(code) = self.asm.encode(&out).filter(|_| size > 0) else { return false };
         let pointer = in_state(state::at::X87_POINTER);
         let next_pointer = in_state(state::at::X87_NEXT_POINTER);
-        let at_hand = is_at_hand(insn);
+        let at_hand = is_at_hand(self, insn);
         let what = if is_store(insn.mnemonic()) { For::Write } else { For::Read };
         self.save();
         self.offset(insn, S1);
