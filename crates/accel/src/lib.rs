@@ -17,7 +17,7 @@ mod no_board;
 mod signals;
 
 pub use no_board::NoBoard;
-pub use signals::{Signal, Signals};
+pub use signals::{Bell, Signal, Signals};
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -2,10 +2,10 @@
 //!
 //! One atomic word a CPU; a set bit is a level, not a count. [`Signals::raise`] wakes the CPU's thread
 //! if it sleeps in [`Signals::wait`]. Between instructions the CPU reads the word once: a zero word,
-//! the common case, costs one load.
+//! the common case, costs one load. What runs without reading it has a [`Bell`].
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 /// Something a CPU has to look at.
@@ -32,10 +32,17 @@ pub enum Signal {
     Time = 1 << 8,
 }
 
+/// What is told of each signal as it is raised.
+pub trait Bell: std::fmt::Debug + Send + Sync {
+    /// A signal has been raised, and is pending.
+    fn ring(&self);
+}
+
 /// The signals of one CPU.
 #[derive(Debug, Default)]
 pub struct Signals {
     pending: AtomicU32,
+    bell: Mutex<Option<Arc<dyn Bell>>>,
     sleeping: Mutex<()>,
     wake: Condvar,
 }
@@ -53,10 +60,18 @@ impl Signals {
         self.pending() & signal as u32 != 0
     }
 
+    /// From now on, `bell` is told of signals.
+    pub fn tell(&self, bell: Arc<dyn Bell>) {
+        *self.bell.lock().unwrap_or_else(|e| e.into_inner()) = Some(bell);
+    }
+
     /// Raises `signal` and wakes the CPU's thread.
     pub fn raise(&self, signal: Signal) {
         let before = self.pending.fetch_or(signal as u32, Ordering::SeqCst);
         if before & signal as u32 == 0 {
+            if let Some(bell) = &*self.bell.lock().unwrap_or_else(|e| e.into_inner()) {
+                bell.ring();
+            }
             // Taking the lock orders this with a sleeper that has checked but not yet waited.
             drop(self.sleeping.lock().unwrap_or_else(|e| e.into_inner()));
             self.wake.notify_all();

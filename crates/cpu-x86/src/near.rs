@@ -1,11 +1,12 @@
 //! Memory that generated code reaches by one register: two values in one mapping, so that the second is
-//! always as far from the first.
+//! always as far from the first, and behind them a word that other threads may change.
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
@@ -103,10 +104,39 @@ pub(crate) const fn distance<A: Plain, B: Plain>() -> usize {
     size_of::<A>().next_multiple_of(if size_of::<B>() >= LARGE { LARGE } else { SMALL })
 }
 
-/// An `A` and a `B` with [`distance`] from one to the other, at first all zeroes.
-pub(crate) fn pair<A: Plain, B: Plain>() -> (NearBox<A>, NearBox<B>) {
-    let mapping = Arc::new(Mapping::new(distance::<A, B>() + size_of::<B>()));
-    (mapping.part(0), mapping.part(distance::<A, B>()))
+/// How far the word is from the `B` of a [`pair`]: in a cache line of its own.
+pub(crate) const fn distance_of_word<B: Plain>() -> usize {
+    size_of::<B>().next_multiple_of(64)
+}
+
+/// An `A` and a `B` with [`distance`] from one to the other, and the word behind them; at first all zeroes.
+pub(crate) fn pair<A: Plain, B: Plain>() -> (NearBox<A>, NearBox<B>, NearWord) {
+    let (second, word) = (distance::<A, B>(), distance_of_word::<B>());
+    let mapping = Arc::new(Mapping::new(second + word + size_of::<AtomicU64>()));
+    // SAFETY: within the mapping, and aligned, as its beginning is.
+    let at = unsafe { mapping.at.add(second + word) }.cast();
+    let word = NearWord { at, _mapping: Arc::clone(&mapping) };
+    (mapping.part(0), mapping.part(second), word)
+}
+
+/// A word in a mapping.
+pub(crate) struct NearWord {
+    at: NonNull<AtomicU64>,
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: it only gives out an atomic word, which is there as long as it is.
+unsafe impl Send for NearWord {}
+// SAFETY: as above.
+unsafe impl Sync for NearWord {}
+
+impl Deref for NearWord {
+    type Target = AtomicU64;
+
+    fn deref(&self) -> &AtomicU64 {
+        // SAFETY: within the mapping, aligned, zeroes at first, and a part of no value but this.
+        unsafe { self.at.as_ref() }
+    }
 }
 
 impl<T: Plain> NearBox<T> {
@@ -136,6 +166,7 @@ impl<T: Plain> DerefMut for NearBox<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering;
 
     // SAFETY: no bytes at all.
     unsafe impl Plain for () {}
@@ -143,13 +174,17 @@ mod tests {
     #[test]
     fn both_of_a_pair_are_where_they_are_said_to_be() {
         type Large = [TlbEntry; LARGE / size_of::<TlbEntry>()];
-        let (small, mut large) = pair::<[TlbEntry; 3], Large>();
+        let (small, mut large, word) = pair::<[TlbEntry; 3], Large>();
         let from = (&raw const *small).addr();
         assert_eq!((&raw const *large).addr() - from, distance::<[TlbEntry; 3], Large>());
         assert!(from.is_multiple_of(LARGE) && distance::<(), [TlbEntry; 3]>() == 0);
+        let distance = word.as_ptr().addr() - (&raw const *large).addr();
+        assert_eq!(distance, distance_of_word::<Large>());
         drop(small);
         let last = large.len() - 1;
         large[last] = TlbEntry::empty(0);
         assert!(!large[0].is_empty(0) && large[last].is_empty(0));
+        drop(large);
+        assert_eq!(word.swap(7, Ordering::Relaxed), 0);
     }
 }

@@ -23,7 +23,7 @@ use memory::WritePath;
 
 use crate::counters::{Count, Counters};
 use crate::host::{Access, HostPtr, TlbEntry};
-use crate::near::{NearBox, Plain, pair};
+use crate::near::{NearBox, NearWord, Plain, pair};
 
 /// Entries of each first-level table. A table takes no memory where it is not used.
 pub(crate) const L1_ENTRIES: usize = 1 << 15;
@@ -389,13 +389,13 @@ impl Tlb {
         self.l1[class as usize][index % L1_ENTRIES].tag(access)
     }
 
-    /// Moves the first-level tables, which are empty then, to where a `T` is at a known distance.
-    pub(crate) fn move_next_to<T: Plain>(&mut self) -> NearBox<T> {
+    /// Moves the first-level tables, which are empty then, to where a `T` and a word are at known distances.
+    pub(crate) fn move_next_to<T: Plain>(&mut self) -> (NearBox<T>, NearWord) {
         self.flush_l1();
-        let (l1, other) = pair();
+        let (l1, other, word) = pair();
         self.l1 = l1;
         make_empty(&mut self.l1);
-        other
+        (other, word)
     }
 
     /// For each class a number that changes whenever instructions that could be fetched by the

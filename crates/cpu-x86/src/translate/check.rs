@@ -628,11 +628,12 @@ impl Translator {
             (translation.code, translation.place.key)
         };
         self.reached.state.expected = rip;
-        let (table, index) = (self.jump_table(key), jump_index(rip));
-        self.reached.jumps[table][index] = Jump { rip, code: self.shared.thunks.arrived };
+        let table = self.jump_table(key);
+        let index = jump_index(table, rip);
+        *self.reached.jumps.get_mut(table, index) = Jump { rip, code: self.shared.thunks.arrived };
         self.checker.iter_mut().for_each(|checker| checker.plan = plan);
         let result = enter(self, cpu, code);
-        self.reached.jumps[table][index] = Jump { rip: no_jump(index), code: 0 };
+        *self.reached.jumps.get_mut(table, index) = Jump { rip: no_jump(index), code: 0 };
         #[cfg(test)]
         if let Some(sabotage) = self.checker.as_ref().and_then(|checker| checker.sabotage) {
             sabotage(cpu);

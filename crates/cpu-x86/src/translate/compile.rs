@@ -6,6 +6,7 @@
 //! TLB says, with everything that may come of it: another page walk, a fault, a device. Where the flags
 //! are meanwhile, `flags` says.
 
+use accel::Signal;
 use iced_x86::{
     Code, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, MemoryOperand,
     Mnemonic, OpAccess, OpKind, Register,
@@ -18,12 +19,12 @@ use super::group::{Window, WindowMiss};
 use super::loans::{Loan, loans};
 use super::memory::number;
 use super::regs::{S1, S2};
-use super::state::{JUMPS, Jump, Site, WINDOWS, at};
+use super::state::{JUMP_SHIFT, JUMPS_BEFORE, Jump, Site, WINDOWS, at};
 use super::thunks::Missed;
 use super::x87::Notes;
 use crate::host::PAGE_OFFSET;
 use crate::op::{Op, OpFlags};
-use crate::tlb::Class;
+use crate::tlb::{CLASSES, Class};
 
 /// Length of the code before what links from the same page lead to.
 pub(super) const ENTRY: usize = 11;
@@ -33,7 +34,7 @@ pub(super) const ENTRY: usize = 11;
 pub(super) struct Places {
     /// The first-level TLB of the class, relative to the stack pointer.
     pub(super) tlb: i32,
-    /// The jump caches of all classes, in the code's mode, relative to the stack pointer.
+    /// All jump caches, relative to the stack pointer.
     pub(super) jumps: i32,
     /// For whom the code runs.
     pub(super) class: Class,
@@ -65,10 +66,23 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// The jump cache of `class`.
-    pub(super) fn jumps_of(&self, class: Class) -> i32 {
-        self.jumps + size_of::<[Jump; JUMPS]>() as i32 * class as i32
+    /// The jump cache of `class`, for the code's mode.
+    pub(super) fn jumps_of(&self, class: Class) -> JumpTable {
+        let table = class as usize + if self.wide { 0 } else { CLASSES };
+        JumpTable {
+            at: self.jumps + (size_of::<Jump>() * JUMPS_BEFORE[table]) as i32,
+            mask: in_state(at::bell(class == Class::User)),
+        }
     }
+}
+
+/// A jump cache.
+#[derive(Clone, Copy)]
+pub(super) struct JumpTable {
+    /// Where it is, relative to the stack pointer.
+    pub(super) at: i32,
+    /// By what an address is masked to be twice the number of its entry; see [`super::state::ARMED`].
+    pub(super) mask: MemoryOperand,
 }
 
 /// What instructions were compiled to.
@@ -228,7 +242,7 @@ pub(super) struct Compiler<'a> {
     pub(super) window_misses: Vec<WindowMiss>,
     polls: Vec<Poll>,
     pub(super) look_ups: Vec<LookUp>,
-    /// The instruction after which signals have to be looked at.
+    /// The instruction after which interrupts have to be looked for.
     pub(super) poll_after: Option<usize>,
     wanted: Option<Wanted>,
     pub(super) notes: Notes,
@@ -306,7 +320,9 @@ impl<'a> Compiler<'a> {
             ended = this.instruction(this_input, next);
             if this.poll_after == Some(index) {
                 this.save();
-                this.poll(this_input.op.next_rip, this.left());
+                let exit = this.leave_out_of_line(this_input.op.next_rip, this.left());
+                this.look_for_interrupt();
+                this.asm.jcc(super::asm::Cond::NotEqual, exit);
             }
         }
         if let Some(last) = input.last().filter(|_| !ended) {
@@ -347,6 +363,10 @@ impl<'a> Compiler<'a> {
         let level = insns().map(|insn| self.features.level(insn)).max().unwrap_or(0);
         let x87 = insns().any(|insn| self.features.needs_x87(insn));
         self.asm.bind(self.top);
+        if self.start & PAGE_OFFSET < 1 << JUMP_SHIFT && self.places.chains {
+            // When the bell has been rung, a jump to the first entry of a jump cache, of all, gets here.
+            self.poll(self.start, 0);
+        }
         if level != 0 || x87 {
             self.want_units(level, x87);
         }
@@ -506,24 +526,29 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// If something wants the CPU's attention, leaves to go on at `rip`, as [`Self::leave_out_of_line`]
-    /// does. Flags have to be saved, and [`S2`] is used.
+    /// If something may want the CPU's attention, leaves to go on at `rip`, as [`Self::leave_out_of_line`]
+    /// does. Flags have to be saved.
     pub(super) fn poll(&mut self, rip: u64, left: usize) {
         let exit = self.leave_out_of_line(rip, left);
         self.poll_to(exit);
     }
 
     fn poll_to(&mut self, exit: Label) {
-        self.look_at_signals();
-        self.asm.jcc(super::asm::Cond::NotEqual, exit);
+        self.look_at_bell();
+        self.asm.jcc(super::asm::Cond::Equal, exit);
     }
 
-    /// Leaves "equal" if nothing wants the CPU's attention. Flags have to be saved, and [`S2`] is used.
-    pub(super) fn look_at_signals(&mut self) {
-        let (signals, wanted) = (in_state(at::SIGNALS), in_state(at::WANTED));
-        self.asm.rm(Code::Mov_r64_rm64, S2, signals);
-        self.asm.rm(Code::Mov_r32_rm32, super::asm::low32(S2), super::asm::at(S2));
-        self.asm.mr(Code::Test_rm32_r32, wanted, super::asm::low32(S2));
+    /// Leaves "equal" if something may want the CPU's attention. Flags have to be saved.
+    pub(super) fn look_at_bell(&mut self) {
+        self.asm.mi(Code::Cmp_rm32_imm8, in_state(at::bell(false)), 0);
+        self.destroyed();
+    }
+
+    /// Leaves "not equal" if an interrupt waits, which the bell may no longer tell if interrupts were disabled
+    /// when it was rung. Flags have to be saved, and [`S2`] is used.
+    pub(super) fn look_for_interrupt(&mut self) {
+        self.asm.rm(Code::Mov_r64_rm64, S2, in_state(at::SIGNALS));
+        self.asm.mi(Code::Test_rm32_imm32, super::asm::at(S2), Signal::Interrupt as i32);
         self.destroyed();
     }
 

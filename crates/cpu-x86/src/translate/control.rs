@@ -3,17 +3,17 @@
 use iced_x86::{Code, FlowControl, Instruction, MemoryOperand, OpKind, Register};
 
 use super::asm::{Cond, Label, at as memory_at, at_plus, low32, near_plus_8};
-use super::compile::{Compiler, Input, LookUp};
+use super::compile::{Compiler, Input, JumpTable, LookUp};
 use super::memory::{For, number};
 use super::regs::{GUEST_RSP, S1, S2};
-use super::state::{JUMP_SHIFT, JUMPS, Jump};
+use super::state::{JUMP_SHIFT, Jump};
 use crate::decode::MAX_LEN;
 use crate::host::PAGE_OFFSET;
 use crate::mmu::LINEAR_BITS;
 use crate::op::Op;
 use crate::tlb::Class;
 
-const _: () = assert!(size_of::<Jump>() == 16 && JUMPS == 1 << 16);
+const _: () = assert!(size_of::<Jump>() == 16);
 /// Offset of a jump's code in its entry.
 pub(super) const CODE: i32 = std::mem::offset_of!(Jump, code) as i32;
 
@@ -58,7 +58,6 @@ impl Compiler<'_> {
             }
             FlowControl::IndirectBranch if self.is_target(insn) => {
                 self.save();
-                self.poll(op.rip(), self.left() + 1);
                 self.target(insn);
                 self.look_up();
                 self.jump_to_found();
@@ -87,7 +86,7 @@ impl Compiler<'_> {
             self.write_notes(self.notes);
             self.give_back(self.left());
             let lent = self.lent;
-            self.leave_page(op.rip(), target);
+            self.leave_page(target);
             self.lent = lent;
             // The other way, the flags still are in both places.
             self.still_live();
@@ -132,8 +131,8 @@ impl Compiler<'_> {
             let not_taken = self.asm.label();
             self.save();
             self.asm.jcc_raw(condition ^ 1, not_taken);
-            self.look_at_signals();
-            self.jump_linked(Some(Cond::Equal as u8), target);
+            self.look_at_bell();
+            self.jump_linked(Some(Cond::NotEqual as u8), target);
             let leave = self.leave_out_of_line(target, 0);
             self.asm.jmp(leave);
             self.asm.bind(not_taken);
@@ -157,17 +156,13 @@ impl Compiler<'_> {
         } else {
             self.settle_notes();
             self.give_back(self.left());
-            self.leave_page(rip, target);
+            self.leave_page(target);
         }
     }
 
     /// Goes to `target` in another page by the jump cache, so that it is known to be where the page
-    /// tables have it now, from the instruction at `rip`. The flags are saved.
-    fn leave_page(&mut self, rip: u64, target: u64) {
-        // No loop goes forward only.
-        if target <= rip {
-            self.poll(target, 0);
-        }
+    /// tables have it now. The flags are saved.
+    fn leave_page(&mut self, target: u64) {
         self.give_back_loans(self.lent);
         self.lent = false;
         self.jump_by_cache(target, self.places.class);
@@ -183,7 +178,7 @@ impl Compiler<'_> {
         } else {
             self.look_up_in(jumps, unknown);
         }
-        self.asm.m(Code::Jmp_rm64, near_plus_8(jumps + CODE, S2));
+        self.asm.m(Code::Jmp_rm64, near_plus_8(jumps.at + CODE, S2));
     }
 
     /// Stores the return address `rip` to what [`S1`] and the displacement tell, and moves the stack pointer.
@@ -214,7 +209,7 @@ impl Compiler<'_> {
     }
 
     /// Looks up the address in [`S1`] in the jump cache; [`S2`] then tells the entry. If it is not
-    /// there, the interpreter executes the instruction.
+    /// there, or the bell has been rung, the interpreter executes the instruction.
     fn look_up(&mut self) {
         let unknown = self.slow();
         self.look_up_or(unknown);
@@ -229,11 +224,11 @@ impl Compiler<'_> {
     }
 
     /// The same in the jump cache `jumps`; goes to `unknown` if it is not there.
-    pub(super) fn look_up_in(&mut self, jumps: i32, unknown: Label) {
+    pub(super) fn look_up_in(&mut self, jumps: JumpTable, unknown: Label) {
         // Twice the entry's number.
         self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, S1, JUMP_SHIFT as i32 - 1);
-        self.asm.ri(Code::And_rm32_imm32, low32(S2), 2 * (JUMPS as i32 - 1));
-        self.asm.rm(Code::Cmp_r64_rm64, S1, near_plus_8(jumps, S2));
+        self.asm.rm(Code::And_r32_rm32, low32(S2), jumps.mask);
+        self.asm.rm(Code::Cmp_r64_rm64, S1, near_plus_8(jumps.at, S2));
         self.asm.jcc(Cond::NotEqual, unknown);
         self.destroyed();
     }
@@ -241,12 +236,11 @@ impl Compiler<'_> {
     /// Goes to the code that [`Self::look_up`] has found.
     fn jump_to_found(&mut self) {
         let jumps = self.places.jumps_of(self.places.class);
-        self.asm.m(Code::Jmp_rm64, near_plus_8(jumps + CODE, S2));
+        self.asm.m(Code::Jmp_rm64, near_plus_8(jumps.at + CODE, S2));
     }
 
     fn ret(&mut self, op: &Op) {
         self.save();
-        self.poll(op.rip(), self.left() + 1);
         let displacement = self.access_at(GUEST_RSP, 0, For::Read);
         self.load_word(S1, at_plus(S1, displacement));
         self.look_up();
@@ -258,7 +252,6 @@ impl Compiler<'_> {
 
     fn indirect_call(&mut self, insn: &Instruction, op: &Op) {
         self.save();
-        self.poll(op.rip(), self.left() + 1);
         self.target(insn);
         self.look_up();
         self.keep_code(self.places.class);

@@ -9,8 +9,6 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use accel::Signal;
-
 use super::Translator;
 use super::group::MAX_WINDOW;
 use super::state::{
@@ -65,6 +63,7 @@ pub(super) fn helpers() -> [u64; 4] {
 pub(super) fn enter(translator: &mut Translator, cpu: &mut Cpu, code: u64) -> Result<Left> {
     // No code runs that could be there.
     translator.left_behind.clear();
+    translator.bell.arm();
     give_registers(translator, cpu);
     translator.reached.state.drop_units();
     let run = translator.shared.thunks.enter as usize as *const ();
@@ -133,8 +132,7 @@ fn give_system(translator: &mut Translator, cpu: &Cpu) {
     state.pkru = [cpu.pkru, u32::from(cpu.cr4 & CR4_PKE != 0)];
     give_selectors(state, cpu);
     state.fast_calls = u32::from(cpu.has_plain_syscall());
-    let wanted = cpu.urgent_signals();
-    state.wanted = [wanted, wanted & !(Signal::Interrupt as u32)];
+    translator.listen(cpu);
 }
 
 fn give_selectors(state: &mut State, cpu: &Cpu) {
@@ -364,6 +362,9 @@ extern "sysv64" fn refill(context: *mut Context, combined: u64, offset: u64, wha
         let is = |missed: Missed| what == missed as u64;
         if is(Missed::Code) {
             translator.reached.state.address = combined;
+            if translator.is_wanted(cpu) {
+                return GIVE_UP;
+            }
             return if translator.knows_way(cpu, combined) { GO_ON } else { GIVE_UP };
         }
         cpu.counters.count(Count::TlbMisses);

@@ -7,7 +7,7 @@
 use memory::CodeVersion;
 
 use super::cache::{Cache, Key};
-use super::state::{JUMP_TABLES, JUMPS, Jump, Tables, jump_index, no_jump};
+use super::state::{JUMP_TABLES, Jump, Tables, jump_index, jumps_of, no_jump};
 use crate::counters::{Count, Counters};
 use crate::segment::Mode;
 use crate::tlb::CLASSES;
@@ -17,13 +17,13 @@ use crate::tlb::CLASSES;
 const MAX_OF_PAGE: usize = 8192;
 
 /// A jump cache, and the index of an entry.
-type Entry = (u8, u16);
+type Entry = (u8, u32);
 
 /// What is known of the jump caches beside their entries.
 #[derive(Default)]
 pub(super) struct Jumps {
     /// Entries of each that are set, and maybe some that were.
-    used: [Vec<u16>; JUMP_TABLES],
+    used: [Vec<u32>; JUMP_TABLES],
     /// How often each was emptied.
     emptied: [u64; JUMP_TABLES],
     /// The modes of the code of 32 bits that they know, by class.
@@ -91,8 +91,8 @@ impl Jumps {
             self.emptied[table] += 1;
         }
         for index in self.used[table].drain(..) {
-            let index = usize::from(index);
-            tables[table][index].rip = no_jump(index);
+            let index = index as usize;
+            tables.get_mut(table, index).rip = no_jump(index);
         }
     }
 
@@ -110,23 +110,23 @@ impl Jumps {
         table: usize,
         (n, jump): (u32, Jump),
     ) {
-        let index = jump_index(jump.rip);
-        let slot = &mut tables[table][index];
+        let index = jump_index(table, jump.rip);
+        let slot = tables.get_mut(table, index);
         let was_empty = slot.rip == no_jump(index);
         *slot = jump;
         for page in cache.pages_of(n) {
-            self.page(cache, page).note((table as u8, index as u16));
+            self.page(cache, page).note((table as u8, index as u32));
         }
         if !was_empty {
             return;
         }
         let used = &mut self.used[table];
-        if used.len() >= 2 * JUMPS {
+        if used.len() >= 2 * jumps_of(table) {
             // Entries were emptied and filled again one by one, and are in the list as often.
             used.sort_unstable();
             used.dedup();
         }
-        used.push(index as u16);
+        used.push(index as u32);
     }
 
     /// Jump cache `table` may have been emptied, and now translation `n` is at `rip` again: the others in its
@@ -170,8 +170,8 @@ impl Jumps {
             any = true;
             all |= std::mem::take(&mut page.is_everywhere);
             for (table, index) in page.entries.drain(..) {
-                let index = usize::from(index);
-                tables[usize::from(table)][index].rip = no_jump(index);
+                let index = index as usize;
+                tables.get_mut(table.into(), index).rip = no_jump(index);
             }
         }
         if all {

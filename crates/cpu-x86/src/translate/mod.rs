@@ -4,7 +4,7 @@
 //! instruction in translated code that the translator does not know.
 //!
 //! - `regs`: which host register holds what.
-//! - `state`: what translated code and the rest of the CPU exchange.
+//! - `state`: what translated code and the rest of the CPU exchange; `bell`: how others get its attention.
 //! - `asm`, `code`: writing host code, and the memory it is in.
 //! - `compile`: the frame of a translation; `flags`: where the flags are; `memory`: the probe of the TLB;
 //!   `group`: accesses that share one; `integer`, `control`, `string`, `system`, `vector`, `x87`:
@@ -28,9 +28,10 @@
 //! where the first translation was entered, so is the second. Into another page, or to an address that
 //! is only known when it is reached, by the jump cache, which knows for an address where its code is as
 //! the page tables are now; it is emptied when the TLB drops an entry for instructions. Loops look at
-//! the CPU's signals: each jump back, each way through the jump cache.
+//! the bell (`bell`): each jump back, each way through the jump cache.
 
 mod asm;
+mod bell;
 mod budget;
 mod cache;
 mod check;
@@ -71,6 +72,7 @@ use crate::near::NearBox;
 use crate::op::{Op, OpFlags};
 use crate::tlb::{CLASSES, L1_ENTRIES};
 use asm::before_state;
+use bell::Bell;
 use cache::{Found, Key, Link, NewTranslation, Place, SourcePage};
 use check::Checker;
 use compile::{Compiled, Compiler, ENTRY, Input, LinkSite, Places, goes_on};
@@ -78,7 +80,7 @@ use enter::Left;
 use jumps::Jumps;
 pub(crate) use shared::Sharing;
 use shared::{Held, Kind, Shared};
-use state::{JUMPS, Jump, Reached, Site, at};
+use state::{JUMP_TABLES, Jump, Reached, Site, at};
 use vector::HostFeatures;
 
 /// log2 of the number of places where executions are counted.
@@ -131,6 +133,7 @@ enum Missing {
 /// What one CPU needs to run translated code.
 pub(crate) struct Translator {
     reached: NearBox<Reached>,
+    bell: Arc<Bell>,
     jumps: Jumps,
     sharing: Arc<Sharing>,
     shared: Arc<Shared>,
@@ -170,8 +173,12 @@ impl Translator {
         if !features.usable {
             return None;
         }
-        let mut reached = cpu.tlb.move_next_to::<Reached>();
-        reached.jumps.iter_mut().for_each(|jumps| jumps[0].rip = state::no_jump(0));
+        let (mut reached, bell) = cpu.tlb.move_next_to::<Reached>();
+        (0..JUMP_TABLES).for_each(|table| reached.jumps.get_mut(table, 0).rip = state::no_jump(0));
+        let bell = Arc::new(Bell(bell));
+        if !how.check {
+            cpu.signals.tell(Arc::<Bell>::clone(&bell));
+        }
         let state = &mut reached.state;
         state.signals = match how.check {
             false => std::ptr::from_ref(cpu.signals.word()) as u64,
@@ -196,6 +203,7 @@ impl Translator {
         };
         let this = Self {
             reached,
+            bell,
             jumps: Jumps::default(),
             sharing,
             shared,
@@ -313,7 +321,7 @@ impl Translator {
             Way::Code(_) => true,
             Way::Search { key, table } => {
                 let found = self.search(cpu, key, table, 0).is_ok();
-                found && self.reached.jumps[table][state::jump_index(rip)].rip == rip
+                found && self.reached.jumps.entry(table, rip).rip == rip
             }
             Way::None => false,
         };
@@ -337,7 +345,7 @@ impl Translator {
             return Way::None;
         };
         let table = self.jump_table(key);
-        let jump = self.reached.jumps[table][state::jump_index(cpu.rip)];
+        let jump = *self.reached.jumps.entry(table, cpu.rip);
         if self.link == 0 && jump.rip == cpu.rip {
             return Way::Code(jump.code);
         }
@@ -621,11 +629,10 @@ impl Translator {
     fn places(&self, cpu: &Cpu, place: &Place) -> Places {
         let key = place.key;
         let wide = key.mode.is_64();
-        let first = if wide { 0 } else { (size_of::<[Jump; JUMPS]>() * CLASSES) as i32 };
         let table = size_of::<[TlbEntry; L1_ENTRIES]>() as i32 * key.class as i32;
         Places {
             tlb: before_state(at::TLB) + table,
-            jumps: before_state(at::JUMPS) + first,
+            jumps: before_state(at::JUMPS),
             class: key.class,
             wide,
             relative: place.page == 0,

@@ -3,11 +3,9 @@
 use std::mem::offset_of;
 
 use crate::flags::bits::{AF, CF, OF, PF, SF, ZF};
-use crate::near::{Plain, distance};
-use crate::tlb::{CLASSES, FirstLevel};
+use crate::near::{Plain, distance, distance_of_word};
+use crate::tlb::{CLASSES, Class, FirstLevel};
 
-/// Entries of the jump cache.
-pub(super) const JUMPS: usize = 1 << 16;
 /// Bits of an address that do not select an entry: there is hardly more than one target in four bytes.
 pub(super) const JUMP_SHIFT: u32 = 2;
 
@@ -26,8 +24,6 @@ pub(super) struct State {
     pub(super) page: u64,
     /// Address of the word of signals.
     pub(super) signals: u64,
-    /// The signals for which translated code is left, now and with IF clear.
-    pub(super) wanted: [u32; 2],
     /// Whose vector registers the host has: 0 for its own, 1 for the guest's while SSE may run, 2 while
     /// AVX may.
     pub(super) loaded: u32,
@@ -172,8 +168,50 @@ pub(super) const LEFT_KERNEL: u32 = 2;
 /// Jump caches: one a class for 64-bit code, and one for code of 32 bits.
 pub(super) const JUMP_TABLES: usize = 2 * CLASSES;
 
-/// The entries of all jump caches.
-pub(super) type Tables = [[Jump; JUMPS]; JUMP_TABLES];
+/// How many entries jump cache `table` has, a power of two. The programs of a guest have more code than its
+/// kernel.
+pub(super) const fn jumps_of(table: usize) -> usize {
+    if table % CLASSES == Class::User as usize { 1 << 18 } else { 1 << 16 }
+}
+
+/// How many entries those before each have, and all.
+pub(super) const JUMPS_BEFORE: [usize; JUMP_TABLES + 1] = {
+    let (mut before, mut table) = ([0; JUMP_TABLES + 1], 0);
+    while table < JUMP_TABLES {
+        before[table + 1] = before[table] + jumps_of(table);
+        table += 1;
+    }
+    before
+};
+
+/// The entries of all jump caches, one after the other.
+#[repr(C)]
+pub(super) struct Tables([Jump; JUMPS_BEFORE[JUMP_TABLES]]);
+
+impl Tables {
+    /// Entry `index` of jump cache `table`.
+    pub(super) fn get(&self, table: usize, index: usize) -> &Jump {
+        &self.0[JUMPS_BEFORE[table] + (index & (jumps_of(table) - 1))]
+    }
+
+    /// See [`Self::get`].
+    pub(super) fn get_mut(&mut self, table: usize, index: usize) -> &mut Jump {
+        &mut self.0[JUMPS_BEFORE[table] + (index & (jumps_of(table) - 1))]
+    }
+
+    /// The entry for `rip` in jump cache `table`.
+    pub(super) fn entry(&self, table: usize, rip: u64) -> &Jump {
+        self.get(table, jump_index(table, rip))
+    }
+}
+
+/// The word behind what is reached, while the bell has not been rung: for the kernel's jump caches and for
+/// the user's, by what an address is masked to be twice the number of its entry. It is zero when something
+/// may want the CPU's attention.
+pub(super) const ARMED: u64 = {
+    let [kernel, user] = [jumps_of(Class::Supervisor as usize), jumps_of(Class::User as usize)];
+    (2 * (kernel as u64 - 1)) | ((2 * (user as u64 - 1)) << 32)
+};
 
 /// What translated code reaches by the stack pointer, beside the first-level TLB, which is at a known
 /// distance.
@@ -197,7 +235,7 @@ unsafe impl Plain for Reached {}
 
 /// Offsets in [`State`].
 pub(super) mod at {
-    use super::{FEW, FirstLevel, Reached, State, distance, offset_of};
+    use super::{FEW, FirstLevel, Reached, State, distance, distance_of_word, offset_of};
 
     /// Where general register `n` is kept.
     pub(in super::super) fn gpr(n: usize) -> u32 {
@@ -212,6 +250,10 @@ pub(super) mod at {
     pub(in super::super) const TLB: u32 =
         (distance::<FirstLevel, Reached>() + offset_of!(Reached, state)) as u32;
     pub(in super::super) const JUMPS: u32 = offset_of!(Reached, state) as u32;
+    /// The word behind what is reached, for class `User` or for the others.
+    pub(in super::super) fn bell(user: bool) -> u32 {
+        (distance_of_word::<Reached>() - offset_of!(Reached, state)) as u32 + 4 * u32::from(user)
+    }
     pub(in super::super) const WINDOWS: u32 = offset_of!(State, windows) as u32;
     pub(in super::super) const OWNED: u32 = offset_of!(State, owned) as u32;
     pub(in super::super) const TOP: u32 = offset_of!(State, page) as u32;
@@ -241,7 +283,6 @@ pub(super) mod at {
     pub(in super::super) const FLAG_MASK: u32 = offset_of!(State, flag_mask) as u32;
     pub(in super::super) const FAST_CALLS: u32 = offset_of!(State, fast_calls) as u32;
     pub(in super::super) const CROSSING: u32 = offset_of!(State, crossing) as u32;
-    pub(in super::super) const WANTED: u32 = offset_of!(State, wanted) as u32;
     pub(in super::super) const FLAT: u32 = offset_of!(State, flat) as u32;
     pub(in super::super) const SOURCE: u32 = offset_of!(State, source) as u32;
     pub(in super::super) const EXPECTED: u32 = offset_of!(State, expected) as u32;
@@ -325,9 +366,9 @@ pub(super) fn bits_to_flags(bits: u64) -> u64 {
     ((bits & (SF | ZF | AF | PF | CF)) << 8) | ((bits & OF) / OF)
 }
 
-/// The jump cache's entry for `rip`.
-pub(super) fn jump_index(rip: u64) -> usize {
-    (rip >> JUMP_SHIFT) as usize % JUMPS
+/// Which entry of jump cache `table` is for `rip`.
+pub(super) fn jump_index(table: usize, rip: u64) -> usize {
+    (rip >> JUMP_SHIFT) as usize & (jumps_of(table) - 1)
 }
 
 /// What the entry at `index` has while it is for nothing: a RIP that is looked for elsewhere, so that it is

@@ -22,9 +22,6 @@ use crate::tlb::Class;
 const LOW_FLAGS: i32 = (bits::SF | bits::ZF | bits::AF | bits::PF | bits::CF) as i32;
 /// Flags with which SYSRET is left to the interpreter: they change more than themselves.
 const UNUSUAL: i32 = (bits::TF | bits::RF | bits::VM | bits::AC | bits::VIF | bits::VIP) as i32;
-/// Bit of IF in RFLAGS less that of the signal that it holds off.
-const INTERRUPT_SHIFT: i32 = 8;
-const _: () = assert!(bits::IF >> INTERRUPT_SHIFT == accel::Signal::Interrupt as u64);
 
 /// Guest register numbers.
 const RCX: usize = 1;
@@ -41,7 +38,7 @@ impl Compiler<'_> {
     ) -> Option<bool> {
         let (kernel, wide) = (self.places.kernel, self.places.wide);
         match insn.mnemonic() {
-            Mnemonic::Cli if kernel => self.cli(),
+            Mnemonic::Cli if kernel => self.set_system_flag(bits::IF, false),
             Mnemonic::Sti if kernel && next.is_some_and(is_harmless) => self.sti(),
             Mnemonic::Pause => self.asm.raw(&[0xf3, 0x90]),
             Mnemonic::Cld => self.set_system_flag(bits::DF, false),
@@ -70,19 +67,10 @@ impl Compiler<'_> {
         Some(false)
     }
 
-    /// CLI where it always may be executed.
-    fn cli(&mut self) {
-        self.set_system_flag(bits::IF, false);
-        let wanted = in_state(at::WANTED);
-        self.asm.mi(Code::And_rm32_imm32, wanted, !(accel::Signal::Interrupt as i32));
-    }
-
     /// STI where it always may be executed; what comes next can't be left before it is done, and
     /// interrupts are looked for after it.
     fn sti(&mut self) {
         self.set_system_flag(bits::IF, true);
-        let wanted = in_state(at::WANTED);
-        self.asm.mi(Code::Or_rm32_imm32, wanted, accel::Signal::Interrupt as i32);
         self.poll_after = Some(self.index + 1);
     }
 
@@ -198,11 +186,10 @@ impl Compiler<'_> {
         self.destroyed();
     }
 
-    /// Makes what is in [`S1`] RFLAGS, and with it IF what decides about interrupts. Uses [`S2`].
+    /// Makes what is in [`S1`] RFLAGS. Uses [`S2`].
     fn write_flags(&mut self) {
         let (value, other) = (low32(S1), low32(S2));
-        let (system, wanted) = (in_state(at::SYSTEM_FLAGS), in_state(at::WANTED));
-        let without = in_state(at::WANTED + 4);
+        let system = in_state(at::SYSTEM_FLAGS);
         self.asm.rr(Code::Mov_r32_rm32, Register::EAX, value);
         self.asm.ri(Code::And_rm32_imm32, Register::EAX, LOW_FLAGS);
         self.asm.ri(Code::Shl_rm32_imm8, Register::EAX, 8);
@@ -213,10 +200,6 @@ impl Compiler<'_> {
         self.asm.rr(Code::Mov_r32_rm32, other, value);
         self.asm.ri(Code::And_rm32_imm32, other, bits::SYSTEM as i32);
         self.asm.mr(Code::Mov_rm64_r64, system, S2);
-        self.asm.ri(Code::Shr_rm32_imm8, value, INTERRUPT_SHIFT);
-        self.asm.ri(Code::And_rm32_imm8, value, accel::Signal::Interrupt as i32);
-        self.asm.rm(Code::Or_r32_rm32, value, without);
-        self.asm.mr(Code::Mov_rm32_r32, wanted, value);
         self.destroyed();
     }
 
@@ -231,7 +214,7 @@ impl Compiler<'_> {
     /// Keeps for [`Self::go_to_kept`] where the code is that was looked up for class `class`, and the
     /// address that is in [`S1`].
     pub(super) fn keep_code(&mut self, class: Class) {
-        let code = near_plus_8(self.places.jumps_of(class) + CODE, S2);
+        let code = near_plus_8(self.places.jumps_of(class).at + CODE, S2);
         let spare = in_state(at::SPARE + 8);
         self.asm.rm(Code::Mov_r64_rm64, S2, code);
         self.asm.mr(Code::Mov_rm64_r64, spare, S2);
@@ -277,6 +260,9 @@ impl Compiler<'_> {
         self.require_fast_calls(slow);
         let flags = self.read_gpr(R11, S1);
         self.asm.ri(Code::Test_rm32_imm32, low32(flags), UNUSUAL);
+        self.asm.jcc(Cond::NotEqual, slow);
+        // Interrupts may have been disabled.
+        self.look_for_interrupt();
         self.asm.jcc(Cond::NotEqual, slow);
         let target = self.read_gpr(RCX, S1);
         self.asm.mov(S1, target);
