@@ -14,6 +14,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use memory::{CodeVersion, CodeWatcher, PageLog};
 
+use super::group::Windows;
 use super::state::Jump;
 use crate::cpu::Cpu;
 use crate::decode::decode;
@@ -72,12 +73,12 @@ pub(super) struct Place {
     pub(super) page: u64,
     pub(super) key: Key,
     /// Accesses may share a probe there (see `group`).
-    pub(super) windows: bool,
+    pub(super) windows: Windows,
 }
 
 impl Place {
     fn hash(&self) -> u64 {
-        let key = self.key.class as u64 | u64::from(self.windows) << 3;
+        let key = self.key.class as u64 | (self.windows as u64) << 3;
         let mut hasher = PlaceHasher::default();
         hasher.write_u64(self.host as u64 ^ self.page.rotate_left(32) ^ key);
         hasher.finish()
@@ -181,8 +182,8 @@ pub(super) struct Link {
     pub(super) from: u32,
     /// The offset in the page of where it leads.
     pub(super) target: u16,
-    /// It may lead to code that has windows.
-    pub(super) windows: bool,
+    /// What windows the code may have that it leads to.
+    pub(super) windows: Windows,
 }
 
 /// A translation as it is made.
@@ -305,7 +306,7 @@ impl Cache {
         let good = others.filter(|(_, other)| {
             other.version == page.version
                 && !other.crosses
-                && other.place.windows
+                && other.place.windows == Windows::Wide
                 && (other.place.page, other.place.key) == (this.place.page, this.place.key)
         });
         good.map(move |(n, other)| {
@@ -429,10 +430,10 @@ impl Cache {
         decode(known, mode.is_protected(), mode.code_bits(), rip, bytes)
     }
 
-    /// Whether the link numbered `n`, from 1, leads to code without windows.
-    pub(super) fn avoids_windows(&self, n: u32) -> bool {
+    /// What windows the code may have that link number `n`, from 1, leads to; or that of none.
+    pub(super) fn windows_of(&self, n: u32) -> Windows {
         let link = n.checked_sub(1).and_then(|n| self.links.get(n as usize));
-        link.is_some_and(|link| !link.windows)
+        link.map_or(Windows::Wide, |link| link.windows)
     }
 
     /// The link numbered `n`, from 1, if it may be made to lead to translation `to`. It is then taken to
@@ -466,7 +467,7 @@ mod tests {
         let add = |cache: &mut Cache, at: u64| {
             let (version, _) = log.mark_code(index);
             cache.add(NewTranslation {
-                place: Place { host: host.at(at).addr(), page: 0, key, windows: true },
+                place: Place { host: host.at(at).addr(), page: 0, key, windows: Windows::Wide },
                 code: 0,
                 source: &[0x90],
                 lens: vec![1],
@@ -476,7 +477,7 @@ mod tests {
         };
         let from = add(&mut cache, CODE);
         add(&mut cache, CODE + 16);
-        cache.links.push(Link { at: 1, unlinked: 2, from, target: 16, windows: true });
+        cache.links.push(Link { at: 1, unlinked: 2, from, target: 16, windows: Windows::Wide });
         assert!(cache.look_for_writes().is_empty(), "nothing was written");
         assert!(cache.make_link(1, 1).is_some());
         cpu.memory.write(CODE + 16, &[0xcc]).expect("RAM");

@@ -33,6 +33,7 @@ use super::cache::{Found, Key, Place};
 use super::compile::Input;
 use super::enter::{Left, enter};
 use super::flags::{ARITH, may_count_zero};
+use super::group::Windows;
 use super::state::{Jump, jump_index, no_jump};
 use crate::block::BlockCache;
 use crate::cpu::Cpu;
@@ -479,7 +480,7 @@ impl Translator {
         self.take_up_changes(cpu);
         let key = Key::of(cpu)?;
         let shared = Arc::clone(&self.shared);
-        self.translation(cpu, &mut shared.hold(), key, (true, 1)).ok()
+        self.translation(cpu, &mut shared.hold(), key, (Windows::Wide, 1)).ok()
     }
 
     /// The translation for `cpu`'s current instruction and `key`, if there is one and nothing has to be
@@ -491,7 +492,7 @@ impl Translator {
         let host = cpu.probe_code(cpu.rip)?.addr();
         let page = if super::is_movable(cpu.rip, key) { 0 } else { cpu.rip & !PAGE_OFFSET };
         let held = self.shared.hold();
-        match held.cache.find(&Place { host, page, key, windows: true }) {
+        match held.cache.find(&Place { host, page, key, windows: Windows::Wide }) {
             Found::Code(n) if held.cache.second(n).is_none() => Some(n),
             _ => None,
         }

@@ -15,7 +15,7 @@ use iced_x86::{
 use super::asm::{Asm, Finished, Label, in_state};
 use super::enter::X87;
 use super::flags::{Flags, Recipe, dead_flags};
-use super::group::{Window, WindowMiss};
+use super::group::{Touch, Window, WindowMiss, Windows, touches};
 use super::loans::{Loan, loans};
 use super::memory::number;
 use super::regs::{S1, S2};
@@ -61,8 +61,10 @@ pub(super) struct Places {
     pub(super) chains: bool,
     /// Instructions are counted (see `budget`).
     pub(super) counts: bool,
-    /// Accesses may share a probe (see `group`).
-    pub(super) windows: bool,
+    /// Which accesses may share a probe (see `group`).
+    pub(super) windows: Windows,
+    /// The general registers when the code is made.
+    pub(super) registers: [u64; 16],
 }
 
 impl Places {
@@ -122,7 +124,7 @@ pub(super) struct LinkSite {
     pub(super) unlinked: usize,
     pub(super) target: u64,
     /// See [`Unlinked`].
-    pub(super) windows: bool,
+    pub(super) windows: Windows,
 }
 
 /// Code out of line that executes an instruction with the interpreter.
@@ -170,8 +172,8 @@ pub(super) struct Unlinked {
     pub(super) target: u64,
     /// Offset of the jump's displacement.
     pub(super) displacement: usize,
-    /// It may lead to code that has windows.
-    pub(super) windows: bool,
+    /// What windows the code may have that it leads to.
+    pub(super) windows: Windows,
 }
 
 /// What is known of an instruction.
@@ -237,6 +239,10 @@ pub(super) struct Compiler<'a> {
     pub(super) unlinked: Vec<Unlinked>,
     /// Windows that are open.
     pub(super) windows: [Option<Window>; WINDOWS],
+    /// What each instruction accesses that may share one.
+    pub(super) touches: Vec<Option<Touch>>,
+    /// By how much each general register has changed since the beginning, if that is known.
+    pub(super) drift: [Option<i64>; 16],
     /// The window whose place [`S1`] has, if that has not changed since.
     pub(super) window_at_hand: Option<(usize, usize)>,
     pub(super) window_misses: Vec<WindowMiss>,
@@ -273,8 +279,9 @@ impl<'a> Compiler<'a> {
         let mut asm = Asm::new();
         let (top, again) = (asm.label(), asm.label());
         let facts = facts(input);
+        let touches = touches(input, &facts, &places);
         let loops = places.chains
-            && places.windows
+            && places.windows == Windows::Wide
             && !places.counts
             && input.last().is_some_and(|last| last.goes_to(start));
         let loans = if loops { loans(input, &facts) } else { Vec::new() };
@@ -294,6 +301,8 @@ impl<'a> Compiler<'a> {
             exits: Vec::new(),
             unlinked: Vec::new(),
             windows: [None; WINDOWS],
+            touches,
+            drift: [Some(0); 16],
             window_at_hand: None,
             window_misses: Vec::new(),
             polls: Vec::new(),
@@ -588,15 +597,15 @@ impl<'a> Compiler<'a> {
 
     /// Whether a jump to `target` stays in this translation.
     pub(super) fn is_again(&self, target: u64) -> bool {
-        // Code without windows is for one time.
-        target == self.start && self.places.chains && self.places.windows
+        // Code that does not have all windows is for one time.
+        target == self.start && self.places.chains && self.places.windows == Windows::Wide
     }
 
     /// Jumps to `target`, in this page, on a condition as encoded or in any case. Nothing is lent, unless it
     /// stays in this translation.
     pub(super) fn jump_linked(&mut self, condition: Option<u8>, target: u64) {
         if !self.is_again(target) {
-            self.jump_changeable(condition, target, true);
+            self.jump_changeable(condition, target, Windows::Wide);
             return;
         }
         // What instructions are charged for is before the other.
@@ -607,8 +616,8 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The same to another translation, which may have windows if `windows`.
-    pub(super) fn jump_changeable(&mut self, condition: Option<u8>, target: u64, windows: bool) {
+    /// The same to another translation, which may have these `windows`.
+    pub(super) fn jump_changeable(&mut self, condition: Option<u8>, target: u64, windows: Windows) {
         let from = self.asm.label();
         let displacement = self.asm.jump_changeable(condition, from);
         self.unlinked.push(Unlinked { from, target, displacement, windows });

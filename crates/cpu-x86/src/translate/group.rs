@@ -12,12 +12,14 @@
 //! the translation. Between two looks at the signals, no entry of the TLB is taken away.
 //!
 //! Where a window is not all in one page that can be reached, the code goes on in a translation from the
-//! same instruction on that has no windows.
+//! same instruction on whose windows are each in one page, as the registers are when it is made: what is on
+//! the stack stays where it is for a while. Where such a window is not in one page either, the code goes
+//! on without windows.
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::asm::{Cond, Label, at_plus, in_state, low32};
-use super::compile::{Compiler, writes};
+use super::compile::{Compiler, Facts, Input, Places, writes};
 use super::flags::{Recipe, is_simple};
 use super::memory::{For, number, purpose, sum};
 use super::regs::{S1, S2, sized};
@@ -36,6 +38,26 @@ const LOOK_AHEAD: usize = 40;
 const RSP: usize = 4;
 /// Number of the frame pointer.
 const RBP: usize = 5;
+
+/// Which windows a translation may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Windows {
+    /// Any.
+    Wide,
+    /// Those that are in one page as long as the registers are what they were when it was made.
+    InPage,
+    None,
+}
+
+impl Windows {
+    /// What a translation may have in which code goes on where these can't be reached.
+    fn fewer(self) -> Self {
+        match self {
+            Self::Wide => Self::InPage,
+            Self::InPage | Self::None => Self::None,
+        }
+    }
+}
 
 /// What an address is relative to: general registers by number, and what the second is multiplied by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +85,7 @@ impl Place {
 
 /// An access to memory by registers and a displacement.
 #[derive(Clone, Copy, Debug)]
-struct Touch {
+pub(super) struct Touch {
     place: Place,
     displacement: i64,
     size: i64,
@@ -144,54 +166,63 @@ fn known_change(insn: &Instruction, base: usize) -> Option<i64> {
     }
 }
 
-impl Compiler<'_> {
-    /// What instruction `index` accesses, if that is one that may share a window.
-    fn touch(&self, index: usize) -> Option<Touch> {
-        use Mnemonic::{Prefetchnta, Prefetcht0, Prefetcht1, Prefetcht2, Prefetchw};
-        let insn = self.input.get(index)?.insn.as_ref()?;
-        let word = |place, displacement, written| {
-            Some(Touch { place, displacement, size: 8, written, aligned: false })
-        };
-        let stack = |displacement, written| word(Place::at(RSP), displacement, written);
-        match insn.mnemonic() {
-            Mnemonic::Push if insn.op0_kind() != OpKind::Memory => {
-                (insn.stack_pointer_increment() == -8).then(|| stack(-8, true))?
-            }
-            Mnemonic::Call if insn.is_call_near() => stack(-8, true),
-            Mnemonic::Pop if insn.op0_kind() == OpKind::Register => {
-                (insn.stack_pointer_increment() == 8).then(|| stack(0, false))?
-            }
-            Mnemonic::Ret => stack(0, false),
-            Mnemonic::Leave => word(Place::at(RBP), 0, false),
-            Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta | Prefetchw => None,
-            _ => self.touched_operand(insn, index),
+/// What each of `input` accesses, if that may share a window in a translation with these `places`.
+pub(super) fn touches(input: &[Input], facts: &[Facts], places: &Places) -> Vec<Option<Touch>> {
+    let has_windows =
+        places.windows != Windows::None && places.wide && places.chains && !places.counts;
+    if !has_windows {
+        return vec![None; input.len()];
+    }
+    input.iter().zip(facts).map(|(input, facts)| touch(input.insn.as_ref()?, facts)).collect()
+}
+
+/// What `insn` accesses, if that may share a window.
+fn touch(insn: &Instruction, facts: &Facts) -> Option<Touch> {
+    use Mnemonic::{Prefetchnta, Prefetcht0, Prefetcht1, Prefetcht2, Prefetchw};
+    let word = |place, displacement, written| {
+        Some(Touch { place, displacement, size: 8, written, aligned: false })
+    };
+    let stack = |displacement, written| word(Place::at(RSP), displacement, written);
+    match insn.mnemonic() {
+        Mnemonic::Push if insn.op0_kind() != OpKind::Memory => {
+            (insn.stack_pointer_increment() == -8).then(|| stack(-8, true))?
         }
+        Mnemonic::Call if insn.is_call_near() => stack(-8, true),
+        Mnemonic::Pop if insn.op0_kind() == OpKind::Register => {
+            (insn.stack_pointer_increment() == 8).then(|| stack(0, false))?
+        }
+        Mnemonic::Ret => stack(0, false),
+        Mnemonic::Leave => word(Place::at(RBP), 0, false),
+        Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta | Prefetchw => None,
+        _ => touched_operand(insn, facts),
     }
+}
 
-    /// The same for an operand that is written out.
-    fn touched_operand(&self, insn: &Instruction, n: usize) -> Option<Touch> {
-        let operand = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory)?;
-        let (base, index) = (insn.memory_base(), insn.memory_index());
-        let is_whole = |register: Register| register == Register::None || register.is_gpr64();
-        let plain = (base, index) != (Register::None, Register::None)
-            && is_whole(base)
-            && is_whole(index)
-            && !matches!(insn.memory_segment(), Register::FS | Register::GS)
-            && is_simple(insn);
-        let written = writes(self.facts[n].accesses[operand as usize]);
-        let usual = matches!(purpose(insn, written), For::Read | For::Write);
-        let size = insn.memory_size().size() as i64;
-        let named = |register: Register| register.is_gpr64().then(|| number(register));
-        let index = named(index).map(|index| (index, insn.memory_index_scale()));
-        (plain && usual && size > 0).then(|| Touch {
-            place: Place { base: named(base), index },
-            displacement: insn.memory_displacement64() as i64,
-            size,
-            written,
-            aligned: must_be_aligned(insn),
-        })
-    }
+/// The same for an operand that is written out.
+fn touched_operand(insn: &Instruction, facts: &Facts) -> Option<Touch> {
+    let operand = (0..insn.op_count()).find(|&n| insn.op_kind(n) == OpKind::Memory)?;
+    let (base, index) = (insn.memory_base(), insn.memory_index());
+    let is_whole = |register: Register| register == Register::None || register.is_gpr64();
+    let plain = (base, index) != (Register::None, Register::None)
+        && is_whole(base)
+        && is_whole(index)
+        && !matches!(insn.memory_segment(), Register::FS | Register::GS)
+        && is_simple(insn);
+    let written = writes(facts.accesses[operand as usize]);
+    let usual = matches!(purpose(insn, written), For::Read | For::Write);
+    let size = insn.memory_size().size() as i64;
+    let named = |register: Register| register.is_gpr64().then(|| number(register));
+    let index = named(index).map(|index| (index, insn.memory_index_scale()));
+    (plain && usual && size > 0).then(|| Touch {
+        place: Place { base: named(base), index },
+        displacement: insn.memory_displacement64() as i64,
+        size,
+        written,
+        aligned: must_be_aligned(insn),
+    })
+}
 
+impl Compiler<'_> {
     /// The window for `touch`, which is the current instruction's, and what follows; `None` if there is
     /// nothing to share it with.
     fn window(&self, touch: &Touch) -> Option<Window> {
@@ -202,9 +233,10 @@ impl Compiler<'_> {
         for index in self.index..self.input.len().min(self.index + LOOK_AHEAD) {
             let Some(insn) = &self.input[index].insn else { break };
             if index != self.index
-                && let Some(touch) = self.touch(index)
-                && let Some(wider) = window.with(&touch, moved)
+                && let Some(touch) = &self.touches[index]
+                && let Some(wider) = window.with(touch, moved)
                 && (wider.written == window.written || sure)
+                && self.may_be(&wider)
             {
                 window = wider;
                 others += 1;
@@ -222,15 +254,40 @@ impl Compiler<'_> {
         (others > 0).then_some(window)
     }
 
-    /// Whether windows can be used at all.
-    fn has_windows(&self) -> bool {
-        self.places.windows && self.places.wide && self.places.chains && !self.places.counts
+    /// Whether `window` is one that the translation may have.
+    fn may_be(&self, window: &Window) -> bool {
+        if self.places.windows == Windows::Wide {
+            return true;
+        }
+        let now = |n: usize| Some(self.places.registers[n].wrapping_add_signed(self.drift[n]?));
+        let Place { base, index } = window.place;
+        let base = base.map_or(Some(0), now);
+        let index = index.map_or(Some(0), |(n, scale)| Some(now(n)?.wrapping_mul(scale.into())));
+        base.zip(index).is_some_and(|(base, index)| {
+            let at = base.wrapping_add(index);
+            let ends = [window.from, window.to - 1].map(|end| at.wrapping_add_signed(end));
+            ends[0] & !PAGE_OFFSET == ends[1] & !PAGE_OFFSET
+        })
+    }
+
+    /// How many instructions come before the next that accesses what `window` has.
+    fn next_use(&self, window: &Window) -> Option<usize> {
+        let mut moved = 0;
+        for index in self.index..self.input.len().min(self.index + LOOK_AHEAD) {
+            let here = Window { from: window.from - moved, to: window.to - moved, ..*window };
+            if self.touches[index].as_ref().is_some_and(|touch| here.has(touch)) {
+                return Some(index - self.index);
+            }
+            let insn = self.input[index].insn.as_ref()?;
+            moved += window.place.change(insn, self.facts[index].changed)?;
+        }
+        None
     }
 
     /// If the current instruction's access has a window, or opens one: puts into [`S1`] what the address on
     /// the host is relative to, and returns the difference.
     pub(super) fn access_in_window(&mut self) -> Option<i64> {
-        let touch = self.touch(self.index).filter(|_| self.has_windows())?;
+        let touch = self.touches[self.index]?;
         let open = self.windows.iter().position(|window| window.is_some_and(|w| w.has(&touch)));
         if let Some(slot) = open {
             let mut window = self.windows[slot]?;
@@ -243,14 +300,11 @@ impl Compiler<'_> {
             return Some(touch.displacement - window.from);
         }
         let window = self.window(&touch)?;
-        // One for the same registers is hardly of use any more.
-        let same = |w: &Option<Window>| w.is_some_and(|w| w.place == window.place);
-        let slot = self
-            .windows
-            .iter()
-            .position(same)
-            .or_else(|| self.windows.iter().position(Option::is_none))
-            .unwrap_or(self.index % WINDOWS);
+        // In the place of one that is not open, or is not needed for the longest time.
+        let needed = |window: &Window| self.next_use(window).unwrap_or(usize::MAX - 1);
+        let slot = (0..WINDOWS)
+            .rev()
+            .max_by_key(|&slot| self.windows[slot].as_ref().map_or(usize::MAX, needed))?;
         self.open(window, slot, &touch);
         Some(touch.displacement - window.from)
     }
@@ -311,6 +365,12 @@ impl Compiler<'_> {
     /// The current instruction is done: registers have changed.
     pub(super) fn follow_windows(&mut self, insn: Option<&Instruction>) {
         let changed = self.facts[self.index].changed;
+        for (register, drift) in self.drift.iter_mut().enumerate() {
+            if changed & 1 << register != 0 {
+                let change = insn.and_then(|insn| known_change(insn, register));
+                *drift = drift.zip(change).map(|(drift, change)| drift.wrapping_add(change));
+            }
+        }
         for window in &mut self.windows {
             let Some(open) = window else { continue };
             match insn.and_then(|insn| open.place.change(insn, changed)) {
@@ -344,7 +404,7 @@ impl Compiler<'_> {
             }
             self.write_notes(notes);
             self.give_back_loans(!self.loans.is_empty());
-            self.jump_changeable(None, rip, false);
+            self.jump_changeable(None, rip, self.places.windows.fewer());
         }
     }
 }

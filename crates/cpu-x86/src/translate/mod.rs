@@ -77,6 +77,7 @@ use cache::{Found, Key, Link, NewTranslation, Place, SourcePage};
 use check::Checker;
 use compile::{Compiled, Compiler, ENTRY, Input, LinkSite, Places, goes_on};
 use enter::Left;
+use group::Windows;
 use jumps::Jumps;
 pub(crate) use shared::Sharing;
 use shared::{Held, Kind, Shared};
@@ -447,7 +448,7 @@ impl Translator {
         let link = std::mem::take(&mut self.link);
         let shared = Arc::clone(&self.shared);
         let mut held = shared.hold();
-        let windows = !held.cache.avoids_windows(link);
+        let windows = held.cache.windows_of(link);
         let n = self.translation(cpu, &mut held, key, (windows, times))?;
         let Held { cache, code: buffer } = &mut *held;
         let code = cache.translations[n as usize].code;
@@ -458,7 +459,7 @@ impl Translator {
             self.counters.count(Count::Links);
             buffer.patch(link.at, code + ENTRY as u64);
         }
-        if windows {
+        if windows == Windows::Wide {
             let jumps = &mut self.reached.jumps;
             self.jumps.fill(jumps, cache, table, (n, cpu.rip));
             self.jumps.enter(jumps, cache, table, (n, Jump { rip: cpu.rip, code }));
@@ -472,7 +473,7 @@ impl Translator {
         cpu: &mut Cpu,
         held: &mut Held,
         key: Key,
-        (windows, times): (bool, u8),
+        (windows, times): (Windows, u8),
     ) -> std::result::Result<u32, Missing> {
         self.counters.count(Count::LookUps);
         let Some(host) = cpu.probe_code(cpu.rip) else {
@@ -487,7 +488,10 @@ impl Translator {
                 n
             }
             Found::Stale(_) => self.translated(cpu, held, &place, host)?,
-            Found::Nothing if !windows || self.shared.warm(host.addr(), times, self.threshold) => {
+            Found::Nothing
+                if windows != Windows::Wide
+                    || self.shared.warm(host.addr(), times, self.threshold) =>
+            {
                 self.translated(cpu, held, &place, host)?
             }
             Found::Nothing => {
@@ -582,7 +586,7 @@ impl Translator {
             len = input.iter().map(|input| usize::from(input.op.len)).sum();
         }
         let mut round = input.len();
-        if place.windows && self.chains && !self.counts && second.is_none() {
+        if place.windows == Windows::Wide && self.chains && !self.counts && second.is_none() {
             round = unroll(&mut input, rip);
             len = input[..round].iter().map(|input| usize::from(input.op.len)).sum();
         }
@@ -646,6 +650,7 @@ impl Translator {
             chains: self.chains,
             counts: self.counts,
             windows: place.windows,
+            registers: std::array::from_fn(|n| cpu.gpr[n]),
         }
     }
 }

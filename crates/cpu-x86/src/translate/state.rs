@@ -33,10 +33,10 @@ pub(super) struct State {
     pub(super) bases: [u64; 2],
     /// Values that need a place for a moment.
     pub(super) spare: [u64; 2],
-    /// Where windows are on the host; see `group`.
-    pub(super) windows: [u64; WINDOWS],
     /// The general registers in [`FEW`].
     few: [u64; FEW.len()],
+    /// Where windows are on the host; see `group`.
+    pub(super) windows: [u64; WINDOWS],
     /// All others, by number.
     others: [u64; 16],
     /// What was in registers that are lent; see `loans`.
@@ -135,7 +135,7 @@ impl State {
 }
 
 /// How many windows may be open at a time.
-pub(super) const WINDOWS: usize = 4;
+pub(super) const WINDOWS: usize = 8;
 
 /// The general registers that no register of the host's is kept for: they are at hand.
 const FEW: [usize; 4] = [10, 11, 14, 15];
@@ -301,8 +301,7 @@ pub(super) mod at {
     pub(in super::super) const YMM_HIGH: u32 = offset_of!(State, ymm_high) as u32;
 }
 
-const _: () =
-    assert!(at::TOP.is_multiple_of(16) && offset_of!(State, others) as u32 - at::TOP <= 128);
+const _: () = assert!(at::TOP.is_multiple_of(16) && at::WINDOWS - at::TOP <= 128);
 const _: () = assert!(size_of::<X87Image>() == 576 && offset_of!(X87Image, header) == 512);
 
 /// Most translations at a time.
