@@ -410,7 +410,8 @@ fn join(translator: &mut Translator, cpu: &mut Cpu, linear: u64) -> Option<()> {
         return None;
     }
     let second = cpu.tlb.probe(cpu.class, next, 1, Access::Read)?;
-    let (head, tail) = translator.reached.state.joined.split_at_mut(first_len);
+    let joined = &mut translator.reached.state.joined[..JOINED_LEN];
+    let (head, tail) = joined.split_at_mut(first_len);
     first.read_bytes(head);
     second.read_bytes(tail);
     translator.reached.state.address = translator.reached.state.joined.as_ptr() as u64;

@@ -82,6 +82,7 @@ use jumps::Jumps;
 pub(crate) use shared::Sharing;
 use shared::{Held, Kind, Shared};
 use state::{JUMP_TABLES, Jump, Reached, Site, at};
+use thunks::Missed;
 use vector::HostFeatures;
 
 /// log2 of the number of places where executions are counted.
@@ -644,7 +645,11 @@ impl Translator {
             leave: self.shared.thunks.leave,
             leave_by_link: self.shared.thunks.leave_by_link,
             units: self.shared.thunks.units,
-            refill: self.shared.thunks.refill,
+            refill: {
+                let mut refill = self.shared.thunks.refill;
+                refill[Missed::Read as usize] = self.shared.thunks.read[key.class as usize];
+                refill
+            },
             time: self.shared.thunks.time,
             kernel: cpu.cpl == 0,
             chains: self.chains,

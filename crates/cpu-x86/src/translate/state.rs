@@ -113,8 +113,8 @@ pub(super) struct State {
     /// Where vector registers are while the TLB is refilled.
     pub(super) vectors: [u128; 32],
     pub(super) x87_image: X87Image,
-    /// The bytes of a read that runs from one page into another.
-    pub(super) joined: [u8; JOINED],
+    /// What is at the end of one page, and where another begins, for a read that runs from one into the other.
+    pub(super) joined: [u8; 2 * JOINED],
 }
 
 impl State {
@@ -295,6 +295,7 @@ pub(super) mod at {
     pub(in super::super) const X87_PAGE: u32 = offset_of!(State, x87_page) as u32;
     pub(in super::super) const X87_POINTER: u32 = offset_of!(State, x87_pointer) as u32;
     pub(in super::super) const X87_NEXT_POINTER: u32 = offset_of!(State, x87_next_pointer) as u32;
+    pub(in super::super) const JOINED: u32 = offset_of!(State, joined) as u32;
     pub(in super::super) const X87_IMAGE: u32 = offset_of!(State, x87_image) as u32;
     pub(in super::super) const VECTORS: u32 = offset_of!(State, vectors) as u32;
     pub(in super::super) const XMM: u32 = offset_of!(State, xmm) as u32;

@@ -3,9 +3,12 @@
 
 use iced_x86::{Code, MemoryOperand, Register};
 
-use super::asm::{Asm, Cond, Label, Placed, at as memory_at, at_plus, low32};
+use super::asm::{Asm, Cond, Label, Placed, at as memory_at, at_plus, before_state, low32};
+use super::memory::sum;
 use super::regs::{HOST, S1, S2};
-use super::state::at;
+use super::state::{JOINED as JOINED_LEN, at};
+use crate::host::{PAGE_OFFSET, TlbEntry};
+use crate::tlb::{CLASSES, L1_ENTRIES};
 
 /// Addresses of the thunks.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +22,9 @@ pub(super) struct Thunks {
     pub(super) units: u64,
     /// Refill the TLB or the jump cache, by [`Missed`].
     pub(super) refill: [u64; 4],
+    /// As that of [`Missed::Read`], for code of each class: a read that runs from one page into another, both
+    /// in the TLB, needs no helper.
+    pub(super) read: [u64; CLASSES],
     /// Reads the time-stamp counter.
     pub(super) time: u64,
     /// Leaves, to go on where that is expected.
@@ -105,12 +111,14 @@ pub(super) fn write(start: u64, avx: bool) -> (Placed, Thunks) {
     let step = writer.step(out);
     let units = writer.units(out);
     let refill = Missed::ALL.map(|what| writer.ask(at::REFILL, what as u64));
+    let missed_read = refill[Missed::Read as usize];
+    let read = std::array::from_fn(|class| writer.read(class, missed_read));
     let time = writer.ask(at::TIME, 0);
     let arrived = writer.jumped_to();
     let expected = writer.at(at::EXPECTED);
     writer.asm.rm(Code::Mov_r64_rm64, S1, expected);
     writer.asm.jmp_to(leave);
-    let thunks = Thunks { enter, step, leave, leave_by_link, units, refill, time, arrived };
+    let thunks = Thunks { enter, step, leave, leave_by_link, units, refill, read, time, arrived };
     (writer.asm.finish().place([start, start]), thunks)
 }
 
@@ -365,6 +373,73 @@ impl Writer {
         self.asm.ri(Code::Cmp_rm64_imm8, S2, GIVE_UP as i32);
         self.asm.raw(&[0xc3]);
         start
+    }
+
+    /// Code of class number `class` missed with a read. If that runs from one page into another, and the TLB has
+    /// both, puts together what is around; else goes to `missed`.
+    fn read(&mut self, class: usize, missed: u64) -> u64 {
+        const PAGE: i64 = PAGE_OFFSET as i64 + 1;
+        const MASK: i32 = ((L1_ENTRIES - 1) << 5) as i32;
+        let start = self.called();
+        let (not_there, next_not_there) = (self.asm.label(), self.asm.label());
+        let (first, second, part) = (Register::RCX, Register::RDX, Register::RSI);
+        let scratch = [(1, first), (2, second), (6, part)];
+        let table =
+            before_state(at::TLB) as i64 + (class * size_of::<[TlbEntry; L1_ENTRIES]>()) as i64;
+        let entry = |field: usize| {
+            let displacement = table + field as i64 + i64::from(RETURN_ADDRESS);
+            sum(Some(Register::RSP), Some((S2, 1)), displacement)
+        };
+        let (tag, host) = (entry(TlbEntry::READ), entry(TlbEntry::HOST));
+        // The probe has left the offset, if the page is there.
+        self.asm.ri(Code::Cmp_rm64_imm32, S1, PAGE_OFFSET as i32);
+        self.asm.jcc(Cond::Above, not_there);
+        for (n, register) in scratch {
+            let home = self.at(at::gpr(n));
+            self.asm.mr(Code::Mov_rm64_r64, home, register);
+        }
+        self.asm.rm(Code::Mov_r64_rm64, second, tag);
+        self.asm.rm(Code::Mov_r64_rm64, first, host);
+        self.asm.ri(Code::Add_rm64_imm32, second, PAGE as i32);
+        // Beyond the last page of all there is none.
+        self.asm.jcc(Cond::Equal, next_not_there);
+        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, second, 7);
+        self.asm.ri(Code::And_rm32_imm32, low32(S2), MASK);
+        self.asm.rm(Code::Cmp_r64_rm64, second, tag);
+        self.asm.jcc(Cond::NotEqual, next_not_there);
+        self.asm.rm(Code::Mov_r64_rm64, S2, host);
+        let half = JOINED_LEN as i64;
+        for at in (0..half).step_by(8) {
+            for (from, to) in [(at_plus(first, PAGE - half + at), at), (at_plus(S2, at), half + at)]
+            {
+                let to = self.at(at::JOINED + to as u32);
+                self.asm.rm(Code::Mov_r64_rm64, part, from);
+                self.asm.mr(Code::Mov_rm64_r64, to, part);
+            }
+        }
+        let middle = i64::from(at::JOINED) - i64::from(at::TOP) + i64::from(RETURN_ADDRESS) + half;
+        let joined = sum(Some(Register::RSP), Some((S1, 1)), middle - PAGE);
+        self.asm.rm(Code::Lea_r64_m, S1, joined);
+        self.load_scratch(&scratch);
+        self.asm.mov_imm(S2, JOINED);
+        self.asm.ri(Code::Cmp_rm64_imm8, S2, GIVE_UP as i32);
+        self.asm.raw(&[0xc3]);
+        self.asm.bind(next_not_there);
+        self.asm.rm(Code::Lea_r64_m, second, at_plus(second, -PAGE));
+        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, second, 7);
+        self.asm.ri(Code::And_rm32_imm32, low32(S2), MASK);
+        self.load_scratch(&scratch);
+        self.asm.bind(not_there);
+        self.asm.jmp_to(missed);
+        start
+    }
+
+    /// Registers, each with the number of the general register that it has, from where they are kept.
+    fn load_scratch(&mut self, scratch: &[(usize, Register)]) {
+        for &(n, register) in scratch {
+            let home = self.at(at::gpr(n));
+            self.asm.rm(Code::Mov_r64_rm64, register, home);
+        }
     }
 
     fn leave(&mut self, out: Label) {
