@@ -12,7 +12,7 @@ use iced_x86::{
     Mnemonic, OpAccess, OpKind, Register,
 };
 
-use super::asm::{Asm, Finished, Label, in_state};
+use super::asm::{Asm, Encoded, Finished, Label, in_state};
 use super::enter::X87;
 use super::flags::{Flags, Recipe, dead_flags};
 use super::group::{Touch, Window, WindowMiss, Windows, touches};
@@ -49,6 +49,8 @@ pub(super) struct Places {
     pub(super) units: u64,
     /// Refill the TLB or the jump cache, by [`Missed`]; see `thunks` for how they return.
     pub(super) refill: [u64; 4],
+    /// Takes what was written across the end of a page, [`S2`] bytes.
+    pub(super) written: u64,
     /// Reads the time-stamp counter, the same way.
     pub(super) time: u64,
     /// The privilege level is 0.
@@ -141,6 +143,19 @@ struct Slow {
     notes: Notes,
     /// Registers are lent.
     lent: bool,
+    /// The instruction itself, if all that it does is to store.
+    store: Option<Store>,
+}
+
+/// A store for which the probe may find that it runs from one page into another.
+#[derive(Clone, Copy)]
+pub(super) struct Store {
+    /// The instruction, which stores to where [`S1`] says.
+    pub(super) code: Encoded,
+    /// The general register that it stores, if that has to be loaded into [`S2`] first.
+    pub(super) from: Option<usize>,
+    /// How many bytes.
+    pub(super) size: usize,
 }
 
 /// A probe of the TLB.
@@ -477,8 +492,18 @@ impl<'a> Compiler<'a> {
         let back = self.asm.label();
         let (notes, recipe, lent) = (self.notes, self.flags.recipe_if_needed(), self.lent);
         let op = self.index;
-        self.slow.push(Slow { from, back, op, probe, flags: false, recipe, notes, lent });
+        let store = None;
+        self.slow.push(Slow { from, back, op, probe, flags: false, recipe, notes, lent, store });
         from
+    }
+
+    /// The probe that was written last, if one was for the instruction, is for `store`.
+    pub(super) fn is_for(&mut self, store: Store) {
+        let last = self.slow.last_mut().filter(|slow| slow.op == self.index);
+        let write = |slow: &&mut Slow| slow.probe.is_some_and(|probe| probe.what == Missed::Write);
+        if let Some(slow) = last.filter(write) {
+            slow.store = Some(store);
+        }
     }
 
     /// The instruction is done: whatever went to its places out of line comes back here.
@@ -623,6 +648,27 @@ impl<'a> Compiler<'a> {
         self.unlinked.push(Unlinked { from, target, displacement, windows });
     }
 
+    /// Where what has to be stored runs from one page into another, and the thunk has given it a place
+    /// ("above"), stores it there and goes on behind the instruction.
+    fn store_across_pages(&mut self, slow: &Slow) {
+        let elsewhere = self.asm.label();
+        let store = slow.store.filter(|_| !slow.flags);
+        // The other engine's writes are compared one by one.
+        let Some(Store { code, from, size }) = store.filter(|_| self.places.chains) else {
+            return;
+        };
+        self.asm.jcc(super::asm::Cond::BelowEqual, elsewhere);
+        if let Some(from) = from {
+            let home = self.home(from);
+            self.asm.rm(Code::Mov_r64_rm64, S2, home);
+        }
+        self.asm.put(&code);
+        self.asm.mov_imm(S2, size as u64);
+        self.asm.call_to(self.places.written);
+        self.asm.jmp(slow.back);
+        self.asm.bind(elsewhere);
+    }
+
     fn finish(mut self) -> Compiled {
         let lent = !self.loans.is_empty();
         for exit in std::mem::take(&mut self.exits) {
@@ -653,6 +699,9 @@ impl<'a> Compiler<'a> {
                 self.asm.jcc(super::asm::Cond::Below, begin);
                 if what == Missed::Read {
                     self.asm.jcc(super::asm::Cond::Above, end);
+                }
+                if what == Missed::Write {
+                    self.store_across_pages(&slow);
                 }
             }
             if let Some(recipe) = &slow.recipe {

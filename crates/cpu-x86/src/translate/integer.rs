@@ -6,7 +6,7 @@
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpAccess, OpKind, Register};
 
 use super::asm::{Cond, at, at_plus, in_state, low32};
-use super::compile::{Compiler, reads, writes};
+use super::compile::{Compiler, Store, reads, writes};
 use super::flags::FlagUse;
 use super::memory::{For, number, purpose};
 use super::regs::{GUEST_RAX, GUEST_RSP, S1, S2, sized};
@@ -305,6 +305,13 @@ impl Compiler<'_> {
                 code = displaced;
             }
         }
+        if in_memory && self.only_stores(insn) {
+            let from = borrowed[0].filter(|borrowed| !borrowed.high).map(|from| from.number);
+            let known = from.is_some() || borrowed[0].is_none();
+            if let Some(size) = access.filter(|_| known) {
+                self.is_for(Store { code, from, size });
+            }
+        }
         for borrowed in borrowed.iter().flatten().filter(|borrowed| borrowed.read) {
             let from = self.read_gpr(borrowed.number, borrowed.scratch);
             if borrowed.high {
@@ -324,6 +331,15 @@ impl Compiler<'_> {
         }
         self.slow_returns();
         true
+    }
+
+    /// Whether all that `insn` does is to store what is in a register, or a number.
+    fn only_stores(&self, insn: &Instruction) -> bool {
+        let accesses = self.accesses();
+        insn.op0_kind() == OpKind::Memory
+            && insn.op_count() == 2
+            && (accesses[0], accesses[1]) == (OpAccess::Write, OpAccess::Read)
+            && insn.rflags_modified() == 0
     }
 
     /// Replaces the general registers of `insn` by the host's, and those without by scratch registers,

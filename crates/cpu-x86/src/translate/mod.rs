@@ -647,9 +647,12 @@ impl Translator {
             units: self.shared.thunks.units,
             refill: {
                 let mut refill = self.shared.thunks.refill;
-                refill[Missed::Read as usize] = self.shared.thunks.read[key.class as usize];
+                let [read, write] = self.shared.thunks.join[key.class as usize];
+                refill[Missed::Read as usize] = read;
+                refill[Missed::Write as usize] = write;
                 refill
             },
+            written: self.shared.thunks.written,
             time: self.shared.thunks.time,
             kernel: cpu.cpl == 0,
             chains: self.chains,

@@ -114,7 +114,11 @@ pub(super) struct State {
     pub(super) vectors: [u128; 32],
     pub(super) x87_image: X87Image,
     /// What is at the end of one page, and where another begins, for a read that runs from one into the other.
+    /// In the same way, what is written in one piece before its parts go to their pages.
     pub(super) joined: [u8; 2 * JOINED],
+    /// For such a write: its offset in the first page, where that is on the host, and where the second page
+    /// is.
+    pub(super) parts: [u64; 3],
 }
 
 impl State {
@@ -295,6 +299,7 @@ pub(super) mod at {
     pub(in super::super) const X87_PAGE: u32 = offset_of!(State, x87_page) as u32;
     pub(in super::super) const X87_POINTER: u32 = offset_of!(State, x87_pointer) as u32;
     pub(in super::super) const X87_NEXT_POINTER: u32 = offset_of!(State, x87_next_pointer) as u32;
+    pub(in super::super) const PARTS: u32 = offset_of!(State, parts) as u32;
     pub(in super::super) const JOINED: u32 = offset_of!(State, joined) as u32;
     pub(in super::super) const X87_IMAGE: u32 = offset_of!(State, x87_image) as u32;
     pub(in super::super) const VECTORS: u32 = offset_of!(State, vectors) as u32;

@@ -22,9 +22,11 @@ pub(super) struct Thunks {
     pub(super) units: u64,
     /// Refill the TLB or the jump cache, by [`Missed`].
     pub(super) refill: [u64; 4],
-    /// As that of [`Missed::Read`], for code of each class: a read that runs from one page into another, both
-    /// in the TLB, needs no helper.
-    pub(super) read: [u64; CLASSES],
+    /// As those of [`Missed::Read`] and [`Missed::Write`], for code of each class: what runs from one page into
+    /// another, both in the TLB, needs no helper.
+    pub(super) join: [[u64; 2]; CLASSES],
+    /// Takes what was written so, [`S2`] bytes.
+    pub(super) written: u64,
     /// Reads the time-stamp counter.
     pub(super) time: u64,
     /// Leaves, to go on where that is expected.
@@ -81,6 +83,9 @@ const LOST: [Register; 8] = [
     Register::R11,
 ];
 
+/// Bytes of a page.
+const PAGE: i64 = PAGE_OFFSET as i64 + 1;
+
 struct Writer {
     asm: Asm,
     start: u64,
@@ -111,14 +116,18 @@ pub(super) fn write(start: u64, avx: bool) -> (Placed, Thunks) {
     let step = writer.step(out);
     let units = writer.units(out);
     let refill = Missed::ALL.map(|what| writer.ask(at::REFILL, what as u64));
-    let missed_read = refill[Missed::Read as usize];
-    let read = std::array::from_fn(|class| writer.read(class, missed_read));
+    let missed = [Missed::Read, Missed::Write].map(|what| refill[what as usize]);
+    let join = std::array::from_fn(|class| {
+        std::array::from_fn(|written| writer.join(class, written != 0, missed[written]))
+    });
+    let written = writer.written();
     let time = writer.ask(at::TIME, 0);
     let arrived = writer.jumped_to();
     let expected = writer.at(at::EXPECTED);
     writer.asm.rm(Code::Mov_r64_rm64, S1, expected);
     writer.asm.jmp_to(leave);
-    let thunks = Thunks { enter, step, leave, leave_by_link, units, refill, read, time, arrived };
+    let thunks =
+        Thunks { enter, step, leave, leave_by_link, units, refill, join, written, time, arrived };
     (writer.asm.finish().place([start, start]), thunks)
 }
 
@@ -334,14 +343,13 @@ impl Writer {
     fn keep_registers(&mut self, back: bool) {
         let homes = HOST.iter().enumerate().filter_map(|(n, register)| Some((n, (*register)?)));
         let lost = homes.filter(|(_, register)| LOST.contains(register));
-        let lost = lost.map(|(n, register)| (at::gpr(n), register));
-        for (home, register) in lost.chain([(at::FLAGS, Register::RAX)]) {
-            let home = self.at(home);
-            if back {
-                self.asm.rm(Code::Mov_r64_rm64, register, home);
-            } else {
-                self.asm.mr(Code::Mov_rm64_r64, home, register);
-            }
+        let lost: Vec<(usize, Register)> = lost.collect();
+        self.keep_scratch(&lost, back);
+        let flags = self.at(at::FLAGS);
+        if back {
+            self.asm.rm(Code::Mov_r64_rm64, Register::RAX, flags);
+        } else {
+            self.asm.mr(Code::Mov_rm64_r64, flags, Register::RAX);
         }
     }
 
@@ -375,70 +383,116 @@ impl Writer {
         start
     }
 
-    /// Code of class number `class` missed with a read. If that runs from one page into another, and the TLB has
-    /// both, puts together what is around; else goes to `missed`.
-    fn read(&mut self, class: usize, missed: u64) -> u64 {
-        const PAGE: i64 = PAGE_OFFSET as i64 + 1;
-        const MASK: i32 = ((L1_ENTRIES - 1) << 5) as i32;
+    /// Code of class number `class` missed. If the access runs from one page into another, and the TLB has both,
+    /// gives it [`State::joined`](super::state::State::joined): what is read has been put together there, what
+    /// is written is for [`Self::written`] to take. Else goes to `missed`.
+    fn join(&mut self, class: usize, written: bool, missed: u64) -> u64 {
         let start = self.called();
         let (not_there, next_not_there) = (self.asm.label(), self.asm.label());
-        let (first, second, part) = (Register::RCX, Register::RDX, Register::RSI);
-        let scratch = [(1, first), (2, second), (6, part)];
-        let table =
-            before_state(at::TLB) as i64 + (class * size_of::<[TlbEntry; L1_ENTRIES]>()) as i64;
-        let entry = |field: usize| {
-            let displacement = table + field as i64 + i64::from(RETURN_ADDRESS);
-            sum(Some(Register::RSP), Some((S2, 1)), displacement)
-        };
-        let (tag, host) = (entry(TlbEntry::READ), entry(TlbEntry::HOST));
+        let (first, second) = (Register::RCX, Register::RDX);
+        let scratch = [(1, first), (2, second), (6, Register::RSI)];
+        let table = size_of::<[TlbEntry; L1_ENTRIES]>() as i32 * class as i32;
+        let table = before_state(at::TLB) + table + RETURN_ADDRESS as i32;
+        let entry =
+            |field: usize| sum(Some(Register::RSP), Some((S2, 1)), i64::from(table) + field as i64);
+        let tag = entry(if written { TlbEntry::WRITE } else { TlbEntry::READ });
+        let host = entry(TlbEntry::HOST);
         // The probe has left the offset, if the page is there.
         self.asm.ri(Code::Cmp_rm64_imm32, S1, PAGE_OFFSET as i32);
         self.asm.jcc(Cond::Above, not_there);
-        for (n, register) in scratch {
-            let home = self.at(at::gpr(n));
-            self.asm.mr(Code::Mov_rm64_r64, home, register);
-        }
+        self.keep_scratch(&scratch, false);
         self.asm.rm(Code::Mov_r64_rm64, second, tag);
         self.asm.rm(Code::Mov_r64_rm64, first, host);
         self.asm.ri(Code::Add_rm64_imm32, second, PAGE as i32);
         // Beyond the last page of all there is none.
         self.asm.jcc(Cond::Equal, next_not_there);
-        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, second, 7);
-        self.asm.ri(Code::And_rm32_imm32, low32(S2), MASK);
+        self.index(second);
         self.asm.rm(Code::Cmp_r64_rm64, second, tag);
         self.asm.jcc(Cond::NotEqual, next_not_there);
         self.asm.rm(Code::Mov_r64_rm64, S2, host);
-        let half = JOINED_LEN as i64;
-        for at in (0..half).step_by(8) {
-            for (from, to) in [(at_plus(first, PAGE - half + at), at), (at_plus(S2, at), half + at)]
-            {
-                let to = self.at(at::JOINED + to as u32);
-                self.asm.rm(Code::Mov_r64_rm64, part, from);
-                self.asm.mr(Code::Mov_rm64_r64, to, part);
+        if written {
+            let parts = [0, 8, 16].map(|part| self.at(at::PARTS + part));
+            self.asm.rm(Code::Lea_r64_m, first, sum(Some(first), Some((S1, 1)), 0));
+            for (part, from) in parts.into_iter().zip([S1, first, S2]) {
+                self.asm.mr(Code::Mov_rm64_r64, part, from);
             }
+        } else {
+            self.copy_around(first, S2, Register::RSI);
         }
-        let middle = i64::from(at::JOINED) - i64::from(at::TOP) + i64::from(RETURN_ADDRESS) + half;
-        let joined = sum(Some(Register::RSP), Some((S1, 1)), middle - PAGE);
-        self.asm.rm(Code::Lea_r64_m, S1, joined);
-        self.load_scratch(&scratch);
+        self.address_joined(S1, S1);
+        self.keep_scratch(&scratch, true);
         self.asm.mov_imm(S2, JOINED);
         self.asm.ri(Code::Cmp_rm64_imm8, S2, GIVE_UP as i32);
         self.asm.raw(&[0xc3]);
         self.asm.bind(next_not_there);
         self.asm.rm(Code::Lea_r64_m, second, at_plus(second, -PAGE));
-        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, second, 7);
-        self.asm.ri(Code::And_rm32_imm32, low32(S2), MASK);
-        self.load_scratch(&scratch);
+        self.index(second);
+        self.keep_scratch(&scratch, true);
         self.asm.bind(not_there);
         self.asm.jmp_to(missed);
         start
     }
 
-    /// Registers, each with the number of the general register that it has, from where they are kept.
-    fn load_scratch(&mut self, scratch: &[(usize, Register)]) {
+    /// Puts what a probe makes of the address in `linear` to find its entry into [`S2`].
+    fn index(&mut self, linear: Register) {
+        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, linear, 7);
+        self.asm.ri(Code::And_rm32_imm32, low32(S2), ((L1_ENTRIES - 1) << 5) as i32);
+    }
+
+    /// Copies the end of the host's page at `first`, and where that at `second` begins.
+    fn copy_around(&mut self, first: Register, second: Register, scratch: Register) {
+        for at in (0..JOINED_LEN as u32).step_by(8) {
+            let (half, from) = (JOINED_LEN as u32, i64::from(at));
+            let ends = [(at_plus(first, PAGE - i64::from(half) + from), at)];
+            for (from, to) in ends.into_iter().chain([(at_plus(second, from), half + at)]) {
+                let to = self.at(at::JOINED + to);
+                self.asm.rm(Code::Mov_r64_rm64, scratch, from);
+                self.asm.mr(Code::Mov_rm64_r64, to, scratch);
+            }
+        }
+    }
+
+    /// Puts into `to` where what begins at the offset in `offset` is in the joined bytes.
+    fn address_joined(&mut self, to: Register, offset: Register) {
+        let middle = i64::from(at::JOINED) - i64::from(at::TOP) + JOINED_LEN as i64;
+        let before = middle + i64::from(self.pushed) - PAGE;
+        let joined = sum(Some(Register::RSP), Some((offset, 1)), before);
+        self.asm.rm(Code::Lea_r64_m, to, joined);
+    }
+
+    /// Takes the [`S2`] bytes that were written, to both pages.
+    fn written(&mut self) -> u64 {
+        let start = self.called();
+        let (count, source, target) = (Register::RCX, Register::RSI, Register::RDI);
+        let scratch = [(1, count), (6, source), (7, target)];
+        let [offset, first, second] = [0, 8, 16].map(|part| self.at(at::PARTS + part));
+        self.keep_scratch(&scratch, false);
+        self.asm.rm(Code::Mov_r64_rm64, count, offset);
+        self.address_joined(source, count);
+        self.asm.r(Code::Neg_rm64, count);
+        self.asm.rm(Code::Lea_r64_m, count, at_plus(count, PAGE));
+        self.asm.rr(Code::Sub_r64_rm64, S2, count);
+        self.asm.rm(Code::Mov_r64_rm64, target, first);
+        // rep movsb
+        self.asm.raw(&[0xf3, 0xa4]);
+        self.asm.rm(Code::Mov_r64_rm64, target, second);
+        self.asm.mov(count, S2);
+        self.asm.raw(&[0xf3, 0xa4]);
+        self.keep_scratch(&scratch, true);
+        self.asm.raw(&[0xc3]);
+        start
+    }
+
+    /// Registers, each with the number of the general register that it has otherwise, to where the state has
+    /// that, or with `back` from there.
+    fn keep_scratch(&mut self, scratch: &[(usize, Register)], back: bool) {
         for &(n, register) in scratch {
             let home = self.at(at::gpr(n));
-            self.asm.rm(Code::Mov_r64_rm64, register, home);
+            if back {
+                self.asm.rm(Code::Mov_r64_rm64, register, home);
+            } else {
+                self.asm.mr(Code::Mov_rm64_r64, home, register);
+            }
         }
     }
 

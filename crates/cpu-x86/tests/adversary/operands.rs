@@ -152,7 +152,8 @@ const BAD: [u64; 9] = [
     0x7fff_ffff_fff9,
 ];
 
-fn scene(form: Write, bad: u64) -> Scene {
+/// A loop that does `form` at good addresses, and at `bad` in the rounds that `is_bad` names.
+fn scene(form: Write, bad: u64, is_bad: fn(u64) -> bool) -> Scene {
     let end = CODE + 0x700;
     let go_on = CODE + 0x600;
     let mut scene = Scene::new().word(RESUME, end).code(end, |a| a.hlt().unwrap());
@@ -160,7 +161,7 @@ fn scene(form: Write, bad: u64) -> Scene {
     scene = scene.word(TABLE + 8 * ((READ_ONLY >> 12) - 1), (READ_ONLY - 0x1000) | 0x67);
     for n in 1..=ROUNDS {
         let good = DATA + 0x100 + 48 * n;
-        scene = scene.word(TARGETS + 8 * n, if n == 2 { bad } else { good });
+        scene = scene.word(TARGETS + 8 * n, if is_bad(n) { bad } else { good });
         // What indirect branches find, and a divisor that is not too small.
         scene = scene.word(good, go_on);
     }
@@ -198,12 +199,24 @@ fn faults_at_every_memory_operand_leave_the_same_state() {
     let forms = forms();
     for (name, form) in &forms {
         for bad in BAD {
-            let outcome = std::panic::catch_unwind(|| scene(*form, bad).run());
+            let outcome = std::panic::catch_unwind(|| scene(*form, bad, |n| n == 2).run());
             let outcome = outcome.unwrap_or_else(|_| panic!("{name} at {bad:#x}"));
             faults += outcome.events().len();
         }
     }
     assert!(faults > 4 * forms.len(), "{faults} faults");
+}
+
+/// In most rounds, so that both pages are at hand.
+#[test]
+fn what_lies_across_two_pages_is_read_and_written_there() {
+    for (name, form) in &forms() {
+        for before in [1, 2, 3, 5, 8, 13, 31] {
+            let across = DATA + 0x2000 - before;
+            let outcome = std::panic::catch_unwind(|| scene(*form, across, |n| n % 4 != 0).run());
+            assert!(outcome.is_ok(), "{name} at {across:#x}");
+        }
+    }
 }
 
 /// A repeated copy that runs into a page that is not there is taken up where it was, once the handler
