@@ -1,5 +1,6 @@
-//! REP MOVS and REP STOS: by the host's own, where what is read and what is written lie in one page each.
-//! A longer one is the interpreter's, which does it page by page.
+//! REP MOVS and REP STOS: by the host's own, as many elements at a time as lie in one page each of what is
+//! read and what is written. In between, the guest's registers tell what is left, as an interrupt would find
+//! them.
 
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
 
@@ -45,14 +46,21 @@ impl Compiler<'_> {
             return false;
         }
         self.save();
+        let (again, begin) = (self.asm.label(), self.asm.label());
         let (done, slow) = (self.asm.label(), self.slow());
+        let system = in_state(state::at::SYSTEM_FLAGS);
+        self.asm.jmp(begin);
+        // What is beyond a page. Somebody may want the CPU's attention meanwhile.
+        self.asm.bind(again);
+        self.look_at_bell();
+        self.asm.jcc(Cond::Equal, slow);
+        self.asm.bind(begin);
         if self.places.wide {
             self.asm.rr(Code::Test_rm64_r64, Register::RCX, Register::RCX);
         } else {
             self.asm.rr(Code::Test_rm32_r32, Register::ECX, Register::ECX);
         }
         self.asm.jcc(Cond::Equal, done);
-        let system = in_state(state::at::SYSTEM_FLAGS);
         self.asm.mi(Code::Test_rm32_imm32, system, bits::DF as i32);
         self.asm.jcc(Cond::NotEqual, slow);
         self.narrow(moves);
@@ -62,6 +70,7 @@ impl Compiler<'_> {
             self.fills(shift, host, slow)
         }
         self.narrow(moves);
+        self.asm.jmp(again);
         self.asm.bind(done);
         self.destroyed();
         self.slow_returns();
@@ -80,8 +89,9 @@ impl Compiler<'_> {
         }
     }
 
-    /// Goes to `slow` if RCX elements from the host address in [`S1`] on are not all in its page.
-    fn check_count(&mut self, shift: u8, slow: Label) {
+    /// Puts into [`S2`] how many elements from the host address in [`S1`] on are in its page, at most as many as
+    /// `most` or RCX says. Goes to `slow` if there is none.
+    fn count(&mut self, shift: u8, most: Option<MemoryOperand>, slow: Label) {
         self.asm.rr(Code::Mov_r32_rm32, low32(S2), low32(S1));
         self.asm.r(Code::Not_rm32, low32(S2));
         self.asm.ri(Code::And_rm32_imm32, low32(S2), PAGE_OFFSET as i32);
@@ -89,48 +99,65 @@ impl Compiler<'_> {
         self.asm.rm(Code::Lea_r32_m, low32(S2), more);
         if shift > 0 {
             self.asm.ri(Code::Shr_rm32_imm8, low32(S2), shift.into());
+            // One may go on in the next page.
+            self.asm.jcc(Cond::Equal, slow);
         }
-        self.asm.rr(Code::Cmp_r64_rm64, Register::RCX, S2);
-        self.asm.jcc(Cond::Above, slow);
+        for code in [Code::Cmp_r64_rm64, Code::Cmova_r64_rm64] {
+            match most {
+                Some(most) => self.asm.rm(code, S2, most),
+                None => self.asm.rr(code, S2, Register::RCX),
+            }
+        }
     }
 
     fn moves(&mut self, shift: u8, host: &[u8], slow: Label) {
-        let (spare, source) = (state::at::SPARE, state::at::SOURCE);
-        let [spare, source] = [spare, source].map(in_state);
+        let [spare, source, target] =
+            [state::at::SPARE, state::at::SOURCE, state::at::TARGET].map(in_state);
+        let left = in_state(state::at::SPARE + 8);
         self.asm.mov(S1, Register::RSI);
         self.probe(1, For::Read, false);
-        self.check_count(shift, slow);
+        self.count(shift, None, slow);
         self.asm.mr(Code::Mov_rm64_r64, spare, S1);
+        self.asm.mr(Code::Mov_rm64_r64, left, S2);
         self.asm.mov(S1, Register::RDI);
         self.probe(1, For::Write, false);
-        self.check_count(shift, slow);
-        self.asm.mr(Code::Mov_rm64_r64, source, Register::RSI);
-        self.asm.mov(S2, Register::RDI);
+        self.count(shift, Some(left), slow);
+        self.asm.rr(Code::Sub_r64_rm64, Register::RCX, S2);
+        for (to, from) in [(left, Register::RCX), (source, Register::RSI), (target, Register::RDI)]
+        {
+            self.asm.mr(Code::Mov_rm64_r64, to, from);
+        }
+        self.asm.mov(Register::RCX, S2);
         self.asm.mov(Register::RDI, S1);
         self.asm.rm(Code::Mov_r64_rm64, Register::RSI, spare);
-        self.asm.mov(S1, Register::RCX);
         if shift > 0 {
-            self.asm.ri(Code::Shl_rm64_imm8, S1, shift.into());
+            self.asm.ri(Code::Shl_rm64_imm8, S2, shift.into());
         }
         self.asm.raw(host);
-        let sum = |a, b| MemoryOperand::with_base_index(a, b);
-        self.asm.rm(Code::Lea_r64_m, Register::RDI, sum(S2, S1));
-        self.asm.rm(Code::Mov_r64_rm64, Register::RSI, source);
-        self.asm.rm(Code::Lea_r64_m, Register::RSI, sum(Register::RSI, S1));
+        for (register, before) in [(Register::RSI, source), (Register::RDI, target)] {
+            self.asm.mov(register, S2);
+            self.asm.rm(Code::Add_r64_rm64, register, before);
+        }
+        self.asm.rm(Code::Mov_r64_rm64, Register::RCX, left);
     }
 
     fn fills(&mut self, shift: u8, host: &[u8], slow: Label) {
         let spare = in_state(state::at::SPARE);
+        let left = in_state(state::at::SPARE + 8);
         self.asm.mov(S1, Register::RDI);
         self.probe(1, For::Write, false);
-        self.check_count(shift, slow);
-        let end = MemoryOperand::with_base_index_scale(Register::RDI, Register::RCX, 1 << shift);
+        self.count(shift, None, slow);
+        self.asm.rr(Code::Sub_r64_rm64, Register::RCX, S2);
+        self.asm.mr(Code::Mov_rm64_r64, left, Register::RCX);
+        self.asm.mr(Code::Mov_rm64_r64, spare, Register::RAX);
+        self.asm.mov(Register::RCX, S2);
+        let end = MemoryOperand::with_base_index_scale(Register::RDI, S2, 1 << shift);
         self.asm.rm(Code::Lea_r64_m, S2, end);
         self.asm.mov(Register::RDI, S1);
-        self.asm.mr(Code::Mov_rm64_r64, spare, Register::RAX);
         self.asm.mov(Register::RAX, GUEST_RAX);
         self.asm.raw(host);
         self.asm.mov(Register::RDI, S2);
         self.asm.rm(Code::Mov_r64_rm64, Register::RAX, spare);
+        self.asm.rm(Code::Mov_r64_rm64, Register::RCX, left);
     }
 }

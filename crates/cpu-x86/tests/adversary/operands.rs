@@ -211,7 +211,7 @@ fn faults_at_every_memory_operand_leave_the_same_state() {
 #[test]
 fn what_lies_across_two_pages_is_read_and_written_there() {
     for (name, form) in &forms() {
-        for before in [1, 2, 3, 5, 8, 13, 31] {
+        for before in [1, 3, 8, 31] {
             let across = DATA + 0x2000 - before;
             let outcome = std::panic::catch_unwind(|| scene(*form, across, |n| n % 4 != 0).run());
             assert!(outcome.is_ok(), "{name} at {across:#x}");
