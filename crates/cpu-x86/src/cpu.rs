@@ -13,6 +13,7 @@ use crate::entropy::Entropy;
 use crate::flags::LazyFlags;
 use crate::fpu::Fpu;
 use crate::group::{CpuGroup, Member};
+use crate::hyperv::{Asked, Place, RunTime};
 use crate::kvm::KvmMsrs;
 use crate::model::{CpuModel, Limits};
 use crate::msr::Msrs;
@@ -182,6 +183,11 @@ pub struct Cpu {
     pub(crate) monitors: bool,
     /// VMware's backdoor, if it is there.
     pub(crate) backdoor: Option<Backdoor>,
+    /// Which of Hyper-V's virtual processors this is, if the board knows of any.
+    pub(crate) partition: Option<Place>,
+    /// What other CPUs were last asked to forget.
+    pub(crate) asked: Asked,
+    pub(crate) run_time: RunTime,
     /// What is written is recorded, for engines to be compared.
     pub(crate) recorder: Option<Box<Recorder>>,
     /// How the engines differed, for who is told that they do.
@@ -283,6 +289,9 @@ impl Cpu {
             recorder: None,
             monitors: false,
             backdoor: None,
+            partition: None,
+            asked: Asked::default(),
+            run_time: RunTime::default(),
             divergence: None,
             translates: false,
             counted_to: 0,
@@ -366,6 +375,7 @@ impl Cpu {
             self.fpu = Fpu::default();
             self.msrs = Msrs::new(&self.config.model);
             self.keep_time();
+            self.restore_run_time(0);
             self.instructions = 0;
         }
         // A system that starts anew has other things where the clock was.

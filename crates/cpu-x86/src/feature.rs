@@ -295,6 +295,13 @@ const ABSENT: &[&str] = &[
     "full-width-write",
     "gfni",
     "hle",
+    "hv-apicv",
+    "hv-avic",
+    "hv-emsr-bitmap",
+    "hv-evmcs",
+    "hv-reenlightenment",
+    "hv-syndbg",
+    "hv-tlbflush-direct",
     "ht",
     "ia64",
     "ibpb",
@@ -366,8 +373,8 @@ const ABSENT: &[&str] = &[
     "xstore-en",
     "xtpr",
 ];
-/// What the names of services of hypervisors and of Intel's virtual machine mode begin with.
-const ABSENT_SERVICES: &[&str] = &["hv-", "kvm-", "vmx-"];
+/// What the names of KVM's services and of Intel's virtual machine mode begin with.
+const ABSENT_SERVICES: &[&str] = &["kvm-", "vmx-"];
 
 /// Whether others have a feature called `name`, with dashes, that this build has not.
 pub fn is_absent(name: &str) -> bool {

@@ -8,6 +8,8 @@
 //! for it and when the counter is moved, and all CPUs with the same counter have the same structure,
 //! which the flag for a stable clock promises.
 //!
+//! Where Hyper-V's interface is offered as well, calls are its calls once the guest has said what it is.
+//!
 //! A nested guest has none of it but the structure in memory: calls are undefined to it, unless its
 //! hypervisor intercepts them.
 
@@ -168,12 +170,14 @@ impl Cpu {
         if kvm.system_time & ENABLED != 0 && kvm.stable != Some(stable) {
             self.publish_clock();
         }
+        self.tell_partition_of_counters();
     }
 
     /// The time-stamp counter is another one now, or may be.
     pub(crate) fn counter_moved(&mut self) {
         self.group.set_apart(&self.member, self.msrs.tsc_offset != 0);
         self.publish_clock();
+        self.tell_partition_of_counters();
     }
 
     /// The counter is what it was when it was saved, of all CPUs or of those so far. Memory may not be there
@@ -211,6 +215,9 @@ impl Cpu {
     /// VMCALL or VMMCALL that nobody intercepts: call RAX with what is in RBX and RCX, 32 bits of each outside
     /// 64-bit mode. The result is in RAX.
     pub(crate) fn hypercall(&mut self) -> Result {
+        if self.takes_hyperv_calls() {
+            return self.hyperv_call();
+        }
         if !self.has_hypercalls() {
             return Err(Exception::UD);
         }

@@ -566,6 +566,15 @@ impl Cpu {
         }
     }
 
+    /// Reads physical memory within one page, if it is memory.
+    pub(crate) fn read_memory_page(&mut self, at: u64, buf: &mut [u8]) -> bool {
+        let page = self.host_page(at & self.address_lines);
+        if let Some(page) = page {
+            page.at(at).read_bytes(buf);
+        }
+        page.is_some()
+    }
+
     /// Writes physical memory as the CPU itself.
     pub(crate) fn write_physical(&mut self, at: u64, data: &[u8]) {
         for (at, &byte) in (at..).zip(data) {

@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::feature::{FEATURES, FeatureSet, Instructions, PERFCTR_CORE, Word, find, is_absent};
 use crate::fpu::xsave::component;
+use crate::hyperv::Enlightenments;
 use crate::mmu::{LINEAR_BITS, LINEAR_BITS_57, PHYS_BITS};
 use crate::regs::*;
 
@@ -135,7 +136,7 @@ impl Limits {
         let intel = model.vendor == Vendor::Intel;
         let mut instructions = model.features.instructions();
         instructions.intel = intel;
-        instructions.hypercalls = model.kvm;
+        instructions.hypercalls = model.kvm || model.hyperv.is_on();
         // `max` is no processor of anybody's, and can do what any can.
         let any = model.name == MAX;
         instructions.wide_far = intel || any;
@@ -186,6 +187,8 @@ pub struct CpuModel {
     pub pmu: bool,
     /// Whether the guest is told that it can use what KVM offers (see `kvm`).
     pub kvm: bool,
+    /// What of Hyper-V's interface the guest is offered (see `hyperv`).
+    pub hyperv: Enlightenments,
 }
 
 /// Why a model can't be had. The text says it all.
@@ -199,6 +202,8 @@ pub enum ModelError {
     Absent(String),
     /// A property has a value that it can't have.
     BadValue(String, String),
+    /// A feature is on without another that it needs.
+    Needs(String, String),
 }
 
 impl fmt::Display for ModelError {
@@ -211,6 +216,9 @@ impl fmt::Display for ModelError {
             }
             Self::BadValue(name, value) => {
                 write!(f, "property '{name}' cannot have the value '{value}'")
+            }
+            Self::Needs(name, needed) => {
+                write!(f, "feature '{name}' needs '{needed}', which is off; turn it on, or leave '{name}' off")
             }
         }
     }
@@ -739,6 +747,7 @@ impl CpuModel {
             phys_bits: PHYS_BITS,
             pmu: known.features.is_empty(),
             kvm: true,
+            hyperv: Enlightenments::default(),
         };
         if known.name == HOST {
             host::identify(&mut model);
@@ -770,6 +779,7 @@ impl CpuModel {
             model.change(part)?;
         }
         model.features.settle();
+        model.hyperv.check()?;
         if !model.pmu || model.vendor == Vendor::Intel {
             model.set_feature(PERFCTR_CORE, false)?;
         }
@@ -830,7 +840,12 @@ impl CpuModel {
             "check" | "enforce" => {
                 switch()?;
             }
-            _ => return self.set_feature(name, switch()?),
+            _ => {
+                if let Some(done) = self.hyperv.set(&name.replace('_', "-"), value) {
+                    return done;
+                }
+                return self.set_feature(name, switch()?);
+            }
         }
         Ok(())
     }
@@ -974,9 +989,8 @@ mod tests {
         assert!(refusal("max,sse2=maybe").contains("'maybe'"));
         assert!(refusal("max,vendor=Nobody").contains("'Nobody'"));
         assert!(CpuModel::parse("max,-avx512f,enforce").is_ok());
-        assert!(refusal("max,hv_time").contains("feature 'hv_time'"));
         assert!(refusal("max,+kvm_pv_eoi").contains("feature 'kvm_pv_eoi'"));
-        assert!(CpuModel::parse("max,-kvm-pv-eoi,-hv-time,+pmu").unwrap().pmu);
+        assert!(CpuModel::parse("max,-kvm-pv-eoi,-hv-evmcs,+pmu").unwrap().pmu);
         assert!(!CpuModel::parse("max,-pmu").unwrap().pmu);
     }
 

@@ -6,6 +6,7 @@
 
 use crate::cpu::Cpu;
 use crate::feature::PERFCTR_CORE;
+use crate::hyperv;
 use crate::kvm::{self, KvmMsrs};
 use crate::model::{CpuModel, Groups, Vendor};
 use crate::pmu::Pmu;
@@ -263,6 +264,7 @@ const SAVED: &[u32] = &[
     index::PAT,
     index::MTRR_DEF_TYPE,
     index::PKRS,
+    hyperv::index::VP_RUNTIME,
     kvm::index::WALL_CLOCK,
     kvm::index::SYSTEM_TIME,
     index::EFER,
@@ -380,6 +382,7 @@ impl Cpu {
             index::OSVW_LENGTH | index::OSVW_STATUS if self.has(Groups::OSVW) => {
                 msrs.osvw[(register - index::OSVW_LENGTH) as usize]
             }
+            hyperv::index::FIRST..=hyperv::index::LAST => return self.read_hyperv_msr(register),
             index::SYSCFG
             | index::TOP_MEM
             | index::TOP_MEM2
@@ -414,6 +417,9 @@ impl Cpu {
             index::OSVW_LENGTH | index::OSVW_STATUS if !self.has(Groups::OSVW) => return false,
             index::PKRS => return self.write_pkrs(value),
             index::XSS => return self.has(Groups::XSAVES) && value == 0,
+            hyperv::index::FIRST..=hyperv::index::LAST => {
+                return self.write_hyperv_msr(register, value);
+            }
             index::MC_FIRST..=index::MC_LAST => return self.write_mc_bank(register, value),
             index::FS_BASE | index::GS_BASE => {
                 if !self.is_canonical_base(value) {
@@ -658,6 +664,10 @@ impl Cpu {
             }
             if let index::MC_FIRST..=index::MC_LAST = register {
                 self.msrs.mc_banks[(register - index::MC_FIRST) as usize] = value;
+                continue;
+            }
+            if register == hyperv::index::VP_RUNTIME {
+                self.restore_run_time(value);
                 continue;
             }
             if let Some(kvm) = self.msrs.kvm.restored(register, value) {

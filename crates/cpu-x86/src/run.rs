@@ -279,6 +279,7 @@ impl Cpu {
             self.tlb.forbid_writes();
             self.group.pass(&self.member, epoch);
             self.passed_epoch = epoch;
+            self.forget_what_is_asked();
             self.renew_clock();
         }
         // Those are looked for whenever translated code is entered; it had to be left, no more.
@@ -410,7 +411,9 @@ impl Vcpu for Cpu {
         }
         self.glance.halted.store(false, Ordering::Relaxed);
         self.counted_to = self.clock.tsc();
+        self.begin_run_time();
         let exit = self.run_loop(&mut engine);
+        self.end_run_time();
         self.group.rest(&self.member);
         self.sync_performance();
         self.publish();
