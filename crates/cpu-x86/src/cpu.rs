@@ -15,6 +15,7 @@ use crate::fpu::Fpu;
 use crate::group::{CpuGroup, Member};
 use crate::hyperv::{Asked, Place, RunTime};
 use crate::kvm::KvmMsrs;
+use crate::mmu::NO_PAGE;
 use crate::model::{CpuModel, Limits};
 use crate::msr::Msrs;
 use crate::record::Recorder;
@@ -129,6 +130,8 @@ pub struct Cpu {
     pub(crate) passed_epoch: u64,
     /// The version of the physical address map that the TLB was filled by.
     pub(crate) map_version: u64,
+    /// The page of the interrupt controller's registers, which this CPU alone sees there.
+    pub(crate) controller_page: u64,
     /// Physical address lines that are connected: all but line 20, or all.
     pub(crate) address_lines: u64,
     pub(crate) tlb: Tlb,
@@ -250,6 +253,7 @@ impl Cpu {
             instructions: 0,
             passed_epoch: 0,
             map_version: 0,
+            controller_page: NO_PAGE,
             address_lines: u64::MAX,
             tlb: Tlb::new(&counters),
             fpu: Fpu::default(),

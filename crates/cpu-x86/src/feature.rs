@@ -196,6 +196,8 @@ pub const FEATURES: &[Feature] = {
         feature("null-sel-clr-base", Extended2Eax, 6, &[]),
         feature("kvmclock", KvmEax, 0, &[]),
         feature("kvm-nopiodelay", KvmEax, 1, &[]),
+        feature("kvm-steal-time", KvmEax, 5, &[]),
+        feature("kvm-pv-eoi", KvmEax, 6, &[]),
         feature("kvmclock-stable-bit", KvmEax, 24, &[]),
     ]
 };

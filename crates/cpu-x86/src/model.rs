@@ -232,7 +232,7 @@ const MIN_PHYS_BITS: u32 = 32;
 const MAX_PHYS_BITS: u32 = 52;
 
 /// What KVM offers, on all models.
-const KVM: &str = "kvmclock kvm-nopiodelay kvmclock-stable-bit";
+const KVM: &str = "kvmclock kvm-nopiodelay kvm-steal-time kvm-pv-eoi kvmclock-stable-bit";
 
 /// The model that has all features.
 const MAX: &str = "max";
@@ -989,8 +989,8 @@ mod tests {
         assert!(refusal("max,sse2=maybe").contains("'maybe'"));
         assert!(refusal("max,vendor=Nobody").contains("'Nobody'"));
         assert!(CpuModel::parse("max,-avx512f,enforce").is_ok());
-        assert!(refusal("max,+kvm_pv_eoi").contains("feature 'kvm_pv_eoi'"));
-        assert!(CpuModel::parse("max,-kvm-pv-eoi,-hv-evmcs,+pmu").unwrap().pmu);
+        assert!(refusal("max,+kvm_asyncpf").contains("feature 'kvm_asyncpf'"));
+        assert!(CpuModel::parse("max,-kvm-asyncpf,-hv-evmcs,+pmu").unwrap().pmu);
         assert!(!CpuModel::parse("max,-pmu").unwrap().pmu);
     }
 

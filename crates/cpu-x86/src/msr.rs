@@ -267,6 +267,7 @@ const SAVED: &[u32] = &[
     hyperv::index::VP_RUNTIME,
     kvm::index::WALL_CLOCK,
     kvm::index::SYSTEM_TIME,
+    kvm::index::STEAL_TIME,
     index::EFER,
     index::STAR,
     index::LSTAR,
@@ -410,7 +411,14 @@ impl Cpu {
             index::APIC_BASE if value & APIC_BASE_X2APIC != 0 && !self.has(Groups::X2APIC) => {
                 return false;
             }
-            _ if is_controllers(register) => return self.interrupts.write_msr(register, value),
+            _ if is_controllers(register) => {
+                let done = self.interrupts.write_msr(register, value);
+                if register == index::APIC_BASE {
+                    self.take_up_controller_page();
+                    self.break_block = true;
+                }
+                return done;
+            }
             index::EFER => return self.write_efer(value),
             index::DEBUG_CTL => return self.write_debug_ctl(value),
             index::SPEC_CTRL | index::PRED_CMD if !self.has(Groups::SPEC_CTRL) => return false,

@@ -70,8 +70,10 @@ pub(crate) struct Place {
 pub(crate) struct RunTime {
     /// Nanoseconds until it last stopped.
     before: u64,
-    /// What its clock showed when it began to run, if it runs.
-    since: Option<u64>,
+    /// Nanoseconds until then in which it was to execute, and the host had it wait.
+    stolen_before: u64,
+    /// What its clock and the host's showed when it began to run, if it runs.
+    since: Option<(u64, u64)>,
 }
 
 impl Cpu {
@@ -146,42 +148,58 @@ impl Cpu {
 
     /// The run time as it was saved.
     pub(crate) fn restore_run_time(&mut self, units: u64) {
-        self.run_time = RunTime { before: units.saturating_mul(RUN_TIME_NS), since: None };
+        self.run_time.before = units.saturating_mul(RUN_TIME_NS);
+        self.run_time.since = None;
     }
 
     /// What run time is measured by: what the host says that the CPU's thread has had, or guest time where that
     /// goes by instructions.
     fn thread_time(&self) -> u64 {
+        self.host_time(ClockId::ThreadCPUTime)
+    }
+
+    fn host_time(&self, clock: ClockId) -> u64 {
         if self.timed.is_some() {
             return self.clock.now_ns();
         }
-        let time = clock_gettime(ClockId::ThreadCPUTime);
+        let time = clock_gettime(clock);
         (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)
+    }
+
+    /// Nanoseconds in which the CPU was to execute, and its thread waited for the host.
+    pub(crate) fn stolen_time(&self) -> u64 {
+        let stolen = self.run_time.since.map_or(0, |(thread, host)| {
+            let passed = self.host_time(ClockId::Monotonic).saturating_sub(host);
+            passed.saturating_sub(self.thread_time().saturating_sub(thread))
+        });
+        self.run_time.stolen_before.saturating_add(stolen)
     }
 
     /// Nanoseconds that the CPU has spent executing.
     pub(crate) fn run_time(&self) -> u64 {
-        let RunTime { before, since } = self.run_time;
-        before + since.map_or(0, |since| self.thread_time().saturating_sub(since))
+        let RunTime { before, since, .. } = self.run_time;
+        let now = since.map_or(0, |(thread, _)| self.thread_time().saturating_sub(thread));
+        before.saturating_add(now)
     }
 
     /// The CPU begins to execute.
     pub(crate) fn begin_run_time(&mut self) {
         if self.keeps_run_time() {
-            self.run_time.since = Some(self.thread_time());
+            self.run_time.since = Some((self.thread_time(), self.host_time(ClockId::Monotonic)));
         }
     }
 
     /// The CPU has stopped executing.
     pub(crate) fn end_run_time(&mut self) {
         if self.run_time.since.is_some() {
-            self.run_time = RunTime { before: self.run_time(), since: None };
+            let (before, stolen_before) = (self.run_time(), self.stolen_time());
+            self.run_time = RunTime { before, stolen_before, since: None };
         }
     }
 
     /// Whether anybody can ask for the run time.
     fn keeps_run_time(&self) -> bool {
-        self.config.model.hyperv.offers(Offered::RUNTIME)
+        self.config.model.hyperv.offers(Offered::RUNTIME) || self.tells_stolen_time()
     }
 
     /// The time-stamp counters of all CPUs may have begun or ceased to agree.

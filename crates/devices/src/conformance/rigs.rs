@@ -567,6 +567,7 @@ fn local_apic() -> Rig {
         let bus = apics.insert(apic_bus(bench, 1));
         let apic = bus.apics()[0].clone();
         bench.mmio.map(lapic::DEFAULT_BASE, lapic::MMIO_SIZE, apic.clone()).unwrap();
+        apic.connect_memory(&Arc::new(GuestMemory::new(&[(0, 0x1000)]).unwrap()));
         apic
     });
     let bus = apics.clone().unwrap();

@@ -333,8 +333,9 @@ impl Processor {
             page.place(page_of(register));
         }
         self.apic.set_ends_itself(registers.self_ending());
-        let flag = page_of(registers.assist).map(|_| Arc::clone(&self.assist) as _);
-        self.apic.restore_end_flag(flag);
+        if page_of(registers.assist).is_some() {
+            self.apic.restore_end_flag(Some(Arc::clone(&self.assist) as _));
+        }
         match registers.timers.iter().filter_map(SyntheticTimer::deadline).min() {
             Some(deadline) => self.timer.arm(self.reference.host_time(deadline)),
             None => self.timer.disarm(),

@@ -255,8 +255,8 @@ fn ends_of_interrupts_can_be_told_by_the_assist_page() {
     let (saved, page) = (apic.save(), rig.hyperv.save());
     clear();
     assert_eq!(rig.in_service(), 0);
-    rig.hyperv.restore(&page).unwrap();
     apic.restore(&saved).unwrap();
+    rig.hyperv.restore(&page).unwrap();
     assert_eq!(flag(), 1);
     clear();
     assert_eq!(rig.in_service(), 0);

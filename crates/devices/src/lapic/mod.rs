@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use accel::{GuestClock, InterruptController, Signal, Signals};
 use bus::{BusDevice, Device, IrqSink, Timer, TimerQueue};
+use memory::GuestMemory;
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
@@ -50,6 +51,7 @@ pub const LINT1: u32 = 1;
 
 const MSR_APIC_BASE: u32 = 0x1b;
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
+const MSR_KVM_PV_EOI: u32 = 0x4b56_4d04;
 const MSR_X2APIC_FIRST: u32 = 0x800;
 const MSR_X2APIC_LAST: u32 = 0x8ff;
 
@@ -102,6 +104,8 @@ pub struct LocalApic {
     external: OnceLock<Weak<dyn ExternalInterrupts>>,
     /// Who hears of ends of interrupts, and which CPU to them this one is.
     ends: OnceLock<(usize, Weak<dyn Ends>)>,
+    /// Where KVM's flag is.
+    memory: OnceLock<Arc<GuestMemory>>,
     /// The flag by which the guest may tell of one.
     end_flag: Mutex<Option<Arc<dyn EndFlag>>>,
     /// Where the register page is, or [`NO_PAGE`]; read on every MMIO access of the CPU.
@@ -132,6 +136,7 @@ impl LocalApic {
                 bus,
                 external: OnceLock::new(),
                 ends: OnceLock::new(),
+                memory: OnceLock::new(),
                 end_flag: Mutex::default(),
                 page: AtomicU64::new(DEFAULT_BASE),
                 registers: Mutex::new(Registers::power_on(index)),
@@ -282,7 +287,12 @@ impl LocalApic {
             DeliveryMode::Nmi => self.signals.raise(Signal::Nmi),
             DeliveryMode::Smi => self.signals.raise(Signal::Smi),
             DeliveryMode::Init => {
+                // A system that starts anew has other things where KVM's flag was.
+                let had_flag = registers.kvm_end_flag != 0;
                 registers.init();
+                if had_flag {
+                    self.renew_end_flag(registers);
+                }
                 self.rearm(registers);
                 // A start-up IPI from before the INIT must not start the CPU after it.
                 self.signals.clear(Signal::Startup);
@@ -421,6 +431,7 @@ impl InterruptController for LocalApic {
         match index {
             MSR_APIC_BASE => Some(self.registers().base()),
             MSR_TSC_DEADLINE => Some(self.registers().timer.tsc_deadline()),
+            MSR_KVM_PV_EOI => self.kvm_end_flag(),
             MSR_X2APIC_FIRST..=MSR_X2APIC_LAST => {
                 let mut registers = self.registers();
                 let index = index - MSR_X2APIC_FIRST;
@@ -439,6 +450,7 @@ impl InterruptController for LocalApic {
     fn write_msr(&self, index: u32, value: u64) -> bool {
         match index {
             MSR_APIC_BASE => self.set_base(value),
+            MSR_KVM_PV_EOI => self.set_kvm_end_flag(value),
             MSR_TSC_DEADLINE => {
                 self.set_tsc_deadline(value);
                 true
@@ -515,6 +527,7 @@ impl Device for LocalApic {
     fn reset(&self) {
         let mut registers = self.registers();
         registers.replace(Registers::power_on(self.index));
+        self.renew_end_flag(&registers);
         for signal in SAVED_SIGNALS {
             self.signals.clear(signal);
         }
@@ -533,6 +546,7 @@ impl Device for LocalApic {
         let state: LocalApicState = saved.decode()?;
         let mut registers = self.registers();
         registers.replace(state.registers);
+        self.renew_end_flag(&registers);
         for signal in SAVED_SIGNALS {
             if state.signals & signal as u32 != 0 {
                 self.signals.raise(signal);

@@ -13,8 +13,15 @@
 
 use std::sync::Arc;
 
+use memory::GuestMemory;
+
 use super::{LocalApic, Registers};
 use crate::lock;
+
+/// KVM's register: the flag is on.
+const ENABLED: u64 = 1 << 0;
+/// Must be zero.
+const RESERVED: u64 = 1 << 1;
 
 /// Where the flag is.
 pub trait EndFlag: Send + Sync {
@@ -24,7 +31,58 @@ pub trait EndFlag: Send + Sync {
     fn set(&self, value: bool) -> bool;
 }
 
+/// The flag of KVM's interface: the first bit of four bytes of RAM.
+struct RamFlag {
+    memory: Arc<GuestMemory>,
+    at: u64,
+}
+
+impl EndFlag for RamFlag {
+    fn is_set(&self) -> bool {
+        let mut byte = [0];
+        self.memory.read(self.at, &mut byte).is_ok() && byte[0] & 1 != 0
+    }
+
+    fn set(&self, value: bool) -> bool {
+        let mut byte = [0];
+        let there = self.memory.read(self.at, &mut byte).is_ok();
+        there && self.memory.write(self.at, &[byte[0] & !1 | u8::from(value)]).is_ok()
+    }
+}
+
 impl LocalApic {
+    /// Says which memory KVM's flag is in. Only the first call counts.
+    pub fn connect_memory(&self, memory: &Arc<GuestMemory>) {
+        let _ = self.memory.set(Arc::clone(memory));
+    }
+
+    /// Where KVM's flag is, by its register.
+    fn ram_flag(&self, register: u64) -> Option<Arc<dyn EndFlag>> {
+        let memory = self.memory.get().filter(|_| register & ENABLED != 0)?;
+        Some(Arc::new(RamFlag { memory: Arc::clone(memory), at: register & !3 }))
+    }
+
+    /// KVM's register for the flag (Linux's documentation, virt/kvm/x86/msr: MSR_KVM_PV_EOI_EN).
+    pub(super) fn kvm_end_flag(&self) -> Option<u64> {
+        self.memory.get().map(|_| self.registers().kvm_end_flag)
+    }
+
+    /// Writes it; false for a value that it can't have.
+    pub(super) fn set_kvm_end_flag(&self, value: u64) -> bool {
+        let valid = value & RESERVED == 0 && self.memory.get().is_some();
+        if valid {
+            self.registers().kvm_end_flag = value;
+            self.set_end_flag(self.ram_flag(value));
+        }
+        valid
+    }
+
+    /// The flag is where the registers, which are other ones now, have it; whoever else has one says so after
+    /// this.
+    pub(super) fn renew_end_flag(&self, registers: &Registers) {
+        *lock(&self.end_flag) = self.ram_flag(registers.kvm_end_flag);
+    }
+
     /// Says where the flag is from now on. What the last one tells counts.
     pub fn set_end_flag(&self, flag: Option<Arc<dyn EndFlag>>) {
         let mut registers = self.registers();

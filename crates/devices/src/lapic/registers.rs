@@ -147,6 +147,8 @@ pub(super) struct Registers {
     pub(super) timer: ApicTimer,
     /// The guest may end the interrupt in service by the flag in memory, without a word.
     quiet_end: bool,
+    /// KVM's register for that flag.
+    pub(super) kvm_end_flag: u64,
     /// Interrupts that are not in service once the CPU has them. Who asks for that saves it.
     #[serde(skip)]
     pub(super) ends_itself: VectorSet,
@@ -188,6 +190,7 @@ impl Registers {
             startup_vector: 0,
             timer: ApicTimer::default(),
             quiet_end: false,
+            kvm_end_flag: 0,
             ends_itself: VectorSet::default(),
         }
     }

@@ -459,6 +459,7 @@ impl Pc {
             chipset.fpu_error.clone(),
         ]);
         let apics = self.chipset.apics.apics().iter();
+        apics.clone().for_each(|apic| apic.connect_memory(&self.memory));
         self.devices.extend(apics.map(|apic| apic.clone() as Arc<dyn Device>));
         Ok(())
     }
