@@ -148,7 +148,9 @@ impl Cpu {
         let hyperv = model.hyperv.is_on();
         let kvm = if hyperv { SECOND_HYPERVISOR } else { HYPERVISOR };
         match index {
-            _ if hyperv && index <= HYPERVISOR + MAX_HYPERV => self.cpuid_hyperv(index - HYPERVISOR),
+            _ if hyperv && index <= HYPERVISOR + MAX_HYPERV => {
+                self.cpuid_hyperv(index - HYPERVISOR)
+            }
             _ if model.kvm && index == kvm => signature(kvm + 1, b"KVMKVMKVM\0\0\0", [0, 1, 2]),
             _ if model.kvm && index == kvm + 1 => leaf(self.kvm_features(), 0, 0, 0),
             HYPERVISOR => signature(HYPERVISOR, b"RheaRheaRhea", [0, 1, 2]),

@@ -171,6 +171,7 @@ pub const FEATURES: &[Feature] = {
         feature("cr8legacy", ExtendedEcx, 4, &[]),
         feature("abm", ExtendedEcx, 5, &[F::LZCNT]),
         feature("sse4a", ExtendedEcx, 6, &[F::SSE4A]),
+        feature("misalignsse", ExtendedEcx, 7, &[]),
         feature("3dnowprefetch", ExtendedEcx, 8, &[F::PREFETCHW]),
         feature("osvw", ExtendedEcx, 9, &[]),
         feature("topoext", ExtendedEcx, 22, &[]),
@@ -207,6 +208,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("pcid", &["invpcid"]),
     ("fxsr", &["sse", "fxsr-opt"]),
     ("sse", &["sse2", "mmxext"]),
+    ("sse", &["misalignsse"]),
     ("sse2", &["pni", "sse4a", "aes", "pclmulqdq", "sha-ni"]),
     ("xsave", &["xsaveopt", "xsavec", "xgetbv1", "xsaves", "avx"]),
     (
@@ -317,7 +319,6 @@ const ABSENT: &[&str] = &[
     "lwp",
     "md-clear",
     "mds-no",
-    "misalignsse",
     "movdir64b",
     "movdiri",
     "mpx",

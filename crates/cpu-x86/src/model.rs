@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::feature::{FEATURES, FeatureSet, Instructions, PERFCTR_CORE, Word, find, is_absent};
 use crate::fpu::xsave::component;
+use crate::fpu::{MXCSR_MASK, MXCSR_MM};
 use crate::hyperv::Enlightenments;
 use crate::mmu::{LINEAR_BITS, LINEAR_BITS_57, PHYS_BITS};
 use crate::regs::*;
@@ -85,6 +86,8 @@ pub(crate) struct Limits {
     pub(crate) xcr0: u64,
     /// XGETBV tells which components are in use.
     pub(crate) xgetbv1: bool,
+    /// Bits of MXCSR that can be set.
+    pub(crate) mxcsr: u32,
     /// Width of physical addresses.
     pub(crate) phys_bits: u32,
     /// 5-level paging is there.
@@ -147,6 +150,7 @@ impl Limits {
                 | component::SSE
                 | bits(&[("avx", component::AVX), ("pku", component::PKRU)]),
             xgetbv1: model.features.has_name("xgetbv1"),
+            mxcsr: MXCSR_MASK | bits(&[("misalignsse", MXCSR_MM.into())]) as u32,
             phys_bits: model.phys_bits,
             la57: model.features.has_name("la57"),
             msrs: Groups::of(&model.features),
@@ -218,7 +222,10 @@ impl fmt::Display for ModelError {
                 write!(f, "property '{name}' cannot have the value '{value}'")
             }
             Self::Needs(name, needed) => {
-                write!(f, "feature '{name}' needs '{needed}', which is off; turn it on, or leave '{name}' off")
+                write!(
+                    f,
+                    "feature '{name}' needs '{needed}', which is off; turn it on, or leave '{name}' off"
+                )
             }
         }
     }
@@ -276,7 +283,7 @@ const DENVERTON: &str = "tsc-deadline xsave rdrand 3dnowprefetch pdpe1gb rdtscp 
 const AMD: &str =
     "mmxext sse4a topoext 3dnowprefetch abm rdtscp pdpe1gb cr8legacy svm npt nrip-save";
 const EPYC: &str = "sse4.1 sse4.2 popcnt aes pclmulqdq avx xsave xsaveopt f16c rdrand fsgsbase smep fma \
-    movbe bmi1 bmi2 avx2 rdseed adx smap clflushopt sha-ni xsavec xgetbv1 arat fxsr-opt osvw";
+    movbe bmi1 bmi2 avx2 rdseed adx smap clflushopt sha-ni xsavec xgetbv1 arat fxsr-opt osvw misalignsse";
 const ROME: &str = "perfctr-core clwb umip rdpid xsaveerptr clzero wbnoinvd";
 const MILAN: &str = "pcid invpcid erms fsrm pku vaes vpclmulqdq null-sel-clr-base \
     lfence-always-serializing";
@@ -548,7 +555,7 @@ const MODELS: &[Known] = {
             Amd,
             [16, 2, 3],
             "AMD Opteron 23xx (Gen 3 Class Opteron)",
-            &[X86_64, "vme pni cx16 popcnt monitor rdtscp abm lahf-lm svm"],
+            &[X86_64, "vme pni cx16 popcnt monitor rdtscp abm lahf-lm svm misalignsse"],
         ),
         known(
             "Opteron_G4",
@@ -558,7 +565,7 @@ const MODELS: &[Known] = {
             "AMD Opteron 62xx class CPU",
             &[
                 X86_64,
-                "vme pni pclmulqdq ssse3 cx16 sse4.1 sse4.2 popcnt aes xsave avx pdpe1gb rdtscp lahf-lm abm 3dnowprefetch svm npt nrip-save",
+                "vme pni pclmulqdq ssse3 cx16 sse4.1 sse4.2 popcnt aes xsave avx pdpe1gb rdtscp lahf-lm abm 3dnowprefetch svm npt nrip-save misalignsse",
             ],
         ),
         known(
@@ -569,7 +576,7 @@ const MODELS: &[Known] = {
             "AMD Opteron 63xx class CPU",
             &[
                 X86_64,
-                "vme pni pclmulqdq ssse3 fma cx16 sse4.1 sse4.2 popcnt aes xsave avx f16c pdpe1gb rdtscp lahf-lm abm 3dnowprefetch svm npt nrip-save",
+                "vme pni pclmulqdq ssse3 fma cx16 sse4.1 sse4.2 popcnt aes xsave avx f16c pdpe1gb rdtscp lahf-lm abm 3dnowprefetch svm npt nrip-save misalignsse",
             ],
         ),
         known(

@@ -6,8 +6,9 @@ use machine::run::MachineEvent;
 use machine::spec::{PanicAction, WatchdogAction};
 use schema::{
     BalloonChangeEventData, BlockErrorAction, BlockIoErrorEventData, DeviceTrayMovedEventData,
-    Event, GuestCrashloadedEventData, GuestPanicAction, GuestPanicInformation, GuestPanicInformationHyperV, GuestPanickedEventData, IoOperationType,
-    ResetEventData, RtcChangeEventData, ShutdownEventData, WatchdogEventData,
+    Event, GuestCrashloadedEventData, GuestPanicAction, GuestPanicInformation,
+    GuestPanicInformationHyperV, GuestPanickedEventData, IoOperationType, ResetEventData,
+    RtcChangeEventData, ShutdownEventData, WatchdogEventData,
 };
 
 /// The event that tells clients of `event`.

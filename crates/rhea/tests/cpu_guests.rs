@@ -22,6 +22,7 @@ const BESIDES: &[(&str, &[&str])] = &[
             "qemu64,hv-relaxed",
         ],
     ),
+    ("fpu", &["EPYC", "Haswell", "qemu64"]),
     ("keys", &["EPYC-Milan", "qemu64"]),
     ("kvm", &["max,kvm=off", "qemu64,-kvmclock", "Haswell"]),
     ("la57", &["Icelake-Server", "qemu64"]),

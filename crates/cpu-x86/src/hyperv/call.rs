@@ -166,9 +166,8 @@ impl Cpu {
             return Err(Exception::UD);
         }
         let wide = self.mode.is_64();
-        let pair = |high, low| {
-            u64::from(self.reg::<u32>(high)) << 32 | u64::from(self.reg::<u32>(low))
-        };
+        let pair =
+            |high, low| u64::from(self.reg::<u32>(high)) << 32 | u64::from(self.reg::<u32>(low));
         let [value, first, second] = if wide {
             [self.gpr[usize::from(RCX)], self.gpr[usize::from(RDX)], self.gpr[8]]
         } else {
@@ -290,7 +289,7 @@ impl Cpu {
     /// `len` bytes of input from guest physical address `at`.
     fn input_in_memory(&mut self, len: usize, at: u64) -> Outcome<Vec<u8>> {
         let outside = at >> self.limits.phys_bits != 0;
-        if outside || at % 8 != 0 || at % PAGE + len as u64 > PAGE {
+        if outside || !at.is_multiple_of(8) || at % PAGE + len as u64 > PAGE {
             return fail(status::INVALID_ALIGNMENT);
         }
         let mut bytes = vec![0; len];

@@ -91,7 +91,8 @@ impl Cpu {
         what: &Invalidation,
     ) -> Result {
         let takes_turns = self.recorder.is_some();
-        let again = takes_turns && self.asked.at == self.instructions && !self.asked.members.is_empty();
+        let again =
+            takes_turns && self.asked.at == self.instructions && !self.asked.members.is_empty();
         if !again {
             let group: Arc<CpuGroup> = Arc::clone(&self.group);
             let members = group.invalidate(&self.member, &wanted, what);
@@ -184,7 +185,7 @@ mod tests {
         }
         assert!(merged.everything && merged.pages.is_empty());
         let mut none = Invalidation::default();
-        none.add_pages(u64::MAX & !0xfff, 2);
+        none.add_pages(!0xfff, 2);
         assert_eq!(none.pages, [!0xfff, 0]);
     }
 }

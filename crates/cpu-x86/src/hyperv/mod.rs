@@ -96,9 +96,12 @@ impl Cpu {
                 version.service_pack,
                 u32::from(version.service_branch) << 24 | version.service_number,
             ),
-            3 => {
-                leaf(hyperv.told(Told::Registers), hyperv.told(Told::Calls), 0, hyperv.told(Told::Features))
-            }
+            3 => leaf(
+                hyperv.told(Told::Registers),
+                hyperv.told(Told::Calls),
+                0,
+                hyperv.told(Told::Features),
+            ),
             4 => leaf(hyperv.told(Told::Recommendations), hyperv.spinlocks(), 0, 0),
             _ => leaf(MAX_PROCESSORS, MAX_PROCESSORS, 0, 0),
         }

@@ -95,7 +95,7 @@ impl Reference {
     }
 
     fn now(&self) -> u64 {
-        (u128::from(self.0.tsc()) * u128::from(self.scale()) >> 64) as u64
+        ((u128::from(self.0.tsc()) * u128::from(self.scale())) >> 64) as u64
     }
 
     /// Guest time in nanoseconds at which the counter has come to `count`.

@@ -159,7 +159,7 @@ impl Processor {
             reg::STIMER0_CONFIG..=reg::STIMER3_COUNT => {
                 let n = register - reg::STIMER0_CONFIG;
                 let timer = &registers.timers[n as usize / 2];
-                if n % 2 == 0 { timer.config() } else { timer.count() }
+                if n.is_multiple_of(2) { timer.config() } else { timer.count() }
             }
             _ => return None,
         })
@@ -213,7 +213,7 @@ impl Processor {
                 let n = register - reg::STIMER0_CONFIG;
                 let now = self.reference.now();
                 let timer = &mut registers.timers[n as usize / 2];
-                if n % 2 == 0 {
+                if n.is_multiple_of(2) {
                     timer.set_config(value, self.direct, now);
                 } else {
                     timer.set_count(value, now);

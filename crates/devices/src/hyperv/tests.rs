@@ -282,7 +282,7 @@ fn the_reference_page_tells_the_time_while_counters_agree() {
     assert_eq!(page(0), 1);
     rig.at(123_456_789);
     let tsc = BenchClock(rig.bench.clock.clone()).tsc();
-    let time = (u128::from(tsc) * u128::from(page(8)) >> 64) as u64 + page(16);
+    let time = ((u128::from(tsc) * u128::from(page(8))) >> 64) as u64 + page(16);
     assert_eq!(time, rig.get(reg::TIME_REF_COUNT));
     assert!(time.abs_diff(123_456_789) < 2);
     rig.hyperv.counters_agree(false);

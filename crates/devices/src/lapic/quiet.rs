@@ -99,7 +99,9 @@ impl LocalApic {
     /// The CPU has taken `vector`: lets the guest tell of its end by the flag, if that may be.
     pub(super) fn allow_quiet_end(&self, registers: &mut Registers, vector: u8) {
         let flag = lock(&self.end_flag);
-        let Some(flag) = flag.as_ref().filter(|_| registers.allows_quiet_end(vector)) else { return };
+        let Some(flag) = flag.as_ref().filter(|_| registers.allows_quiet_end(vector)) else {
+            return;
+        };
         if flag.set(true) {
             registers.expect_quiet_end();
         }

@@ -474,8 +474,7 @@ impl Pc {
             };
             let (memory, apics) = (&self.memory, &self.chipset.apics);
             let control = Arc::clone(&self.control);
-            let device =
-                HyperV::new(options, memory, apics, &self.clock, &self.timers, control)?;
+            let device = HyperV::new(options, memory, apics, &self.clock, &self.timers, control)?;
             self.devices.push(device.clone());
             self.hyperv = Some(device);
         }
