@@ -14,9 +14,11 @@
 
 pub mod log;
 mod no_board;
+mod partition;
 mod signals;
 
 pub use no_board::NoBoard;
+pub use partition::Partition;
 pub use signals::{Bell, Signal, Signals};
 
 use std::sync::Arc;

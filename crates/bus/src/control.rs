@@ -75,6 +75,8 @@ pub enum WakeCause {
 pub enum Notice {
     /// The guest's kernel panicked.
     Panicked,
+    /// The guest's kernel crashed, and told Hyper-V's five parameters of that.
+    HyperVCrash([u64; 5]),
     /// The guest's kernel panicked and starts another one to look into it.
     CrashLoaded,
     /// The guest wants to sleep with its memory kept (ACPI S3).

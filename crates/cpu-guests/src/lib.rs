@@ -12,4 +12,4 @@ pub const TOPICS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/topics.
 
 /// Those of them that need interrupt controllers, timers or devices, or a clock that goes by itself.
 pub const NEEDS_MACHINE: &[&str] =
-    &["apic", "ioapic", "kvm", "mmio", "sleep", "smm", "smp", "topology"];
+    &["apic", "hyperv", "ioapic", "kvm", "mmio", "sleep", "smm", "smp", "topology"];

@@ -13,7 +13,9 @@ use crate::entropy::Entropy;
 use crate::flags::LazyFlags;
 use crate::fpu::Fpu;
 use crate::group::{CpuGroup, Member};
+use crate::hyperv::{Asked, Place, RunTime};
 use crate::kvm::KvmMsrs;
+use crate::mmu::NO_PAGE;
 use crate::model::{CpuModel, Limits};
 use crate::msr::Msrs;
 use crate::record::Recorder;
@@ -128,6 +130,8 @@ pub struct Cpu {
     pub(crate) passed_epoch: u64,
     /// The version of the physical address map that the TLB was filled by.
     pub(crate) map_version: u64,
+    /// The page of the interrupt controller's registers, which this CPU alone sees there.
+    pub(crate) controller_page: u64,
     /// Physical address lines that are connected: all but line 20, or all.
     pub(crate) address_lines: u64,
     pub(crate) tlb: Tlb,
@@ -182,6 +186,11 @@ pub struct Cpu {
     pub(crate) monitors: bool,
     /// VMware's backdoor, if it is there.
     pub(crate) backdoor: Option<Backdoor>,
+    /// Which of Hyper-V's virtual processors this is, if the board knows of any.
+    pub(crate) partition: Option<Place>,
+    /// What other CPUs were last asked to forget.
+    pub(crate) asked: Asked,
+    pub(crate) run_time: RunTime,
     /// What is written is recorded, for engines to be compared.
     pub(crate) recorder: Option<Box<Recorder>>,
     /// How the engines differed, for who is told that they do.
@@ -244,6 +253,7 @@ impl Cpu {
             instructions: 0,
             passed_epoch: 0,
             map_version: 0,
+            controller_page: NO_PAGE,
             address_lines: u64::MAX,
             tlb: Tlb::new(&counters),
             fpu: Fpu::default(),
@@ -283,6 +293,9 @@ impl Cpu {
             recorder: None,
             monitors: false,
             backdoor: None,
+            partition: None,
+            asked: Asked::default(),
+            run_time: RunTime::default(),
             divergence: None,
             translates: false,
             counted_to: 0,
@@ -366,6 +379,7 @@ impl Cpu {
             self.fpu = Fpu::default();
             self.msrs = Msrs::new(&self.config.model);
             self.keep_time();
+            self.restore_run_time(0);
             self.instructions = 0;
         }
         // A system that starts anew has other things where the clock was.

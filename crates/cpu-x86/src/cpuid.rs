@@ -6,6 +6,7 @@
 use crate::cpu::Cpu;
 use crate::feature::Word;
 use crate::fpu::xsave;
+use crate::hyperv::MAX_HYPERV;
 use crate::model::Vendor;
 use crate::msr::index;
 use crate::pmu::Pmu;
@@ -13,9 +14,11 @@ use crate::regs::{CR4_OSXSAVE, CR4_PKE};
 
 /// Highest standard leaf.
 const MAX_STANDARD: u32 = 0xd;
-/// The hypervisor's leaves: who it is, and what KVM offers.
+/// The hypervisor's leaves: who it is, and what KVM offers. Where Hyper-V's interface is offered, it is in the
+/// first place, and KVM's follows.
 const HYPERVISOR: u32 = 0x4000_0000;
-const KVM_FEATURES: u32 = 0x4000_0001;
+const SECOND_HYPERVISOR: u32 = 0x4000_0100;
+const LAST_HYPERVISOR: u32 = 0x4000_01ff;
 
 /// Leaf 1: CLFLUSH works on 8 times 8 bytes.
 const CLFLUSH_SIZE: u32 = 8 << 8;
@@ -104,7 +107,7 @@ pub(crate) struct Leaf {
     pub(crate) edx: u32,
 }
 
-const fn leaf(eax: u32, ebx: u32, ecx: u32, edx: u32) -> Leaf {
+pub(crate) const fn leaf(eax: u32, ebx: u32, ecx: u32, edx: u32) -> Leaf {
     Leaf { eax, ebx, ecx, edx }
 }
 
@@ -117,7 +120,7 @@ fn word(text: &[u8], index: usize) -> u32 {
 }
 
 /// A vendor signature, in the order of the registers that hold it.
-fn signature(max: u32, text: &[u8; 12], order: [usize; 3]) -> Leaf {
+pub(crate) fn signature(max: u32, text: &[u8; 12], order: [usize; 3]) -> Leaf {
     leaf(max, word(text, order[0]), word(text, order[1]), word(text, order[2]))
 }
 
@@ -127,8 +130,8 @@ impl Cpu {
         let highest = self.highest_extended();
         match index {
             0..=MAX_STANDARD => self.cpuid_standard(index, sub),
-            HYPERVISOR | KVM_FEATURES if self.is_hypervisor_told(index) => {
-                self.cpuid_hypervisor(index)
+            HYPERVISOR..=LAST_HYPERVISOR if self.features(Word::Leaf1Ecx) >> 31 != 0 => {
+                self.cpuid_hypervisor(index, sub)
             }
             0x8000_0000.. if index <= highest => self.cpuid_extended(index, sub),
             // An Intel processor answers as if asked for its highest leaf.
@@ -139,20 +142,20 @@ impl Cpu {
         }
     }
 
-    /// Whether hypervisor leaf `index` is there.
-    fn is_hypervisor_told(&self, index: u32) -> bool {
-        let told = self.features(Word::Leaf1Ecx) >> 31 != 0;
-        told && (index == HYPERVISOR || self.config.model.kvm)
-    }
-
     /// A hypervisor leaf. What the guest can ask KVM for, it can ask this CPU for, and so it is told.
-    fn cpuid_hypervisor(&self, index: u32) -> Leaf {
+    fn cpuid_hypervisor(&self, index: u32, sub: u32) -> Leaf {
+        let model = &self.config.model;
+        let hyperv = model.hyperv.is_on();
+        let kvm = if hyperv { SECOND_HYPERVISOR } else { HYPERVISOR };
         match index {
-            HYPERVISOR if self.config.model.kvm => {
-                signature(KVM_FEATURES, b"KVMKVMKVM\0\0\0", [0, 1, 2])
+            _ if hyperv && index <= HYPERVISOR + MAX_HYPERV => {
+                self.cpuid_hyperv(index - HYPERVISOR)
             }
+            _ if model.kvm && index == kvm => signature(kvm + 1, b"KVMKVMKVM\0\0\0", [0, 1, 2]),
+            _ if model.kvm && index == kvm + 1 => leaf(self.kvm_features(), 0, 0, 0),
             HYPERVISOR => signature(HYPERVISOR, b"RheaRheaRhea", [0, 1, 2]),
-            _ => leaf(self.kvm_features(), 0, 0, 0),
+            _ if model.vendor == Vendor::Intel => self.cpuid_standard(MAX_STANDARD, sub),
+            _ => Leaf::default(),
         }
     }
 

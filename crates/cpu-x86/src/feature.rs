@@ -171,6 +171,7 @@ pub const FEATURES: &[Feature] = {
         feature("cr8legacy", ExtendedEcx, 4, &[]),
         feature("abm", ExtendedEcx, 5, &[F::LZCNT]),
         feature("sse4a", ExtendedEcx, 6, &[F::SSE4A]),
+        feature("misalignsse", ExtendedEcx, 7, &[]),
         feature("3dnowprefetch", ExtendedEcx, 8, &[F::PREFETCHW]),
         feature("osvw", ExtendedEcx, 9, &[]),
         feature("topoext", ExtendedEcx, 22, &[]),
@@ -196,6 +197,8 @@ pub const FEATURES: &[Feature] = {
         feature("null-sel-clr-base", Extended2Eax, 6, &[]),
         feature("kvmclock", KvmEax, 0, &[]),
         feature("kvm-nopiodelay", KvmEax, 1, &[]),
+        feature("kvm-steal-time", KvmEax, 5, &[]),
+        feature("kvm-pv-eoi", KvmEax, 6, &[]),
         feature("kvmclock-stable-bit", KvmEax, 24, &[]),
     ]
 };
@@ -205,6 +208,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("pcid", &["invpcid"]),
     ("fxsr", &["sse", "fxsr-opt"]),
     ("sse", &["sse2", "mmxext"]),
+    ("sse", &["misalignsse"]),
     ("sse2", &["pni", "sse4a", "aes", "pclmulqdq", "sha-ni"]),
     ("xsave", &["xsaveopt", "xsavec", "xgetbv1", "xsaves", "avx"]),
     (
@@ -295,6 +299,13 @@ const ABSENT: &[&str] = &[
     "full-width-write",
     "gfni",
     "hle",
+    "hv-apicv",
+    "hv-avic",
+    "hv-emsr-bitmap",
+    "hv-evmcs",
+    "hv-reenlightenment",
+    "hv-syndbg",
+    "hv-tlbflush-direct",
     "ht",
     "ia64",
     "ibpb",
@@ -308,7 +319,6 @@ const ABSENT: &[&str] = &[
     "lwp",
     "md-clear",
     "mds-no",
-    "misalignsse",
     "movdir64b",
     "movdiri",
     "mpx",
@@ -366,8 +376,8 @@ const ABSENT: &[&str] = &[
     "xstore-en",
     "xtpr",
 ];
-/// What the names of services of hypervisors and of Intel's virtual machine mode begin with.
-const ABSENT_SERVICES: &[&str] = &["hv-", "kvm-", "vmx-"];
+/// What the names of KVM's services and of Intel's virtual machine mode begin with.
+const ABSENT_SERVICES: &[&str] = &["kvm-", "vmx-"];
 
 /// Whether others have a feature called `name`, with dashes, that this build has not.
 pub fn is_absent(name: &str) -> bool {

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use accel::{Signal, Signals};
 
+use crate::hyperv::Invalidation;
 #[cfg(target_arch = "x86_64")]
 use crate::translate::Sharing;
 
@@ -31,6 +32,18 @@ pub(crate) struct Member {
     passed: AtomicU64,
     /// The CPU's time-stamp counter is not that of the machine's clock.
     apart: AtomicBool,
+    /// What other CPUs want it to forget of its translations, how often they have asked, and up to which time
+    /// that is done (see `hyperv`).
+    pub(crate) wanted: Mutex<Invalidation>,
+    pub(crate) asked: AtomicU64,
+    pub(crate) invalidated: AtomicU64,
+}
+
+impl Member {
+    /// Whether its CPU does not run.
+    pub(crate) fn rests(&self) -> bool {
+        self.passed.load(Ordering::SeqCst) == NOT_RUNNING
+    }
 }
 
 /// The CPUs that share a guest's memory. Each machine makes one and gives it to all its CPUs.
@@ -103,6 +116,25 @@ impl CpuGroup {
         members.iter().all(|member| !member.apart.load(Ordering::SeqCst))
     }
 
+    /// Has each CPU but `own` whose number `wanted` names, in the order in which they were made, forget `what` of
+    /// its translations. Returns them with the numbers of these requests.
+    pub(crate) fn invalidate(
+        &self,
+        own: &Arc<Member>,
+        wanted: impl Fn(u32) -> bool,
+        what: &Invalidation,
+    ) -> Vec<(Arc<Member>, u64)> {
+        let members = self.members.read().unwrap_or_else(|e| e.into_inner());
+        let others = (0..).zip(members.iter());
+        let others = others.filter(|(n, member)| wanted(*n) && !Arc::ptr_eq(member, own));
+        let ask = |(_, member): (u32, &Arc<Member>)| {
+            let number = member.ask(what);
+            member.signals.raise(Signal::Flush);
+            (Arc::clone(member), number)
+        };
+        others.map(ask).collect()
+    }
+
     /// The version of the physical address map.
     pub(crate) fn map_version(&self) -> u64 {
         self.map.load(Ordering::SeqCst)
@@ -114,6 +146,9 @@ impl CpuGroup {
             signals: Arc::clone(signals),
             passed: AtomicU64::new(NOT_RUNNING),
             apart: AtomicBool::new(false),
+            wanted: Mutex::default(),
+            asked: AtomicU64::new(0),
+            invalidated: AtomicU64::new(0),
         });
         self.members.write().unwrap_or_else(|e| e.into_inner()).push(Arc::clone(&member));
         member

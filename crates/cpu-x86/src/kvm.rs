@@ -8,6 +8,12 @@
 //! for it and when the counter is moved, and all CPUs with the same counter have the same structure,
 //! which the flag for a stable clock promises.
 //!
+//! Another structure tells of stolen time: in which a CPU was to execute, and the host had its thread wait. It
+//! is renewed when the CPU begins to execute, and from time to time while it does. Where the guest may tell of
+//! ends of interrupts by a flag in memory is the interrupt controller's business.
+//!
+//! Where Hyper-V's interface is offered as well, calls are its calls once the guest has said what it is.
+//!
 //! A nested guest has none of it but the structure in memory: calls are undefined to it, unless its
 //! hypervisor intercepts them.
 
@@ -28,17 +34,23 @@ pub(crate) mod index {
     pub(crate) const OLD_SYSTEM_TIME: u32 = 0x12;
     pub(crate) const WALL_CLOCK: u32 = 0x4b56_4d00;
     pub(crate) const SYSTEM_TIME: u32 = 0x4b56_4d01;
+    pub(crate) const STEAL_TIME: u32 = 0x4b56_4d03;
+    pub(crate) const PV_EOI: u32 = 0x4b56_4d04;
 }
 
 /// Bits of leaf 0x4000_0001, EAX.
 pub(crate) mod has {
     pub(crate) const OLD_CLOCK: u32 = 1 << 0;
     pub(crate) const CLOCK: u32 = 1 << 3;
+    pub(crate) const STEAL_TIME: u32 = 1 << 5;
+    pub(crate) const PV_EOI: u32 = 1 << 6;
     pub(crate) const STABLE_CLOCK: u32 = 1 << 24;
 }
 
-/// SYSTEM_TIME: the clock is on; the rest is the structure's physical address.
+/// SYSTEM_TIME and STEAL_TIME: the clock, or the count, is on; the rest is the structure's physical address.
 const ENABLED: u64 = 1;
+/// STEAL_TIME: bits that must be zero.
+const STEAL_RESERVED: u64 = 0x3e;
 /// The structure's flag: the clocks of all CPUs go as one.
 const STABLE: u8 = 1;
 
@@ -63,6 +75,9 @@ const NS: u64 = 1_000_000_000;
 pub(crate) struct KvmMsrs {
     wall_clock: u64,
     system_time: u64,
+    steal_time: u64,
+    /// How much stolen time the guest was told of, or need not be.
+    told: u64,
     /// Whether the structure says that the clock is stable, if that is known.
     stable: Option<bool>,
 }
@@ -73,6 +88,7 @@ impl KvmMsrs {
         match register {
             index::WALL_CLOCK => Some(Self { wall_clock: value, ..self }),
             index::SYSTEM_TIME => Some(Self { system_time: value, ..self }),
+            index::STEAL_TIME => Some(Self { steal_time: value, ..self }),
             _ => None,
         }
     }
@@ -93,6 +109,58 @@ impl Cpu {
         features | if features & has::OLD_CLOCK != 0 { has::CLOCK } else { 0 }
     }
 
+    fn has_kvm(&self, feature: u32) -> bool {
+        self.kvm_features() & feature != 0
+    }
+
+    /// Whether the guest is told how much time was stolen from it.
+    pub(crate) fn tells_stolen_time(&self) -> bool {
+        self.msrs.kvm.steal_time & ENABLED != 0
+    }
+
+    fn set_steal_time(&mut self, value: u64) -> bool {
+        let valid = self.has_kvm(has::STEAL_TIME) && value & STEAL_RESERVED == 0;
+        if valid {
+            self.msrs.kvm.steal_time = value;
+            // What was stolen before it asked does not concern it.
+            self.end_run_time();
+            self.begin_run_time();
+            self.msrs.kvm.told = self.stolen_time();
+            self.tell_stolen_time();
+        }
+        valid
+    }
+
+    /// Adds the time that was stolen since it was last told to what the guest knows of, if it is told.
+    pub(crate) fn tell_stolen_time(&mut self) {
+        if !self.tells_stolen_time() {
+            return;
+        }
+        let at = self.msrs.kvm.steal_time & !0x3f;
+        let stolen = self.stolen_time();
+        // After a reset or a restored state the count may be another.
+        let more = stolen.saturating_sub(self.msrs.kvm.told);
+        self.msrs.kvm.told = stolen;
+        let (mut steal, mut version) = ([0; 8], [0; 4]);
+        let there = self.memory.read(at, &mut steal).is_ok();
+        if !there || self.memory.read(at + 8, &mut version).is_err() {
+            return;
+        }
+        let steal = u64::from_le_bytes(steal).wrapping_add(more);
+        let odd = u32::from_le_bytes(version).wrapping_add(1) | 1;
+        // The version follows the count, and it is not running less than it could: no flags, not preempted.
+        let pieces = [
+            (8, &odd.to_le_bytes()[..]),
+            (0, &steal.to_le_bytes()),
+            (12, &[0; 8]),
+            (8, &odd.wrapping_add(1).to_le_bytes()),
+        ];
+        for (offset, piece) in pieces {
+            let _ = self.memory.write(at + offset, piece);
+            fence(Ordering::SeqCst);
+        }
+    }
+
     fn has_kvm_clock(&self) -> bool {
         self.kvm_features() & has::CLOCK != 0
     }
@@ -105,6 +173,9 @@ impl Cpu {
     pub(crate) fn read_kvm_msr(&self, register: u32) -> Option<u64> {
         let kvm = &self.msrs.kvm;
         match register {
+            index::STEAL_TIME => self.has_kvm(has::STEAL_TIME).then_some(kvm.steal_time),
+            index::PV_EOI if self.has_kvm(has::PV_EOI) => self.interrupts.read_msr(register),
+            index::PV_EOI => None,
             _ if !self.has_kvm_clock() => None,
             index::WALL_CLOCK | index::OLD_WALL_CLOCK => Some(kvm.wall_clock),
             index::SYSTEM_TIME | index::OLD_SYSTEM_TIME => Some(kvm.system_time),
@@ -115,6 +186,10 @@ impl Cpu {
     /// Writes a register of this interface; false if there is none.
     pub(crate) fn write_kvm_msr(&mut self, register: u32, value: u64) -> bool {
         match register {
+            index::STEAL_TIME => return self.set_steal_time(value),
+            index::PV_EOI => {
+                return self.has_kvm(has::PV_EOI) && self.interrupts.write_msr(register, value);
+            }
             _ if !self.has_kvm_clock() => return false,
             index::WALL_CLOCK | index::OLD_WALL_CLOCK => {
                 self.msrs.kvm.wall_clock = value;
@@ -168,12 +243,14 @@ impl Cpu {
         if kvm.system_time & ENABLED != 0 && kvm.stable != Some(stable) {
             self.publish_clock();
         }
+        self.tell_partition_of_counters();
     }
 
     /// The time-stamp counter is another one now, or may be.
     pub(crate) fn counter_moved(&mut self) {
         self.group.set_apart(&self.member, self.msrs.tsc_offset != 0);
         self.publish_clock();
+        self.tell_partition_of_counters();
     }
 
     /// The counter is what it was when it was saved, of all CPUs or of those so far. Memory may not be there
@@ -211,6 +288,9 @@ impl Cpu {
     /// VMCALL or VMMCALL that nobody intercepts: call RAX with what is in RBX and RCX, 32 bits of each outside
     /// 64-bit mode. The result is in RAX.
     pub(crate) fn hypercall(&mut self) -> Result {
+        if self.takes_hyperv_calls() {
+            return self.hyperv_call();
+        }
         if !self.has_hypercalls() {
             return Err(Exception::UD);
         }

@@ -350,6 +350,8 @@ impl Cpu {
             (Some(host), WritePath::Direct) => Place::Ram(host, phys),
             (Some(host), _) if access != Access::Write => Place::Ram(host, phys),
             (None, WritePath::Bus) => Place::Device(phys),
+            // A page of the hypervisor's.
+            _ if access == Access::Write && self.is_protected(phys) => return Err(Exception::GP0),
             (host, _) => Place::Split(host, phys),
         };
         let recorded = self.recorder.as_ref().is_some_and(|recorder| recorder.is_on());

@@ -11,6 +11,7 @@ use crate::counters::Count;
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
 use crate::host::{Access, HostPtr, PAGE_OFFSET};
+use crate::msr::index;
 use crate::record::Written;
 use crate::regs::{
     CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PKE, CR4_PKS, CR4_PSE, CR4_SMAP, CR4_SMEP,
@@ -18,6 +19,9 @@ use crate::regs::{
 };
 use crate::svm::Purpose;
 use crate::tlb::{Class, Directory, Rights, Translation};
+
+/// An address that no page is at.
+pub(crate) const NO_PAGE: u64 = u64::MAX;
 
 /// Width of guest physical addresses in bits, if the model says nothing else.
 pub(crate) const PHYS_BITS: u32 = 40;
@@ -513,7 +517,31 @@ impl Cpu {
 
     /// What the memory map says of the page at guest physical `phys`.
     fn page_at(&mut self, phys: u64) -> Page {
+        // The registers of the CPU's own interrupt controller are in front of whatever all CPUs see.
+        if phys & !PAGE_OFFSET == self.controller_page {
+            return Page { host: None, writes: WritePath::Bus };
+        }
         self.map.page(phys, self.smm)
+    }
+
+    /// Takes note of where the page of the interrupt controller's registers is (SDM volume 3, section 11.4.5):
+    /// the guest has put it elsewhere, or a saved state has.
+    pub(crate) fn take_up_controller_page(&mut self) {
+        const ENABLED: u64 = 1 << 11;
+        const X2APIC: u64 = 1 << 10;
+        let base = self.interrupts.read_msr(index::APIC_BASE).unwrap_or(0);
+        let there = base & (ENABLED | X2APIC) == ENABLED;
+        let page = if there { base & self.physical_mask() & !PAGE_OFFSET } else { NO_PAGE };
+        if page != self.controller_page {
+            self.controller_page = page;
+            self.tlb.flush_every_asid();
+            self.tlb.switch(self.pcid(), true);
+        }
+    }
+
+    /// The bits that physical addresses have.
+    fn physical_mask(&self) -> u64 {
+        (1 << self.limits.phys_bits) - 1
     }
 
     fn on_host(&mut self, phys: u64, rights: Rights) -> Translation {
@@ -564,6 +592,15 @@ impl Cpu {
             Some(page) => page.at(at).read_bytes(buf),
             None => self.read_physical(at, buf),
         }
+    }
+
+    /// Reads physical memory within one page, if it is memory.
+    pub(crate) fn read_memory_page(&mut self, at: u64, buf: &mut [u8]) -> bool {
+        let page = self.host_page(at & self.address_lines);
+        if let Some(page) = page {
+            page.at(at).read_bytes(buf);
+        }
+        page.is_some()
     }
 
     /// Writes physical memory as the CPU itself.

@@ -7,6 +7,8 @@ use std::fmt;
 
 use crate::feature::{FEATURES, FeatureSet, Instructions, PERFCTR_CORE, Word, find, is_absent};
 use crate::fpu::xsave::component;
+use crate::fpu::{MXCSR_MASK, MXCSR_MM};
+use crate::hyperv::Enlightenments;
 use crate::mmu::{LINEAR_BITS, LINEAR_BITS_57, PHYS_BITS};
 use crate::regs::*;
 
@@ -84,6 +86,8 @@ pub(crate) struct Limits {
     pub(crate) xcr0: u64,
     /// XGETBV tells which components are in use.
     pub(crate) xgetbv1: bool,
+    /// Bits of MXCSR that can be set.
+    pub(crate) mxcsr: u32,
     /// Width of physical addresses.
     pub(crate) phys_bits: u32,
     /// 5-level paging is there.
@@ -135,7 +139,7 @@ impl Limits {
         let intel = model.vendor == Vendor::Intel;
         let mut instructions = model.features.instructions();
         instructions.intel = intel;
-        instructions.hypercalls = model.kvm;
+        instructions.hypercalls = model.kvm || model.hyperv.is_on();
         // `max` is no processor of anybody's, and can do what any can.
         let any = model.name == MAX;
         instructions.wide_far = intel || any;
@@ -146,6 +150,7 @@ impl Limits {
                 | component::SSE
                 | bits(&[("avx", component::AVX), ("pku", component::PKRU)]),
             xgetbv1: model.features.has_name("xgetbv1"),
+            mxcsr: MXCSR_MASK | bits(&[("misalignsse", MXCSR_MM.into())]) as u32,
             phys_bits: model.phys_bits,
             la57: model.features.has_name("la57"),
             msrs: Groups::of(&model.features),
@@ -186,6 +191,8 @@ pub struct CpuModel {
     pub pmu: bool,
     /// Whether the guest is told that it can use what KVM offers (see `kvm`).
     pub kvm: bool,
+    /// What of Hyper-V's interface the guest is offered (see `hyperv`).
+    pub hyperv: Enlightenments,
 }
 
 /// Why a model can't be had. The text says it all.
@@ -199,6 +206,8 @@ pub enum ModelError {
     Absent(String),
     /// A property has a value that it can't have.
     BadValue(String, String),
+    /// A feature is on without another that it needs.
+    Needs(String, String),
 }
 
 impl fmt::Display for ModelError {
@@ -212,6 +221,12 @@ impl fmt::Display for ModelError {
             Self::BadValue(name, value) => {
                 write!(f, "property '{name}' cannot have the value '{value}'")
             }
+            Self::Needs(name, needed) => {
+                write!(
+                    f,
+                    "feature '{name}' needs '{needed}', which is off; turn it on, or leave '{name}' off"
+                )
+            }
         }
     }
 }
@@ -224,7 +239,7 @@ const MIN_PHYS_BITS: u32 = 32;
 const MAX_PHYS_BITS: u32 = 52;
 
 /// What KVM offers, on all models.
-const KVM: &str = "kvmclock kvm-nopiodelay kvmclock-stable-bit";
+const KVM: &str = "kvmclock kvm-nopiodelay kvm-steal-time kvm-pv-eoi kvmclock-stable-bit";
 
 /// The model that has all features.
 const MAX: &str = "max";
@@ -268,7 +283,7 @@ const DENVERTON: &str = "tsc-deadline xsave rdrand 3dnowprefetch pdpe1gb rdtscp 
 const AMD: &str =
     "mmxext sse4a topoext 3dnowprefetch abm rdtscp pdpe1gb cr8legacy svm npt nrip-save";
 const EPYC: &str = "sse4.1 sse4.2 popcnt aes pclmulqdq avx xsave xsaveopt f16c rdrand fsgsbase smep fma \
-    movbe bmi1 bmi2 avx2 rdseed adx smap clflushopt sha-ni xsavec xgetbv1 arat fxsr-opt osvw";
+    movbe bmi1 bmi2 avx2 rdseed adx smap clflushopt sha-ni xsavec xgetbv1 arat fxsr-opt osvw misalignsse";
 const ROME: &str = "perfctr-core clwb umip rdpid xsaveerptr clzero wbnoinvd";
 const MILAN: &str = "pcid invpcid erms fsrm pku vaes vpclmulqdq null-sel-clr-base \
     lfence-always-serializing";
@@ -540,7 +555,7 @@ const MODELS: &[Known] = {
             Amd,
             [16, 2, 3],
             "AMD Opteron 23xx (Gen 3 Class Opteron)",
-            &[X86_64, "vme pni cx16 popcnt monitor rdtscp abm lahf-lm svm"],
+            &[X86_64, "vme pni cx16 popcnt monitor rdtscp abm lahf-lm svm misalignsse"],
         ),
         known(
             "Opteron_G4",
@@ -550,7 +565,7 @@ const MODELS: &[Known] = {
             "AMD Opteron 62xx class CPU",
             &[
                 X86_64,
-                "vme pni pclmulqdq ssse3 cx16 sse4.1 sse4.2 popcnt aes xsave avx pdpe1gb rdtscp lahf-lm abm 3dnowprefetch svm npt nrip-save",
+                "vme pni pclmulqdq ssse3 cx16 sse4.1 sse4.2 popcnt aes xsave avx pdpe1gb rdtscp lahf-lm abm 3dnowprefetch svm npt nrip-save misalignsse",
             ],
         ),
         known(
@@ -561,7 +576,7 @@ const MODELS: &[Known] = {
             "AMD Opteron 63xx class CPU",
             &[
                 X86_64,
-                "vme pni pclmulqdq ssse3 fma cx16 sse4.1 sse4.2 popcnt aes xsave avx f16c pdpe1gb rdtscp lahf-lm abm 3dnowprefetch svm npt nrip-save",
+                "vme pni pclmulqdq ssse3 fma cx16 sse4.1 sse4.2 popcnt aes xsave avx f16c pdpe1gb rdtscp lahf-lm abm 3dnowprefetch svm npt nrip-save misalignsse",
             ],
         ),
         known(
@@ -739,6 +754,7 @@ impl CpuModel {
             phys_bits: PHYS_BITS,
             pmu: known.features.is_empty(),
             kvm: true,
+            hyperv: Enlightenments::default(),
         };
         if known.name == HOST {
             host::identify(&mut model);
@@ -770,6 +786,7 @@ impl CpuModel {
             model.change(part)?;
         }
         model.features.settle();
+        model.hyperv.check()?;
         if !model.pmu || model.vendor == Vendor::Intel {
             model.set_feature(PERFCTR_CORE, false)?;
         }
@@ -830,7 +847,12 @@ impl CpuModel {
             "check" | "enforce" => {
                 switch()?;
             }
-            _ => return self.set_feature(name, switch()?),
+            _ => {
+                if let Some(done) = self.hyperv.set(&name.replace('_', "-"), value) {
+                    return done;
+                }
+                return self.set_feature(name, switch()?);
+            }
         }
         Ok(())
     }
@@ -974,9 +996,8 @@ mod tests {
         assert!(refusal("max,sse2=maybe").contains("'maybe'"));
         assert!(refusal("max,vendor=Nobody").contains("'Nobody'"));
         assert!(CpuModel::parse("max,-avx512f,enforce").is_ok());
-        assert!(refusal("max,hv_time").contains("feature 'hv_time'"));
-        assert!(refusal("max,+kvm_pv_eoi").contains("feature 'kvm_pv_eoi'"));
-        assert!(CpuModel::parse("max,-kvm-pv-eoi,-hv-time,+pmu").unwrap().pmu);
+        assert!(refusal("max,+kvm_asyncpf").contains("feature 'kvm_asyncpf'"));
+        assert!(CpuModel::parse("max,-kvm-asyncpf,-hv-evmcs,+pmu").unwrap().pmu);
         assert!(!CpuModel::parse("max,-pmu").unwrap().pmu);
     }
 

@@ -6,6 +6,7 @@
 
 use crate::cpu::Cpu;
 use crate::feature::PERFCTR_CORE;
+use crate::hyperv;
 use crate::kvm::{self, KvmMsrs};
 use crate::model::{CpuModel, Groups, Vendor};
 use crate::pmu::Pmu;
@@ -263,8 +264,10 @@ const SAVED: &[u32] = &[
     index::PAT,
     index::MTRR_DEF_TYPE,
     index::PKRS,
+    hyperv::index::VP_RUNTIME,
     kvm::index::WALL_CLOCK,
     kvm::index::SYSTEM_TIME,
+    kvm::index::STEAL_TIME,
     index::EFER,
     index::STAR,
     index::LSTAR,
@@ -380,6 +383,7 @@ impl Cpu {
             index::OSVW_LENGTH | index::OSVW_STATUS if self.has(Groups::OSVW) => {
                 msrs.osvw[(register - index::OSVW_LENGTH) as usize]
             }
+            hyperv::index::FIRST..=hyperv::index::LAST => return self.read_hyperv_msr(register),
             index::SYSCFG
             | index::TOP_MEM
             | index::TOP_MEM2
@@ -407,13 +411,23 @@ impl Cpu {
             index::APIC_BASE if value & APIC_BASE_X2APIC != 0 && !self.has(Groups::X2APIC) => {
                 return false;
             }
-            _ if is_controllers(register) => return self.interrupts.write_msr(register, value),
+            _ if is_controllers(register) => {
+                let done = self.interrupts.write_msr(register, value);
+                if register == index::APIC_BASE {
+                    self.take_up_controller_page();
+                    self.break_block = true;
+                }
+                return done;
+            }
             index::EFER => return self.write_efer(value),
             index::DEBUG_CTL => return self.write_debug_ctl(value),
             index::SPEC_CTRL | index::PRED_CMD if !self.has(Groups::SPEC_CTRL) => return false,
             index::OSVW_LENGTH | index::OSVW_STATUS if !self.has(Groups::OSVW) => return false,
             index::PKRS => return self.write_pkrs(value),
             index::XSS => return self.has(Groups::XSAVES) && value == 0,
+            hyperv::index::FIRST..=hyperv::index::LAST => {
+                return self.write_hyperv_msr(register, value);
+            }
             index::MC_FIRST..=index::MC_LAST => return self.write_mc_bank(register, value),
             index::FS_BASE | index::GS_BASE => {
                 if !self.is_canonical_base(value) {
@@ -658,6 +672,10 @@ impl Cpu {
             }
             if let index::MC_FIRST..=index::MC_LAST = register {
                 self.msrs.mc_banks[(register - index::MC_FIRST) as usize] = value;
+                continue;
+            }
+            if register == hyperv::index::VP_RUNTIME {
+                self.restore_run_time(value);
                 continue;
             }
             if let Some(kvm) = self.msrs.kvm.restored(register, value) {

@@ -279,6 +279,7 @@ impl Cpu {
             self.tlb.forbid_writes();
             self.group.pass(&self.member, epoch);
             self.passed_epoch = epoch;
+            self.forget_what_is_asked();
             self.renew_clock();
         }
         // Those are looked for whenever translated code is entered; it had to be left, no more.
@@ -381,6 +382,7 @@ impl Cpu {
             if until_glance == 0 {
                 until_glance = BLOCKS_PER_GLANCE;
                 self.sync_performance();
+                self.tell_stolen_time();
                 self.publish();
             }
         }
@@ -403,6 +405,8 @@ impl Vcpu for Cpu {
             #[cfg(target_arch = "x86_64")]
             translator: self.translator.take(),
         };
+        // A reset or a saved state may have put it elsewhere.
+        self.take_up_controller_page();
         let (epoch, stale) = self.group.enter(&self.member, self.passed_epoch);
         self.passed_epoch = epoch;
         if stale {
@@ -410,7 +414,10 @@ impl Vcpu for Cpu {
         }
         self.glance.halted.store(false, Ordering::Relaxed);
         self.counted_to = self.clock.tsc();
+        self.begin_run_time();
+        self.tell_stolen_time();
         let exit = self.run_loop(&mut engine);
+        self.end_run_time();
         self.group.rest(&self.member);
         self.sync_performance();
         self.publish();

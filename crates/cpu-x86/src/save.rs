@@ -156,6 +156,9 @@ impl Cpu {
             state.msrs.iter().find(|(n, _)| *n == index::EFER).map_or(0, |(_, value)| *value);
         self.check_modes(state.cr0, state.cr3, state.cr4, efer, state.svm.guest.is_some())?;
         self.check_svm(&state.svm)?;
+        if state.mxcsr & !self.limits.mxcsr != 0 {
+            return Err(format!("MXCSR {:#x} has reserved bits set", state.mxcsr));
+        }
         if !self.is_xcr0(state.xcr0) {
             return Err(format!("XCR0 cannot hold {:#x}", state.xcr0));
         }

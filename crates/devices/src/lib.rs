@@ -15,6 +15,7 @@ pub mod fdc;
 pub mod fpu_error;
 pub mod fw_cfg;
 pub mod hpet;
+pub mod hyperv;
 pub mod i440fx;
 pub mod i8042;
 pub mod i8237;

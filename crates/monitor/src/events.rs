@@ -6,8 +6,9 @@ use machine::run::MachineEvent;
 use machine::spec::{PanicAction, WatchdogAction};
 use schema::{
     BalloonChangeEventData, BlockErrorAction, BlockIoErrorEventData, DeviceTrayMovedEventData,
-    Event, GuestCrashloadedEventData, GuestPanicAction, GuestPanickedEventData, IoOperationType,
-    ResetEventData, RtcChangeEventData, ShutdownEventData, WatchdogEventData,
+    Event, GuestCrashloadedEventData, GuestPanicAction, GuestPanicInformation,
+    GuestPanicInformationHyperV, GuestPanickedEventData, IoOperationType, ResetEventData,
+    RtcChangeEventData, ShutdownEventData, WatchdogEventData,
 };
 
 /// The event that tells clients of `event`.
@@ -25,8 +26,9 @@ pub fn to_qmp(event: MachineEvent) -> Event {
         MachineEvent::BalloonChange(actual) => {
             Event::BalloonChange(BalloonChangeEventData { actual: crate::int(actual) })
         }
-        MachineEvent::GuestPanicked(action) => {
-            Event::GuestPanicked(GuestPanickedEventData { action: panic_action(action) })
+        MachineEvent::GuestPanicked(action, crash) => {
+            let info = crash.map(panic_information);
+            Event::GuestPanicked(GuestPanickedEventData { action: panic_action(action), info })
         }
         MachineEvent::GuestCrashLoaded => {
             let action = GuestPanicAction::Run;
@@ -55,6 +57,11 @@ fn panic_action(action: PanicAction) -> GuestPanicAction {
         PanicAction::Pause => GuestPanicAction::Pause,
         PanicAction::Shutdown | PanicAction::ExitFailure => GuestPanicAction::Poweroff,
     }
+}
+
+fn panic_information(crash: [u64; 5]) -> GuestPanicInformation {
+    let [arg1, arg2, arg3, arg4, arg5] = crash;
+    GuestPanicInformation::HyperV(GuestPanicInformationHyperV { arg1, arg2, arg3, arg4, arg5 })
 }
 
 fn watchdog_action(action: WatchdogAction) -> schema::WatchdogAction {

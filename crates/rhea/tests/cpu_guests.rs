@@ -11,6 +11,18 @@ const EVERYWHERE: &str = "max";
 /// Models that a topic runs on besides.
 const BESIDES: &[(&str, &[&str])] = &[
     ("apic", &["qemu64,+x2apic,+tsc-deadline", "qemu64,-x2apic"]),
+    (
+        "hyperv",
+        &[
+            "max,hv-passthrough",
+            "qemu64,kvm=off,hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runtime,hv-time,\
+             hv-synic,hv-stimer,hv-reset,hv-frequencies,hv-tlbflush,hv-ipi,hv-crash",
+            "Haswell,hv-passthrough",
+            "EPYC,hv-time,hv-vpindex",
+            "qemu64,hv-relaxed",
+        ],
+    ),
+    ("fpu", &["EPYC", "Haswell", "qemu64"]),
     ("keys", &["EPYC-Milan", "qemu64"]),
     ("kvm", &["max,kvm=off", "qemu64,-kvmclock", "Haswell"]),
     ("la57", &["Icelake-Server", "qemu64"]),
@@ -28,6 +40,7 @@ const BESIDES: &[(&str, &[&str])] = &[
 ];
 /// What topics' machines have besides.
 const MACHINES: &[(&str, [&str; 2])] = &[
+    ("hyperv", ["-smp", "2"]),
     ("ioapic", ["-smp", "2"]),
     ("smp", ["-smp", "4"]),
     ("topology", ["-smp", "8,sockets=2,cores=2,threads=2"]),

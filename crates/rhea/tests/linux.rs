@@ -80,6 +80,50 @@ fn four_cpus_work() {
     });
 }
 
+/// What a domain for Windows has.
+const HYPERV: &str = "qemu64,kvm=off,hv-time,hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runtime,\
+    hv-synic,hv-stimer,hv-stimer-direct,hv-reset,hv-frequencies,hv-tlbflush,hv-ipi,hv-crash";
+
+/// Linux finds Hyper-V's interface, tells the time by its page, and works with its timers and calls.
+fn hyperv(builder: VmBuilder, guest: &Guest, cpus: &str, accel: &str) -> Result<()> {
+    let builder = builder.args(["-cpu", HYPERV, "-smp", cpus, "-accel", accel]);
+    let mut vm = commands(builder, guest)?;
+    let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    let clock = vm.serial.run(&format!("cat {clock}"))?;
+    ensure!(clock == "hyperv_clocksource_tsc_page", "{clock}");
+    let said = vm.serial.run("dmesg")?;
+    let found = "Hypervisor detected: Microsoft Hyper-V";
+    ensure!(said.contains(found), "{said}");
+    ensure!(!said.contains("Call Trace"), "{said}");
+    let timers = vm.serial.run("grep 'Clock Event Device' /proc/timer_list")?;
+    ensure!(timers.contains("Hyper-V clockevent"), "{timers}");
+    ensure!(vm.serial.run("nproc")? == cpus);
+    // Processes that fault, map and die on all CPUs have translations flushed and interrupts sent.
+    let work = "for i in 1 2 3 4; do (n=0; while [ $n -lt 30 ]; do busybox true; n=$((n + 1)); done) & \
+        done; wait; sleep 0.2; echo done";
+    ensure!(vm.serial.run(work)?.ends_with("done"));
+    Ok(())
+}
+
+#[test]
+fn hyperv_is_found_and_used() {
+    with_guest("hyperv_is_found_and_used", |builder, guest| hyperv(builder, guest, "1", "soft"));
+}
+
+#[test]
+fn hyperv_is_found_and_used_by_two_cpus() {
+    with_guest("hyperv_is_found_and_used_by_two_cpus", |builder, guest| {
+        hyperv(builder, guest, "2", "soft")
+    });
+}
+
+#[test]
+fn hyperv_is_found_and_used_by_interpreted_cpus() {
+    with_guest("hyperv_is_found_and_used_by_interpreted_cpus", |builder, guest| {
+        hyperv(builder, guest, "2", "soft,translate=off")
+    });
+}
+
 /// What the emulator counts for `disk0`.
 fn disk_counters(vm: &mut Vm) -> Result<Value> {
     let stats = vm.qmp()?.query("query-blockstats")?;

@@ -99,6 +99,42 @@ fn guest_chooses_its_exit_status() {
     });
 }
 
+/// A guest tells Hyper-V's crash registers of its end; another one resets itself by them.
+#[test]
+fn a_crash_that_hyperv_is_told_of_is_told_on() {
+    with_machine("a_crash_that_hyperv_is_told_of_is_told_on", |builder| {
+        let crash: Vec<_> = (0..5)
+            .map(|n| (0x4000_0100 + n, u64::MAX - u64::from(n)))
+            .chain([(0x4000_0105, 1 << 63)])
+            .collect();
+        let builder = builder.args(["-S", "-cpu", "qemu64,hv-crash"]);
+        let mut vm = builder.code(&bare::write_registers(&crash))?.spawn()?;
+        let qmp = vm.qmp()?;
+        qmp.query("cont")?;
+        let info = json!({"type": "hyper-v", "arg1": u64::MAX, "arg2": u64::MAX - 1,
+            "arg3": u64::MAX - 2, "arg4": u64::MAX - 3, "arg5": u64::MAX - 4});
+        let panicked = qmp.event("GUEST_PANICKED")?;
+        ensure!(panicked["data"] == json!({"action": "poweroff", "info": info}), "{panicked}");
+        let shutdown = qmp.event("SHUTDOWN")?;
+        ensure!(shutdown["data"] == json!({"guest": true, "reason": "guest-panic"}), "{shutdown}");
+        ensure!(vm.wait_exit()?.success());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_guest_resets_itself_by_hyperv() {
+    with_machine("a_guest_resets_itself_by_hyperv", |builder| {
+        let builder = builder.args(["-S", "-no-reboot", "-cpu", "qemu64,hv-reset"]);
+        let mut vm = builder.code(&bare::write_registers(&[(0x4000_0003, 1)]))?.spawn()?;
+        let qmp = vm.qmp()?;
+        qmp.query("cont")?;
+        let shutdown = qmp.event("SHUTDOWN")?;
+        ensure!(shutdown["data"] == json!({"guest": true, "reason": "guest-reset"}), "{shutdown}");
+        Ok(())
+    });
+}
+
 #[test]
 fn triple_fault_resets() {
     with_machine("triple_fault_resets", |builder| {

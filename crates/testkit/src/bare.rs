@@ -34,6 +34,21 @@ pub const TRIPLE_FAULT: &[u8] = &[
     0x0f, 0x0b, // ud2
 ];
 
+/// Writes `values` to model-specific registers by their numbers, in order, and halts.
+pub fn write_registers(values: &[(u32, u64)]) -> Vec<u8> {
+    let mut code = vec![0xfa]; // cli
+    for (register, value) in values {
+        let halves = [(0xb9, *register), (0xb8, *value as u32), (0xba, (value >> 32) as u32)];
+        for (mov, word) in halves {
+            code.push(mov); // mov ecx, eax, edx
+            code.extend_from_slice(&word.to_le_bytes());
+        }
+        code.extend_from_slice(&[0x0f, 0x30]); // wrmsr
+    }
+    code.extend_from_slice(&[0xf4, 0xeb, 0xfd]); // hlt; jmp to it
+    code
+}
+
 /// An ELF file that loads `code` at 1 MiB and enters at its first byte.
 pub fn elf(code: &[u8]) -> Vec<u8> {
     let entry = LOAD_ADDRESS;

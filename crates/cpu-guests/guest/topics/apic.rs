@@ -399,6 +399,19 @@ fn relocation() {
     let there = unsafe { ((ELSEWHERE + 0x30) as *const u32).read_volatile() };
     check("version there", there, version);
     check("back", (try_wrmsr(MSR_BASE, base), read(0x30)), (NONE, version));
+    // Over RAM, which is there again afterwards.
+    const MEMORY: u64 = 0x200_0000;
+    let word = |at: u64| at as *mut u32;
+    unsafe { word(MEMORY + 0x30).write_volatile(0x5a5a_5a5a) };
+    check("over RAM", try_wrmsr(MSR_BASE, base & 0xfff | MEMORY), NONE);
+    check("version over RAM", unsafe { word(MEMORY + 0x30).read_volatile() }, version);
+    unsafe { word(MEMORY + 0x80).write_volatile(0x20) };
+    check("a register over RAM", (unsafe { word(MEMORY + 0x80).read_volatile() }, cr8()), (0x20, 2));
+    unsafe { word(MEMORY + 0x80).write_volatile(0) };
+    unsafe { word(MEMORY + 0x1000).write_volatile(0x1234) };
+    check("the page after it", unsafe { word(MEMORY + 0x1000).read_volatile() }, 0x1234);
+    check("back from RAM", (try_wrmsr(MSR_BASE, base), read(0x30)), (NONE, version));
+    check("RAM again", unsafe { word(MEMORY + 0x30).read_volatile() }, 0x5a5a_5a5a);
     let width = cpuid(0x8000_0008, 0)[0] & 0xff;
     check("beyond memory", try_wrmsr(MSR_BASE, base | 1 << width), GP);
     for bit in [0, 7, 9] {

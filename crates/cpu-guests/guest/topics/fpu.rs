@@ -214,6 +214,7 @@ fn at_once() {
     unsafe { asm!("stmxcsr [{}]", "ldmxcsr [{}]", in(reg) &mut after, in(reg) &normal) };
     check("without OSXMMEXCPT", vector, UD);
     let reserved: u32 = 1 << 31 | normal;
+    misaligned();
     check("MXCSR, reserved", attempt!(["ldmxcsr [{}]"], in(reg) &reserved), GP);
     // Flags that are set do not raise when they are unmasked.
     let sticky: u32 = unmasked | 4;
@@ -238,6 +239,44 @@ fn at_once() {
         unsafe { set_cr4(UNIT_CR4) };
     }
 }
+
+/// AMD's misaligned mode (APM volume 1, section 4.2.2; volume 3, appendix E, leaf 8000_0001h).
+fn misaligned() {
+    let mode = 0x2_1f80u32;
+    let normal = 0x1f80u32;
+    let there = has(0x8000_0001, 2, 7);
+    let image = &raw mut STATE as u64;
+    unsafe { asm!("fxsave64 [{}]", in(reg) image) };
+    let mask = unsafe { ((image + 28) as *const u32).read_volatile() };
+    check("MXCSR_MASK", mask >> 17 & 1 != 0, there);
+    check("MXCSR.MM", attempt!(["ldmxcsr [{}]", "ldmxcsr [{}]"], in(reg) &mode, in(reg) &normal),
+        if there { NONE } else { GP });
+    let odd = image + 65;
+    // More often than it takes to be translated.
+    for round in 0..60 {
+        for (name, value) in [("aligned mode", normal), ("misaligned mode", if there { mode } else { normal })] {
+            let allowed = if value == mode { NONE } else { GP };
+            macro_rules! operand {
+                ($instruction:literal, $expected:expr) => {
+                    check(format_args!("{name}, {}, {round}", $instruction),
+                        attempt!(["ldmxcsr [{value}]", $instruction, "ldmxcsr [{normal}]"],
+                            value = in(reg) &value, normal = in(reg) &normal, in("rdi") odd, out("xmm0") _),
+                        $expected);
+                    unsafe { asm!("ldmxcsr [{}]", in(reg) &normal) };
+                };
+            }
+            operand!("paddd xmm0, [rdi]", allowed);
+            operand!("addps xmm0, [rdi]", allowed);
+            operand!("xorps xmm0, [rdi]", allowed);
+            operand!("movaps xmm0, [rdi]", GP);
+            operand!("movdqa [rdi], xmm0", GP);
+            operand!("movups xmm0, [rdi]", NONE);
+        }
+    }
+}
+#[repr(align(64))]
+struct State([u8; 640]);
+static mut STATE: State = State([0; 640]);
 
 pub fn run() {
     install();

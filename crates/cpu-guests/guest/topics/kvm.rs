@@ -3,6 +3,10 @@
 
 use core::arch::asm;
 
+use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+use crate::kit::processors::a_while;
+use crate::kit::xapic;
 use crate::kit::*;
 
 const SIGNATURE: u32 = 0x4000_0000;
@@ -11,6 +15,8 @@ const OLD_WALL_CLOCK: u32 = 0x11;
 const OLD_SYSTEM_TIME: u32 = 0x12;
 const WALL_CLOCK: u32 = 0x4b56_4d00;
 const SYSTEM_TIME: u32 = 0x4b56_4d01;
+const STEAL_TIME: u32 = 0x4b56_4d03;
+const PV_EOI: u32 = 0x4b56_4d04;
 const TSC: u32 = 0x10;
 /// The flag of a clock that is the same on all CPUs.
 const STABLE: u8 = 1;
@@ -99,6 +105,12 @@ pub fn run() {
         check("WALL_CLOCK without the feature", try_wrmsr(WALL_CLOCK, 0), GP);
         check("SYSTEM_TIME without the feature", try_wrmsr(SYSTEM_TIME, 0), GP);
     }
+    if features >> 5 & 1 != 0 {
+        stolen();
+    }
+    if features >> 6 & 1 != 0 {
+        ends();
+    }
     for (name, register, bit) in [
         ("asynchronous page faults", 0x4b56_4d02, 4),
         ("stolen time", 0x4b56_4d03, 5),
@@ -109,6 +121,127 @@ pub fn run() {
     ] {
         let there = features >> bit & 1 != 0;
         check(name, (try_rdmsr(register).is_some(), try_wrmsr(register, 0) == NONE), (there, there));
+    }
+}
+
+#[repr(C, align(64))]
+struct Stolen {
+    time: u64,
+    version: u32,
+    flags: u32,
+    preempted: u8,
+    rest: [u8; 47],
+}
+static mut STOLEN: Stolen = Stolen { time: 0, version: 0, flags: 0, preempted: 0, rest: [0x5a; 47] };
+
+/// Time in which the host did not run this processor.
+fn stolen() {
+    let at = &raw mut STOLEN as u64;
+    let read = || unsafe {
+        let stolen = &raw const STOLEN;
+        ((&raw const (*stolen).time).read_volatile(), (&raw const (*stolen).version).read_volatile())
+    };
+    for bit in 1..6 {
+        check("STEAL_TIME: reserved bits", try_wrmsr(STEAL_TIME, at | 1 << bit | 1), GP);
+    }
+    check("STEAL_TIME: off", (try_wrmsr(STEAL_TIME, at), read()), (NONE, (0, 0)));
+    check("STEAL_TIME: on", try_wrmsr(STEAL_TIME, at | 1), NONE);
+    check("STEAL_TIME: reads back", rdmsr(STEAL_TIME), at | 1);
+    let mut last = 0;
+    let mut back = 0;
+    let start = rdtsc();
+    for _ in 0..4 {
+        a_while();
+        let (time, _) = read();
+        back += u32::from(time < last);
+        last = time;
+    }
+    check("stolen time does not go back", back, 0);
+    check("and is less than all of it", last < 60_000_000_000, true);
+    let (_, version) = read();
+    check("a version that is even", (version > 0, version % 2), (true, 0));
+    let rest = unsafe { (&raw const STOLEN.rest).read_volatile() };
+    check("what is no part of it", rest[7..].iter().all(|&byte| byte == 0x5a), true);
+    check("flags", unsafe { ((&raw const STOLEN.flags).read_volatile(), (&raw const STOLEN.preempted).read_volatile()) }, (0, 0));
+    wrmsr(STEAL_TIME, 0);
+    // Where nothing is.
+    check("STEAL_TIME: no RAM", try_wrmsr(STEAL_TIME, 1 << 40 | 1), NONE);
+    a_while();
+    wrmsr(STEAL_TIME, 0);
+}
+
+#[repr(align(4))]
+struct Flag(u32);
+static mut FLAG: Flag = Flag(0);
+static QUIET: AtomicU32 = AtomicU32::new(0);
+static TAKEN: AtomicU32 = AtomicU32::new(0);
+fn flag() -> *mut u32 {
+    (&raw mut FLAG).cast()
+}
+
+/// Ends of interrupts by a flag in memory.
+fn ends() {
+    const LOW: u64 = 0x41;
+    const HIGH: u64 = 0x61;
+    fn on_interrupt(trap: &mut Trap) {
+        if trap.vector == LOW {
+            xapic::command(0, 1 << 18 | HIGH as u32);
+            unsafe { asm!("sti", "nop", "nop", "cli") };
+        }
+        TAKEN.fetch_add(1, SeqCst);
+        let set: u8;
+        unsafe { asm!("btr dword ptr [{}], 0", "setc {}", in(reg) flag(), out(reg_byte) set) };
+        QUIET.fetch_add(u32::from(set), SeqCst);
+        if set == 0 {
+            xapic::write(xapic::EOI, 0);
+        }
+    }
+    let window = || unsafe { asm!("sti", "nop", "nop", "cli") };
+    let service = || (0..8).any(|n| xapic::read(xapic::ISR + 16 * n) != 0);
+    xapic::write(xapic::SVR, 0x1ff);
+    handle(LOW, Some(on_interrupt));
+    handle(HIGH, Some(on_interrupt));
+    check("PV_EOI: reserved", try_wrmsr(PV_EOI, flag() as u64 | 3), GP);
+    check("PV_EOI: on", try_wrmsr(PV_EOI, flag() as u64 | 1), NONE);
+    check("PV_EOI: reads back", rdmsr(PV_EOI), flag() as u64 | 1);
+    for _ in 0..10 {
+        xapic::command(0, 1 << 18 | HIGH as u32);
+        window();
+    }
+    check("each is taken", TAKEN.swap(0, SeqCst), 10);
+    check("without a register", QUIET.swap(0, SeqCst), 10);
+    check("none is in service", service(), false);
+    xapic::command(0, 1 << 18 | LOW as u32);
+    window();
+    check("one in another", TAKEN.swap(0, SeqCst), 2);
+    check("none is in service after it", service(), false);
+    // Two that wait: the first has to be ended by the register.
+    QUIET.store(0, SeqCst);
+    xapic::command(0, 1 << 18 | HIGH as u32);
+    xapic::command(0, 1 << 18 | (HIGH as u32 + 16));
+    handle(HIGH + 16, Some(on_interrupt));
+    window();
+    window();
+    check("both are taken", TAKEN.swap(0, SeqCst), 2);
+    check("the last without a register", QUIET.load(SeqCst), 1);
+    // It is always allowed to write to the register.
+    handle(HIGH, Some(|_| xapic::write(xapic::EOI, 0)));
+    xapic::command(0, 1 << 18 | HIGH as u32);
+    window();
+    check("the register as well", (service(), unsafe { flag().read_volatile() & 1 }), (false, 0));
+    wrmsr(PV_EOI, 0);
+    handle(HIGH, Some(on_interrupt));
+    QUIET.store(0, SeqCst);
+    xapic::command(0, 1 << 18 | HIGH as u32);
+    window();
+    check("off again", (QUIET.load(SeqCst), service()), (0, false));
+    check("PV_EOI: no RAM", try_wrmsr(PV_EOI, 1 << 40 | 1), NONE);
+    xapic::command(0, 1 << 18 | HIGH as u32);
+    window();
+    check("by the register, then", service(), false);
+    wrmsr(PV_EOI, 0);
+    for vector in [LOW, HIGH, HIGH + 16] {
+        handle(vector, None);
     }
 }
 

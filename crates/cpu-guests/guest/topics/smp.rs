@@ -429,6 +429,23 @@ fn time(count: usize) {
     }
 }
 
+/// The registers of a local APIC, over RAM, are there for its processor alone.
+fn own_page() {
+    const MEMORY: u64 = 0x260_0000;
+    let word = || unsafe { ((MEMORY + 0x30) as *const u32).read_volatile() };
+    unsafe { ((MEMORY + 0x30) as *mut u32).write_volatile(0x5a5a_5a5a) };
+    let base = rdmsr(0x1b);
+    wrmsr(0x1b, base & 0xfff | MEMORY);
+    let own = word();
+    VALUE.store(0, SeqCst);
+    let look = || VALUE.store(unsafe { ((MEMORY + 0x30) as *const u32).read_volatile() }.into(), SeqCst);
+    on(0, look);
+    wrmsr(0x1b, base);
+    check("its own registers", own, read(xapic::VERSION));
+    check("memory to another processor", VALUE.load(SeqCst), 0x5a5a_5a5a);
+    check("memory again", word(), 0x5a5a_5a5a);
+}
+
 /// INIT stops a processor until it is started anew; its model-specific registers stay.
 fn again() {
     on(0, || wrmsr(0xc000_0082, 0x1234_5678));
@@ -475,5 +492,6 @@ pub fn run() {
     code(count);
     locked(count);
     time(count);
+    own_page();
     again();
 }

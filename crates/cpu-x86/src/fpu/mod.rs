@@ -39,8 +39,11 @@ use crate::op::Handler;
 use crate::state::{CpuState, X87State};
 use softfloat::{Class, F80, Format};
 
-/// Bits of MXCSR that exist.
+/// Bits of MXCSR that every processor has.
 pub(crate) const MXCSR_MASK: u32 = 0xffff;
+/// MXCSR, of AMD's processors that have it: operands of 128 bits that are computed with need not be aligned (APM
+/// volume 1, section 4.2.2, "Misaligned Exception Mask").
+pub(crate) const MXCSR_MM: u32 = 1 << 17;
 /// MXCSR after reset.
 pub(crate) const MXCSR_RESET: u32 = 0x1f80;
 
@@ -189,7 +192,7 @@ impl Fpu {
     /// # Errors
     /// Says which register has bits that do not exist.
     pub(crate) fn restore(state: &CpuState) -> Result<Self, String> {
-        if state.mxcsr & !MXCSR_MASK != 0 {
+        if state.mxcsr & !(MXCSR_MASK | MXCSR_MM) != 0 {
             return Err(format!("MXCSR {:#x} has reserved bits set", state.mxcsr));
         }
         let x87 = &state.x87;

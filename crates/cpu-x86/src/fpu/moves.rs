@@ -4,8 +4,8 @@
 use iced_x86::{Code, Instruction, Mnemonic};
 
 use super::encoding::Legacy;
+use super::lanes;
 use super::packed::{select_masks, uses_mmx};
-use super::{MXCSR_MASK, lanes};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::int::Int;
@@ -33,7 +33,8 @@ fn select_whole(insn: &Instruction) -> Option<Handler> {
             if op.flags.contains(OpFlags::MEM_DST) {
                 return cpu.store_aligned(op, cpu.xmm(op.dst));
             }
-            let value = cpu.xmm_source(op)?;
+            let in_memory = op.flags.contains(OpFlags::MEM);
+            let value = if in_memory { cpu.load_aligned(op)? } else { cpu.xmm(op.src) };
             cpu.set_xmm(op.dst, value);
             Ok(())
         },
@@ -397,7 +398,7 @@ fn select_control(insn: &Instruction) -> Option<Handler> {
 /// MXCSR's new value in memory; #GP(0) if it has bits that do not exist.
 pub(super) fn stored_mxcsr(cpu: &mut Cpu, op: &Op) -> Result<u32> {
     let value = cpu.load_op::<u32>(op)?;
-    if value & !MXCSR_MASK != 0 { Err(Exception::GP0) } else { Ok(value) }
+    if value & !cpu.limits.mxcsr != 0 { Err(Exception::GP0) } else { Ok(value) }
 }
 
 /// Stores the bytes of `data` whose mask byte has its top bit set to `seg:[rDI]`. All of them are

@@ -5,6 +5,7 @@
 //! pending x87 exception, then the memory operand's faults (the segment, alignment, the page), then
 //! #XF.
 
+use super::MXCSR_MM;
 use super::softfloat::{Env, F80};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result, vector};
@@ -29,7 +30,8 @@ impl Cpu {
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn vector_level(&self) -> u32 {
         const MASKS: u32 = 0x1f80;
-        if self.fpu.mxcsr & MASKS != MASKS || self.sse_check().is_err() {
+        // Nor may the host not mind what the guest's processor does not mind.
+        if self.fpu.mxcsr & (MASKS | MXCSR_MM) != MASKS || self.sse_check().is_err() {
             return 0;
         }
         if self.avx_check().is_ok() { 2 } else { 1 }
@@ -128,10 +130,14 @@ impl Cpu {
         *slot = *slot & !low | value.to_u128();
     }
 
-    /// The second operand, all 128 bits: a register or aligned memory.
+    /// The second operand, all 128 bits: a register or memory, aligned unless MXCSR lets it be as it is.
     #[inline(always)]
     pub(super) fn xmm_source(&mut self, op: &Op) -> Result<u128> {
-        if op.flags.contains(OpFlags::MEM) { self.load_aligned(op) } else { Ok(self.xmm(op.src)) }
+        match () {
+            () if !op.flags.contains(OpFlags::MEM) => Ok(self.xmm(op.src)),
+            () if self.fpu.mxcsr & MXCSR_MM != 0 => self.load_op(op),
+            () => self.load_aligned(op),
+        }
     }
 
     /// The second operand, of which only the low bits count: a register or memory of any alignment.

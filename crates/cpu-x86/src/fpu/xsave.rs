@@ -5,7 +5,7 @@
 use iced_x86::{Code, CpuidFeature, Instruction};
 
 use super::softfloat::F80;
-use super::{Fpu, MXCSR_MASK, MXCSR_RESET};
+use super::{Fpu, MXCSR_RESET};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::host::Access;
@@ -137,9 +137,10 @@ impl Fpu {
         }
     }
 
-    fn save_mxcsr(&self, image: &mut [u8]) {
+    /// MXCSR, and which bits of it there are.
+    fn save_mxcsr(&self, image: &mut [u8], mask: u32) {
         put(image, 24, &self.mxcsr.to_le_bytes());
-        put(image, 28, &MXCSR_MASK.to_le_bytes());
+        put(image, 28, &mask.to_le_bytes());
     }
 
     /// The first `count` vector registers at `at`.
@@ -157,9 +158,9 @@ impl Fpu {
 }
 
 /// MXCSR of an image; #GP if it has bits that do not exist.
-fn checked_mxcsr(image: &[u8]) -> Result<u32> {
+fn checked_mxcsr(cpu: &Cpu, image: &[u8]) -> Result<u32> {
     let mxcsr = u32::from_le_bytes(get(image, 24));
-    if mxcsr & !MXCSR_MASK != 0 { Err(Exception::GP0) } else { Ok(mxcsr) }
+    if mxcsr & !cpu.limits.mxcsr != 0 { Err(Exception::GP0) } else { Ok(mxcsr) }
 }
 
 /// Vector registers that the mode can reach: 8, or 16 in 64-bit mode.
@@ -197,7 +198,7 @@ fn fxsave(cpu: &mut Cpu, op: &Op, wide: bool) -> Result {
     let mut image = [0; SOFTWARE_AREA];
     let count = fxsave_vectors(cpu);
     cpu.fpu.save_x87(&mut image, wide);
-    cpu.fpu.save_mxcsr(&mut image);
+    cpu.fpu.save_mxcsr(&mut image, cpu.limits.mxcsr);
     Fpu::save_vectors(&cpu.fpu.xmm, &mut image, 160, count);
     // Registers out of reach are not written, nor is software's part, but all has to be writable.
     cpu.probe_write(op.seg, offset, LEGACY_SIZE)?;
@@ -209,7 +210,7 @@ fn fxrstor(cpu: &mut Cpu, op: &Op, wide: bool) -> Result {
     let offset = image_offset(cpu, op, LEGACY_SIZE, 16, Access::Read)?;
     let mut image = [0; LEGACY_SIZE];
     cpu.load_bytes(op.seg, offset, &mut image)?;
-    let mxcsr = checked_mxcsr(&image)?;
+    let mxcsr = checked_mxcsr(cpu, &image)?;
     let count = fxsave_vectors(cpu);
     cpu.fpu.restore_x87(&image, wide);
     cpu.fpu.mxcsr = mxcsr;
@@ -315,7 +316,7 @@ fn xsave(cpu: &mut Cpu, op: &Op, wide: bool, how: Save) -> Result {
     }
     let has_mxcsr = if how.compacts() { written & SSE } else { requested & (SSE | AVX) };
     if has_mxcsr != 0 {
-        cpu.fpu.save_mxcsr(&mut image);
+        cpu.fpu.save_mxcsr(&mut image, cpu.limits.mxcsr);
     }
     if written & SSE != 0 {
         Fpu::save_vectors(&cpu.fpu.xmm, &mut image, 160, count);
@@ -388,8 +389,8 @@ fn xrstor(cpu: &mut Cpu, op: &Op, wide: bool, supervisor: bool) -> Result {
     }
     let mxcsr = match (compacted, requested & SSE != 0, present & SSE != 0) {
         (true, true, false) => MXCSR_RESET,
-        (true, true, true) => checked_mxcsr(&image)?,
-        (false, ..) if requested & (SSE | AVX) != 0 => checked_mxcsr(&image)?,
+        (true, true, true) => checked_mxcsr(cpu, &image)?,
+        (false, ..) if requested & (SSE | AVX) != 0 => checked_mxcsr(cpu, &image)?,
         _ => cpu.fpu.mxcsr,
     };
     let count = vector_count(cpu);
@@ -436,7 +437,7 @@ impl Cpu {
     pub(crate) fn save_image_for_test(&self) -> [u8; LEGACY_SIZE] {
         let mut image = [0; LEGACY_SIZE];
         self.fpu.save_x87(&mut image, true);
-        self.fpu.save_mxcsr(&mut image);
+        self.fpu.save_mxcsr(&mut image, self.limits.mxcsr);
         Fpu::save_vectors(&self.fpu.xmm, &mut image, 160, 16);
         image
     }

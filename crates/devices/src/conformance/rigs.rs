@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use accel::{GuestClock, InterruptController, Signals};
+use accel::{GuestClock, InterruptController, Partition, Signals};
 use bus::{AddressSpace, MsiMessage, MsiSink};
 use chardev::CharEvent;
 use input::{Axis, Button, InputEvent, InputHub, Key};
@@ -16,6 +16,7 @@ use crate::fdc::{self, Fdc, FdcPlace};
 use crate::fpu_error::FpuError;
 use crate::fw_cfg::{Content, FwCfg};
 use crate::hpet::{self, Hpet};
+use crate::hyperv::{HyperV, Options};
 use crate::i440fx::I440fx;
 use crate::i8042::{I8042, I8042Lines, Port92};
 use crate::i8237::{Direction, DmaDevice, I8237};
@@ -77,6 +78,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("Edu", edu),
         entry("Fdc", fdc),
         entry("Hpet", hpet),
+        entry("HyperV", hyperv),
         entry("I440fx", i440fx),
         entry("I8042", i8042),
         entry("I8237", i8237),
@@ -527,12 +529,45 @@ fn irq_router() -> Rig {
     rig.inputs(router, 16).other(other)
 }
 
+fn hyperv() -> Rig {
+    let mut kept = None;
+    let (rig, hyperv): (Rig, Arc<HyperV>) = Rig::new(|bench| {
+        let bus = apic_bus(bench, 2);
+        let memory = Arc::new(GuestMemory::new(&[(0, 0x10_0000)]).unwrap());
+        let clock: Arc<dyn GuestClock> = Arc::new(BenchClock(bench.clock.clone()));
+        let options = Options { intel: true, direct_timers: true, phys_bits: 40 };
+        let (timers, control) = (&bench.timers, bench.wishes.clone());
+        let hyperv = HyperV::new(options, &memory, &bus, &clock, timers, control).unwrap();
+        kept = Some((bus, memory));
+        hyperv
+    });
+    let partition = hyperv.clone();
+    let other = move |kind: u32, value: u64| {
+        let processor = kind >> 1 & 3;
+        // The interrupt command is the APIC's, which is not saved with this device.
+        let registers = [0x00, 0x01, 0x02, 0x03, 0x20, 0x21, 0x22, 0x70, 0x73, 0x80, 0x81, 0x82]
+            .into_iter()
+            .chain([0x83, 0x84, 0x90, 0x92, 0x93, 0x100, 0x104, 0x105, 0x106])
+            .chain(0xb0..0xb8);
+        let registers: Vec<u32> = registers.collect();
+        let register = 0x4000_0000 + registers[(kind >> 4) as usize % registers.len()];
+        if kind & 1 == 0 {
+            return partition.read_register(processor, register).unwrap_or(0x5a5a);
+        }
+        // Small times and low pages are more to the point than others.
+        let value = if kind >> 3 & 1 == 0 { value & 0xf_ffff } else { value };
+        partition.write_register(processor, register, value).into()
+    };
+    rig.other(other).keep(kept)
+}
+
 fn local_apic() -> Rig {
     let mut apics = None;
     let (rig, apic): (Rig, Arc<LocalApic>) = Rig::new(|bench| {
         let bus = apics.insert(apic_bus(bench, 1));
         let apic = bus.apics()[0].clone();
         bench.mmio.map(lapic::DEFAULT_BASE, lapic::MMIO_SIZE, apic.clone()).unwrap();
+        apic.connect_memory(&Arc::new(GuestMemory::new(&[(0, 0x1000)]).unwrap()));
         apic
     });
     let bus = apics.clone().unwrap();

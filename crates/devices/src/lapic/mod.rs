@@ -9,6 +9,7 @@
 //! - [`ApicBus`]: all of them, and what carries messages between them, the I/O APIC and MSI.
 //! - `registers`: what one APIC holds, and its rules, without a lock or a wire.
 //! - `timer`: its timer.
+//! - `quiet`: ends of interrupts that the guest tells by a flag in memory.
 //!
 //! Interrupts arrive from timer and I/O threads while the vCPU acknowledges others. Invariant: while
 //! the lock is free, [`Signal::Interrupt`] is raised exactly if the registers have an interrupt that the
@@ -16,6 +17,7 @@
 //! acknowledgement leave with the lock released.
 
 mod delivery;
+mod quiet;
 mod registers;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -28,12 +30,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use accel::{GuestClock, InterruptController, Signal, Signals};
 use bus::{BusDevice, Device, IrqSink, Timer, TimerQueue};
+use memory::GuestMemory;
 use serde::{Deserialize, Serialize};
 use vmstate::{RestoreError, Saved, State};
 
 use crate::lock;
 pub use delivery::{ApicBus, DeliveryMode, Destination, EndOfInterrupt, Message, Shorthand};
-use registers::{Action, LvtEntry, Registers, Source, reg};
+pub use quiet::EndFlag;
+use registers::{Action, LvtEntry, Registers, Source, VectorSet, reg};
 
 /// Guest physical address of the registers after reset.
 pub const DEFAULT_BASE: u64 = 0xfee0_0000;
@@ -47,11 +51,18 @@ pub const LINT1: u32 = 1;
 
 const MSR_APIC_BASE: u32 = 0x1b;
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
+const MSR_KVM_PV_EOI: u32 = 0x4b56_4d04;
 const MSR_X2APIC_FIRST: u32 = 0x800;
 const MSR_X2APIC_LAST: u32 = 0x8ff;
 
 /// Address that stands for "no register page".
 const NO_PAGE: u64 = u64::MAX;
+
+/// Hears of every end of an interrupt that a guest tells a local APIC of.
+pub trait Ends: Send + Sync {
+    /// CPU `index` is done with an interrupt.
+    fn interrupt_ended(&self, index: usize);
+}
 
 /// What answers the acknowledge cycle for an interrupt of delivery mode ExtINT: the 8259.
 pub trait ExternalInterrupts: Send + Sync {
@@ -72,7 +83,7 @@ const SAVED_SIGNALS: [Signal; 4] = [Signal::Nmi, Signal::Smi, Signal::Init, Sign
 
 impl State for LocalApicState {
     const NAME: &'static str = "lapic";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn validate(&self) -> Result<(), String> {
         let known = SAVED_SIGNALS.iter().fold(0, |bits, &s| bits | s as u32);
@@ -91,6 +102,12 @@ pub struct LocalApic {
     timer: Timer,
     bus: Weak<ApicBus>,
     external: OnceLock<Weak<dyn ExternalInterrupts>>,
+    /// Who hears of ends of interrupts, and which CPU to them this one is.
+    ends: OnceLock<(usize, Weak<dyn Ends>)>,
+    /// Where KVM's flag is.
+    memory: OnceLock<Arc<GuestMemory>>,
+    /// The flag by which the guest may tell of one.
+    end_flag: Mutex<Option<Arc<dyn EndFlag>>>,
     /// Where the register page is, or [`NO_PAGE`]; read on every MMIO access of the CPU.
     page: AtomicU64,
     registers: Mutex<Registers>,
@@ -118,6 +135,9 @@ impl LocalApic {
                 timer,
                 bus,
                 external: OnceLock::new(),
+                ends: OnceLock::new(),
+                memory: OnceLock::new(),
+                end_flag: Mutex::default(),
                 page: AtomicU64::new(DEFAULT_BASE),
                 registers: Mutex::new(Registers::power_on(index)),
             }
@@ -127,6 +147,50 @@ impl LocalApic {
     /// Says who answers for ExtINT. Only the first call counts: the wiring is fixed.
     pub fn connect_external(&self, source: Weak<dyn ExternalInterrupts>) {
         let _ = self.external.set(source);
+    }
+
+    /// Says who hears of ends of interrupts, to whom this is CPU `index`. Only the first call counts.
+    pub fn connect_ends(&self, index: usize, ends: Weak<dyn Ends>) {
+        let _ = self.ends.set((index, ends));
+    }
+
+    /// Interrupts with these vectors end as the CPU takes them.
+    pub fn set_ends_itself(&self, vectors: impl IntoIterator<Item = u8>) {
+        self.registers().ends_itself = VectorSet::of(vectors);
+    }
+
+    /// Requests `vector`, edge-triggered, as a message of mode fixed would.
+    pub fn request(&self, vector: u8) {
+        self.accept(DeliveryMode::Fixed, vector, false);
+    }
+
+    /// The guest's end of an interrupt, by a register that is not the APIC's own.
+    pub fn end_interrupt(&self) {
+        self.write_register(reg::EOI, 0, None);
+    }
+
+    /// Both halves of the interrupt command register.
+    pub fn interrupt_command(&self) -> u64 {
+        let mut registers = self.registers();
+        let low = registers.read(reg::ICR_LOW, &*self.clock);
+        u64::from(registers.icr_high()) << 32 | u64::from(low)
+    }
+
+    /// Writes both halves of the interrupt command register, and so sends what it says.
+    pub fn command_interrupt(&self, command: u64) {
+        let high = (command >> 32) as u32;
+        let high = if self.registers().is_x2apic() { high } else { high & 0xff00_0000 };
+        self.write_register(reg::ICR_LOW, command as u32, Some(high));
+    }
+
+    /// The task priority register, all eight bits of it.
+    pub fn task_priority_register(&self) -> u8 {
+        self.registers().task_priority()
+    }
+
+    /// Writes the task priority register.
+    pub fn set_task_priority_register(&self, value: u8) {
+        self.write_register(reg::TPR, value.into(), None);
     }
 
     /// Offset of `addr` in the register page, if the page is there and in xAPIC mode.
@@ -223,7 +287,12 @@ impl LocalApic {
             DeliveryMode::Nmi => self.signals.raise(Signal::Nmi),
             DeliveryMode::Smi => self.signals.raise(Signal::Smi),
             DeliveryMode::Init => {
+                // A system that starts anew has other things where KVM's flag was.
+                let had_flag = registers.kvm_end_flag != 0;
                 registers.init();
+                if had_flag {
+                    self.renew_end_flag(registers);
+                }
                 self.rearm(registers);
                 // A start-up IPI from before the INIT must not start the CPU after it.
                 self.signals.clear(Signal::Startup);
@@ -246,12 +315,14 @@ impl LocalApic {
 
     /// The priority that lowest-priority delivery compares; none if the APIC takes no interrupts.
     fn arbitration_priority(&self) -> Option<u8> {
-        let registers = self.registers();
+        let mut registers = self.registers();
+        self.notice_quiet_end(&mut registers);
         registers.is_software_enabled().then(|| registers.processor_priority())
     }
 
     fn read_register(&self, index: u32) -> u32 {
         let mut registers = self.registers();
+        self.settle_quiet_end(&mut registers);
         if index == reg::CURRENT_COUNT {
             // Who sees that the count has ended sees its interrupt, too.
             self.expire(&mut registers);
@@ -269,6 +340,9 @@ impl LocalApic {
     fn write_register(&self, index: u32, value: u32, high: Option<u32>) {
         let action = {
             let mut registers = self.registers();
+            if index == reg::EOI {
+                self.settle_quiet_end(&mut registers);
+            }
             let is_timers = matches!(index, reg::LVT_TIMER | reg::INITIAL_COUNT | reg::DIVIDE);
             if is_timers {
                 // A count that has ended does not go on in another mode.
@@ -285,6 +359,12 @@ impl LocalApic {
             action
         };
         self.perform(action);
+        if index == reg::EOI
+            && let Some((cpu, ends)) = self.ends.get()
+            && let Some(ends) = ends.upgrade()
+        {
+            ends.interrupt_ended(*cpu);
+        }
     }
 
     /// What a register write asks of others; called without the lock.
@@ -323,7 +403,9 @@ impl InterruptController for LocalApic {
     fn acknowledge(&self) -> Option<u8> {
         let external = {
             let mut registers = self.registers();
+            self.settle_quiet_end(&mut registers);
             if let Some(vector) = registers.take_deliverable() {
+                self.allow_quiet_end(&mut registers, vector);
                 self.refresh(&registers);
                 return Some(vector);
             }
@@ -349,12 +431,14 @@ impl InterruptController for LocalApic {
         match index {
             MSR_APIC_BASE => Some(self.registers().base()),
             MSR_TSC_DEADLINE => Some(self.registers().timer.tsc_deadline()),
+            MSR_KVM_PV_EOI => self.kvm_end_flag(),
             MSR_X2APIC_FIRST..=MSR_X2APIC_LAST => {
                 let mut registers = self.registers();
                 let index = index - MSR_X2APIC_FIRST;
                 if !registers.is_x2apic() || !registers::x2apic_readable(index) {
                     return None;
                 }
+                self.settle_quiet_end(&mut registers);
                 let low = u64::from(registers.read(index, &*self.clock));
                 let high = if index == reg::ICR_LOW { registers.icr_high() } else { 0 };
                 Some(low | u64::from(high) << 32)
@@ -366,6 +450,7 @@ impl InterruptController for LocalApic {
     fn write_msr(&self, index: u32, value: u64) -> bool {
         match index {
             MSR_APIC_BASE => self.set_base(value),
+            MSR_KVM_PV_EOI => self.set_kvm_end_flag(value),
             MSR_TSC_DEADLINE => {
                 self.set_tsc_deadline(value);
                 true
@@ -441,7 +526,8 @@ impl Device for LocalApic {
 
     fn reset(&self) {
         let mut registers = self.registers();
-        *registers = Registers::power_on(self.index);
+        registers.replace(Registers::power_on(self.index));
+        self.renew_end_flag(&registers);
         for signal in SAVED_SIGNALS {
             self.signals.clear(signal);
         }
@@ -459,7 +545,8 @@ impl Device for LocalApic {
     fn restore(&self, saved: &Saved) -> Result<(), RestoreError> {
         let state: LocalApicState = saved.decode()?;
         let mut registers = self.registers();
-        *registers = state.registers;
+        registers.replace(state.registers);
+        self.renew_end_flag(&registers);
         for signal in SAVED_SIGNALS {
             if state.signals & signal as u32 != 0 {
                 self.signals.raise(signal);

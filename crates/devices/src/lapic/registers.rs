@@ -93,6 +93,13 @@ pub(super) enum Action {
 pub(super) struct VectorSet([u32; 8]);
 
 impl VectorSet {
+    /// The vectors of `vectors`.
+    pub(super) fn of(vectors: impl IntoIterator<Item = u8>) -> Self {
+        let mut set = Self::default();
+        vectors.into_iter().for_each(|vector| set.set(vector, true));
+        set
+    }
+
     fn contains(&self, vector: u8) -> bool {
         self.0[usize::from(vector / 32)] & 1 << (vector % 32) != 0
     }
@@ -138,6 +145,13 @@ pub(super) struct Registers {
     lint: [bool; 2],
     pub(super) startup_vector: u8,
     pub(super) timer: ApicTimer,
+    /// The guest may end the interrupt in service by the flag in memory, without a word.
+    quiet_end: bool,
+    /// KVM's register for that flag.
+    pub(super) kvm_end_flag: u64,
+    /// Interrupts that are not in service once the CPU has them. Who asks for that saves it.
+    #[serde(skip)]
+    pub(super) ends_itself: VectorSet,
 }
 
 impl Registers {
@@ -175,13 +189,23 @@ impl Registers {
             lint: [false; 2],
             startup_vector: 0,
             timer: ApicTimer::default(),
+            quiet_end: false,
+            kvm_end_flag: 0,
+            ends_itself: VectorSet::default(),
         }
     }
 
     /// INIT, and being switched off: as after a reset, but the id, the base and the wires stay.
     pub(super) fn init(&mut self) {
         let fresh = Self::reset(self.initial_id);
-        *self = Self { base: self.base, id: self.id, lint: self.lint, ..fresh };
+        let ends_itself = std::mem::take(&mut self.ends_itself);
+        *self = Self { base: self.base, id: self.id, lint: self.lint, ends_itself, ..fresh };
+    }
+
+    /// Takes up other contents. Which interrupts end by themselves is for who asked for it to change.
+    pub(super) fn replace(&mut self, other: Self) {
+        let ends_itself = std::mem::take(&mut self.ends_itself);
+        *self = Self { ends_itself, ..other };
     }
 
     pub(super) fn validate(&self) -> Result<(), String> {
@@ -279,8 +303,31 @@ impl Registers {
     pub(super) fn take_deliverable(&mut self) -> Option<u8> {
         let vector = self.deliverable()?;
         self.irr.set(vector, false);
-        self.isr.set(vector, true);
+        self.isr.set(vector, !self.ends_itself.contains(vector));
         Some(vector)
+    }
+
+    /// Whether the end of the interrupt `vector`, which the CPU has just taken, need not be told at once:
+    /// nobody else wants to know of it, and nothing waits for it.
+    pub(super) fn allows_quiet_end(&self, vector: u8) -> bool {
+        self.isr.contains(vector) && !self.tmr.contains(vector) && self.irr.highest().is_none()
+    }
+
+    /// The guest may end the interrupt in service by the flag.
+    pub(super) fn expect_quiet_end(&mut self) {
+        self.quiet_end = true;
+    }
+
+    /// Whether it may, or may have.
+    pub(super) fn expects_quiet_end(&self) -> bool {
+        self.quiet_end
+    }
+
+    /// The guest has ended it so (`ended`), or can no longer.
+    pub(super) fn settle_quiet_end(&mut self, ended: bool) {
+        if std::mem::take(&mut self.quiet_end) && ended {
+            self.end_of_interrupt();
+        }
     }
 
     /// Whether the 8259 asks and LINT0 lets it through.
@@ -291,7 +338,8 @@ impl Registers {
     }
 
     pub(super) fn wants_cpu(&self) -> bool {
-        self.deliverable().is_some() || self.wants_external()
+        let ends = self.quiet_end && self.irr.highest().is_some();
+        self.deliverable().is_some() || ends || self.wants_external()
     }
 
     /// Notes a request; false if the vector is not one that can be requested.

@@ -10,12 +10,13 @@ use bus::{
     AddressSpace, Clock, Device, IrqLine, IrqSink, MachineControl, MsiSink, TimerQueue, WakeCause,
 };
 use chardev::CharBackend;
-use cpu_x86::{Backdoor, Cpu, CpuConfig, CpuGroup, CpuWiring, Topology};
+use cpu_x86::{Backdoor, Cpu, CpuConfig, CpuGroup, CpuWiring, Topology, Vendor};
 use devices::ata::{Geometry, Translation};
 use devices::fdc::DriveType;
 use devices::fpu_error::FpuError;
 use devices::fw_cfg::FwCfg;
 use devices::hpet::{self, Hpet};
+use devices::hyperv::{self, HyperV};
 use devices::i440fx::I440fx;
 use devices::i8042::{A20Gate, I8042, I8042Lines, Port92};
 use devices::i8237::I8237;
@@ -113,6 +114,8 @@ pub struct Pc {
     pub(super) hpet: Option<Arc<Hpet>>,
     pub(super) vmgenid: Option<Arc<VmGenId>>,
     pub(super) boot_order: BootOrder,
+    /// What Hyper-V's interface needs of the board, if the CPU model offers any of it.
+    hyperv: Option<Arc<HyperV>>,
     /// The disks of the IDE interface.
     pub(super) disk_geometry: [Option<(Geometry, Translation)>; 4],
     /// Which sleep states there are.
@@ -219,6 +222,7 @@ impl Pc {
             hpet,
             vmgenid: None,
             boot_order: BootOrder::default(),
+            hyperv: None,
             disk_geometry: [None; 4],
             sleep,
             custom_tables,
@@ -228,6 +232,7 @@ impl Pc {
         pc.buses.add("isa.0", Bus::Isa);
         pc.open_drives()?;
         pc.add_chipset()?;
+        pc.add_hyperv()?;
         pc.add_fw_cfg()?;
         pc.add_usb()?;
         pc.add_serial_ports()?;
@@ -256,8 +261,9 @@ impl Pc {
         let apics = self.chipset.apics.apics().iter();
         let wired = apics.zip(&self.signals).zip(self.apic_ids());
         let topology = topology(&self.spec);
-        wired
-            .map(|((apic, signals), id)| {
+        (0..)
+            .zip(wired)
+            .map(|(number, ((apic, signals), id))| {
                 let config = CpuConfig { apic_id: id.into(), topology, model: Arc::clone(&model) };
                 let view = self.cpu_view(apic);
                 let mut cpu = Cpu::new(
@@ -274,6 +280,9 @@ impl Pc {
                 cpu.set_log(Arc::clone(&self.log));
                 if self.spec.board.vmware_port {
                     cpu.set_backdoor(self.backdoor());
+                }
+                if let Some(hyperv) = &self.hyperv {
+                    cpu.set_partition(hyperv.clone(), number);
                 }
                 if let Some(icount) = self.spec.icount {
                     let time = InstructionClock::new(icount, &self.timers, signals);
@@ -450,7 +459,25 @@ impl Pc {
             chipset.fpu_error.clone(),
         ]);
         let apics = self.chipset.apics.apics().iter();
+        apics.clone().for_each(|apic| apic.connect_memory(&self.memory));
         self.devices.extend(apics.map(|apic| apic.clone() as Arc<dyn Device>));
+        Ok(())
+    }
+
+    fn add_hyperv(&mut self) -> Result<(), BuildError> {
+        let model = &self.spec.cpu;
+        if model.hyperv.is_on() {
+            let options = hyperv::Options {
+                intel: model.vendor == Vendor::Intel,
+                direct_timers: model.hyperv.has_direct_timers(),
+                phys_bits: model.phys_bits,
+            };
+            let (memory, apics) = (&self.memory, &self.chipset.apics);
+            let control = Arc::clone(&self.control);
+            let device = HyperV::new(options, memory, apics, &self.clock, &self.timers, control)?;
+            self.devices.push(device.clone());
+            self.hyperv = Some(device);
+        }
         Ok(())
     }
 

@@ -44,8 +44,8 @@ pub enum MachineEvent {
     BalloonChange(u64),
     /// Something about a drive.
     Drive(DriveEvent),
-    /// The guest panicked, and this is done about it.
-    GuestPanicked(PanicAction),
+    /// The guest panicked, and this is done about it; and Hyper-V's parameters of the crash, if it told any.
+    GuestPanicked(PanicAction, Option<[u64; 5]>),
     /// The guest panicked and deals with it itself.
     GuestCrashLoaded,
     /// The guest sleeps.
@@ -189,6 +189,7 @@ struct Wishes {
     debug: bool,
     disk_failed: bool,
     panicked: bool,
+    crash: Option<[u64; 5]>,
     crash_loaded: bool,
     suspend: bool,
     hibernate: bool,
@@ -300,6 +301,7 @@ impl MachineControl for GuestRequests {
         }
         self.wish(|w| match notice {
             Notice::Panicked => w.panicked = true,
+            Notice::HyperVCrash(parameters) => w.crash = Some(parameters),
             Notice::CrashLoaded => w.crash_loaded = true,
             Notice::Suspend => w.suspend = true,
             Notice::Hibernate => w.hibernate = true,
@@ -461,8 +463,8 @@ impl<B: Board> Owner<B> {
         if wishes.hibernate {
             self.emit(MachineEvent::SuspendDisk);
         }
-        if wishes.panicked {
-            if let Next::End(code) = self.guest_panicked().await {
+        if wishes.panicked || wishes.crash.is_some() {
+            if let Next::End(code) = self.guest_panicked(wishes.crash).await {
                 return Next::End(code);
             }
         } else if wishes.watchdog
@@ -589,13 +591,13 @@ impl<B: Board> Owner<B> {
     }
 
     /// Does what the actions say about a panic.
-    async fn guest_panicked(&mut self) -> Next {
+    async fn guest_panicked(&mut self, crash: Option<[u64; 5]>) -> Next {
         let stays = self.actions.shutdown == ShutdownAction::Pause;
         let action = match self.actions.panic {
             PanicAction::Shutdown if stays => PanicAction::Pause,
             action => action,
         };
-        self.emit(MachineEvent::GuestPanicked(action));
+        self.emit(MachineEvent::GuestPanicked(action, crash));
         match action {
             PanicAction::None => Next::Continue,
             PanicAction::Pause => {
