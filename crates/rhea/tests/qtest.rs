@@ -182,6 +182,51 @@ fn the_smbus_and_watchdogs_answer_as_qemus() {
     });
 }
 
+/// Two floppy controllers have one DMA channel and one interrupt line, as the board wires them by default.
+#[test]
+fn a_second_floppy_controller_shares_the_firsts_dma_channel() {
+    testkit::run("a_second_floppy_controller_shares_the_firsts_dma_channel", || {
+        let directory = tempfile::tempdir()?;
+        let image = |name: &str, byte: u8| -> Result<String> {
+            let path = directory.path().join(name);
+            std::fs::write(&path, vec![byte; 1440 << 10])?;
+            Ok(path.display().to_string())
+        };
+        let first = format!("if=floppy,format=raw,file={}", image("first", 1)?);
+        let second = format!("if=none,id=second,format=raw,file={}", image("second", 2)?);
+        let mut machine = Qtest::start(
+            &binary(),
+            &[
+                "-drive",
+                &first,
+                "-drive",
+                &second,
+                "-device",
+                "isa-fdc,id=more,iobase=0x370",
+                "-device",
+                "floppy,bus=more.0,drive=second",
+            ],
+        )?;
+        for (base, byte) in [(0x3f0, 1), (0x370, 2), (0x3f0, 1)] {
+            let (output, data) = (base + 2, base + 5);
+            machine.outb(output, 0x1c)?;
+            let channel = [(0xa, 6), (0xc, 0), (4, 0), (4, 0x10), (0x81, 0), (5, 0xff), (5, 1)];
+            for (port, value) in channel.into_iter().chain([(0xb, 0x46), (0xa, 2)]) {
+                machine.outb(port, value)?;
+            }
+            for value in [0xe6, 0, 0, 0, 1, 2, 18, 0x1b, 0xff] {
+                machine.outb(data, value)?;
+            }
+            ensure!(machine.read(0x1000, 512)? == [byte; 512], "the sector of {base:#x}");
+            ensure!(machine.inb(data)? == 0);
+            for _ in 1..7 {
+                machine.inb(data)?;
+            }
+        }
+        Ok(())
+    });
+}
+
 /// What each action does about a watchdog that expires, after the event that tells of it.
 #[test]
 fn a_watchdog_does_what_it_was_told_to() {

@@ -39,6 +39,17 @@ const SMRAM_LOCKED: u8 = 1 << 4;
 /// It is there at all.
 pub const SMRAM_ENABLED: u8 = 1 << 3;
 
+/// Registers that firmware writes and reads, and that nothing here depends on, with what is in them after a
+/// reset on machines of this kind: the bridge's own configuration, DRAM row types, control, timing and
+/// boundaries, fixed holes, latency timers, error commands, turbo reset.
+const KEPT: [(u16, &[u8]); 5] = [
+    (0x50, &[0, 0, 0, 0, 0, 0, 0, 0x10, 0]),
+    (0x60, &[0; 9]),
+    (0x70, &[0, 0]),
+    (0x90, &[0]),
+    (0x93, &[0]),
+];
+
 const IDENTITY: Identity = Identity {
     vendor: 0x8086,
     device: 0x1237,
@@ -80,6 +91,7 @@ impl I440fx {
     /// A bridge; [`I440fx::attach`] gives it its bus.
     pub fn new() -> Arc<Self> {
         let mut config = ConfigSpace::new(&IDENTITY, 0);
+        config.keep(&KEPT);
         config.define(SMRAM, &[0x02]);
         let mut pams = [PAM_RAM; PAMS];
         // The first has no lower half.
@@ -283,6 +295,10 @@ mod tests {
         select(0x8000_0058);
         ports.write(0xcfd, 1, 0xff);
         assert_eq!(ports.read(0xcfc, 4), Some(0x3000));
+        // What is only kept.
+        select(0x8000_0060);
+        ports.write(0xcfc, 4, 0x1020_4080);
+        assert_eq!(ports.read(0xcfc, 4), Some(0x1020_4080));
         select(0x8000_0002);
         assert_eq!(ports.read(0xcfc, 2), Some(0x1237));
         select(0x8000_0058);

@@ -217,13 +217,20 @@ impl State for I8237State {
 pub struct I8237 {
     memory: Arc<GuestMemory>,
     state: Mutex<I8237State>,
-    devices: Mutex<[Option<Weak<dyn DmaDevice>>; CHANNELS]>,
+    /// The devices on each channel. Taken with the state's lock held, or alone.
+    ends: Mutex<[Vec<End>; CHANNELS]>,
+}
+
+/// A device on a channel, with its share of the DREQ line.
+struct End {
+    device: Weak<dyn DmaDevice>,
+    asserted: bool,
 }
 
 impl I8237 {
     /// Controllers that move data to and from `memory`.
     pub fn new(memory: Arc<GuestMemory>) -> Arc<Self> {
-        Arc::new(Self { memory, state: Mutex::default(), devices: Mutex::default() })
+        Arc::new(Self { memory, state: Mutex::default(), ends: Mutex::default() })
     }
 
     /// Maps the ports.
@@ -239,29 +246,27 @@ impl I8237 {
         Ok(())
     }
 
-    /// Whether a device has channel `number`.
-    pub fn is_taken(&self, number: u8) -> bool {
-        lock(&self.devices).get(usize::from(number)).is_some_and(Option::is_some)
-    }
-
-    /// Gives channel `number` to a device, in place of one that had it.
+    /// Puts a device on channel `number`. Devices may share a channel, as floppy controllers do: each drives
+    /// the DREQ line, and while several do, each that moves data moves its own.
     ///
     /// # Panics
     /// If there is no such channel, or it is the cascade.
     pub fn channel(self: &Arc<Self>, number: u8, device: Weak<dyn DmaDevice>) -> DmaChannel {
         let index = usize::from(number);
         assert!(index < CHANNELS && index != CASCADE, "DMA channel {number}");
-        lock(&self.devices)[index] = Some(device);
-        DmaChannel { controller: self.clone(), number: index }
+        let ends = &mut lock(&self.ends)[index];
+        ends.push(End { device, asserted: false });
+        DmaChannel { controller: self.clone(), number: index, end: ends.len() - 1 }
     }
 
     /// Which of the devices that wait would get their channel.
     fn granted(&self, state: &I8237State) -> Vec<Arc<dyn DmaDevice>> {
-        let devices = lock(&self.devices);
+        let ends = lock(&self.ends);
         let waiting = (0..CHANNELS).filter(|&i| {
             state.chips[i / 4].lines & 1 << (i % 4) != 0 && state.chips[i / 4].grants(i % 4)
         });
-        waiting.filter_map(|i| devices[i].as_ref()?.upgrade()).collect()
+        let asserted = waiting.flat_map(|i| ends[i].iter().filter(|end| end.asserted));
+        asserted.filter_map(|end| end.device.upgrade()).collect()
     }
 }
 
@@ -305,12 +310,17 @@ impl PortDevice for I8237 {
 pub struct DmaChannel {
     controller: Arc<I8237>,
     number: usize,
+    /// Which of the channel's devices this is.
+    end: usize,
 }
 
 impl DmaChannel {
-    /// Drives the channel's DREQ line.
+    /// Drives the channel's DREQ line, which is high while any of its devices drives it high.
     pub fn request(&self, level: bool) {
         let mut state = lock(&self.controller.state);
+        let ends = &mut lock(&self.controller.ends)[self.number];
+        ends[self.end].asserted = level;
+        let level = ends.iter().any(|end| end.asserted);
         let bit = 1 << (self.number % 4);
         let lines = &mut state.chips[self.number / 4].lines;
         *lines = if level { *lines | bit } else { *lines & !bit };

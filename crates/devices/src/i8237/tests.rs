@@ -130,3 +130,33 @@ fn verifying_moves_nothing_and_counting_down_goes_down() {
     assert!(channel.transfer(Direction::ToMemory, &mut data).terminal_count);
     assert_eq!(&bench.bytes(0xfd), b"zyxw");
 }
+
+#[test]
+fn devices_share_a_channel() {
+    let bench = Bench::new();
+    let first = bench.channel(2);
+    let other = Arc::new(Waiting(Mutex::new(0)));
+    let device: Arc<dyn DmaDevice> = other.clone();
+    let second = bench.controller.channel(2, Arc::downgrade(&device));
+    let set_up = [(0xa, 6), (0xc, 0), (4, 0), (4, 0x10), (5, 3), (5, 0), (0xb, 0x46), (0x81, 0)];
+    // The line is high while either drives it.
+    bench.write(&set_up);
+    first.request(true);
+    second.request(true);
+    first.request(false);
+    assert_eq!(bench.read(8) & 0x40, 0x40);
+    // Only the one that waits hears of the channel.
+    bench.write(&[(0xa, 2)]);
+    assert_eq!((*bench.device.0.lock().unwrap(), *other.0.lock().unwrap()), (0, 1));
+    let moved = second.transfer(Direction::ToMemory, &mut [1, 2, 3, 4]);
+    assert_eq!(moved, Moved { bytes: 4, terminal_count: true });
+    assert_eq!(bench.bytes(0x1000), [1, 2, 3, 4]);
+    second.request(false);
+    assert_eq!(bench.read(8) & 0x40, 0);
+    bench.write(&set_up);
+    bench.write(&[(0xa, 2)]);
+    first.request(true);
+    let moved = first.transfer(Direction::ToMemory, &mut [5, 6, 7, 8]);
+    assert_eq!(moved, Moved { bytes: 4, terminal_count: true });
+    assert_eq!(bench.bytes(0x1000), [5, 6, 7, 8]);
+}

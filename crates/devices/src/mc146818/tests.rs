@@ -76,6 +76,22 @@ fn twelve_hour_and_binary_modes() {
 }
 
 #[test]
+fn the_century_is_a_number_as_the_others() {
+    let bench = bench();
+    bench.write(reg::B, B_BINARY | B_24_HOURS);
+    assert_eq!(bench.time(), [20, 24, 2, 28, 23, 59, 50]);
+    bench.write(reg::B, B_BINARY | B_24_HOURS | B_SET);
+    for (index, value) in [(reg::CENTURY, 19), (reg::YEAR, 99), (reg::MONTH, 12), (reg::DAY, 31)] {
+        bench.write(index, value);
+    }
+    bench.write(reg::B, B_BINARY | B_24_HOURS);
+    bench.at_ms(10_000);
+    assert_eq!(bench.time(), [20, 0, 1, 1, 0, 0, 0]);
+    bench.write(reg::B, B_24_HOURS);
+    assert_eq!(bench.time(), [0x20, 0, 1, 1, 0, 0, 0]);
+}
+
+#[test]
 fn the_guest_sets_the_time_with_set_held() {
     let bench = bench();
     bench.write(reg::B, B_24_HOURS | B_SET);

@@ -62,7 +62,7 @@ impl Mc146818State {
         let days = seconds.div_euclid(DAY) as i64;
         let of_day = seconds.rem_euclid(DAY);
         let date = Date::from_days(days);
-        let century = bcd((date.year.div_euclid(100).rem_euclid(100)) as u8);
+        let century = self.encode((date.year.div_euclid(100).rem_euclid(100)) as u8);
         let fields = [
             (reg::SECONDS, self.encode((of_day % 60) as u8)),
             (reg::MINUTES, self.encode((of_day / 60 % 60) as u8)),
@@ -72,7 +72,6 @@ impl Mc146818State {
             (reg::DAY, self.encode(date.day as u8)),
             (reg::MONTH, self.encode(date.month as u8)),
             (reg::YEAR, self.encode(date.year.rem_euclid(100) as u8)),
-            // Firmware's register, always in BCD.
             (reg::CENTURY, century),
             (reg::CENTURY_PS2, century),
         ];
@@ -84,10 +83,8 @@ impl Mc146818State {
     /// Seconds since 1970 that the registers show.
     pub(super) fn load_time(&self) -> i128 {
         let field = |index: usize| i64::from(self.decode_number(self.cmos[index]));
-        let century = self.cmos[reg::CENTURY];
-        let century = i64::from(century >> 4) * 10 + i64::from(century & 0xf);
         let date = Date {
-            year: century * 100 + field(reg::YEAR),
+            year: field(reg::CENTURY) * 100 + field(reg::YEAR),
             month: field(reg::MONTH),
             day: field(reg::DAY),
         };

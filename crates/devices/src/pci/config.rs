@@ -267,6 +267,15 @@ impl ConfigSpace {
         }
     }
 
+    /// Lets software write all bits of these registers, which the function only keeps; each comes with what
+    /// is in it after a reset.
+    pub fn keep(&mut self, registers: &[(u16, &[u8])]) {
+        for &(offset, initial) in registers {
+            self.define(offset, initial);
+            self.allow_writes(offset, &vec![0xff; initial.len()]);
+        }
+    }
+
     /// A write by the device itself, past the write masks.
     pub fn set(&mut self, offset: u16, bytes: &[u8]) {
         self.bytes[usize::from(offset)..][..bytes.len()].copy_from_slice(bytes);

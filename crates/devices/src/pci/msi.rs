@@ -44,7 +44,9 @@ impl Msi {
             Some(offset) => config.add_capability_at(offset, ID, &body),
             None => config.add_capability(ID, &body),
         };
-        let writable = CONTROL_ENABLE | 7 << CONTROL_GRANTED_SHIFT;
+        // Who asks for one message is granted one.
+        let granted = if count > 1 { 7 << CONTROL_GRANTED_SHIFT } else { 0 };
+        let writable = CONTROL_ENABLE | granted;
         config.allow_writes(offset + CONTROL, &writable.to_le_bytes());
         config.allow_writes(offset + ADDRESS_LOW, &0xffff_fffcu32.to_le_bytes());
         config.allow_writes(offset + ADDRESS_HIGH, &u32::MAX.to_le_bytes());

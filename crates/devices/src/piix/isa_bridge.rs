@@ -25,6 +25,21 @@ const ROUTE_LINE: u8 = 0xf;
 /// Lines that a PIRQ can be routed to.
 const ROUTABLE: u16 = 0b1101_1110_1111_1000;
 
+/// Registers that firmware writes and reads, and that nothing here depends on, with what is in them after a
+/// reset: I/O recovery, X-bus chip selects, top of memory, motherboard interrupt, motherboard DMA channels,
+/// programmable chip select, APIC base, and those of system management interrupts.
+const KEPT: [(u16, &[u8]); 9] = [
+    (0x4c, &[0x4d]),
+    (0x4e, &[0x03, 0]),
+    (0x69, &[0x02]),
+    (0x70, &[0x80]),
+    (0x76, &[0x0c, 0x0c]),
+    (0x78, &[0x02, 0]),
+    (0x80, &[0]),
+    (0xa0, &[0x08, 0, 0, 0, 0, 0, 0, 0, 0x0f]),
+    (0xaa, &[0, 0, 0, 0, 0]),
+];
+
 const IDENTITY: Identity = Identity {
     vendor: 0x8086,
     device: 0x7000,
@@ -76,6 +91,7 @@ impl Piix3 {
         config.set_multifunction();
         config.allow_writes(reg::PIRQ_ROUTES, &[ROUTE_OFF | ROUTE_LINE; PIRQS]);
         config.define(reg::PIRQ_ROUTES, &[ROUTE_OFF; PIRQS]);
+        config.keep(&KEPT);
         let registers = Mutex::new(Registers { config, reset_control: 0 });
         Arc::new(Self { router, control, registers })
     }

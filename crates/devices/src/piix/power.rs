@@ -77,6 +77,19 @@ pub const ACPI_ENABLE: u8 = 0xf1;
 /// The system management command that switches ACPI mode off.
 pub const ACPI_DISABLE: u8 = 0xf0;
 
+/// Where the SMBus controller is after a reset, on machines of this kind, and that it is there.
+const SMBUS_PORT: u16 = 0xb100;
+const SMBUS_HOST: u8 = 1 << 0;
+const SMBUS_BY_IRQ_9: u8 = 4 << 1;
+
+/// Registers that firmware writes and reads, and that nothing here depends on, with what is in them after a
+/// reset: counters, and the monitors' activity and resources.
+const KEPT: [(u16, &[u8]); 3] = [
+    (0x44, &[0; 20]),
+    (0x5c, &[0, 0, 0, 0x10, 0, 0, 0, 0x60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+    (0x70, &[0; 16]),
+];
+
 const IDENTITY: Identity = Identity {
     vendor: 0x8086,
     device: 0x7113,
@@ -211,12 +224,14 @@ impl Piix4Pm {
         config.define(reg::PM_BASE, &1u32.to_le_bytes());
         config.allow_writes(reg::PM_BASE, &0xffc0u32.to_le_bytes());
         config.allow_writes(reg::PM_ENABLE, &[1]);
+        config.keep(&KEPT);
         config.allow_writes(reg::ACTIVITY_B, &[0xff; 4]);
         if !options.smm {
             config.define(SMI_ENABLE_BYTE, &[SMI_ENABLE]);
         }
-        config.define(reg::SMBUS_BASE, &1u32.to_le_bytes());
+        config.define(reg::SMBUS_BASE, &(u32::from(SMBUS_PORT) | 1).to_le_bytes());
         config.allow_writes(reg::SMBUS_BASE, &0xfff0u32.to_le_bytes());
+        config.define(reg::SMBUS_ENABLE, &[SMBUS_HOST | SMBUS_BY_IRQ_9]);
         config.allow_writes(reg::SMBUS_ENABLE, &[0x0f]);
         Arc::new_cyclic(|this: &Weak<Self>| {
             let expiring = this.clone();

@@ -41,6 +41,7 @@ use super::cpu::{BoardClock, CpuView, SmiInput};
 use super::devices::{Bus, Buses, LoadedImage};
 use super::door::Door;
 use super::firmware;
+use super::graphics_mode::{self, Screen, Wish};
 use super::icount::InstructionClock;
 use super::layout::{self, Layout};
 use super::messages::Messages;
@@ -534,7 +535,20 @@ impl Pc {
         let Some(boot) = &self.boot else { return Ok(()) };
         let rsdp = self.write_tables()?;
         self.write_smbios()?;
-        let entry = boot.load(&self.memory, &self.layout, rsdp, text_mode::set(&self.door()))?;
+        let screen = |wish: Option<Wish>| {
+            let door = self.door();
+            if !text_mode::set(&door) {
+                return Screen::None;
+            }
+            let Some(wish) = wish else { return Screen::Text };
+            if let Some(mode) = graphics_mode::set(&door, &self.pci, wish) {
+                return Screen::Graphics(mode);
+            }
+            // What the adapter did not take may have changed its registers.
+            text_mode::set(&door);
+            Screen::Text
+        };
+        let entry = boot.load(&self.memory, &self.layout, rsdp, &screen)?;
         *self.entry.lock().unwrap_or_else(|e| e.into_inner()) = Some(entry);
         Ok(())
     }

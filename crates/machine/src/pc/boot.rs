@@ -25,6 +25,7 @@ use linux_loader::loader::{BzImage, KernelLoader, KernelLoaderResult};
 use memory::{GuestMemory, PAGE_SIZE};
 use vm_memory::{ByteValued, GuestAddress, ReadVolatile};
 
+use super::graphics_mode::{Screen, Wish};
 use super::layout::{HIGH_MEMORY, Layout};
 use super::{multiboot, multiboot2, text_mode};
 use crate::files;
@@ -256,26 +257,27 @@ impl BootImages {
         Ok(ImageFiles { kernel, initrd })
     }
 
-    /// Writes everything that the kernel starts from into guest memory. With a `text_screen` it is told
-    /// that there is that of [`super::text_mode`].
+    /// Writes everything that the kernel starts from into guest memory. `screen` sets the screen up, in the
+    /// mode that the kernel wishes for, and tells what it has become.
     ///
     /// # Errors
     /// If the kernel is of an unknown kind, or something does not fit.
-    pub fn load(
+    pub(super) fn load(
         &self,
         memory: &GuestMemory,
         layout: &Layout,
         rsdp: u64,
-        text_screen: bool,
+        screen: &dyn Fn(Option<Wish>) -> Screen,
     ) -> Result<Entry, BootError> {
         let mut source = self.kernel.lock().unwrap_or_else(|e| e.into_inner());
         let head = source.head().map_err(|e| self.format_error(&e.to_string()))?;
         self.write(memory, GDT, gdt().as_slice())?;
         let entry = match Kind::of(&head) {
             kind @ (Kind::Multiboot | Kind::Multiboot2) => {
-                self.load_multiboot(&mut source, memory, layout, kind, rsdp, text_screen)?
+                self.load_multiboot(&mut source, memory, layout, kind, rsdp, screen)?
             }
             Kind::Elf => {
+                screen(None);
                 self.write_command_line(memory)?;
                 let segments = source.segments().map_err(|e| self.format_error(&e.to_string()))?;
                 check_apart(&segments).map_err(|e| self.format_error(e))?;
@@ -291,7 +293,7 @@ impl BootImages {
             Kind::BzImage => {
                 self.write_command_line(memory)?;
                 let kernel = source.load::<BzImage>(memory).map_err(|e| self.format_error(&e))?;
-                self.prepare_linux(memory, layout, rsdp, text_screen, kernel)?
+                self.prepare_linux(memory, layout, rsdp, screen(None), kernel)?
             }
         };
         Ok(Entry { gdt: GDT as u32, ..entry })
@@ -310,7 +312,7 @@ impl BootImages {
         layout: &Layout,
         kind: Kind,
         rsdp: u64,
-        text_screen: bool,
+        screen: &dyn Fn(Option<Wish>) -> Screen,
     ) -> Result<Entry, BootError> {
         let no_room = |file: &str| BootError::NoRoom { file: file.to_owned() };
         let image = source
@@ -325,20 +327,22 @@ impl BootImages {
                 .ok_or_else(|| no_room(text))?;
             modules.push(multiboot::Module { bytes, text: text.clone() });
         }
-        let boot = multiboot::Boot {
+        let boot = |screen| multiboot::Boot {
             name: &self.kernel_name,
             image: &image,
             command_line: &self.command_line,
             modules: &modules,
-            text_screen,
+            screen,
         };
         let gone = || self.format_error("its multiboot header is gone");
         if kind == Kind::Multiboot2 {
             let header = multiboot2::find_header(&image).map_err(|e| self.format_error(&e))?;
-            multiboot2::load(&boot, &header.ok_or_else(gone)?, memory, layout, rsdp)
+            let header = header.ok_or_else(gone)?;
+            multiboot2::load(&boot(screen(header.wish)), &header, memory, layout, rsdp)
         } else {
             let header = multiboot::find_header(&image).map_err(|e| self.format_error(&e))?;
-            multiboot::load(&boot, &header.ok_or_else(gone)?, memory, layout)
+            let header = header.ok_or_else(gone)?;
+            multiboot::load(&boot(screen(header.wish)), &header, memory, layout)
         }
     }
 
@@ -347,7 +351,7 @@ impl BootImages {
         memory: &GuestMemory,
         layout: &Layout,
         rsdp: u64,
-        text_screen: bool,
+        screen: Screen,
         kernel: KernelLoaderResult,
     ) -> Result<Entry, BootError> {
         let mut header =
@@ -370,7 +374,7 @@ impl BootImages {
         header.code32_start = start as u32;
         header.vid_mode = 0xffff;
         let mut params = boot_params { hdr: header, acpi_rsdp_addr: rsdp, ..Default::default() };
-        if text_screen {
+        if screen == Screen::Text {
             params.screen_info.orig_video_mode = text_mode::BIOS_MODE;
             params.screen_info.orig_video_cols = text_mode::SIZE.0 as u8;
             params.screen_info.orig_video_lines = text_mode::SIZE.1 as u8;
@@ -638,7 +642,7 @@ mod tests {
         header[0x202..0x206].copy_from_slice(b"HdrS");
         for bytes in [&b""[..], b"abc", b"\x7fELF", &[0; 4096], &header, &[0xff; 70000]] {
             let images = BootImages::open(&spec(bytes, &dir)).unwrap();
-            let error = images.load(&memory, &layout, 0, false).unwrap_err();
+            let error = images.load(&memory, &layout, 0, &|_| Screen::None).unwrap_err();
             assert!(error.to_string().contains("kernel"), "{error}");
         }
     }

@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod devices;
 pub mod door;
 pub mod firmware;
+mod graphics_mode;
 mod icount;
 pub mod layout;
 mod messages;

@@ -3,7 +3,7 @@
 //!
 //! The kernel starts in flat 32-bit protected mode with a magic number in EAX and a structure at EBX
 //! that tells of memory, command line, modules and the screen. A kernel that asks for a graphics mode finds
-//! text: the specification lets a loader leave the wish open.
+//! text if the adapter has it not: the specification lets a loader leave the wish open.
 
 use memory::{GuestMemory, PAGE_SIZE};
 use object::elf::{FileHeader32, PT_LOAD};
@@ -11,6 +11,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef};
 
 use super::boot::{BootError, Entry};
+use super::graphics_mode::{Screen, Wish};
 use super::layout::{E820Type, EBDA_START, HIGH_MEMORY, Layout};
 use super::text_mode;
 
@@ -21,6 +22,11 @@ const HEADER_MAGIC: u32 = 0x1bad_b002;
 const LOADER_MAGIC: u32 = 0x2bad_b002;
 /// Header flag: the address fields are valid.
 const FLAG_ADDRESSES: u32 = 1 << 16;
+/// Header flag: the fields of the video mode are valid.
+const FLAG_VIDEO: u32 = 1 << 2;
+/// Where these fields are in the header, and the kind of mode that is graphics.
+const VIDEO: usize = 32;
+const LINEAR_GRAPHICS: u32 = 0;
 /// Header flags that a loader must understand: page-aligned modules, memory information, video mode.
 const FLAGS_REQUIRED: u32 = 0xffff;
 const FLAGS_KNOWN: u32 = 0x7;
@@ -43,6 +49,8 @@ const INFO_MODULES: u32 = 1 << 3;
 const INFO_MEMORY_MAP: u32 = 1 << 6;
 const INFO_LOADER_NAME: u32 = 1 << 9;
 const INFO_FRAMEBUFFER: u32 = 1 << 12;
+/// Kind of a screen whose pixels are colours.
+pub(super) const SCREEN_COLOURS: u8 = 1;
 /// Kind of a screen of characters.
 pub(super) const SCREEN_TEXT: u8 = 2;
 
@@ -53,6 +61,8 @@ pub(super) struct Header {
     offset: u64,
     /// Present if the header gives addresses.
     addresses: Option<Addresses>,
+    /// The graphics mode that the kernel asks for.
+    pub(super) wish: Option<Wish>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +92,8 @@ pub(super) struct Boot<'a> {
     pub(super) command_line: &'a str,
     /// Its modules, in order.
     pub(super) modules: &'a [Module],
-    /// There is the screen of [`text_mode`].
-    pub(super) text_screen: bool,
+    /// The screen that there is.
+    pub(super) screen: Screen,
 }
 
 /// Why an image can't be loaded, apart from lack of room.
@@ -121,7 +131,16 @@ pub(super) fn find_header(image: &[u8]) -> Result<Option<Header>, Reason> {
                 entry: field(4)?,
             })
         };
-        return Ok(Some(Header { offset: at as u64, addresses }));
+        let wish = if flags & FLAG_VIDEO == 0 {
+            None
+        } else {
+            let field =
+                |i: usize| word(at + VIDEO + 4 * i).ok_or("its multiboot header is cut off");
+            let (kind, wish) =
+                (field(0)?, Wish { width: field(1)?, height: field(2)?, depth: field(3)? });
+            (kind == LINEAR_GRAPHICS).then_some(wish)
+        };
+        return Ok(Some(Header { offset: at as u64, addresses, wish }));
     }
     Ok(None)
 }
@@ -289,17 +308,9 @@ impl InfoWriter<'_> {
         info[11] = map.len() as u32;
         info[12] = (self.place + MEMORY_MAP) as u32;
         info[16] = loader;
-        if boot.text_screen {
+        if let Some(fields) = screen_fields(boot.screen) {
             info[0] |= INFO_FRAMEBUFFER;
-            info[22] = text_mode::ADDRESS as u32;
-            let (columns, rows) = text_mode::SIZE;
-            // Bytes of a row, columns, rows; bits of a character and kind.
-            info[24..28].copy_from_slice(&[
-                2 * columns,
-                columns,
-                rows,
-                16 | u32::from(SCREEN_TEXT) << 8,
-            ]);
+            info[22..].copy_from_slice(&fields);
         }
         let bytes: Vec<u8> = info.iter().flat_map(|word| word.to_le_bytes()).collect();
         self.memory.write(self.place, &bytes).ok()
@@ -317,6 +328,26 @@ impl InfoWriter<'_> {
         self.memory.write(at, &bytes).ok()?;
         Some(at as u32)
     }
+}
+
+/// What the information says of the screen: address, bytes of a row, columns, rows, bits of a character or
+/// pixel with the kind, and where the colours are in a pixel.
+fn screen_fields(screen: Screen) -> Option<[u32; 7]> {
+    Some(match screen {
+        Screen::None => return None,
+        Screen::Text => {
+            let (columns, rows) = text_mode::SIZE;
+            let kind = 16 | u32::from(SCREEN_TEXT) << 8;
+            [text_mode::ADDRESS as u32, 0, 2 * columns, columns, rows, kind, 0]
+        }
+        Screen::Graphics(mode) => {
+            let [red, red_bits, rest @ ..] = mode.colours();
+            let kind = u32::from_le_bytes([mode.depth, SCREEN_COLOURS, red, red_bits]);
+            let colours = u32::from_le_bytes(rest);
+            let (low, high) = (mode.address as u32, (mode.address >> 32) as u32);
+            [low, high, mode.pitch, mode.width, mode.height, kind, colours]
+        }
+    })
 }
 
 /// The memory map: entries of a size that does not count itself, address, length and type.
@@ -338,6 +369,7 @@ fn memory_map(layout: &Layout) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::graphics_mode::Mode;
     use super::*;
 
     /// A flat kernel of `body` after a header with addresses, loaded at 1 MiB.
@@ -359,9 +391,16 @@ mod tests {
         let layout = Layout::new(32 << 20);
         let memory = GuestMemory::new(&layout.ram()).unwrap();
         let header = find_header(image).unwrap().expect("a header");
-        let boot = Boot { name: "k", image, command_line: "a=b", modules, text_screen: true };
+        let screen = header.wish.map_or(Screen::Text, graphics);
+        let boot = Boot { name: "k", image, command_line: "a=b", modules, screen };
         let entry = load(&boot, &header, &memory, &layout)?;
         Ok((memory, entry))
+    }
+
+    fn graphics(wish: Wish) -> Screen {
+        let Wish { width, height, .. } = wish;
+        let (address, pitch, depth) = (0xfd00_0000, 2 * width, 16);
+        Screen::Graphics(Mode { address, pitch, width, height, depth })
     }
 
     fn word(memory: &GuestMemory, at: u64) -> u32 {
@@ -397,6 +436,27 @@ mod tests {
         assert_eq!(word(&memory, info) & INFO_FRAMEBUFFER, INFO_FRAMEBUFFER);
         let screen = [22, 23, 24, 25, 26, 27].map(|field| word(&memory, info + 4 * field));
         assert_eq!(screen, [0xb_8000, 0, 160, 80, 25, 0x210]);
+    }
+
+    #[test]
+    fn a_kernel_that_asks_for_graphics_is_told_of_the_mode() {
+        let flags = FLAG_ADDRESSES | FLAG_VIDEO;
+        let checksum = 0u32.wrapping_sub(HEADER_MAGIC).wrapping_sub(flags);
+        let load = HIGH_MEMORY as u32;
+        let image = |kind: u32| -> Vec<u8> {
+            let addresses = [HEADER_MAGIC, flags, checksum, load, load, 0, 0, load + 48];
+            let words = addresses.into_iter().chain([kind, 800, 600, 16, 0]);
+            words.flat_map(u32::to_le_bytes).collect()
+        };
+        let told = |kind: u32| {
+            let (memory, entry) = boot(&image(kind), &[]).unwrap();
+            [22, 23, 24, 25, 26, 27, 28]
+                .map(|field| word(&memory, u64::from(entry.ebx) + 4 * field))
+        };
+        let colours = 0x0500_0605;
+        assert_eq!(told(0), [0xfd00_0000, 0, 1600, 800, 600, 0x050b_0110, colours]);
+        assert_eq!(told(1), [0xb_8000, 0, 160, 80, 25, 0x210, 0], "text is what it asks for");
+        assert!(find_header(&image(0)[..40]).unwrap_err().contains("cut off"));
     }
 
     #[test]

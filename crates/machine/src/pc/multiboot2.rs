@@ -10,8 +10,9 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef, pod};
 
 use super::boot::{BootError, Entry};
+use super::graphics_mode::{Screen, Wish};
 use super::layout::{E820Type, EBDA_START, HIGH_MEMORY, Layout};
-use super::multiboot::{Boot, SCREEN_TEXT};
+use super::multiboot::{Boot, SCREEN_COLOURS, SCREEN_TEXT};
 use super::text_mode;
 
 /// The header lies within this many bytes of the file's start.
@@ -83,6 +84,8 @@ pub(super) struct Header {
     addresses: Option<Addresses>,
     entry: Option<u32>,
     relocatable: Option<Relocatable>,
+    /// The graphics mode that the kernel asks for.
+    pub(super) wish: Option<Wish>,
 }
 
 type Reason = String;
@@ -142,9 +145,12 @@ fn read_tags(mut tags: &[u8], offset: u64) -> Result<Header, Reason> {
                 });
             }
             3 => header.entry = Some(field(0)?),
-            // A console in text mode, aligned modules: so it is. A graphics mode is a wish. Entries for
-            // UEFI: not started by it.
-            4..=6 | 8 | 9 => {}
+            // A graphics mode is a wish, to be fulfilled if the adapter has the mode.
+            5 => {
+                header.wish = Some(Wish { width: field(0)?, height: field(1)?, depth: field(2)? });
+            }
+            // A console in text mode, aligned modules: so it is. Entries for UEFI: not started by it.
+            4 | 6 | 8 | 9 => {}
             10 => {
                 let align = field(2)?.max(1);
                 if !align.is_power_of_two() {
@@ -312,9 +318,7 @@ pub(super) fn load(
     info.describe(boot, layout);
     info.modules(boot, memory, layout, top).ok_or_else(no_room)?;
     info.tables(memory, rsdp);
-    if boot.text_screen {
-        info.text_screen();
-    }
+    info.screen(boot.screen);
     if let Some((count, size, strings, bytes)) = plan.sections {
         let head = [count, size, strings].map(u32::to_le_bytes);
         info.add(tag::ELF_SECTIONS, &[head.as_flattened(), bytes].concat());
@@ -410,12 +414,23 @@ impl Info {
         }
     }
 
-    /// The screen that there is.
-    fn text_screen(&mut self) {
-        let (columns, rows) = text_mode::SIZE;
-        let mut body = text_mode::ADDRESS.to_le_bytes().to_vec();
-        body.extend_from_slice([2 * columns, columns, rows].map(u32::to_le_bytes).as_flattened());
-        body.extend_from_slice(&[16, SCREEN_TEXT, 0, 0]);
+    /// The screen that there is, if any.
+    fn screen(&mut self, screen: Screen) {
+        let (address, fields, kind, colours) = match screen {
+            Screen::None => return,
+            Screen::Text => {
+                let (columns, rows) = text_mode::SIZE;
+                (text_mode::ADDRESS, [2 * columns, columns, rows], [16, SCREEN_TEXT], None)
+            }
+            Screen::Graphics(mode) => {
+                let fields = [mode.pitch, mode.width, mode.height];
+                (mode.address, fields, [mode.depth, SCREEN_COLOURS], Some(mode.colours()))
+            }
+        };
+        let mut body = address.to_le_bytes().to_vec();
+        body.extend_from_slice(fields.map(u32::to_le_bytes).as_flattened());
+        body.extend_from_slice(&[kind[0], kind[1], 0, 0]);
+        body.extend(colours.into_iter().flatten());
         self.add(tag::FRAMEBUFFER, &body);
     }
 
@@ -428,6 +443,7 @@ impl Info {
 
 #[cfg(test)]
 mod tests {
+    use super::super::graphics_mode::Mode;
     use super::super::multiboot::Module;
     use super::*;
 
@@ -450,9 +466,16 @@ mod tests {
         let layout = Layout::new(32 << 20);
         let memory = GuestMemory::new(&layout.ram()).unwrap();
         let header = find_header(image).unwrap().expect("a header");
-        let boot = Boot { name: "k", image, command_line: "a=b", modules, text_screen: true };
+        let screen = header.wish.map_or(Screen::Text, graphics);
+        let boot = Boot { name: "k", image, command_line: "a=b", modules, screen };
         let entry = load(&boot, &header, &memory, &layout, 0)?;
         Ok((memory, entry))
+    }
+
+    fn graphics(wish: Wish) -> Screen {
+        let Wish { width, height, .. } = wish;
+        let (address, pitch, depth) = (0xfd00_0000, 4 * width, 32);
+        Screen::Graphics(Mode { address, pitch, width, height, depth })
     }
 
     /// The tags of the information: kind and body.
@@ -488,6 +511,26 @@ mod tests {
         assert_eq!((start % 4096, end - start), (0, 5000));
         assert_eq!(&module[8..], b"mod arg\0");
         assert_eq!(tags.last().unwrap().0, tag::END);
+    }
+
+    #[test]
+    fn a_kernel_that_asks_for_graphics_is_told_of_the_mode() {
+        let flat: (u16, u16, &[u32]) = (2, 0, &[LOAD, LOAD, 0, 0]);
+        let told = |asked: &[(u16, u16, &[u32])]| {
+            let image = header(&[&[flat, (3, 0, &[LOAD])], asked].concat());
+            let (memory, entry) = boot(&image, &[]).unwrap();
+            let tags = tags(&memory, entry.ebx.into());
+            tags.into_iter().find(|(kind, _)| *kind == tag::FRAMEBUFFER).unwrap().1
+        };
+        let body = told(&[(5, 0, &[640, 480, 32])]);
+        let words = [0, 4, 8, 12, 16, 20].map(|at| u32_at(&body, at).unwrap());
+        assert_eq!(words, [0xfd00_0000, 0, 2560, 640, 480, 0x120]);
+        assert_eq!(body[24..], [16, 8, 8, 8, 0, 8]);
+        let body = told(&[]);
+        assert_eq!(
+            (u32_at(&body, 0), u32_at(&body, 20), body.len()),
+            (Some(0xb_8000), Some(0x210), 24)
+        );
     }
 
     #[test]

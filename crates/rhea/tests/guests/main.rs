@@ -379,3 +379,41 @@ fn a_multiboot2_kernel_is_entered() {
     let header = [&[magic, 0, length, checksum][..], &addresses, &entry, &[0, 8]].concat();
     enters_multiboot("multiboot2", &multiboot_kernel(&header, 0x36d7_6289));
 }
+
+/// A kernel that asks for a graphics mode finds it set, and paints the frame buffer that it is told of.
+#[test]
+fn a_multiboot_kernel_gets_the_graphics_mode_it_asks_for() {
+    const LOAD: u32 = 0x10_0000;
+    let (magic, flags) = (0x1bad_b002u32, 1 << 16 | 1 << 2);
+    let checksum = 0u32.wrapping_sub(magic).wrapping_sub(flags);
+    let addresses = [magic, flags, checksum, LOAD, LOAD, 0, 0, LOAD + 48];
+    let header = addresses.into_iter().chain([0, 800, 600, 32]);
+    let mut image: Vec<u8> = header.flat_map(u32::to_le_bytes).collect();
+    image.extend([
+        0xfc, // cld
+        0x8b, 0x7b, 88, // mov edi, [ebx + 88]: the address
+        0x8b, 0x4b, 96, // mov ecx, [ebx + 96]: bytes of a row
+        0x0f, 0xaf, 0x4b, 104, // imul ecx, [ebx + 104]: rows
+        0xc1, 0xe9, 2, // shr ecx, 2
+        0xb8, 0x30, 0x20, 0xf0, 0, // mov eax, 0xf02030
+        0xf3, 0xab, // rep stosd
+        0xb0, b'M', // mov al, 'M'
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xee, // out dx, al
+        0xeb, 0xfe, // jmp $
+    ]);
+    testkit::run("multiboot_graphics", || {
+        let builder = machine()?;
+        let kernel = builder.path("kernel");
+        std::fs::write(&kernel, &image)?;
+        let kernel = kernel.display().to_string();
+        let mut vm = builder.args(["-m", "32", "-kernel", &kernel]).spawn()?;
+        vm.serial.wait_for("M")?;
+        let picture = vm.screen()?;
+        ensure!((picture.width, picture.height) == (800, 600), "{}", picture.width);
+        for (x, y) in [(0, 0), (799, 0), (400, 300), (0, 599), (799, 599)] {
+            ensure!(picture.pixel(x, y) == [0xf0, 0x20, 0x30], "{x} {y}");
+        }
+        quit(vm)
+    });
+}

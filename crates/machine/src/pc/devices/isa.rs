@@ -216,10 +216,6 @@ fn isa_fdc(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), Bu
     if channel >= CHANNELS {
         return Err(wrong(format!("dma={channel}: it needs a channel of bytes, 0 to 3")));
     }
-    if pc.dma.is_taken(channel) {
-        let reason = "another device has it; choose another from 0 to 3";
-        return Err(wrong(format!("dma={channel}: {reason}")));
-    }
     let controllers = pc.buses.all(|bus| matches!(bus, Bus::Floppy(_)).then_some(())).len();
     let bus = match id_of(path) {
         Some(id) => format!("{id}.0"),
