@@ -350,7 +350,7 @@ pub enum DriveInterface {
     /// The IDE controller's, with a disk or CD-ROM drive of its own.
     #[default]
     Ide,
-    /// That of a SCSI adapter that takes such drives; there is none.
+    /// A virtio-scsi-pci adapter's of its own, one for each bus.
     Scsi,
     /// The floppy controller's.
     Floppy,

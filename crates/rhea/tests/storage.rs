@@ -143,6 +143,32 @@ fn virtio_scsi_has_a_disk_and_a_cd() {
 }
 
 #[test]
+fn drives_of_scsi_bring_their_adapter() {
+    with_images("drives_of_scsi_bring_their_adapter", |images| {
+        let builder = VmBuilder::new(&testkit::binary(env!("CARGO_BIN_EXE_rhea")))?;
+        let disk = builder.path("disk.raw");
+        make_disk(&disk)?;
+        let drives = [
+            format!("file={},format=raw,if=scsi", disk.display()),
+            format!("file={},format=raw,if=scsi,media=cdrom", images.cd.display()),
+        ];
+        let mut vm = builder
+            .args(["-drive", &drives[0], "-drive", &drives[1]])
+            .linux(&images.guest, "commands")
+            .spawn()?;
+        vm.serial.wait_for("rhea-guest: commands\r\n")?;
+        vm.serial.run("while ! [ -b /dev/sda -a -b /dev/sr0 ]; do sleep 1; done")?;
+        for (node, target, image) in [("sda", 0, &disk), ("sr0", 1, &images.cd)] {
+            let read = vm.serial.run(&format!("md5sum < /dev/{node} | cut -d ' ' -f 1"))?;
+            ensure!(read == md5(image)?, "{node}");
+            let device = vm.serial.run(&format!("readlink -f /sys/block/{node}/device"))?;
+            ensure!(device.contains("virtio") && device.ends_with(&format!(":0:{target}:0")));
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn ide_has_a_disk_and_a_cd() {
     with_images("ide_has_a_disk_and_a_cd", |images| {
         let binary = testkit::binary(env!("CARGO_BIN_EXE_rhea"));

@@ -297,21 +297,21 @@ impl Cache {
         [Some(self.page_of(n)), self.second_of(n).map(|second| second.page)].into_iter().flatten()
     }
 
-    /// The good translations of the page of translation `n`, which is good and at `rip` now, that are for the
-    /// same key, and where they are.
-    pub(super) fn neighbours(&self, n: u32, rip: u64) -> impl Iterator<Item = (u32, Jump)> {
+    /// The good translations of the page of translation `n`, which is good, that are for the same key, and where
+    /// they are if the page is `at` now.
+    pub(super) fn neighbours(&self, n: u32, at: u64) -> impl Iterator<Item = Jump> {
         let this = &self.translations[n as usize];
         let page = &self.pages[this.page as usize];
-        let others = page.translations.iter().map(|&n| (n, &self.translations[n as usize]));
-        let good = others.filter(|(_, other)| {
+        let others = page.translations.iter().map(|&n| &self.translations[n as usize]);
+        let good = others.filter(|other| {
             other.version == page.version
                 && !other.crosses
                 && other.place.windows == Windows::Wide
                 && (other.place.page, other.place.key) == (this.place.page, this.place.key)
         });
-        good.map(move |(n, other)| {
+        good.map(move |other| {
             let offset = other.place.host as u64 & PAGE_OFFSET;
-            (n, Jump { rip: rip & !PAGE_OFFSET | offset, code: other.code })
+            Jump { rip: at | offset, code: other.code }
         })
     }
 

@@ -9,15 +9,12 @@ use memory::CodeVersion;
 use super::cache::{Cache, Key};
 use super::state::{JUMP_TABLES, Jump, Tables, jump_index, jumps_of, no_jump};
 use crate::counters::{Count, Counters};
+use crate::host::PAGE_OFFSET;
 use crate::segment::Mode;
 use crate::tlb::CLASSES;
 
-/// Most entries that are remembered for a page. A page has hardly more instructions, unless it is mapped
-/// again and again.
-const MAX_OF_PAGE: usize = 8192;
-
-/// A jump cache, and the index of an entry.
-type Entry = (u8, u32);
+/// Most places that are remembered where a page is.
+const MAX_PLACES: usize = 64;
 
 /// What is known of the jump caches beside their entries.
 #[derive(Default)]
@@ -36,38 +33,20 @@ pub(super) struct Jumps {
 struct Page {
     /// Its version when it was last looked at.
     version: CodeVersion,
-    /// The entries that lead to it, and maybe some that did.
-    entries: Vec<Entry>,
-    /// How long that list may become before it is looked through.
-    limit: usize,
+    /// Where it is, so that entries lead to it.
+    places: Vec<Place>,
     /// They are so many that nobody keeps the list.
     is_everywhere: bool,
-    /// For which jump cache, and of what age, its translations were last entered together.
-    filled: (usize, u64),
 }
 
-impl Page {
-    fn new(version: CodeVersion) -> Self {
-        let filled = (usize::MAX, 0);
-        Self { version, entries: Vec::new(), limit: 0, is_everywhere: false, filled }
-    }
-
-    fn note(&mut self, entry: Entry) {
-        if self.is_everywhere {
-            return;
-        }
-        if self.entries.len() >= self.limit {
-            self.entries.sort_unstable();
-            self.entries.dedup();
-            if self.entries.len() > MAX_OF_PAGE {
-                self.entries = Vec::new();
-                self.is_everywhere = true;
-                return;
-            }
-            self.limit = 2 * self.entries.len().max(32);
-        }
-        self.entries.push(entry);
-    }
+/// Entries of a jump cache for the addresses of a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    table: usize,
+    /// The addresses, but for the offset.
+    page: u64,
+    /// How often the jump cache had been emptied. If it was since, none of them is left.
+    age: u64,
 }
 
 impl Jumps {
@@ -102,7 +81,8 @@ impl Jumps {
         self.pages.clear();
     }
 
-    /// Enters `jump`, which leads to translation `n`, into jump cache `table`.
+    /// Enters `jump`, which leads to translation `n`, into jump cache `table`. If that knows nothing of the page,
+    /// enters the others in there, too: they are where they were.
     pub(super) fn enter(
         &mut self,
         tables: &mut Tables,
@@ -110,13 +90,23 @@ impl Jumps {
         table: usize,
         (n, jump): (u32, Jump),
     ) {
-        let index = jump_index(table, jump.rip);
-        let slot = tables.get_mut(table, index);
-        let was_empty = slot.rip == no_jump(index);
-        *slot = jump;
-        for page in cache.pages_of(n) {
-            self.page(cache, page).note((table as u8, index as u32));
+        let page = jump.rip & !PAGE_OFFSET;
+        let place = Place { table, page, age: self.emptied[table] };
+        for (index, number) in cache.pages_of(n).enumerate() {
+            let is_new = self.note(cache, number, place);
+            if is_new && index == 0 {
+                cache.neighbours(n, page).for_each(|jump| self.set(tables, table, jump));
+            }
         }
+        self.set(tables, table, jump);
+    }
+
+    /// Sets an entry.
+    fn set(&mut self, tables: &mut Tables, table: usize, jump: Jump) {
+        let index = jump_index(table, jump.rip);
+        let entry = tables.get_mut(table, index);
+        let was_empty = entry.rip == no_jump(index);
+        *entry = jump;
         if !was_empty {
             return;
         }
@@ -129,27 +119,28 @@ impl Jumps {
         used.push(index as u32);
     }
 
-    /// Jump cache `table` may have been emptied, and now translation `n` is at `rip` again: the others in its
-    /// page are where they were, too. Enters them all, once after each time.
-    pub(super) fn fill(
-        &mut self,
-        tables: &mut Tables,
-        cache: &Cache,
-        table: usize,
-        (n, rip): (u32, u64),
-    ) {
-        let age = (table, self.emptied[table]);
-        let page = self.page(cache, cache.page_of(n));
-        if std::mem::replace(&mut page.filled, age) != age {
-            cache.neighbours(n, rip).for_each(|jump| self.enter(tables, cache, table, jump));
+    /// Takes note that entries at `place` may lead to page number `page`; tells whether that is new.
+    fn note(&mut self, cache: &Cache, page: usize, place: Place) -> bool {
+        let emptied = self.emptied;
+        let page = self.page(cache, page);
+        if page.is_everywhere || page.places.contains(&place) {
+            return false;
         }
+        page.places.retain(|place| place.age == emptied[place.table]);
+        page.places.push(place);
+        page.is_everywhere = page.places.len() > MAX_PLACES;
+        true
     }
 
     fn page(&mut self, cache: &Cache, page: usize) -> &mut Page {
         if page >= self.pages.len() {
             self.pages.resize_with(page + 1, || None);
         }
-        self.pages[page].get_or_insert_with(|| Page::new(cache.version(page)))
+        self.pages[page].get_or_insert_with(|| Page {
+            version: cache.version(page),
+            places: Vec::new(),
+            is_everywhere: false,
+        })
     }
 
     /// Empties what leads to pages that `cache` knows to have another version than when this was last done.
@@ -169,10 +160,9 @@ impl Jumps {
             }
             any = true;
             all |= std::mem::take(&mut page.is_everywhere);
-            for (table, index) in page.entries.drain(..) {
-                let index = index as usize;
-                tables.get_mut(table.into(), index).rip = no_jump(index);
-            }
+            let places = page.places.drain(..);
+            let fresh = places.filter(|place| place.age == self.emptied[place.table]);
+            fresh.for_each(|place| tables.empty_page(place.table, place.page));
         }
         if all {
             (0..JUMP_TABLES).for_each(|table| self.empty(tables, table, counters));

@@ -462,7 +462,6 @@ impl Translator {
         }
         if windows == Windows::Wide {
             let jumps = &mut self.reached.jumps;
-            self.jumps.fill(jumps, cache, table, (n, cpu.rip));
             self.jumps.enter(jumps, cache, table, (n, Jump { rip: cpu.rip, code }));
         }
         Ok(code)

@@ -3,6 +3,7 @@
 use std::mem::offset_of;
 
 use crate::flags::bits::{AF, CF, OF, PF, SF, ZF};
+use crate::host::PAGE_OFFSET;
 use crate::near::{Plain, distance, distance_of_word};
 use crate::tlb::{CLASSES, Class, FirstLevel};
 
@@ -201,6 +202,17 @@ impl Tables {
     /// See [`Self::get`].
     pub(super) fn get_mut(&mut self, table: usize, index: usize) -> &mut Jump {
         &mut self.0[JUMPS_BEFORE[table] + (index & (jumps_of(table) - 1))]
+    }
+
+    /// Empties the entries of jump cache `table` for the addresses in `page`.
+    pub(super) fn empty_page(&mut self, table: usize, page: u64) {
+        for offset in (0..=PAGE_OFFSET).step_by(1 << JUMP_SHIFT) {
+            let index = jump_index(table, page | offset);
+            let entry = self.get_mut(table, index);
+            if entry.rip & !PAGE_OFFSET == page {
+                entry.rip = no_jump(index);
+            }
+        }
     }
 
     /// The entry for `rip` in jump cache `table`.

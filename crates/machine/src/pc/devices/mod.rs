@@ -85,7 +85,7 @@ impl Pc {
         if let Some(graphics) = display::implied(&spec) {
             self.add_device(&graphics, GRAPHICS_PATH)?;
         }
-        let implied = spec.drives.iter().filter_map(storage::device_of);
+        let implied = storage::devices_of(&spec.drives).into_iter();
         let all: Vec<DeviceSpec> = implied.chain(spec.devices.iter().cloned()).collect();
         let mut unnamed = 0;
         for device in &all {

@@ -1,5 +1,6 @@
 //! Disks, their controllers, and `-drive`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -160,11 +161,24 @@ pub(super) fn query_name(path: &str) -> &str {
     id_of(path).unwrap_or(path)
 }
 
-/// The device that is made along with a drive as if by `-device`.
-pub(super) fn device_of(drive: &DriveSpec) -> Option<DeviceSpec> {
-    (drive.interface == DriveInterface::Virtio).then(|| DeviceSpec {
-        driver: "virtio-blk-pci".to_owned(),
+/// The devices that are made along with drives as if by `-device`: for `if=virtio`, and for `if=scsi`, where each
+/// bus is an adapter.
+pub(super) fn devices_of(drives: &[DriveSpec]) -> Vec<DeviceSpec> {
+    let device = |driver: &str, properties: &[(&str, &str)]| DeviceSpec {
+        driver: driver.to_owned(),
         id: None,
-        properties: [("drive".to_owned(), drive.id.as_str().into())].into_iter().collect(),
-    })
+        properties: properties.iter().map(|&(k, v)| (k.to_owned(), v.into())).collect(),
+    };
+    let of = |interface| drives.iter().filter(move |drive| drive.interface == interface);
+    let buses: BTreeSet<u32> = of(DriveInterface::Scsi).map(|drive| drive.bus).collect();
+    let adapters = buses.iter().map(|_| device("virtio-scsi-pci", &[]));
+    let units = of(DriveInterface::Scsi).map(|drive| {
+        let driver = if drive.is_cdrom { "scsi-cd" } else { "scsi-hd" };
+        let bus = format!("scsi.{}", buses.range(..drive.bus).count());
+        let unit = drive.unit.to_string();
+        device(driver, &[("drive", &drive.id), ("bus", &bus), ("scsi-id", &unit)])
+    });
+    let disks =
+        of(DriveInterface::Virtio).map(|drive| device("virtio-blk-pci", &[("drive", &drive.id)]));
+    adapters.chain(units).chain(disks).collect()
 }
