@@ -8,6 +8,7 @@ mod block;
 mod chardev;
 mod control;
 mod events;
+mod human;
 mod machine;
 mod misc;
 mod qom;
@@ -200,5 +201,11 @@ impl Commands for Monitor {
     }
     async fn query_name(&self) -> Result<schema::NameInfo, QmpError> {
         Ok(self.name())
+    }
+    async fn human_monitor_command(
+        &self,
+        arg: commands::HumanMonitorCommand,
+    ) -> Result<String, QmpError> {
+        self.human_command(arg).await
     }
 }

@@ -18,6 +18,14 @@ impl Monitor {
         }
     }
 
+    /// The same for people.
+    pub(crate) fn status_line(&self) -> String {
+        match self.machine.run().published().run_state() {
+            state @ (RunState::Running | RunState::Paused) => format!("VM status: {state}"),
+            state => format!("VM status: paused ({state})"),
+        }
+    }
+
     pub(crate) async fn run_quit(&self) -> Result<(), QmpError> {
         self.ask(Request::Quit(ShutdownCause::HostQmpQuit)).await
     }

@@ -48,6 +48,33 @@ fn stop_and_reset_reach_a_spinning_guest() {
     });
 }
 
+/// What people ask, and how QEMU's monitor answers.
+#[test]
+fn lines_for_people_are_answered() {
+    with_machine("lines_for_people_are_answered", |builder| {
+        let mut vm = builder.args(["-name", "ours"]).code(bare::SPIN)?.spawn()?;
+        vm.serial.wait_for("S")?;
+        let mut ask = |line: &str| -> Result<String> {
+            let answer = json!({"command-line": line});
+            let answer = vm.qmp()?.execute("human-monitor-command", answer)?;
+            Ok(answer.as_str().unwrap_or_default().to_owned())
+        };
+        ensure!(ask("info name")? == "ours\r\n");
+        ensure!(ask("info status")? == "VM status: running\r\n");
+        ensure!(ask("  stop ")?.is_empty());
+        ensure!(ask("info status")? == "VM status: paused\r\n");
+        ensure!(ask("cont")?.is_empty() && ask("")?.is_empty());
+        ensure!(ask("info status")? == "VM status: running\r\n");
+        ensure!(ask("info jit")?.contains("translations made"));
+        ensure!(ask("info nothing")? == "unknown command: 'info nothing'\r\n");
+        ensure!(ask("nothing at all")? == "unknown command: 'nothing'\r\n");
+        ensure!(ask("info")?.contains("info uuid  -- show the current VM UUID\r\n"));
+        let absent = json!({"command-line": "info name", "cpu-index": 1});
+        ensure!(vm.qmp()?.execute("human-monitor-command", absent).is_err());
+        Ok(())
+    });
+}
+
 /// The engine tells what it has done: the guest is a loop, which is translated.
 #[test]
 fn the_engine_tells_what_it_counts() {
