@@ -63,24 +63,37 @@ impl Monitor {
             [] => Ok(String::new()),
             ["info"] | ["help" | "?", "info"] => Ok(subjects()),
             ["info", subject, ..] => self.tell(subject),
-            ["stop" | "s"] => self.run_stop().await.map(|()| String::new()),
-            ["cont" | "c"] => self.run_cont().await.map(|()| String::new()),
-            ["system_reset"] => self.run_reset().await.map(|()| String::new()),
-            ["system_powerdown"] => self.run_powerdown().await.map(|()| String::new()),
-            ["system_wakeup"] => self.run_wakeup().await.map(|()| String::new()),
-            ["nmi"] => self.run_inject_nmi().await.map(|()| String::new()),
-            [command, ..] => Ok(format!("unknown command: '{command}'")),
+            [command] => self.act(command).await,
+            [command, ..] => Ok(unknown(command)),
         };
         let text = done.unwrap_or_else(|error| format!("Error: {error}"));
         Ok(text.lines().map(|line| format!("{line}\r\n")).collect())
     }
 
+    /// Does what the word `command` alone says; nothing is printed.
+    async fn act(&self, command: &str) -> Result<String, QmpError> {
+        match command {
+            "stop" | "s" => self.run_stop().await?,
+            "cont" | "c" => self.run_cont().await?,
+            "system_reset" => self.run_reset().await?,
+            "system_powerdown" => self.run_powerdown().await?,
+            "system_wakeup" => self.run_wakeup().await?,
+            "nmi" => self.run_inject_nmi().await?,
+            _ => return Ok(unknown(command)),
+        }
+        Ok(String::new())
+    }
+
     fn tell(&self, subject: &str) -> Result<String, QmpError> {
         match SUBJECTS.iter().find(|known| known.name == subject) {
             Some(known) => (known.tell)(self),
-            None => Ok(format!("unknown command: 'info {subject}'")),
+            None => Ok(unknown(&format!("info {subject}"))),
         }
     }
+}
+
+fn unknown(command: &str) -> String {
+    format!("unknown command: '{command}'")
 }
 
 fn subjects() -> String {

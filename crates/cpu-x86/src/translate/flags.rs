@@ -208,8 +208,11 @@ pub(super) fn is_simple(insn: &Instruction) -> bool {
         |n| insn.op_kind(n) == OpKind::Register && super::vector::is_vector(insn.op_register(n));
     match insn.mnemonic() {
         Lea | Nop | Push | Pop | Leave | Cdqe | Cwde | Cbw | Cdq | Cqo | Imul | Mulx => true,
-        Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta | Prefetchw => true,
-        mnemonic => super::integer::is_plain(mnemonic) || (0..insn.op_count()).any(vector),
+        mnemonic => {
+            super::integer::is_plain(mnemonic)
+                || super::integer::is_prefetch(mnemonic)
+                || (0..insn.op_count()).any(vector)
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 use super::asm::{Cond, Label, at_plus, in_state, low32};
 use super::compile::{Compiler, Facts, Input, Places, writes};
 use super::flags::{Recipe, is_simple};
+use super::integer::is_prefetch;
 use super::memory::{For, number, purpose, sum};
 use super::regs::{S1, S2, sized};
 use super::state::{WINDOWS, at};
@@ -178,7 +179,6 @@ pub(super) fn touches(input: &[Input], facts: &[Facts], places: &Places) -> Vec<
 
 /// What `insn` accesses, if that may share a window.
 fn touch(insn: &Instruction, facts: &Facts) -> Option<Touch> {
-    use Mnemonic::{Prefetchnta, Prefetcht0, Prefetcht1, Prefetcht2, Prefetchw};
     let word = |place, displacement, written| {
         Some(Touch { place, displacement, size: 8, written, aligned: false })
     };
@@ -193,7 +193,7 @@ fn touch(insn: &Instruction, facts: &Facts) -> Option<Touch> {
         }
         Mnemonic::Ret => stack(0, false),
         Mnemonic::Leave => word(Place::at(RBP), 0, false),
-        Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta | Prefetchw => None,
+        mnemonic if is_prefetch(mnemonic) => None,
         _ => touched_operand(insn, facts),
     }
 }

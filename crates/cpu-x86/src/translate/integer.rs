@@ -119,6 +119,12 @@ pub(super) fn is_plain(mnemonic: Mnemonic) -> bool {
     )
 }
 
+/// Instructions that may have no effect at all.
+pub(super) fn is_prefetch(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::{Prefetchnta, Prefetcht0, Prefetcht1, Prefetcht2, Prefetchw};
+    matches!(mnemonic, Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta | Prefetchw)
+}
+
 /// The form with a ModRM byte of what has a short form for the accumulator.
 fn long_form(code: Code) -> Code {
     use Code::*;
@@ -230,9 +236,8 @@ impl Compiler<'_> {
         use Mnemonic::*;
         match insn.mnemonic() {
             Nop | Endbr64 | Endbr32 => true,
-            Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta | Prefetchw => {
-                // Nothing happens if it can't be done.
-                let _ = self.prefetch(insn);
+            mnemonic if is_prefetch(mnemonic) => {
+                self.prefetch(insn);
                 true
             }
             Lfence | Mfence | Sfence => {

@@ -153,21 +153,19 @@ impl Compiler<'_> {
         self.destroyed();
     }
 
-    /// PREFETCHh and PREFETCHW: of what the TLB knows. False, with nothing done, if they would need more than
-    /// that.
-    pub(super) fn prefetch(&mut self, insn: &Instruction) -> bool {
+    /// PREFETCHh and PREFETCHW: of what the TLB knows. Nothing happens where they would need more than that.
+    pub(super) fn prefetch(&mut self, insn: &Instruction) {
         let mut out = *insn;
         super::integer::point_at_host(&mut out);
         let plain_segment = !matches!(insn.memory_segment(), Register::FS | Register::GS);
         let known = self.places.wide && plain_segment && self.features.has_all(insn);
-        let Some(code) = self.asm.encode(&out).filter(|_| known) else { return false };
+        let Some(code) = self.asm.encode(&out).filter(|_| known) else { return };
         self.save_for_access();
         self.linear(insn);
         let missed = self.asm.label();
         self.probe_at(1, false, missed);
         self.asm.put(&code);
         self.asm.bind(missed);
-        true
     }
 
     /// The probe itself; goes to `slow` if it misses.

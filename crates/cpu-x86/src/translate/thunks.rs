@@ -200,25 +200,11 @@ impl Writer {
     }
 
     fn load_registers(&mut self) {
-        for (n, register) in HOST.iter().enumerate() {
-            if let Some(register) = *register {
-                let home = self.at(at::gpr(n));
-                self.asm.rm(Code::Mov_r64_rm64, register, home);
-            }
-        }
-        let flags = self.at(at::FLAGS);
-        self.asm.rm(Code::Mov_r64_rm64, Register::RAX, flags);
+        self.move_registers(|_| true, true);
     }
 
     fn store_registers(&mut self) {
-        for (n, register) in HOST.iter().enumerate() {
-            if let Some(register) = *register {
-                let home = self.at(at::gpr(n));
-                self.asm.mr(Code::Mov_rm64_r64, home, register);
-            }
-        }
-        let flags = self.at(at::FLAGS);
-        self.asm.mr(Code::Mov_rm64_r64, flags, Register::RAX);
+        self.move_registers(|_| true, false);
     }
 
     fn vector(n: usize) -> Register {
@@ -341,10 +327,14 @@ impl Writer {
 
     /// The registers in [`LOST`] and the flags to where the state has them, or with `back` from there.
     fn keep_registers(&mut self, back: bool) {
+        self.move_registers(|register| LOST.contains(&register), back);
+    }
+
+    /// The same for the host's registers that `which` names, of those that have the guest's.
+    fn move_registers(&mut self, which: fn(Register) -> bool, back: bool) {
         let homes = HOST.iter().enumerate().filter_map(|(n, register)| Some((n, (*register)?)));
-        let lost = homes.filter(|(_, register)| LOST.contains(register));
-        let lost: Vec<(usize, Register)> = lost.collect();
-        self.keep_scratch(&lost, back);
+        let homes: Vec<_> = homes.filter(|&(_, register)| which(register)).collect();
+        self.keep_scratch(&homes, back);
         let flags = self.at(at::FLAGS);
         if back {
             self.asm.rm(Code::Mov_r64_rm64, Register::RAX, flags);

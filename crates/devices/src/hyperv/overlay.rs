@@ -53,14 +53,11 @@ impl Overlay {
         }
         let old: Vec<_> = place.iter().map(|(_, id)| *id).collect();
         let new = at.map(|start| Mapping {
-            start,
             len: PAGE_SIZE,
-            block: Arc::clone(&self.block),
             offset: self.bytes.start,
-            access: self.access,
+            priority: PRIORITY,
             ..Mapping::new(start, &self.block, self.access)
         });
-        let new = new.map(|mapping| Mapping { priority: PRIORITY, ..mapping });
         // A page at the very end of all addresses is no mapping; it is then nowhere.
         let ids = self.memory.remap(&old, new.into_iter().collect());
         let ids = ids.unwrap_or_else(|_| {

@@ -7,6 +7,7 @@
 use devices::pci::{PciBus, reg};
 
 use super::door::Door;
+use super::text_mode;
 
 /// What a kernel asks for; 0 is what it leaves open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +42,46 @@ pub(super) enum Screen {
     Graphics(Mode),
 }
 
+/// A screen as both versions of multiboot tell of it.
+pub(super) struct Frame {
+    pub(super) address: u64,
+    /// Bytes from one line to the next.
+    pub(super) pitch: u32,
+    /// In characters or pixels.
+    pub(super) width: u32,
+    pub(super) height: u32,
+    /// Bits of a character or pixel.
+    pub(super) bits: u8,
+    /// [`COLOURS`] or [`TEXT`].
+    pub(super) kind: u8,
+    /// See [`Mode::colours`].
+    pub(super) colours: Option<[u8; 6]>,
+}
+
+/// Kind of a screen whose pixels are colours.
+const COLOURS: u8 = 1;
+/// Kind of a screen in text mode.
+const TEXT: u8 = 2;
+
+impl Screen {
+    /// What a kernel is told of it; `None` if there is none.
+    pub(super) fn frame(self) -> Option<Frame> {
+        match self {
+            Self::None => None,
+            Self::Text => {
+                let (width, height) = text_mode::SIZE;
+                let (address, pitch) = (text_mode::ADDRESS, 2 * width);
+                Some(Frame { address, pitch, width, height, bits: 16, kind: TEXT, colours: None })
+            }
+            Self::Graphics(mode) => {
+                let Mode { address, pitch, width, height, depth: bits } = mode;
+                let colours = Some(mode.colours());
+                Some(Frame { address, pitch, width, height, bits, kind: COLOURS, colours })
+            }
+        }
+    }
+}
+
 const DISPI: u16 = 0x1ce;
 const ID: u16 = 0;
 const X_RES: u16 = 1;
@@ -61,7 +102,7 @@ const DEPTHS: [u16; 4] = [15, 16, 24, 32];
 
 impl Mode {
     /// Position and width in bits of red, green and blue in a pixel.
-    pub(super) fn colours(&self) -> [u8; 6] {
+    fn colours(&self) -> [u8; 6] {
         match self.depth {
             15 => [10, 5, 5, 5, 0, 5],
             16 => [11, 5, 5, 6, 0, 5],

@@ -13,7 +13,6 @@ use object::{LittleEndian, ReadRef};
 use super::boot::{BootError, Entry};
 use super::graphics_mode::{Screen, Wish};
 use super::layout::{E820Type, EBDA_START, HIGH_MEMORY, Layout};
-use super::text_mode;
 
 /// The header lies within this many bytes of the file's start.
 pub(super) const SEARCH: u64 = 8192;
@@ -49,10 +48,6 @@ const INFO_MODULES: u32 = 1 << 3;
 const INFO_MEMORY_MAP: u32 = 1 << 6;
 const INFO_LOADER_NAME: u32 = 1 << 9;
 const INFO_FRAMEBUFFER: u32 = 1 << 12;
-/// Kind of a screen whose pixels are colours.
-pub(super) const SCREEN_COLOURS: u8 = 1;
-/// Kind of a screen of characters.
-pub(super) const SCREEN_TEXT: u8 = 2;
 
 /// A multiboot header's words, without magic and checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,21 +328,12 @@ impl InfoWriter<'_> {
 /// What the information says of the screen: address, bytes of a row, columns, rows, bits of a character or
 /// pixel with the kind, and where the colours are in a pixel.
 fn screen_fields(screen: Screen) -> Option<[u32; 7]> {
-    Some(match screen {
-        Screen::None => return None,
-        Screen::Text => {
-            let (columns, rows) = text_mode::SIZE;
-            let kind = 16 | u32::from(SCREEN_TEXT) << 8;
-            [text_mode::ADDRESS as u32, 0, 2 * columns, columns, rows, kind, 0]
-        }
-        Screen::Graphics(mode) => {
-            let [red, red_bits, rest @ ..] = mode.colours();
-            let kind = u32::from_le_bytes([mode.depth, SCREEN_COLOURS, red, red_bits]);
-            let colours = u32::from_le_bytes(rest);
-            let (low, high) = (mode.address as u32, (mode.address >> 32) as u32);
-            [low, high, mode.pitch, mode.width, mode.height, kind, colours]
-        }
-    })
+    let frame = screen.frame()?;
+    let [red, red_bits, rest @ ..] = frame.colours.unwrap_or_default();
+    let kind = u32::from_le_bytes([frame.bits, frame.kind, red, red_bits]);
+    let (low, high) = (frame.address as u32, (frame.address >> 32) as u32);
+    let colours = u32::from_le_bytes(rest);
+    Some([low, high, frame.pitch, frame.width, frame.height, kind, colours])
 }
 
 /// The memory map: entries of a size that does not count itself, address, length and type.

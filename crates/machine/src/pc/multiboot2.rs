@@ -12,8 +12,7 @@ use object::{LittleEndian, ReadRef, pod};
 use super::boot::{BootError, Entry};
 use super::graphics_mode::{Screen, Wish};
 use super::layout::{E820Type, EBDA_START, HIGH_MEMORY, Layout};
-use super::multiboot::{Boot, SCREEN_COLOURS, SCREEN_TEXT};
-use super::text_mode;
+use super::multiboot::Boot;
 
 /// The header lies within this many bytes of the file's start.
 pub(super) const SEARCH: u64 = 32768;
@@ -416,21 +415,12 @@ impl Info {
 
     /// The screen that there is, if any.
     fn screen(&mut self, screen: Screen) {
-        let (address, fields, kind, colours) = match screen {
-            Screen::None => return,
-            Screen::Text => {
-                let (columns, rows) = text_mode::SIZE;
-                (text_mode::ADDRESS, [2 * columns, columns, rows], [16, SCREEN_TEXT], None)
-            }
-            Screen::Graphics(mode) => {
-                let fields = [mode.pitch, mode.width, mode.height];
-                (mode.address, fields, [mode.depth, SCREEN_COLOURS], Some(mode.colours()))
-            }
-        };
-        let mut body = address.to_le_bytes().to_vec();
+        let Some(frame) = screen.frame() else { return };
+        let mut body = frame.address.to_le_bytes().to_vec();
+        let fields = [frame.pitch, frame.width, frame.height];
         body.extend_from_slice(fields.map(u32::to_le_bytes).as_flattened());
-        body.extend_from_slice(&[kind[0], kind[1], 0, 0]);
-        body.extend(colours.into_iter().flatten());
+        body.extend_from_slice(&[frame.bits, frame.kind, 0, 0]);
+        body.extend(frame.colours.into_iter().flatten());
         self.add(tag::FRAMEBUFFER, &body);
     }
 
