@@ -313,16 +313,41 @@ impl Asm {
     /// executed (see [`super::code::CodeBuffer::patch`]), as both parts of the code begin at a quadword.
     /// Returns the offset of its displacement.
     pub(super) fn jump_changeable(&mut self, condition: Option<u8>, label: Label) -> usize {
-        let opcode = if condition.is_some() { 2 } else { 1 };
-        let displacement = self.bytes.len() - self.inline.unwrap_or(0) + opcode;
-        // A prefix that means nothing here.
-        let prefixes = if displacement % 8 > 4 { 8 - displacement % 8 } else { 0 };
-        self.bytes.extend(std::iter::repeat_n(0x2e, prefixes));
+        self.prefix_changeable(if condition.is_some() { 2 } else { 1 });
         match condition {
             Some(condition) => self.jcc_raw(condition, label),
             None => self.jmp(label),
         }
         self.bytes.len() - 4
+    }
+
+    /// Puts the address of `label`, which can be changed in the same way, into R15. Returns the offset of its
+    /// displacement.
+    pub(super) fn address_changeable(&mut self, label: Label) -> usize {
+        self.prefix_changeable(3);
+        // lea r15, [rip + displacement]
+        self.raw(&[0x4c, 0x8d, 0x3d]);
+        self.reference(label);
+        self.bytes.len() - 4
+    }
+
+    /// Compares the 32 bits at `memory` with `with`, which can be changed in the same way. Returns its offset.
+    pub(super) fn compare_changeable(&mut self, memory: MemoryOperand, with: i32) -> usize {
+        let start = self.bytes.len();
+        self.mi(Code::Cmp_rm32_imm32, memory, with);
+        let opcode = self.bytes.len() - start - 4;
+        let compare = self.bytes.split_off(start);
+        self.prefix_changeable(opcode);
+        self.raw(&compare);
+        self.bytes.len() - 4
+    }
+
+    /// Writes prefixes that mean nothing, so that the displacement after an instruction's first `opcode` bytes is
+    /// in one quadword.
+    fn prefix_changeable(&mut self, opcode: usize) {
+        let displacement = self.bytes.len() - self.inline.unwrap_or(0) + opcode;
+        let prefixes = if displacement % 8 > 4 { 8 - displacement % 8 } else { 0 };
+        self.bytes.extend(std::iter::repeat_n(0x2e, prefixes));
     }
 
     fn reference(&mut self, label: Label) {
@@ -412,8 +437,13 @@ pub(super) fn before_state(before: u32) -> i32 {
 
 /// Memory at `displacement` from the stack pointer, plus eight times `index`.
 pub(super) fn near_plus_8(displacement: i32, index: Register) -> MemoryOperand {
+    near_plus(displacement, index, 8)
+}
+
+/// The same, plus `scale` times `index`.
+pub(super) fn near_plus(displacement: i32, index: Register, scale: u32) -> MemoryOperand {
     let (base, displacement) = (Register::RSP, i64::from(displacement));
-    MemoryOperand::with_base_index_scale_displ_size(base, index, 8, displacement, 8)
+    MemoryOperand::with_base_index_scale_displ_size(base, index, scale, displacement, 8)
 }
 
 /// Memory at `base`.

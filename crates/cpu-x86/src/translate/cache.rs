@@ -14,6 +14,8 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use memory::{CodeVersion, CodeWatcher, PageLog};
 
+use super::compile::ENTRY;
+use super::far::{FAR, NEVER};
 use super::group::Windows;
 use super::state::Jump;
 use crate::cpu::Cpu;
@@ -125,6 +127,8 @@ pub(super) struct Translation {
     version: CodeVersion,
     /// Index of its page.
     page: u32,
+    /// See [`Cache::mapping`].
+    mapping: u32,
     /// Where what it was made from begins in [`Cache::bytes`]; after it comes how long each instruction is.
     start: u32,
     /// Length of what it was made from.
@@ -165,7 +169,7 @@ struct Page {
     index: usize,
     /// The version when it was last looked at.
     version: CodeVersion,
-    /// Links that are made.
+    /// The numbers of links to here that are made.
     made: Vec<u32>,
     /// The translations that begin in it.
     translations: Vec<u32>,
@@ -184,6 +188,73 @@ pub(super) struct Link {
     pub(super) target: u16,
     /// What windows the code may have that it leads to.
     pub(super) windows: Windows,
+    /// It is where a call returns to: come to from anywhere.
+    pub(super) returns: bool,
+}
+
+/// A jump that can be made to lead to a translation in another page; see `far`. All are offsets in the buffer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FarLink {
+    pub(super) guard: u32,
+    pub(super) jump: u32,
+    pub(super) other: u32,
+    pub(super) linked: u32,
+    pub(super) unlinked: u32,
+    /// The translation that it is in.
+    pub(super) from: u32,
+    /// The mapping that it has led to; 0 if to none yet.
+    pub(super) mapping: u32,
+    /// The offset in the page of where it leads.
+    pub(super) target: u16,
+}
+
+/// A change of code: four bytes in the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Patch {
+    pub(super) at: u32,
+    pub(super) to: To,
+}
+
+/// What bytes of code are changed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    /// The displacement of what is at this offset in the buffer.
+    Offset(u32),
+    /// That of translated code at this address.
+    Code(u64),
+    Number(u32),
+}
+
+impl Link {
+    /// Has it lead to code at `code`.
+    fn make(&self, code: u64) -> [Option<Patch>; 3] {
+        let code = code + if self.returns { 0 } else { ENTRY as u64 };
+        [Some(Patch { at: self.at, to: To::Code(code) }), None, None]
+    }
+
+    fn undo(&self) -> [Option<Patch>; 3] {
+        [Some(Patch { at: self.at, to: To::Offset(self.unlinked) }), None, None]
+    }
+}
+
+impl FarLink {
+    /// See [`Link::make`]. What is compared is changed last.
+    fn make(&self, code: u64) -> [Option<Patch>; 3] {
+        let jump = Patch { at: self.jump, to: To::Code(code + ENTRY as u64) };
+        let guard = Patch { at: self.guard, to: To::Number(self.mapping) };
+        [jump, self.give_up(), guard].map(Some)
+    }
+
+    /// Has it look into the jump cache where what is expected is not so.
+    fn give_up(&self) -> Patch {
+        Patch { at: self.other, to: To::Offset(self.linked) }
+    }
+
+    fn undo(&self) -> [Option<Patch>; 3] {
+        let guard = Patch { at: self.guard, to: To::Number(NEVER) };
+        let other = Patch { at: self.other, to: To::Offset(self.unlinked) };
+        [Some(guard), Some(other), None]
+    }
 }
 
 /// A translation as it is made.
@@ -211,6 +282,9 @@ pub(super) struct Cache {
     /// Indices into `pages` by host page.
     page_of: Map<usize, usize>,
     pub(super) links: Vec<Link>,
+    pub(super) far_links: Vec<FarLink>,
+    /// By page and the address that its translations are for, or 0 if they are for any.
+    mappings: HashMap<(usize, u64), u32>,
     /// Each log that has translated pages.
     logs: Vec<PageLog>,
     /// Makes CPUs leave translated code when any of it may have been written.
@@ -238,6 +312,8 @@ impl Cache {
             pages: Vec::new(),
             page_of: Map::default(),
             links: Vec::with_capacity(1 << 16),
+            far_links: Vec::with_capacity(1 << 15),
+            mappings: HashMap::new(),
             logs: Vec::new(),
             watcher,
         }
@@ -264,17 +340,27 @@ impl Cache {
         }
     }
 
-    /// Looks for pages that were written since this was last done; returns the links to undo.
-    pub(super) fn look_for_writes(&mut self) -> Vec<Link> {
+    /// Looks for pages that were written since this was last done; returns how many links are undone, and how.
+    pub(super) fn look_for_writes(&mut self) -> (usize, Vec<Patch>) {
         let mut undone = Vec::new();
         for page in &mut self.pages {
             let version = page.log.code_version(page.index);
             if version != page.version {
                 page.version = version;
-                undone.extend(page.made.drain(..).map(|n| self.links[n as usize]));
+                undone.append(&mut page.made);
             }
         }
-        undone
+        let patches = undone.iter().flat_map(|&number| match number & FAR {
+            0 => self.links[number as usize - 1].undo(),
+            _ => self.far_links[(number & !FAR) as usize - 1].undo(),
+        });
+        (undone.len(), patches.flatten().collect())
+    }
+
+    /// The mapping of the page of translation `n`, from 1: a number that no other page has, and with code that is for
+    /// one address only, not the same page at another address.
+    pub(super) fn mapping(&self, n: u32) -> u32 {
+        self.translations[n as usize].mapping
     }
 
     /// Logs that have translated pages, but for the first `known`.
@@ -378,11 +464,14 @@ impl Cache {
             Second { host, version, page: self.page(source) }
         });
         let n = self.translations.len() as u32;
+        let next = self.mappings.len() as u32 + 1;
+        let mapping = *self.mappings.entry((page, new.place.page)).or_insert(next);
         self.translations.push(Translation {
             place: new.place,
             code: new.code,
             version,
             page: page as u32,
+            mapping,
             start: self.bytes.len() as u32,
             len: new.source.len() as u16,
             count: new.lens.len() as u8,
@@ -433,20 +522,44 @@ impl Cache {
     /// What windows the code may have that link number `n`, from 1, leads to; or that of none.
     pub(super) fn windows_of(&self, n: u32) -> Windows {
         let link = n.checked_sub(1).and_then(|n| self.links.get(n as usize));
+        // One to another page has a number that is none of those.
         link.map_or(Windows::Wide, |link| link.windows)
     }
 
-    /// The link numbered `n`, from 1, if it may be made to lead to translation `to`. It is then taken to
-    /// be made.
-    pub(super) fn make_link(&mut self, n: u32, to: u32) -> Option<Link> {
+    /// How the link numbered `n`, from 1, is made to lead to translation `to`, if it may be. It is then taken to be
+    /// made.
+    pub(super) fn make_link(&mut self, n: u32, to: u32) -> Option<[Option<Patch>; 3]> {
+        if n & FAR != 0 {
+            return self.make_far_link(n, to);
+        }
         let link = *self.links.get(n.checked_sub(1)? as usize)?;
         let [from, to] = [link.from, to].map(|n| &self.translations[n as usize]);
         let place = Place { windows: link.windows, ..from.place };
         if to.crosses || from.page != to.page || !to.place.is_at(link.target, &place) {
             return None;
         }
-        self.pages[from.page as usize].made.push(n - 1);
-        Some(link)
+        let patches = link.make(to.code);
+        self.pages[from.page as usize].made.push(n);
+        Some(patches)
+    }
+
+    fn make_far_link(&mut self, n: u32, to: u32) -> Option<[Option<Patch>; 3]> {
+        let link = self.far_links.get_mut((n & !FAR).checked_sub(1)? as usize)?;
+        let [from, to] = [link.from, to].map(|n| &self.translations[n as usize]);
+        let offset = to.place.host as u64 & PAGE_OFFSET;
+        let fits = offset == u64::from(link.target)
+            && to.place.key == from.place.key
+            && to.place.windows == Windows::Wide
+            && !to.crosses
+            && [0, to.mapping].contains(&link.mapping);
+        if !fits {
+            // It goes by the jump cache from now on.
+            return Some([Some(link.give_up()), None, None]);
+        }
+        link.mapping = to.mapping;
+        let patches = link.make(to.code);
+        self.pages[to.page as usize].made.push(n);
+        Some(patches)
     }
 }
 
@@ -477,12 +590,19 @@ mod tests {
         };
         let from = add(&mut cache, CODE);
         add(&mut cache, CODE + 16);
-        cache.links.push(Link { at: 1, unlinked: 2, from, target: 16, windows: Windows::Wide });
-        assert!(cache.look_for_writes().is_empty(), "nothing was written");
+        cache.links.push(Link {
+            at: 1,
+            unlinked: 2,
+            from,
+            target: 16,
+            windows: Windows::Wide,
+            returns: false,
+        });
+        assert_eq!(cache.look_for_writes(), (0, Vec::new()), "nothing was written");
         assert!(cache.make_link(1, 1).is_some());
         cpu.memory.write(CODE + 16, &[0xcc]).expect("RAM");
         add(&mut cache, CODE + 32);
         let undone = cache.look_for_writes();
-        assert_eq!(undone.iter().map(|link| link.at).collect::<Vec<_>>(), [1]);
+        assert_eq!(undone, (1, vec![Patch { at: 1, to: To::Offset(2) }]));
     }
 }

@@ -630,7 +630,7 @@ impl Translator {
         };
         self.reached.state.expected = rip;
         let table = self.jump_table(key);
-        let index = jump_index(table, rip);
+        let index = jump_index(rip);
         *self.reached.jumps.get_mut(table, index) = Jump { rip, code: self.shared.thunks.arrived };
         self.checker.iter_mut().for_each(|checker| checker.plan = plan);
         let result = enter(self, cpu, code);

@@ -13,6 +13,7 @@ use rustix::io::pwrite;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use super::asm::Placed;
+use super::cache::{Patch, To};
 
 /// Size of the host's large pages.
 const LARGE: usize = 2 << 20;
@@ -131,14 +132,18 @@ impl CodeBuffer {
         self.execute.as_ptr() as u64 + u64::from(offset)
     }
 
-    /// Makes the displacement that is `at` in the buffer, a jump's last four bytes, lead to address
-    /// `target`. CPUs that execute it meanwhile go to where it has led or to where it leads now: the
-    /// displacement is within a quadword, and stored as a part of it (SDM volume 3, section 9.1.1).
-    pub(super) fn patch(&mut self, at: u32, target: u64) {
+    /// Changes four bytes of code. CPUs that execute them meanwhile find what they were or what they are now: they
+    /// are within a quadword, and stored as a part of it (SDM volume 3, section 9.1.1).
+    pub(super) fn patch(&mut self, &Patch { at, to }: &Patch) {
+        let end = self.address(at) + 4;
+        let value = match to {
+            To::Offset(offset) => self.address(offset).wrapping_sub(end) as u32,
+            To::Code(code) => code.wrapping_sub(end) as u32,
+            To::Number(number) => number,
+        };
         let offset = at as usize;
         let (start, shift) = (offset & !7, 8 * (offset & 7));
-        assert!(start + 8 <= self.size && shift <= 32, "a displacement in the buffer");
-        let distance = target.wrapping_sub(self.address(at) + 4) as u32;
+        assert!(start + 8 <= self.size && shift <= 32, "four bytes of a quadword in the buffer");
         // SAFETY: within both mappings, which live as long as `self`, at a multiple of eight bytes; nobody
         // else writes there.
         let (executed, changed) = unsafe {
@@ -146,7 +151,7 @@ impl CodeBuffer {
             (executed, self.change.add(start).cast::<AtomicU64>().as_ref())
         };
         let others = executed.load(Ordering::Relaxed) & !(0xffff_ffff << shift);
-        changed.store(others | u64::from(distance) << shift, Ordering::Release);
+        changed.store(others | u64::from(value) << shift, Ordering::Release);
         self.changes += 1;
         if self.changes == CHANGES {
             self.changes = 0;

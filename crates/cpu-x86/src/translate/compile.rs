@@ -12,14 +12,15 @@ use iced_x86::{
     Mnemonic, OpAccess, OpKind, Register,
 };
 
-use super::asm::{Asm, Encoded, Finished, Label, in_state};
+use super::asm::{Asm, Encoded, Finished, Label, before_state, in_state};
 use super::enter::X87;
+use super::far::{Far, FarSite};
 use super::flags::{Flags, Recipe, dead_flags};
 use super::group::{Touch, Window, WindowMiss, Windows, touches};
 use super::loans::{Loan, loans};
 use super::memory::number;
 use super::regs::{S1, S2};
-use super::state::{JUMP_SHIFT, JUMPS_BEFORE, Jump, Site, WINDOWS, at};
+use super::state::{JUMP_SHIFT, JUMPS, Jump, PAGES, RETURNS, Site, WINDOWS, at};
 use super::thunks::Missed;
 use super::x87::Notes;
 use crate::host::PAGE_OFFSET;
@@ -34,8 +35,6 @@ pub(super) const ENTRY: usize = 11;
 pub(super) struct Places {
     /// The first-level TLB of the class, relative to the stack pointer.
     pub(super) tlb: i32,
-    /// All jump caches, relative to the stack pointer.
-    pub(super) jumps: i32,
     /// For whom the code runs.
     pub(super) class: Class,
     /// Executes the instruction whose [`Site`] is in [`S2`]; returns if translated code may go on.
@@ -45,6 +44,8 @@ pub(super) struct Places {
     /// The same by the link whose number is in the lower half of [`S2`], to the offset in this page that is
     /// in the upper.
     pub(super) leave_by_link: u64,
+    /// The same to the address in [`S1`], by the link whose number is in [`S2`].
+    pub(super) leave_for_link: u64,
     /// Makes the units in [`S2`] available, or leaves to interpret at [`S1`].
     pub(super) units: u64,
     /// Refill the TLB or the jump cache, by [`Missed`]; see `thunks` for how they return.
@@ -74,13 +75,28 @@ impl Places {
     pub(super) fn jumps_of(&self, class: Class) -> JumpTable {
         let table = class as usize + if self.wide { 0 } else { CLASSES };
         JumpTable {
-            at: self.jumps + (size_of::<Jump>() * JUMPS_BEFORE[table]) as i32,
-            mask: in_state(at::bell(class == Class::User)),
+            at: before_state(at::JUMPS) + (size_of::<[Jump; JUMPS]>() * table) as i32,
+            mask: in_state(at::BELL),
+        }
+    }
+
+    /// The table of pages for the code's class and mode, relative to the stack pointer.
+    pub(super) fn pages(&self) -> i32 {
+        let table = self.class as usize + if self.wide { 0 } else { CLASSES };
+        before_state(at::PAGES) + (size_of::<[Jump; PAGES]>() * table) as i32
+    }
+
+    /// The table of returns for the code's class and mode.
+    pub(super) fn returns(&self) -> JumpTable {
+        let table = self.class as usize + if self.wide { 0 } else { CLASSES };
+        JumpTable {
+            at: before_state(at::RETURNS) + (size_of::<[Jump; RETURNS]>() * table) as i32,
+            mask: in_state(at::BELL_FOR_RETURNS),
         }
     }
 }
 
-/// A jump cache.
+/// A jump cache or a table of returns.
 #[derive(Clone, Copy)]
 pub(super) struct JumpTable {
     /// Where it is, relative to the stack pointer.
@@ -93,6 +109,7 @@ pub(super) struct JumpTable {
 pub(super) struct Compiled {
     pub(super) code: Finished,
     pub(super) links: Vec<LinkSite>,
+    pub(super) far_links: Vec<FarSite>,
     /// The instructions that the interpreter executes in any case, by number.
     pub(super) stepped: Vec<usize>,
 }
@@ -127,6 +144,8 @@ pub(super) struct LinkSite {
     pub(super) target: u64,
     /// See [`Unlinked`].
     pub(super) windows: Windows,
+    /// See [`Unlinked`].
+    pub(super) returns: bool,
 }
 
 /// Code out of line that executes an instruction with the interpreter.
@@ -168,7 +187,7 @@ pub(super) struct Probe {
     pub(super) what: Missed,
 }
 
-/// Code behind the last instruction's that leads to another place in the page.
+/// Code behind the last instruction's that leads to another place.
 pub(super) struct Exit {
     from: Label,
     target: u64,
@@ -189,6 +208,8 @@ pub(super) struct Unlinked {
     pub(super) displacement: usize,
     /// What windows the code may have that it leads to.
     pub(super) windows: Windows,
+    /// It is where a call returns to: come to from anywhere, with the address in [`S1`].
+    pub(super) returns: bool,
 }
 
 /// What is known of an instruction.
@@ -223,6 +244,15 @@ pub(super) struct LookUp {
     pub(super) unknown: Label,
 }
 
+/// Code out of line for a return whose address is not in the table of returns.
+pub(super) struct Return {
+    pub(super) from: Label,
+    /// Where to go if there is no code for it.
+    pub(super) unknown: Label,
+    /// What it takes off the stack.
+    pub(super) released: i32,
+}
+
 /// Code out of line that makes units available.
 struct Wanted {
     from: Label,
@@ -245,6 +275,7 @@ pub(super) struct Compiler<'a> {
     /// Number of the translation.
     pub(super) number: u32,
     first_link: usize,
+    pub(super) first_far: usize,
     /// What is known of each instruction.
     pub(super) facts: Vec<Facts>,
     /// Where the flags are.
@@ -263,6 +294,8 @@ pub(super) struct Compiler<'a> {
     pub(super) window_misses: Vec<WindowMiss>,
     polls: Vec<Poll>,
     pub(super) look_ups: Vec<LookUp>,
+    pub(super) returns: Vec<Return>,
+    pub(super) far: Vec<Far>,
     /// The instruction after which interrupts have to be looked for.
     pub(super) poll_after: Option<usize>,
     wanted: Option<Wanted>,
@@ -270,6 +303,7 @@ pub(super) struct Compiler<'a> {
     /// A scratch register that has what was put into a general register last, where that was.
     at_hand: Option<(usize, usize, Register)>,
     pub(super) links: Vec<LinkSite>,
+    pub(super) far_links: Vec<FarSite>,
     stepped: Vec<usize>,
     pub(super) features: &'a super::vector::HostFeatures,
     /// The instruction under translation.
@@ -288,7 +322,7 @@ impl<'a> Compiler<'a> {
         input: &'a [Input],
         start: u64,
         places: Places,
-        (number, first_link): (u32, usize),
+        (number, [first_link, first_far]): (u32, [usize; 2]),
         features: &'a super::vector::HostFeatures,
     ) -> Compiled {
         let mut asm = Asm::new();
@@ -310,6 +344,7 @@ impl<'a> Compiler<'a> {
             lent: false,
             number,
             first_link,
+            first_far,
             facts,
             flags: Flags::saved(),
             slow: Vec::new(),
@@ -322,11 +357,14 @@ impl<'a> Compiler<'a> {
             window_misses: Vec::new(),
             polls: Vec::new(),
             look_ups: Vec::new(),
+            returns: Vec::new(),
+            far: Vec::new(),
             poll_after: None,
             wanted: None,
             notes: Notes::default(),
             at_hand: None,
             links: Vec::new(),
+            far_links: Vec::new(),
             stepped: Vec::new(),
             features,
             index: 0,
@@ -336,6 +374,7 @@ impl<'a> Compiler<'a> {
             dead: if places.chains { dead_flags(input) } else { vec![false; input.len()] },
         };
         this.entry();
+        debug_assert_eq!(this.asm.len(), ENTRY);
         this.head(input);
         let mut ended = false;
         for (index, this_input) in input.iter().enumerate() {
@@ -361,7 +400,6 @@ impl<'a> Compiler<'a> {
         let page = in_state(at::PAGE);
         self.asm.ri(Code::And_rm64_imm32, S1, -(PAGE_OFFSET as i32 + 1));
         self.asm.mr(Code::Mov_rm64_r64, page, S1);
-        debug_assert_eq!(self.asm.len(), ENTRY);
     }
 
     /// Puts `address`, which is one of the code or relative to it, into `to`. The flags stay.
@@ -574,7 +612,7 @@ impl<'a> Compiler<'a> {
 
     /// Leaves "equal" if something may want the CPU's attention. Flags have to be saved.
     pub(super) fn look_at_bell(&mut self) {
-        self.asm.mi(Code::Cmp_rm32_imm8, in_state(at::bell(false)), 0);
+        self.asm.mi(Code::Cmp_rm32_imm8, in_state(at::BELL), 0);
         self.destroyed();
     }
 
@@ -586,7 +624,7 @@ impl<'a> Compiler<'a> {
         self.destroyed();
     }
 
-    /// A place out of line that leads to `target`, in this page, from the instruction at `rip`.
+    /// A place behind the last instruction that leads to `target`, from the instruction at `rip`.
     pub(super) fn exit(&mut self, rip: u64, target: u64) -> Label {
         let exit = self.exit_now(rip, target);
         let from = exit.from;
@@ -601,7 +639,7 @@ impl<'a> Compiler<'a> {
         Exit { from, target, save, backward, notes, left }
     }
 
-    /// Leads to another place in the page.
+    /// Leads to another place.
     pub(super) fn write_exit(&mut self, exit: Exit) {
         self.flags.saved = !exit.save;
         self.flags.live = true;
@@ -614,10 +652,15 @@ impl<'a> Compiler<'a> {
             self.polls.push(Poll { from, rip, notes: Notes::default(), left: 0, lent });
             self.poll_to(from);
         }
-        if !self.is_again(exit.target) {
+        let near = self.is_near(exit.target);
+        if !(near && self.is_again(exit.target)) {
             self.give_back_loans(self.lent);
         }
-        self.jump_linked(None, exit.target);
+        if near {
+            self.jump_linked(None, exit.target);
+        } else {
+            self.jump_far(exit.target);
+        }
     }
 
     /// Whether a jump to `target` stays in this translation.
@@ -645,7 +688,8 @@ impl<'a> Compiler<'a> {
     pub(super) fn jump_changeable(&mut self, condition: Option<u8>, target: u64, windows: Windows) {
         let from = self.asm.label();
         let displacement = self.asm.jump_changeable(condition, from);
-        self.unlinked.push(Unlinked { from, target, displacement, windows });
+        let returns = false;
+        self.unlinked.push(Unlinked { from, target, displacement, windows, returns });
     }
 
     /// Where what has to be stored runs from one page into another, and the thunk has given it a place
@@ -678,14 +722,21 @@ impl<'a> Compiler<'a> {
         }
         self.asm.go_out_of_line();
         self.finish_windows();
-        for Unlinked { from, target, displacement, windows } in std::mem::take(&mut self.unlinked) {
+        for Unlinked { from, target, displacement, windows, returns } in
+            std::mem::take(&mut self.unlinked)
+        {
             let unlinked = self.asm.len();
             self.asm.bind(from);
+            if returns {
+                self.entry();
+            }
             let link = (self.first_link + self.links.len() + 1) as u64;
             self.asm.mov_imm(S2, (target & PAGE_OFFSET) << 32 | link);
             self.asm.jmp_to(self.places.leave_by_link);
-            self.links.push(LinkSite { displacement, unlinked, target, windows });
+            self.links.push(LinkSite { displacement, unlinked, target, windows, returns });
         }
+        self.finish_far();
+        self.finish_returns();
         for LookUp { from, begin, unknown } in std::mem::take(&mut self.look_ups) {
             self.asm.bind(from);
             self.asm.call_to(self.places.refill[Missed::Code as usize]);
@@ -730,7 +781,8 @@ impl<'a> Compiler<'a> {
             self.asm.call_to(self.places.units);
             self.asm.jmp(wanted.back);
         }
-        Compiled { code: self.asm.finish(), links: self.links, stepped: self.stepped }
+        let Self { asm, links, far_links, stepped, .. } = self;
+        Compiled { code: asm.finish(), links, far_links, stepped }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use iced_x86::{Code, FlowControl, Instruction, MemoryOperand, OpKind, Register};
 
-use super::asm::{Cond, Label, at as memory_at, at_plus, low32, near_plus_8};
-use super::compile::{Compiler, Input, JumpTable, LookUp};
+use super::asm::{Cond, Label, at as memory_at, at_plus, low32, near_plus, near_plus_8};
+use super::compile::{Compiler, Input, JumpTable, LookUp, Return, Unlinked};
+use super::group::Windows;
 use super::memory::{For, number};
 use super::regs::{GUEST_RSP, S1, S2};
-use super::state::{JUMP_SHIFT, Jump};
+use super::state::{JUMP_SHIFT, Jump, RETURN_MASK};
 use crate::decode::MAX_LEN;
 use crate::host::PAGE_OFFSET;
 use crate::mmu::LINEAR_BITS;
@@ -20,7 +21,7 @@ pub(super) const CODE: i32 = std::mem::offset_of!(Jump, code) as i32;
 impl Compiler<'_> {
     /// Whether code at `target` is wherever this translation is: in the same page, and so that no
     /// instruction there can go on in the next.
-    fn is_near(&self, target: u64) -> bool {
+    pub(super) fn is_near(&self, target: u64) -> bool {
         let crosses = |at: u64| at & PAGE_OFFSET > PAGE_OFFSET + 1 - MAX_LEN as u64;
         self.start >> 12 == target >> 12 && !crosses(self.start) && !crosses(target)
     }
@@ -49,6 +50,7 @@ impl Compiler<'_> {
                 let displacement = self.access_at(GUEST_RSP, -(self.word() as i32), For::Write);
                 self.push_return(displacement, op.next_rip);
                 self.slow_returns();
+                self.remember_return(op.next_rip);
                 self.go_to(op.rip(), op.imm);
                 Some(true)
             }
@@ -80,17 +82,8 @@ impl Compiler<'_> {
         if self.is_near(target) {
             self.branch_near(condition, op.rip(), target);
         } else {
-            let not_taken = self.asm.label();
-            self.save();
-            self.asm.jcc_raw(condition ^ 1, not_taken);
-            self.write_notes(self.notes);
-            self.give_back(self.left());
-            let lent = self.lent;
-            self.leave_page(target);
-            self.lent = lent;
-            // The other way, the flags still are in both places.
-            self.still_live();
-            self.asm.bind(not_taken);
+            let exit = self.exit(op.rip(), target);
+            self.asm.jcc_raw(condition, exit);
         }
     }
 
@@ -150,22 +143,8 @@ impl Compiler<'_> {
     /// Goes to `target`, from the instruction at `rip`.
     pub(super) fn go_to(&mut self, rip: u64, target: u64) {
         self.save();
-        if self.is_near(target) {
-            let exit = self.exit_now(rip, target);
-            self.write_exit(exit);
-        } else {
-            self.settle_notes();
-            self.give_back(self.left());
-            self.leave_page(target);
-        }
-    }
-
-    /// Goes to `target` in another page by the jump cache, so that it is known to be where the page
-    /// tables have it now. The flags are saved.
-    fn leave_page(&mut self, target: u64) {
-        self.give_back_loans(self.lent);
-        self.lent = false;
-        self.jump_by_cache(target, self.places.class);
+        let exit = self.exit_now(rip, target);
+        self.write_exit(exit);
     }
 
     /// Goes to `target` by the jump cache of `class`. The flags are saved.
@@ -179,6 +158,49 @@ impl Compiler<'_> {
             self.look_up_in(jumps, unknown);
         }
         self.asm.m(Code::Jmp_rm64, near_plus_8(jumps.at + CODE, S2));
+    }
+
+    /// Enters where the code for the return address `rip` is, which is on top of the stack, into the table of
+    /// returns.
+    fn remember_return(&mut self, rip: u64) {
+        if !self.places.chains || !self.is_near(rip) {
+            return;
+        }
+        let (returns, not) = (self.places.returns(), self.asm.label());
+        self.address(S2, rip);
+        self.asm.mov_imm(S1, RETURN_MASK.into());
+        self.asm.rr(Code::And_r32_rm32, low32(S1), low32(GUEST_RSP));
+        // The first is what is looked at when the bell has been rung. It stays empty.
+        self.asm.jcc(Cond::Equal, not);
+        self.destroyed();
+        self.asm.mr(Code::Mov_rm64_r64, near_plus(returns.at, S1, 2), S2);
+        let from = self.asm.label();
+        let displacement = self.asm.address_changeable(from);
+        self.asm.mr(Code::Mov_rm64_r64, near_plus(returns.at + CODE, S1, 2), S2);
+        self.asm.bind(not);
+        let windows = Windows::Wide;
+        self.unlinked.push(Unlinked { from, target: rip, displacement, windows, returns: true });
+    }
+
+    /// Looks up the address in [`S1`], which is on top of the stack, in the table of returns; [`S2`] then tells the
+    /// entry.
+    fn look_up_return(&mut self, elsewhere: Label) {
+        let returns = self.places.returns();
+        self.asm.rm(Code::Mov_r32_rm32, low32(S2), returns.mask);
+        self.asm.rr(Code::And_r32_rm32, low32(S2), low32(GUEST_RSP));
+        self.asm.rm(Code::Cmp_r64_rm64, S1, near_plus(returns.at, S2, 2));
+        self.asm.jcc(Cond::NotEqual, elsewhere);
+        self.destroyed();
+    }
+
+    /// Writes code out of line for returns.
+    pub(super) fn finish_returns(&mut self) {
+        for Return { from, unknown, released } in std::mem::take(&mut self.returns) {
+            self.asm.bind(from);
+            self.look_up_or(unknown);
+            self.lea_word(GUEST_RSP, GUEST_RSP, released);
+            self.jump_to_found();
+        }
     }
 
     /// Stores the return address `rip` to what [`S1`] and the displacement tell, and moves the stack pointer.
@@ -243,10 +265,12 @@ impl Compiler<'_> {
         self.save();
         let displacement = self.access_at(GUEST_RSP, 0, For::Read);
         self.load_word(S1, at_plus(S1, displacement));
-        self.look_up();
+        let (elsewhere, unknown) = (self.asm.label(), self.slow());
+        self.look_up_return(elsewhere);
         let released = self.word() as i32 + op.imm as i32;
         self.lea_word(GUEST_RSP, GUEST_RSP, released);
-        self.jump_to_found();
+        self.asm.m(Code::Jmp_rm64, near_plus(self.places.returns().at + CODE, S2, 2));
+        self.returns.push(Return { from: elsewhere, unknown, released });
         self.slow_returns();
     }
 
@@ -257,6 +281,7 @@ impl Compiler<'_> {
         self.keep_code(self.places.class);
         self.access_at_alone(GUEST_RSP, -(self.word() as i32), For::Write);
         self.push_return(0, op.next_rip);
+        self.remember_return(op.next_rip);
         self.go_to_kept();
         self.slow_returns();
     }

@@ -1,13 +1,13 @@
 //! The jump caches of a CPU: where the code for an address is *as the page tables are now*.
 //!
-//! Translated code looks addresses up in their tables. Which entries are used, and which lead to the
+//! Translated code looks addresses up in their tables, those to return to in tables of returns first. Which entries are used, and which lead to the
 //! translations of which page, is known here, so that they can be emptied: all of a class when its TLB has
 //! dropped entries for instructions, those of a page when it was written.
 
 use memory::CodeVersion;
 
 use super::cache::{Cache, Key};
-use super::state::{JUMP_TABLES, Jump, Tables, jump_index, jumps_of, no_jump};
+use super::state::{JUMP_TABLES, JUMPS, Jump, PAGES, Tables, jump_index, no_jump};
 use crate::counters::{Count, Counters};
 use crate::host::PAGE_OFFSET;
 use crate::segment::Mode;
@@ -21,12 +21,18 @@ const MAX_PLACES: usize = 64;
 pub(super) struct Jumps {
     /// Entries of each that are set, and maybe some that were.
     used: [Vec<u32>; JUMP_TABLES],
+    /// Entries of the table of pages of each that are set, and maybe some that were.
+    used_pages: [Vec<u16>; JUMP_TABLES],
     /// How often each was emptied.
     emptied: [u64; JUMP_TABLES],
     /// The modes of the code of 32 bits that they know, by class.
     narrow_modes: [Mode; CLASSES],
+    /// There may have been code of 32 bits.
+    has_narrow: bool,
     /// By number, the pages that translations are in.
     pages: Vec<Option<Page>>,
+    /// Address of the code that leaves to go on at the address in a register.
+    leave: u64,
 }
 
 /// A page that entries lead to.
@@ -50,12 +56,23 @@ struct Place {
 }
 
 impl Jumps {
+    /// Of `tables` that are all zeroes, which are made empty; `leave` is where code leaves to go on at the address
+    /// in a register.
+    pub(super) fn new(tables: &mut Tables, leave: u64) -> Self {
+        for table in 0..JUMP_TABLES {
+            tables.get_mut(table, 0).rip = no_jump(0);
+            tables.empty_returns(table, leave);
+        }
+        Self { leave, ..Self::default() }
+    }
+
     /// Which jump cache is for code of `key`.
     pub(super) fn table(&mut self, tables: &mut Tables, key: Key, counters: &Counters) -> usize {
         let class = key.class as usize;
         if key.mode.is_64() {
             return class;
         }
+        self.has_narrow = true;
         if self.narrow_modes[class] != key.mode {
             self.narrow_modes[class] = key.mode;
             self.empty(tables, CLASSES + class, counters);
@@ -73,10 +90,19 @@ impl Jumps {
             let index = index as usize;
             tables.get_mut(table, index).rip = no_jump(index);
         }
+        for index in self.used_pages[table].drain(..) {
+            tables.empty_mapping(table, index.into());
+        }
+        // Those for code of 32 bits are as they are made, unless there has been such code.
+        if table < CLASSES || self.has_narrow {
+            tables.empty_returns(table, self.leave);
+        }
     }
 
-    /// Empties all, and forgets all pages, as their numbers will be given to others.
-    pub(super) fn forget(&mut self, tables: &mut Tables, counters: &Counters) {
+    /// Empties all, and forgets all pages, as their numbers will be given to others. Code leaves at `leave` from now
+    /// on.
+    pub(super) fn forget(&mut self, tables: &mut Tables, leave: u64, counters: &Counters) {
+        (self.leave, self.has_narrow) = (leave, true);
         (0..JUMP_TABLES).for_each(|table| self.empty(tables, table, counters));
         self.pages.clear();
     }
@@ -92,6 +118,16 @@ impl Jumps {
     ) {
         let page = jump.rip & !PAGE_OFFSET;
         let place = Place { table, page, age: self.emptied[table] };
+        let mapping = cache.mapping(n);
+        if tables.mapping(table, page) != u64::from(mapping) {
+            let index = tables.set_page(table, page, mapping);
+            let used = &mut self.used_pages[table];
+            if used.len() >= 2 * PAGES {
+                used.sort_unstable();
+                used.dedup();
+            }
+            used.push(index as u16);
+        }
         for (index, number) in cache.pages_of(n).enumerate() {
             let is_new = self.note(cache, number, place);
             if is_new && index == 0 {
@@ -103,7 +139,7 @@ impl Jumps {
 
     /// Sets an entry.
     fn set(&mut self, tables: &mut Tables, table: usize, jump: Jump) {
-        let index = jump_index(table, jump.rip);
+        let index = jump_index(jump.rip);
         let entry = tables.get_mut(table, index);
         let was_empty = entry.rip == no_jump(index);
         *entry = jump;
@@ -111,7 +147,7 @@ impl Jumps {
             return;
         }
         let used = &mut self.used[table];
-        if used.len() >= 2 * jumps_of(table) {
+        if used.len() >= 2 * JUMPS {
             // Entries were emptied and filled again one by one, and are in the list as often.
             used.sort_unstable();
             used.dedup();
@@ -163,6 +199,9 @@ impl Jumps {
             let places = page.places.drain(..);
             let fresh = places.filter(|place| place.age == self.emptied[place.table]);
             fresh.for_each(|place| tables.empty_page(place.table, place.page));
+        }
+        if any {
+            (0..JUMP_TABLES).for_each(|table| tables.empty_returns(table, self.leave));
         }
         if all {
             (0..JUMP_TABLES).for_each(|table| self.empty(tables, table, counters));

@@ -39,6 +39,7 @@ mod code;
 mod compile;
 mod control;
 mod enter;
+mod far;
 mod flags;
 mod group;
 mod integer;
@@ -73,15 +74,16 @@ use crate::op::{Op, OpFlags};
 use crate::tlb::{CLASSES, L1_ENTRIES};
 use asm::before_state;
 use bell::Bell;
-use cache::{Found, Key, Link, NewTranslation, Place, SourcePage};
+use cache::{FarLink, Found, Key, Link, NewTranslation, Place, SourcePage};
 use check::Checker;
-use compile::{Compiled, Compiler, ENTRY, Input, LinkSite, Places, goes_on};
+use compile::{Compiled, Compiler, Input, LinkSite, Places, goes_on};
 use enter::Left;
+use far::FarSite;
 use group::Windows;
 use jumps::Jumps;
 pub(crate) use shared::Sharing;
 use shared::{Held, Kind, Shared};
-use state::{JUMP_TABLES, Jump, Reached, Site, at};
+use state::{Jump, Reached, Site, at};
 use thunks::Missed;
 use vector::HostFeatures;
 
@@ -176,7 +178,6 @@ impl Translator {
             return None;
         }
         let (mut reached, bell) = cpu.tlb.move_next_to::<Reached>();
-        (0..JUMP_TABLES).for_each(|table| reached.jumps.get_mut(table, 0).rip = state::no_jump(0));
         let bell = Arc::new(Bell(bell));
         if !how.check {
             cpu.signals.tell(Arc::<Bell>::clone(&bell));
@@ -203,10 +204,11 @@ impl Translator {
                 (alone, shared)
             }
         };
+        let jumps = Jumps::new(&mut reached.jumps, shared.thunks.leave);
         let this = Self {
             reached,
             bell,
-            jumps: Jumps::default(),
+            jumps,
             sharing,
             shared,
             left_behind: Vec::new(),
@@ -391,9 +393,9 @@ impl Translator {
     fn follow_writes(&mut self) {
         let mut held = self.shared.hold();
         let Held { cache, code } = &mut *held;
-        let links = cache.look_for_writes();
-        links.iter().for_each(|link| code.patch(link.at, code.address(link.unlinked)));
-        self.counters.add(Count::Unlinks, links.len() as u64);
+        let (links, patches) = cache.look_for_writes();
+        patches.iter().for_each(|patch| code.patch(patch));
+        self.counters.add(Count::Unlinks, links as u64);
         if self.jumps.follow(&mut self.reached.jumps, cache, &self.counters) {
             self.counters.count(Count::Invalidations);
         }
@@ -417,7 +419,7 @@ impl Translator {
         let before = std::mem::replace(&mut self.shared, current);
         // Code that runs, and has asked a helper for more, is there.
         self.left_behind.push(before);
-        self.jumps.forget(&mut self.reached.jumps, &self.counters);
+        self.jumps.forget(&mut self.reached.jumps, self.shared.thunks.leave, &self.counters);
         self.logs.clear();
         self.recent.fill(None);
         self.checker.iter_mut().for_each(|checker| checker.forget());
@@ -456,9 +458,9 @@ impl Translator {
         if !self.chains {
             return Ok(code);
         }
-        if let Some(link) = cache.make_link(link, n) {
+        if let Some(patches) = cache.make_link(link, n) {
             self.counters.count(Count::Links);
-            buffer.patch(link.at, code + ENTRY as u64);
+            patches.iter().flatten().for_each(|patch| buffer.patch(patch));
         }
         if windows == Windows::Wide {
             let jumps = &mut self.reached.jumps;
@@ -593,9 +595,8 @@ impl Translator {
         let Held { cache, code: host_code } = held;
         let number = cache.translations.len() as u32;
         let places = self.places(cpu, place);
-        let first_link = cache.links.len();
-        let numbers = (number, first_link);
-        let Compiled { code, links, stepped } =
+        let numbers = (number, [cache.links.len(), cache.far_links.len()]);
+        let Compiled { code, links, far_links, stepped } =
             Compiler::compile(&input, rip, places, numbers, &self.features);
         if stepped.len() == input.len() && !leads_on(&input) {
             input.iter().for_each(|input| self.counters.leave(input.op.mnemonic));
@@ -620,11 +621,26 @@ impl Translator {
             first,
             second,
         });
-        for LinkSite { displacement, unlinked, target, windows } in links {
+        for LinkSite { displacement, unlinked, target, windows, returns } in links {
             let [at, unlinked] =
                 [displacement, unlinked].map(|offset| host_code.offset(code.address(offset)));
             let target = (target & PAGE_OFFSET) as u16;
-            cache.links.push(Link { at, unlinked, from, target, windows });
+            cache.links.push(Link { at, unlinked, from, target, windows, returns });
+        }
+        for FarSite { guard, jump, other, linked, unlinked, target } in far_links {
+            let [guard, jump, other, linked, unlinked] = [guard, jump, other, linked, unlinked]
+                .map(|offset| host_code.offset(code.address(offset)));
+            let (mapping, target) = (0, (target & PAGE_OFFSET) as u16);
+            cache.far_links.push(FarLink {
+                guard,
+                jump,
+                other,
+                linked,
+                unlinked,
+                from,
+                mapping,
+                target,
+            });
         }
         Some(number)
     }
@@ -636,13 +652,13 @@ impl Translator {
         let table = size_of::<[TlbEntry; L1_ENTRIES]>() as i32 * key.class as i32;
         Places {
             tlb: before_state(at::TLB) + table,
-            jumps: before_state(at::JUMPS),
             class: key.class,
             wide,
             relative: place.page == 0,
             step: self.shared.thunks.step,
             leave: self.shared.thunks.leave,
             leave_by_link: self.shared.thunks.leave_by_link,
+            leave_for_link: self.shared.thunks.leave_for_link,
             units: self.shared.thunks.units,
             refill: {
                 let mut refill = self.shared.thunks.refill;
@@ -669,11 +685,13 @@ impl Drop for Translator {
 }
 
 /// Whether a translation for `key` of code at `rip` can run wherever that is mapped: it goes nowhere that
-/// is canonical there and would not be elsewhere.
+/// is canonical there and would not be elsewhere. Where addresses have 32 bits that count, as those of kernels and
+/// of programs that are made for one place, it is for one address, as it is shorter then.
 fn is_movable(rip: u64, key: Key) -> bool {
     const REACH: u64 = 4 << 30;
     let ends = [rip.wrapping_sub(REACH), rip.wrapping_add(REACH)];
-    key.mode.is_64() && ends.into_iter().all(control::is_safely_canonical)
+    let far = i32::try_from(rip as i64).is_err();
+    key.mode.is_64() && far && ends.into_iter().all(control::is_safely_canonical)
 }
 
 /// The page at `linear` as one that code is translated from. `None` if it is none, or if writes to it

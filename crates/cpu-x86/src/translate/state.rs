@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use crate::flags::bits::{AF, CF, OF, PF, SF, ZF};
 use crate::host::PAGE_OFFSET;
 use crate::near::{Plain, distance, distance_of_word};
-use crate::tlb::{CLASSES, Class, FirstLevel};
+use crate::tlb::{CLASSES, FirstLevel};
 
 /// Bits of an address that do not select an entry: there is hardly more than one target in four bytes.
 pub(super) const JUMP_SHIFT: u32 = 2;
@@ -173,41 +173,45 @@ pub(super) const LEFT_KERNEL: u32 = 2;
 /// Jump caches: one a class for 64-bit code, and one for code of 32 bits.
 pub(super) const JUMP_TABLES: usize = 2 * CLASSES;
 
-/// How many entries jump cache `table` has, a power of two. The programs of a guest have more code than its
-/// kernel.
-pub(super) const fn jumps_of(table: usize) -> usize {
-    if table % CLASSES == Class::User as usize { 1 << 18 } else { 1 << 16 }
-}
+/// How many entries each has, a power of two.
+pub(super) const JUMPS: usize = 1 << 17;
 
-/// How many entries those before each have, and all.
-pub(super) const JUMPS_BEFORE: [usize; JUMP_TABLES + 1] = {
-    let (mut before, mut table) = ([0; JUMP_TABLES + 1], 0);
-    while table < JUMP_TABLES {
-        before[table + 1] = before[table] + jumps_of(table);
-        table += 1;
-    }
-    before
-};
+/// How many entries each table of returns has, a power of two.
+pub(super) const RETURNS: usize = 1 << 9;
 
-/// The entries of all jump caches, one after the other.
+/// The bits of the stack pointer that tell the entry: half of how far that is from the first.
+pub(super) const RETURN_MASK: u32 = 8 * (RETURNS as u32 - 1);
+
+/// How many entries each table of pages has, a power of two.
+pub(super) const PAGES: usize = 1 << 12;
+
+/// The jump caches, and for each a table of pages (see `far`) and a table of returns, which is used in the same way: calls enter where the code
+/// for their return address is, by where on the stack they put that, and returns look there before they look
+/// into the jump cache. An entry is as good there as in the jump cache, whatever guests do to their stacks, as it
+/// tells its address.
 #[repr(C)]
-pub(super) struct Tables([Jump; JUMPS_BEFORE[JUMP_TABLES]]);
+pub(super) struct Tables {
+    jumps: [[Jump; JUMPS]; JUMP_TABLES],
+    /// Addresses of pages, and which mappings they are.
+    pages: [[Jump; PAGES]; JUMP_TABLES],
+    returns: [[Jump; RETURNS]; JUMP_TABLES],
+}
 
 impl Tables {
     /// Entry `index` of jump cache `table`.
     pub(super) fn get(&self, table: usize, index: usize) -> &Jump {
-        &self.0[JUMPS_BEFORE[table] + (index & (jumps_of(table) - 1))]
+        &self.jumps[table][index % JUMPS]
     }
 
     /// See [`Self::get`].
     pub(super) fn get_mut(&mut self, table: usize, index: usize) -> &mut Jump {
-        &mut self.0[JUMPS_BEFORE[table] + (index & (jumps_of(table) - 1))]
+        &mut self.jumps[table][index % JUMPS]
     }
 
     /// Empties the entries of jump cache `table` for the addresses in `page`.
     pub(super) fn empty_page(&mut self, table: usize, page: u64) {
         for offset in (0..=PAGE_OFFSET).step_by(1 << JUMP_SHIFT) {
-            let index = jump_index(table, page | offset);
+            let index = jump_index(page | offset);
             let entry = self.get_mut(table, index);
             if entry.rip & !PAGE_OFFSET == page {
                 entry.rip = no_jump(index);
@@ -217,17 +221,39 @@ impl Tables {
 
     /// The entry for `rip` in jump cache `table`.
     pub(super) fn entry(&self, table: usize, rip: u64) -> &Jump {
-        self.get(table, jump_index(table, rip))
+        self.get(table, jump_index(rip))
+    }
+
+    /// Enters that the page at `page` is `mapping` into the table of pages that belongs to jump cache `table`. Returns
+    /// where that is.
+    pub(super) fn set_page(&mut self, table: usize, page: u64, mapping: u32) -> usize {
+        let index = page_index(page);
+        self.pages[table][index] = Jump { rip: page, code: mapping.into() };
+        index
+    }
+
+    /// The mapping that entry `index` of the table of pages tells that belongs to jump cache `table`; none is 0.
+    pub(super) fn mapping(&self, table: usize, page: u64) -> u64 {
+        let entry = &self.pages[table][page_index(page)];
+        if entry.rip == page { entry.code } else { 0 }
+    }
+
+    /// Empties entry `index` of that table.
+    pub(super) fn empty_mapping(&mut self, table: usize, index: usize) {
+        self.pages[table][index % PAGES] = Jump { rip: 0, code: 0 };
+    }
+
+    /// Empties the table of returns that belongs to jump cache `table`. Entries are for a RIP of 0 then, with
+    /// code that `leave`s for the address that it is given.
+    pub(super) fn empty_returns(&mut self, table: usize, leave: u64) {
+        self.returns[table].fill(Jump { rip: 0, code: leave });
     }
 }
 
-/// The word behind what is reached, while the bell has not been rung: for the kernel's jump caches and for
-/// the user's, by what an address is masked to be twice the number of its entry. It is zero when something
-/// may want the CPU's attention.
-pub(super) const ARMED: u64 = {
-    let [kernel, user] = [jumps_of(Class::Supervisor as usize), jumps_of(Class::User as usize)];
-    (2 * (kernel as u64 - 1)) | ((2 * (user as u64 - 1)) << 32)
-};
+/// The word behind what is reached, while the bell has not been rung: for the jump caches by what an address is
+/// masked to be twice the number of its entry, and [`RETURN_MASK`]. It is zero when something may want the CPU's
+/// attention.
+pub(super) const ARMED: u64 = (2 * (JUMPS as u64 - 1)) | ((RETURN_MASK as u64) << 32);
 
 /// What translated code reaches by the stack pointer, beside the first-level TLB, which is at a known
 /// distance.
@@ -251,7 +277,7 @@ unsafe impl Plain for Reached {}
 
 /// Offsets in [`State`].
 pub(super) mod at {
-    use super::{FEW, FirstLevel, Reached, State, distance, distance_of_word, offset_of};
+    use super::{FEW, FirstLevel, Reached, State, Tables, distance, distance_of_word, offset_of};
 
     /// Where general register `n` is kept.
     pub(in super::super) fn gpr(n: usize) -> u32 {
@@ -261,15 +287,17 @@ pub(super) mod at {
         };
         offset as u32
     }
-    /// The first-level TLB and the jump caches, both before the state: how far they are from its
-    /// beginning.
+    /// The first-level TLB, the jump caches and the tables of returns, all before the state: how far they are
+    /// from its beginning.
     pub(in super::super) const TLB: u32 =
         (distance::<FirstLevel, Reached>() + offset_of!(Reached, state)) as u32;
     pub(in super::super) const JUMPS: u32 = offset_of!(Reached, state) as u32;
-    /// The word behind what is reached, for class `User` or for the others.
-    pub(in super::super) fn bell(user: bool) -> u32 {
-        (distance_of_word::<Reached>() - offset_of!(Reached, state)) as u32 + 4 * u32::from(user)
-    }
+    pub(in super::super) const PAGES: u32 = JUMPS - offset_of!(Tables, pages) as u32;
+    pub(in super::super) const RETURNS: u32 = JUMPS - offset_of!(Tables, returns) as u32;
+    /// The word behind what is reached: for jump caches, and for the tables of returns.
+    pub(in super::super) const BELL: u32 =
+        (distance_of_word::<Reached>() - offset_of!(Reached, state)) as u32;
+    pub(in super::super) const BELL_FOR_RETURNS: u32 = BELL + 4;
     pub(in super::super) const WINDOWS: u32 = offset_of!(State, windows) as u32;
     pub(in super::super) const OWNED: u32 = offset_of!(State, owned) as u32;
     pub(in super::super) const TOP: u32 = offset_of!(State, page) as u32;
@@ -383,9 +411,14 @@ pub(super) fn bits_to_flags(bits: u64) -> u64 {
     ((bits & (SF | ZF | AF | PF | CF)) << 8) | ((bits & OF) / OF)
 }
 
-/// Which entry of jump cache `table` is for `rip`.
-pub(super) fn jump_index(table: usize, rip: u64) -> usize {
-    (rip >> JUMP_SHIFT) as usize & (jumps_of(table) - 1)
+/// Which entry of a jump cache is for `rip`.
+pub(super) fn jump_index(rip: u64) -> usize {
+    (rip >> JUMP_SHIFT) as usize % JUMPS
+}
+
+/// Which entry of a table of pages is for the page at `page`.
+pub(super) fn page_index(page: u64) -> usize {
+    (page >> 12) as usize % PAGES
 }
 
 /// What the entry at `index` has while it is for nothing: a RIP that is looked for elsewhere, so that it is

@@ -19,6 +19,7 @@ pub(super) struct Thunks {
     pub(super) step: u64,
     pub(super) leave: u64,
     pub(super) leave_by_link: u64,
+    pub(super) leave_for_link: u64,
     pub(super) units: u64,
     /// Refill the TLB or the jump cache, by [`Missed`].
     pub(super) refill: [u64; 4],
@@ -109,6 +110,8 @@ pub(super) fn write(start: u64, avx: bool) -> (Placed, Thunks) {
     writer.asm.rr(Code::Mov_r32_rm32, low32(S2), low32(S2));
     let out_by_link = writer.asm.label();
     writer.asm.jmp(out_by_link);
+    let leave_for_link = writer.jumped_to();
+    writer.asm.jmp(out_by_link);
     let leave = writer.jumped_to();
     writer.asm.mov_imm(S2, 0);
     writer.asm.bind(out_by_link);
@@ -126,8 +129,19 @@ pub(super) fn write(start: u64, avx: bool) -> (Placed, Thunks) {
     let expected = writer.at(at::EXPECTED);
     writer.asm.rm(Code::Mov_r64_rm64, S1, expected);
     writer.asm.jmp_to(leave);
-    let thunks =
-        Thunks { enter, step, leave, leave_by_link, units, refill, join, written, time, arrived };
+    let thunks = Thunks {
+        enter,
+        step,
+        leave,
+        leave_by_link,
+        leave_for_link,
+        units,
+        refill,
+        join,
+        written,
+        time,
+        arrived,
+    };
     (writer.asm.finish().place([start, start]), thunks)
 }
 
