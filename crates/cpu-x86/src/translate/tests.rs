@@ -2,6 +2,7 @@
 //! included. Tables of pages are in memory, so their accessed and dirty bits are compared as well.
 
 mod calls;
+mod pages;
 mod shared;
 
 use iced_x86::IcedError;
