@@ -6,7 +6,9 @@
 
 use iced_x86::{Code, Encoder, Instruction, MemoryOperand, OpKind, Register};
 
-use super::regs::S1;
+use super::compile::JumpTable;
+use super::regs::{S1, S2};
+use super::state::JUMP_SHIFT;
 use super::state::at::TOP;
 
 /// A place in the code that jumps go to, known by number.
@@ -290,6 +292,15 @@ impl Asm {
         self.raw(&[0x4e, 0x03, 0xb4, 0x3c]);
         self.raw(&host.to_le_bytes());
         self.s1_changed = self.bytes.len();
+    }
+
+    /// Looks up the address in [`S1`] in the jump cache `jumps`, and puts twice the number of its entry into [`S2`];
+    /// goes to `unknown` if it is not there. Destroys the flags.
+    pub(super) fn look_up(&mut self, jumps: JumpTable, unknown: Label) {
+        self.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, S1, JUMP_SHIFT as i32 - 1);
+        self.rm(Code::And_r32_rm32, low32(S2), jumps.mask);
+        self.rm(Code::Cmp_r64_rm64, S1, near_plus_8(jumps.at, S2));
+        self.jcc(Cond::NotEqual, unknown);
     }
 
     /// Jumps to `label`.

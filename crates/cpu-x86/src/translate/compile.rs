@@ -46,6 +46,8 @@ pub(super) struct Places {
     pub(super) leave_by_link: u64,
     /// The same to the address in [`S1`], by the link whose number is in [`S2`].
     pub(super) leave_for_link: u64,
+    /// Goes to the address in [`S1`] by the jump cache.
+    pub(super) by_cache: u64,
     /// Makes the units in [`S2`] available, or leaves to interpret at [`S1`].
     pub(super) units: u64,
     /// Refill the TLB or the jump cache, by [`Missed`]; see `thunks` for how they return.
@@ -73,11 +75,7 @@ pub(super) struct Places {
 impl Places {
     /// The jump cache of `class`, for the code's mode.
     pub(super) fn jumps_of(&self, class: Class) -> JumpTable {
-        let table = class as usize + if self.wide { 0 } else { CLASSES };
-        JumpTable {
-            at: before_state(at::JUMPS) + (size_of::<[Jump; JUMPS]>() * table) as i32,
-            mask: in_state(at::BELL),
-        }
+        JumpTable::numbered(class as usize + if self.wide { 0 } else { CLASSES })
     }
 
     /// The table of pages for the code's class and mode, relative to the stack pointer.
@@ -103,6 +101,14 @@ pub(super) struct JumpTable {
     pub(super) at: i32,
     /// By what an address is masked to be twice the number of its entry; see [`super::state::ARMED`].
     pub(super) mask: MemoryOperand,
+}
+
+impl JumpTable {
+    /// Jump cache number `table`.
+    pub(super) fn numbered(table: usize) -> Self {
+        let at = before_state(at::JUMPS) + (size_of::<[Jump; JUMPS]>() * table) as i32;
+        Self { at, mask: in_state(at::BELL) }
+    }
 }
 
 /// What instructions were compiled to.

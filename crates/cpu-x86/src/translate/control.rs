@@ -7,7 +7,7 @@ use super::compile::{Compiler, Input, JumpTable, LookUp, Return, Unlinked};
 use super::group::Windows;
 use super::memory::{For, number};
 use super::regs::{GUEST_RSP, S1, S2};
-use super::state::{JUMP_SHIFT, Jump, RETURN_MASK};
+use super::state::{Jump, RETURN_MASK};
 use crate::decode::MAX_LEN;
 use crate::host::PAGE_OFFSET;
 use crate::mmu::LINEAR_BITS;
@@ -247,11 +247,7 @@ impl Compiler<'_> {
 
     /// The same in the jump cache `jumps`; goes to `unknown` if it is not there.
     pub(super) fn look_up_in(&mut self, jumps: JumpTable, unknown: Label) {
-        // Twice the entry's number.
-        self.asm.rri(Code::VEX_Rorx_r64_rm64_imm8, S2, S1, JUMP_SHIFT as i32 - 1);
-        self.asm.rm(Code::And_r32_rm32, low32(S2), jumps.mask);
-        self.asm.rm(Code::Cmp_r64_rm64, S1, near_plus_8(jumps.at, S2));
-        self.asm.jcc(Cond::NotEqual, unknown);
+        self.asm.look_up(jumps, unknown);
         self.destroyed();
     }
 

@@ -15,10 +15,8 @@ use iced_x86::{Code, Register};
 use super::asm::{Cond, Label, at_plus, in_state, low32, near_plus_8};
 use super::compile::Compiler;
 use super::control::CODE;
-use super::flags::Flags;
 use super::regs::{S1, S2};
 use super::state::{Jump, PAGES, at, page_index};
-use super::x87::Notes;
 use crate::host::PAGE_OFFSET;
 
 /// The mapping that no page is.
@@ -35,8 +33,7 @@ pub(super) struct FarSite {
     pub(super) jump: usize,
     /// The displacement of the jump that is executed where the mapping is another one.
     pub(super) other: usize,
-    /// Where that leads when the jump is linked, and when it is not.
-    pub(super) linked: usize,
+    /// Where that leads while the jump is not linked. When it is, it leads to the thunk that looks into the jump cache.
     pub(super) unlinked: usize,
     pub(super) target: u64,
 }
@@ -93,21 +90,17 @@ impl Compiler<'_> {
 
     /// Writes code out of line for jumps to other pages.
     pub(super) fn finish_far(&mut self) {
-        // So it was where the jumps are.
-        (self.flags, self.notes, self.lent) = (Flags::saved(), Notes::default(), false);
         for Far { from, guard, jump, target } in std::mem::take(&mut self.far) {
             let not_linked = self.asm.label();
             self.asm.bind(from);
+            self.address(S1, target);
             let other = self.asm.jump_changeable(None, not_linked);
-            let linked = self.asm.len();
-            self.jump_by_cache(target, self.places.class);
             let unlinked = self.asm.len();
             self.asm.bind(not_linked);
             let link = FAR | (self.first_far + self.far_links.len() + 1) as u32;
-            self.address(S1, target);
             self.asm.mov_imm(S2, link.into());
             self.asm.jmp_to(self.places.leave_for_link);
-            self.far_links.push(FarSite { guard, jump, other, linked, unlinked, target });
+            self.far_links.push(FarSite { guard, jump, other, unlinked, target });
         }
     }
 }

@@ -627,9 +627,10 @@ impl Translator {
             let target = (target & PAGE_OFFSET) as u16;
             cache.links.push(Link { at, unlinked, from, target, windows, returns });
         }
-        for FarSite { guard, jump, other, linked, unlinked, target } in far_links {
-            let [guard, jump, other, linked, unlinked] = [guard, jump, other, linked, unlinked]
-                .map(|offset| host_code.offset(code.address(offset)));
+        let linked = host_code.offset(places.by_cache);
+        for FarSite { guard, jump, other, unlinked, target } in far_links {
+            let [guard, jump, other, unlinked] =
+                [guard, jump, other, unlinked].map(|offset| host_code.offset(code.address(offset)));
             let (mapping, target) = (0, (target & PAGE_OFFSET) as u16);
             cache.far_links.push(FarLink {
                 guard,
@@ -659,6 +660,10 @@ impl Translator {
             leave: self.shared.thunks.leave,
             leave_by_link: self.shared.thunks.leave_by_link,
             leave_for_link: self.shared.thunks.leave_for_link,
+            by_cache: {
+                let table = key.class as usize + if wide { 0 } else { CLASSES };
+                self.shared.thunks.by_cache[table]
+            },
             units: self.shared.thunks.units,
             refill: {
                 let mut refill = self.shared.thunks.refill;

@@ -174,7 +174,7 @@ pub(super) const LEFT_KERNEL: u32 = 2;
 pub(super) const JUMP_TABLES: usize = 2 * CLASSES;
 
 /// How many entries each has, a power of two.
-pub(super) const JUMPS: usize = 1 << 17;
+pub(super) const JUMPS: usize = 1 << 16;
 
 /// How many entries each table of returns has, a power of two.
 pub(super) const RETURNS: usize = 1 << 9;

@@ -3,10 +3,14 @@
 
 use iced_x86::{Code, MemoryOperand, Register};
 
-use super::asm::{Asm, Cond, Label, Placed, at as memory_at, at_plus, before_state, low32};
+use super::asm::{
+    Asm, Cond, Label, Placed, at as memory_at, at_plus, before_state, low32, near_plus_8,
+};
+use super::compile::JumpTable;
+use super::control::CODE;
 use super::memory::sum;
 use super::regs::{HOST, S1, S2};
-use super::state::{JOINED as JOINED_LEN, at};
+use super::state::{JOINED as JOINED_LEN, JUMP_TABLES, at};
 use crate::host::{PAGE_OFFSET, TlbEntry};
 use crate::tlb::{CLASSES, L1_ENTRIES};
 
@@ -20,6 +24,8 @@ pub(super) struct Thunks {
     pub(super) leave: u64,
     pub(super) leave_by_link: u64,
     pub(super) leave_for_link: u64,
+    /// For each jump cache, goes to the address in [`S1`] by it.
+    pub(super) by_cache: [u64; JUMP_TABLES],
     pub(super) units: u64,
     /// Refill the TLB or the jump cache, by [`Missed`].
     pub(super) refill: [u64; 4],
@@ -123,6 +129,8 @@ pub(super) fn write(start: u64, avx: bool) -> (Placed, Thunks) {
     let join = std::array::from_fn(|class| {
         std::array::from_fn(|written| writer.join(class, written != 0, missed[written]))
     });
+    let missed = refill[Missed::Code as usize];
+    let by_cache = std::array::from_fn(|table| writer.by_cache(table, missed, leave));
     let written = writer.written();
     let time = writer.ask(at::TIME, 0);
     let arrived = writer.jumped_to();
@@ -135,6 +143,7 @@ pub(super) fn write(start: u64, avx: bool) -> (Placed, Thunks) {
         leave,
         leave_by_link,
         leave_for_link,
+        by_cache,
         units,
         refill,
         join,
@@ -384,6 +393,22 @@ impl Writer {
         self.asm.rm(Code::Mov_r64_rm64, S1, address);
         self.asm.ri(Code::Cmp_rm64_imm8, S2, GIVE_UP as i32);
         self.asm.raw(&[0xc3]);
+        start
+    }
+
+    /// Goes to the address in [`S1`] by jump cache `table`, which the code at `missed` fills; leaves to go on there if
+    /// that can't be.
+    fn by_cache(&mut self, table: usize, missed: u64, leave: u64) -> u64 {
+        let start = self.jumped_to();
+        let (begin, unknown) = (self.asm.label(), self.asm.label());
+        self.asm.bind(begin);
+        let jumps = JumpTable::numbered(table);
+        self.asm.look_up(jumps, unknown);
+        self.asm.m(Code::Jmp_rm64, near_plus_8(jumps.at + CODE, S2));
+        self.asm.bind(unknown);
+        self.asm.call_to(missed);
+        self.asm.jcc(Cond::Below, begin);
+        self.asm.jmp_to(leave);
         start
     }
 
