@@ -1,8 +1,9 @@
 //! How other threads get the attention of translated code.
 //!
 //! All it looks at is one word behind its state, by which it also masks addresses to find them in the jump
-//! cache. Whoever raises a signal clears it. Then whatever is looked up is found in no entry but the first,
-//! whose code looks at the word by itself; and jumps back look at it, too. So no loop goes on for long.
+//! cache, and the stack pointer for the table of returns. Whoever raises a signal clears it. Then whatever is looked
+//! up is found in no entry but the first: the code of a jump cache's looks at the word by itself, and that of returns
+//! stays empty. Jumps back look at it, too. So no loop goes on for long.
 //!
 //! The word tells nothing about what is wanted. It is *armed* again when that has been looked at, before code is
 //! entered, or when the helper that fills the jump cache finds that the CPU does not want what is pending: an

@@ -2,10 +2,11 @@
 //!
 //! A translation is found by the host address of its first byte and how the CPU runs. Where in the
 //! guest's address space its page is does not matter: a program is translated once, wherever it is loaded.
-//! (Code of 32 bits, and code near where canonical addresses end, is for one address.) It is made from one page, and is good while the page's version is the one it was made at, as the
-//! interpreter's blocks are. Links lead from one translation to another in the same page at the same
-//! linear address: they hold whenever the page is where it was when the first was entered, and all of a
-//! page's links are undone when its version changes.
+//! (Code whose addresses have 32 bits that count, and code near where canonical addresses end, is for one
+//! address.) It is made from one page, and is good while the page's version is the one it was made at, as the
+//! interpreter's blocks are. Links lead from one translation to another in the same page at the same linear address:
+//! they hold whenever the page is where it was when the first was entered. Those to other pages (`far`) hold while
+//! those are the same mappings. All links to a page are undone when its version changes.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

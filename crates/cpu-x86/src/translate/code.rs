@@ -22,7 +22,7 @@ const WORTH_LARGE: usize = LARGE / 8;
 /// Size of the host's other pages.
 const SMALL: usize = 4096;
 /// After how many changes of jumps the pages that they were made through are given back.
-const CHANGES: u32 = 64;
+const CHANGES: u32 = 128;
 
 /// A buffer of translated code.
 pub(super) struct CodeBuffer {

@@ -8,7 +8,7 @@
 //! - `asm`, `code`: writing host code, and the memory it is in.
 //! - `compile`: the frame of a translation; `flags`: where the flags are; `memory`: the probe of the TLB;
 //!   `group`: accesses that share one; `integer`, `control`, `string`, `system`, `vector`, `x87`:
-//!   instructions by kind.
+//!   instructions by kind; `far`: direct jumps to other pages.
 //! - `thunks`, `enter`: the ways in and out, and the helpers.
 //! - `cache`: which translations there are; `shared`: they and their code, which the CPUs of a machine share;
 //!   `jumps`: where a CPU finds them.
@@ -25,10 +25,11 @@
 //! made from that.
 //!
 //! **Going from one translation to another.** Within a page, by a direct jump: if the page is mapped
-//! where the first translation was entered, so is the second. Into another page, or to an address that
-//! is only known when it is reached, by the jump cache, which knows for an address where its code is as
-//! the page tables are now; it is emptied when the TLB drops an entry for instructions. Loops look at
-//! the bell (`bell`): each jump back, each way through the jump cache.
+//! where the first translation was entered, so is the second. Into another page, directly if that is what it was
+//! (`far`). To an address that is only known when it is reached, by the jump cache, which knows for an address where
+//! its code is as the page tables are now; it is emptied when the TLB drops an entry for instructions. Returns look
+//! first for what the call has left for them (`control`). Loops look at the bell (`bell`): each jump back, each return,
+//! each way through the jump cache.
 
 mod asm;
 mod bell;
