@@ -153,7 +153,7 @@ impl Cpu {
         let nowhere = value & ENABLED != 0 && !self.memory.is_ram(value & !0x3f);
         let valid = self.has_kvm(has::ASYNC_PF)
             && value & ASYNC_PF_RESERVED == 0
-            && !(by_interrupt && !self.has_kvm(has::ASYNC_PF_INT))
+            && (!by_interrupt || self.has_kvm(has::ASYNC_PF_INT))
             && !nowhere;
         if valid {
             self.msrs.kvm.async_pf = value;
