@@ -18,7 +18,7 @@ mod partition;
 mod signals;
 
 pub use no_board::NoBoard;
-pub use partition::Partition;
+pub use partition::{Partition, Posted};
 pub use signals::{Bell, Signal, Signals};
 
 use std::sync::Arc;

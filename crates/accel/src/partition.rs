@@ -3,6 +3,17 @@
 //! The CPU knows what its guest may use and how the guest calls; registers that all CPUs share, that belong
 //! to interrupts or that appear as pages of memory are the board's.
 
+/// What becomes of a message that a guest posts to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Posted {
+    /// It is delivered, or waits to be.
+    Taken,
+    /// There is no such connection.
+    Unconnected,
+    /// The one before it still waits: it is to be posted again.
+    Full,
+}
+
 /// A machine to its hypervisor: one partition, with a virtual processor for each CPU, numbered from 0.
 pub trait Partition: Send + Sync {
     /// Number of virtual processors.
@@ -18,6 +29,10 @@ pub trait Partition: Send + Sync {
     /// The time-stamp counters of all CPUs are the machine's, or (with false) are no longer, so that guests
     /// can't tell the time by them.
     fn counters_agree(&self, agree: bool);
+    /// The guest posts a message of type `kind` to `connection`; at most 240 bytes.
+    fn post_message(&self, connection: u32, kind: u32, payload: &[u8]) -> Posted;
+    /// The guest signals the event that `connection` leads to; false if there is no such connection.
+    fn signal_event(&self, connection: u32) -> bool;
     /// Whether the guest must not write to the page that holds guest physical `address`.
     fn is_protected(&self, address: u64) -> bool;
 }

@@ -207,8 +207,10 @@ impl Cpu {
                 if self.cr4 & CR4_PKE != 0 {
                     ecx |= OSPKE;
                 }
-                leaf(0, self.features(Word::Leaf7Ebx), ecx, self.features(Word::Leaf7Edx))
+                let highest = u32::from(self.features(Word::Leaf7Sub1Eax) != 0);
+                leaf(highest, self.features(Word::Leaf7Ebx), ecx, self.features(Word::Leaf7Edx))
             }
+            7 if sub == 1 => leaf(self.features(Word::Leaf7Sub1Eax), 0, 0, 0),
             0xa if intel && self.config.model.pmu => {
                 let (eax, ebx, edx) = Pmu::cpuid();
                 leaf(eax, ebx, 0, edx)

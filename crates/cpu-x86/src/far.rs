@@ -271,15 +271,15 @@ impl Cpu {
 
     /// IRET with operands of `size` bytes. NMIs are let in again even if it faults (SDM volume 3, section 6.7.1).
     pub(crate) fn interrupt_return(&mut self, size: u8) -> Result {
+        self.intercept(code::IRET)?;
         let width = u64::from(size);
         // With virtual interrupts, 16-bit programs in virtual-8086 mode manage VIF instead of IF.
         let virtual_if = self.mode.is_vm86() && self.iopl() != 3;
         if virtual_if && (self.cr4 & CR4_VME == 0 || size != 2) {
-            self.nmi_blocked = false;
+            self.unblock_nmis();
             return Err(Exception::GP0);
         }
-        self.intercept(code::IRET)?;
-        self.nmi_blocked = false;
+        self.unblock_nmis();
         if self.mode.is_protected() && self.system_flags & bits::NT != 0 {
             return if self.long_mode() { Err(Exception::GP0) } else { self.return_from_task() };
         }

@@ -23,6 +23,8 @@ pub(crate) enum Word {
     Leaf7Ecx,
     /// Leaf 7, subleaf 0, EDX.
     Leaf7Edx,
+    /// Leaf 7, subleaf 1, EAX.
+    Leaf7Sub1Eax,
     /// Leaf 0xd, subleaf 1, EAX.
     XsaveEax,
     /// Leaf 0x8000_0001, EDX, without what repeats leaf 1.
@@ -42,7 +44,7 @@ pub(crate) enum Word {
 }
 
 /// Number of [`Word`]s.
-const WORDS: usize = 14;
+const WORDS: usize = 15;
 
 /// One feature.
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +157,7 @@ pub const FEATURES: &[Feature] = {
         feature("fsrm", Leaf7Edx, 4, &[]),
         feature("spec-ctrl", Leaf7Edx, 26, &[]),
         feature("arch-capabilities", Leaf7Edx, 29, &[]),
+        feature("lam", Leaf7Sub1Eax, 26, &[]),
         feature("xsaveopt", XsaveEax, 0, &[F::XSAVEOPT]),
         feature("xsavec", XsaveEax, 1, &[F::XSAVEC]),
         feature("xgetbv1", XsaveEax, 2, &[]),
@@ -192,13 +195,16 @@ pub const FEATURES: &[Feature] = {
         feature("pfthreshold", SvmEdx, 12, &[]),
         feature("v-vmsave-vmload", SvmEdx, 15, &[]),
         feature("vgif", SvmEdx, 16, &[]),
+        feature("vnmi", SvmEdx, 25, &[]),
         feature("svme-addr-chk", SvmEdx, 28, &[]),
         feature("lfence-always-serializing", Extended2Eax, 2, &[]),
         feature("null-sel-clr-base", Extended2Eax, 6, &[]),
         feature("kvmclock", KvmEax, 0, &[]),
         feature("kvm-nopiodelay", KvmEax, 1, &[]),
+        feature("kvm-asyncpf", KvmEax, 4, &[]),
         feature("kvm-steal-time", KvmEax, 5, &[]),
         feature("kvm-pv-eoi", KvmEax, 6, &[]),
+        feature("kvm-asyncpf-int", KvmEax, 14, &[]),
         feature("kvmclock-stable-bit", KvmEax, 24, &[]),
     ]
 };
@@ -225,12 +231,14 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "pfthreshold",
             "v-vmsave-vmload",
             "vgif",
+            "vnmi",
             "svme-addr-chk",
         ],
     ),
     ("npt", &["v-vmsave-vmload"]),
     ("tsc", &["kvmclock", "kvmclock-stable-bit"]),
     ("kvmclock", &["kvmclock-stable-bit"]),
+    ("kvm-asyncpf", &["kvm-asyncpf-int"]),
     ("pause-filter", &["pfthreshold"]),
     ("avx", &["avx2", "fma", "f16c", "vaes", "vpclmulqdq"]),
 ];
@@ -315,7 +323,6 @@ const ABSENT: &[&str] = &[
     "ibt",
     "intel-pt",
     "intel-pt-lip",
-    "lam",
     "lwp",
     "md-clear",
     "mds-no",

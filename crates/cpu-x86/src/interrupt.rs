@@ -407,12 +407,16 @@ impl Cpu {
             }
         }
         if self.activity == Activity::WaitForStartup || self.shadow {
+            if self.virtual_nmi_is_due() {
+                // After the shadow it is to be looked for again.
+                self.signals.raise(Signal::Code);
+            }
             return Delivered::Yes;
         }
         self.take_interrupt()
     }
 
-    /// Takes an NMI, an external interrupt or a virtual one, in this order.
+    /// Takes an NMI, a virtual one, an external interrupt or a virtual one, in this order.
     fn take_interrupt(&mut self) -> Delivered {
         if self.signals.is_raised(Signal::Nmi) && !self.nmi_blocked {
             if self.intercepts(code::NMI) {
@@ -421,6 +425,9 @@ impl Cpu {
             self.signals.clear(Signal::Nmi);
             self.nmi_blocked = true;
             return self.deliver_event(Exception::plain(vector::NMI), Source::External);
+        }
+        if self.virtual_nmi_is_due() {
+            return self.take_virtual_nmi();
         }
         if self.signals.is_raised(Signal::Interrupt) && self.interrupts_enabled() {
             if self.intercepts(code::INTR) {

@@ -12,6 +12,10 @@
 //! is renewed when the CPU begins to execute, and from time to time while it does. Where the guest may tell of
 //! ends of interrupts by a flag in memory is the interrupt controller's business.
 //!
+//! A guest may also ask to be told of pages that the host has yet to fetch, so that it does something else
+//! meanwhile. That is the host's to tell or not; ours fetches pages while the CPU waits, and never has anything to
+//! tell. The registers are there, as kernels and test programs write to them.
+//!
 //! Where Hyper-V's interface is offered as well, calls are its calls once the guest has said what it is.
 //!
 //! A nested guest has none of it but the structure in memory: calls are undefined to it, unless its
@@ -34,16 +38,21 @@ pub(crate) mod index {
     pub(crate) const OLD_SYSTEM_TIME: u32 = 0x12;
     pub(crate) const WALL_CLOCK: u32 = 0x4b56_4d00;
     pub(crate) const SYSTEM_TIME: u32 = 0x4b56_4d01;
+    pub(crate) const ASYNC_PF: u32 = 0x4b56_4d02;
     pub(crate) const STEAL_TIME: u32 = 0x4b56_4d03;
     pub(crate) const PV_EOI: u32 = 0x4b56_4d04;
+    pub(crate) const ASYNC_PF_INT: u32 = 0x4b56_4d06;
+    pub(crate) const ASYNC_PF_ACK: u32 = 0x4b56_4d07;
 }
 
 /// Bits of leaf 0x4000_0001, EAX.
 pub(crate) mod has {
     pub(crate) const OLD_CLOCK: u32 = 1 << 0;
     pub(crate) const CLOCK: u32 = 1 << 3;
+    pub(crate) const ASYNC_PF: u32 = 1 << 4;
     pub(crate) const STEAL_TIME: u32 = 1 << 5;
     pub(crate) const PV_EOI: u32 = 1 << 6;
+    pub(crate) const ASYNC_PF_INT: u32 = 1 << 14;
     pub(crate) const STABLE_CLOCK: u32 = 1 << 24;
 }
 
@@ -51,6 +60,10 @@ pub(crate) mod has {
 const ENABLED: u64 = 1;
 /// STEAL_TIME: bits that must be zero.
 const STEAL_RESERVED: u64 = 0x3e;
+/// ASYNC_PF: bits that must be zero, one of which is of a feature that there is not, and the one for
+/// interrupts, by a vector in ASYNC_PF_INT.
+const ASYNC_PF_RESERVED: u64 = 0x34;
+const ASYNC_PF_BY_INTERRUPT: u64 = 1 << 3;
 /// The structure's flag: the clocks of all CPUs go as one.
 const STABLE: u8 = 1;
 
@@ -76,6 +89,8 @@ pub(crate) struct KvmMsrs {
     wall_clock: u64,
     system_time: u64,
     steal_time: u64,
+    async_pf: u64,
+    async_pf_vector: u8,
     /// How much stolen time the guest was told of, or need not be.
     told: u64,
     /// Whether the structure says that the clock is stable, if that is known.
@@ -89,6 +104,8 @@ impl KvmMsrs {
             index::WALL_CLOCK => Some(Self { wall_clock: value, ..self }),
             index::SYSTEM_TIME => Some(Self { system_time: value, ..self }),
             index::STEAL_TIME => Some(Self { steal_time: value, ..self }),
+            index::ASYNC_PF => Some(Self { async_pf: value, ..self }),
+            index::ASYNC_PF_INT => Some(Self { async_pf_vector: value as u8, ..self }),
             _ => None,
         }
     }
@@ -129,6 +146,27 @@ impl Cpu {
             self.tell_stolen_time();
         }
         valid
+    }
+
+    fn set_async_pf(&mut self, value: u64) -> bool {
+        let by_interrupt = value & ASYNC_PF_BY_INTERRUPT != 0;
+        let nowhere = value & ENABLED != 0 && !self.memory.is_ram(value & !0x3f);
+        let valid = self.has_kvm(has::ASYNC_PF)
+            && value & ASYNC_PF_RESERVED == 0
+            && (!by_interrupt || self.has_kvm(has::ASYNC_PF_INT))
+            && !nowhere;
+        if valid {
+            self.msrs.kvm.async_pf = value;
+        }
+        valid
+    }
+
+    fn set_async_pf_vector(&mut self, value: u64) -> bool {
+        let vector = u8::try_from(value).ok().filter(|_| self.has_kvm(has::ASYNC_PF_INT));
+        if let Some(vector) = vector {
+            self.msrs.kvm.async_pf_vector = vector;
+        }
+        vector.is_some()
     }
 
     /// Adds the time that was stolen since it was last told to what the guest knows of, if it is told.
@@ -174,6 +212,11 @@ impl Cpu {
         let kvm = &self.msrs.kvm;
         match register {
             index::STEAL_TIME => self.has_kvm(has::STEAL_TIME).then_some(kvm.steal_time),
+            index::ASYNC_PF => self.has_kvm(has::ASYNC_PF).then_some(kvm.async_pf),
+            index::ASYNC_PF_INT => {
+                self.has_kvm(has::ASYNC_PF_INT).then_some(kvm.async_pf_vector.into())
+            }
+            index::ASYNC_PF_ACK => self.has_kvm(has::ASYNC_PF_INT).then_some(0),
             index::PV_EOI if self.has_kvm(has::PV_EOI) => self.interrupts.read_msr(register),
             index::PV_EOI => None,
             _ if !self.has_kvm_clock() => None,
@@ -187,6 +230,10 @@ impl Cpu {
     pub(crate) fn write_kvm_msr(&mut self, register: u32, value: u64) -> bool {
         match register {
             index::STEAL_TIME => return self.set_steal_time(value),
+            index::ASYNC_PF => return self.set_async_pf(value),
+            index::ASYNC_PF_INT => return self.set_async_pf_vector(value),
+            // There is nothing that could be acknowledged.
+            index::ASYNC_PF_ACK => return self.has_kvm(has::ASYNC_PF_INT),
             index::PV_EOI => {
                 return self.has_kvm(has::PV_EOI) && self.interrupts.write_msr(register, value);
             }

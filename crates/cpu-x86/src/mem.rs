@@ -314,6 +314,7 @@ impl Cpu {
         class: Class,
     ) -> Result<(Place, Option<Place>)> {
         let first_len = ((PAGE_SIZE - (linear & PAGE_OFFSET)) as usize).min(len);
+        let linear = if seg == NO_SEGMENT { linear } else { self.untagged(linear) };
         if class == Class::Watched {
             self.check_canonical(seg, linear)?;
             self.check_alignment(linear, len)?;
@@ -333,8 +334,9 @@ impl Cpu {
         Ok((first, second))
     }
 
-    /// #SS or #GP for an address that is not canonical.
+    /// #SS or #GP for an address that is not canonical, the tag of a program's left aside.
     pub(crate) fn check_canonical(&self, seg: u8, linear: u64) -> Result {
+        let linear = if seg == NO_SEGMENT { linear } else { self.untagged(linear) };
         if self.long_mode() && !self.is_canonical(linear) {
             return Err(if seg == SS { Exception::SS0 } else { Exception::GP0 });
         }

@@ -14,8 +14,8 @@ use crate::host::{Access, HostPtr, PAGE_OFFSET};
 use crate::msr::index;
 use crate::record::Written;
 use crate::regs::{
-    CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PKE, CR4_PKS, CR4_PSE, CR4_SMAP, CR4_SMEP,
-    EFER_LMA, EFER_NXE,
+    CR0_PG, CR0_WP, CR3_LAM_U48, CR3_LAM_U57, CR4_LA57, CR4_LAM_SUP, CR4_PAE, CR4_PGE, CR4_PKE,
+    CR4_PKS, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE,
 };
 use crate::svm::Purpose;
 use crate::tlb::{Class, Directory, Rights, Translation};
@@ -117,6 +117,35 @@ impl Cpu {
     pub(crate) fn is_canonical(&self, linear: u64) -> bool {
         let five_levels = self.cr4 & CR4_LA57 != 0;
         is_canonical(linear, if five_levels { LINEAR_BITS_57 } else { LINEAR_BITS })
+    }
+
+    /// The address that a program means by `linear`: without the tag, where pointers have one (SDM volume 1,
+    /// "Linear-Address Pre-Processing"). It is the program's data that is at tagged addresses; code and what the
+    /// processor reads for itself are not.
+    #[inline]
+    pub(crate) fn untagged(&self, linear: u64) -> u64 {
+        const TAGS: u64 = CR3_LAM_U57 | CR3_LAM_U48;
+        if self.cr3 & TAGS | self.cr4 & CR4_LAM_SUP == 0 || !self.mode.is_64() {
+            return linear;
+        }
+        self.masked(linear)
+    }
+
+    #[cold]
+    fn masked(&self, linear: u64) -> u64 {
+        let is_upper = linear >> 63 != 0;
+        let width = match () {
+            () if is_upper && self.cr4 & CR4_LAM_SUP == 0 => return linear,
+            () if is_upper && self.cr4 & CR4_LA57 != 0 => LINEAR_BITS_57,
+            () if is_upper => LINEAR_BITS,
+            () if self.cr3 & CR3_LAM_U57 != 0 => LINEAR_BITS_57,
+            () if self.cr3 & CR3_LAM_U48 != 0 => LINEAR_BITS,
+            () => return linear,
+        };
+        // What is below the tag has to be as the bit above it; if it is not, the address is not canonical.
+        let shift = 64 - width;
+        let masked = ((linear << shift) as i64 >> shift) as u64;
+        if masked >> 63 == linear >> 63 { masked } else { linear }
     }
 
     /// Whether a register that holds a linear address can hold `linear`: what counts is the width that

@@ -92,6 +92,8 @@ pub(crate) struct Limits {
     pub(crate) phys_bits: u32,
     /// 5-level paging is there.
     pub(crate) la57: bool,
+    /// Bits of CR3 above an address that can be set: which pointers have tags.
+    pub(crate) cr3_tags: u64,
     /// Model-specific registers that not every model has.
     pub(crate) msrs: Groups,
     /// Instructions that are there.
@@ -128,6 +130,7 @@ impl Limits {
             ("pku", CR4_PKE),
             ("pks", CR4_PKS),
             ("la57", CR4_LA57),
+            ("lam", CR4_LAM_SUP),
         ]);
         let efer = bits(&[
             ("syscall", EFER_SCE),
@@ -153,6 +156,7 @@ impl Limits {
             mxcsr: MXCSR_MASK | bits(&[("misalignsse", MXCSR_MM.into())]) as u32,
             phys_bits: model.phys_bits,
             la57: model.features.has_name("la57"),
+            cr3_tags: bits(&[("lam", CR3_LAM_U57 | CR3_LAM_U48)]),
             msrs: Groups::of(&model.features),
             instructions,
             mc_details: !intel || any,
@@ -239,7 +243,8 @@ const MIN_PHYS_BITS: u32 = 32;
 const MAX_PHYS_BITS: u32 = 52;
 
 /// What KVM offers, on all models.
-const KVM: &str = "kvmclock kvm-nopiodelay kvm-steal-time kvm-pv-eoi kvmclock-stable-bit";
+const KVM: &str = "kvmclock kvm-nopiodelay kvm-asyncpf kvm-steal-time kvm-pv-eoi \
+    kvm-asyncpf-int kvmclock-stable-bit";
 
 /// The model that has all features.
 const MAX: &str = "max";
@@ -996,7 +1001,7 @@ mod tests {
         assert!(refusal("max,sse2=maybe").contains("'maybe'"));
         assert!(refusal("max,vendor=Nobody").contains("'Nobody'"));
         assert!(CpuModel::parse("max,-avx512f,enforce").is_ok());
-        assert!(refusal("max,+kvm_asyncpf").contains("feature 'kvm_asyncpf'"));
+        assert!(refusal("max,+kvm_pv_unhalt").contains("feature 'kvm_pv_unhalt'"));
         assert!(CpuModel::parse("max,-kvm-asyncpf,-hv-evmcs,+pmu").unwrap().pmu);
         assert!(!CpuModel::parse("max,-pmu").unwrap().pmu);
     }

@@ -46,6 +46,11 @@ pub(crate) const CR4_SMEP: u64 = 1 << 20;
 pub(crate) const CR4_SMAP: u64 = 1 << 21;
 pub(crate) const CR4_PKE: u64 = 1 << 22;
 pub(crate) const CR4_PKS: u64 = 1 << 24;
+pub(crate) const CR4_LAM_SUP: u64 = 1 << 28;
+
+/// CR3: pointers of user space have a tag from bit 57, or from bit 48 on.
+pub(crate) const CR3_LAM_U57: u64 = 1 << 61;
+pub(crate) const CR3_LAM_U48: u64 = 1 << 62;
 
 pub(crate) const EFER_SCE: u64 = 1 << 0;
 pub(crate) const EFER_LME: u64 = 1 << 8;

@@ -144,7 +144,7 @@ impl Cpu {
         if efer & !self.limits.efer != 0 || long != (efer & EFER_LMA != 0) {
             return reject("EFER", efer);
         }
-        if cr3 >> self.limits.phys_bits != 0 {
+        if (cr3 & !self.limits.cr3_tags) >> self.limits.phys_bits != 0 {
             return reject("CR3", cr3);
         }
         Ok(())

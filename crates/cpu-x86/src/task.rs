@@ -193,7 +193,7 @@ impl Cpu {
         self.ends_step = true;
         self.break_block = true;
         if cause == Cause::Return {
-            self.nmi_blocked = false;
+            self.unblock_nmis();
         }
         self.load_task(&task, cause).inspect_err(|_| self.keep_rip = true)
     }

@@ -210,6 +210,8 @@ pub struct BoardSpec {
     pub no_core_dump: bool,
     /// Guest memory may be shared with pages of other processes that are equal (KSM).
     pub merge_memory: bool,
+    /// All memory of the process stays in the host's RAM.
+    pub lock_memory: bool,
     /// Have the host make all pages of memory at once.
     pub preallocate: bool,
     /// Who made the ACPI tables, if not us: 6 bytes.

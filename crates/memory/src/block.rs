@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vm_memory::mmap::MmapRegion;
@@ -69,6 +70,18 @@ impl MemoryBlock {
         let slice = self.region.as_volatile_slice();
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
         slice.write_slice(data, at).map_err(|_| self.outside(offset, data.len()))
+    }
+
+    /// Sets the bits of `mask` in the byte at `offset`, as one step to whoever else writes it; what the byte was.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutsideBlock`] if the block ends before.
+    pub fn set_bits(&self, offset: u64, mask: u8) -> Result<u8, MemoryError> {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        let byte = self.region.get_atomic_ref::<AtomicU8>(at);
+        let before = byte.map_err(|_| self.outside(offset, 1))?.fetch_or(mask, Ordering::SeqCst);
+        self.region.bitmap().note_write(at >> PAGE_SHIFT);
+        Ok(before)
     }
 
     /// The block's contents, all of it.

@@ -24,14 +24,17 @@ const BESIDES: &[(&str, &[&str])] = &[
     ),
     ("fpu", &["EPYC", "Haswell", "qemu64"]),
     ("keys", &["EPYC-Milan", "qemu64"]),
-    ("kvm", &["max,kvm=off", "qemu64,-kvmclock", "Haswell"]),
+    ("kvm", &["max,kvm=off", "qemu64,-kvmclock,-kvm-asyncpf-int", "Haswell"]),
     ("la57", &["Icelake-Server", "qemu64"]),
+    ("lam", &["max,-la57", "qemu64"]),
     ("msr", &["Icelake-Server", "qemu64"]),
     ("paging", &["IvyBridge,phys-bits=36,host-phys-bits=off"]),
+    ("paging32", &["IvyBridge,phys-bits=36,host-phys-bits=off", "qemu64"]),
     ("pcid", &["qemu64,+pcid,+invpcid", "qemu64,-pcid,+invpcid", "qemu64,-pcid,-invpcid"]),
     ("pmu", &["Skylake-Server,pmu=on", "EPYC,pmu=on"]),
     ("smp", &["qemu64"]),
     ("svm", &["EPYC", "EPYC,-npt", "EPYC-Milan,+svm", "max,+monitor", "Haswell"]),
+    ("svm_edges", &["EPYC", "EPYC,-npt", "max,-vnmi,-nrip-save", "qemu64,+svm"]),
     ("syscall", &["Opteron_G1,vendor=AuthenticAMD", "Haswell"]),
     ("system", &["qemu64,+umip", "Opteron_G1", "max,+rdpru"]),
     ("topology", &["EPYC", "Haswell", "qemu64"]),
@@ -39,12 +42,12 @@ const BESIDES: &[(&str, &[&str])] = &[
     ("xsave", &["Haswell", "EPYC-Milan", "qemu64"]),
 ];
 /// What topics' machines have besides.
-const MACHINES: &[(&str, [&str; 2])] = &[
-    ("hyperv", ["-smp", "2"]),
-    ("ioapic", ["-smp", "2"]),
-    ("smp", ["-smp", "4"]),
-    ("topology", ["-smp", "8,sockets=2,cores=2,threads=2"]),
-    ("vmport", ["-machine", "vmport=on"]),
+const MACHINES: &[(&str, &[&str])] = &[
+    ("hyperv", &["-smp", "2", "-device", "hyperv-testdev"]),
+    ("ioapic", &["-smp", "2"]),
+    ("smp", &["-smp", "4"]),
+    ("topology", &["-smp", "8,sockets=2,cores=2,threads=2"]),
+    ("vmport", &["-machine", "vmport=on"]),
 ];
 /// What `isa-debug-exit` makes of a guest's zero.
 const CONTENT: i32 = 1;
@@ -60,7 +63,8 @@ fn run(name: &str, image: &[u8], model: &str, accel: &str) -> Result<()> {
         .args(["-accel", accel])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-device", "pc-testdev"]);
     let besides = MACHINES.iter().find(|(topic, _)| *topic == name);
-    let builder = besides.into_iter().fold(builder, |builder, (_, args)| builder.args(*args));
+    let builder =
+        besides.into_iter().fold(builder, |builder, (_, args)| builder.args(args.iter().copied()));
     let mut vm = builder.spawn()?;
     let text = vm.serial.wait_for("DONE")?;
     let status = vm.wait_exit()?;

@@ -48,6 +48,8 @@ pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionErro
     if let Some(translate) = options.take_bool("translate")? {
         builder.machine().translation.translate = translate;
     }
+    // CPUs are threads of their own, and take turns where `check` or time by instructions wants it.
+    options.take_choice("thread", &[("single", ()), ("multi", ())])?;
     if let Some(check) = options.take_bool("check")? {
         builder.machine().translation.check = check;
     }
@@ -68,6 +70,17 @@ pub(super) fn accel(builder: &mut Builder, value: &str) -> Result<(), OptionErro
         }
         builder.machine().translation.buffer_mib = size;
     }
+    options.finish()
+}
+
+/// `-overcommit`. Guests always wait and pause by themselves, without the host being asked: `cpu-pm` is nothing
+/// to be changed.
+pub(super) fn overcommit(builder: &mut Builder, value: &str) -> Result<(), OptionError> {
+    let mut options = Properties::parse("-overcommit", value, None)?;
+    if let Some(lock) = options.take_bool("mem-lock")? {
+        builder.machine().board.lock_memory = lock;
+    }
+    options.take_bool("cpu-pm")?;
     options.finish()
 }
 
@@ -552,6 +565,8 @@ mod tests {
         accel(&mut builder, "soft,translate=off,tb-size=64").unwrap();
         let translation = builder.machine().translation;
         assert_eq!((translation.translate, translation.buffer_mib), (false, 64));
+        accel(&mut builder, "tcg,thread=multi").unwrap();
+        accel(&mut builder, "tcg,thread=single").unwrap();
         accel(&mut builder, "soft,translate=on,check=on").unwrap();
         assert!(builder.machine().translation.check);
         for value in [
@@ -561,8 +576,21 @@ mod tests {
             "soft,tb-size=2000",
             "soft,translate=maybe",
             "soft,tb=1",
+            "tcg,thread=some",
         ] {
             assert!(accel(&mut Builder::default(), value).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn memory_is_locked_if_asked_for() {
+        let mut builder = Builder::default();
+        overcommit(&mut builder, "cpu-pm=on").unwrap();
+        assert!(!builder.machine().board.lock_memory);
+        overcommit(&mut builder, "mem-lock=on,cpu-pm=off").unwrap();
+        assert!(builder.machine().board.lock_memory);
+        for value in ["cpu-pm=maybe", "mem-lock=on,cpus=1", "mem-lock=1"] {
+            assert!(overcommit(&mut Builder::default(), value).is_err(), "{value}");
         }
     }
 

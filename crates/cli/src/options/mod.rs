@@ -58,7 +58,9 @@ pub const OPTIONS: &[OptionItem] = &[
     option(
         "accel",
         &[],
-        Takes::Value("[accel=]name[,translate=on|off][,tb-size=MiB][,check=on|off]"),
+        Takes::Value(
+            "[accel=]name[,thread=single|multi][,translate=on|off][,tb-size=MiB][,check=on|off]",
+        ),
         "what runs the CPUs: soft (also called tcg), or qtest, which runs none",
         machine::accel,
     ),
@@ -76,6 +78,13 @@ pub const OPTIONS: &[OptionItem] = &[
         Takes::Value("[cpus=]n[,sockets=,cores=,threads=,maxcpus=]"),
         "number of CPUs, 1 to 64",
         machine::smp,
+    ),
+    option(
+        "overcommit",
+        &[],
+        Takes::Value("[mem-lock=on|off][,cpu-pm=on|off]"),
+        "lock all memory of the program (cpu-pm changes nothing)",
+        machine::overcommit,
     ),
     option("m", &[], Takes::Value("[size=]megs"), "RAM (default 128M)", machine::memory),
     option(

@@ -54,6 +54,7 @@ const INVALID_ALIGNMENT: u64 = 4;
 const INVALID_PARAMETER: u64 = 5;
 const ACCESS_DENIED: u64 = 6;
 const INVALID_CONNECTION: u64 = 0x12;
+const INSUFFICIENT_BUFFERS: u64 = 0x13;
 const FAST: u64 = 1 << 16;
 const REP: u64 = 1 << 32;
 
@@ -146,6 +147,9 @@ pub fn run() {
     }
     if told.register(2) {
         synic();
+    }
+    if told.register(2) && has_test_device() {
+        connections();
     }
     if told.register(2) && told.register(3) {
         timers(told);
@@ -504,6 +508,110 @@ fn empty_slot() -> bool {
     core::sync::atomic::fence(SeqCst);
     slot(0) >> 40 & 1 != 0
 }
+/// The port by which suites have sources interrupt, and connections made (`hyperv-testdev`).
+const TEST_PORT: u16 = 0x3000;
+const ROUTE: u64 = 1;
+const NO_ROUTE: u64 = 2;
+const ASSERT: u64 = 3;
+const CONNECT_MESSAGES: u64 = 4;
+const DISCONNECT_MESSAGES: u64 = 5;
+const CONNECT_EVENTS: u64 = 6;
+const DISCONNECT_EVENTS: u64 = 7;
+const CONNECTION: u64 = 0x2b;
+
+fn has_test_device() -> bool {
+    let value: u32;
+    unsafe { asm!("in eax, dx", in("dx") TEST_PORT, out("eax") value) };
+    value != u32::MAX
+}
+fn test_device(command: u64, connection: u64) {
+    let value = (SOURCE | command << 16 | connection << 24) as u32;
+    unsafe { asm!("out dx, eax", in("dx") TEST_PORT, in("eax") value) };
+}
+
+/// Messages and events that the guest sends to itself ("HvPostMessage", "HvSignalEvent").
+fn connections() {
+    handle(VECTOR, Some(on_interrupt));
+    wrmsr(SINT0 + SOURCE as u32, VECTOR);
+    let interrupts = |name: &str, expected: u32| {
+        open_window();
+        check(name, taken(VECTOR), expected);
+    };
+    test_device(ASSERT, 0);
+    interrupts("a source without a route", 0);
+    test_device(ROUTE, 0);
+    test_device(ASSERT, 0);
+    interrupts("a source is asserted", 1);
+    wrmsr(SINT0 + SOURCE as u32, VECTOR | 1 << 16);
+    test_device(ASSERT, 0);
+    interrupts("one that is masked", 0);
+    wrmsr(SINT0 + SOURCE as u32, VECTOR | 1 << 17);
+    NO_EOI.store(true, SeqCst);
+    for _ in 0..2 {
+        test_device(ASSERT, 0);
+        interrupts("one that ends by itself", 1);
+        check("is over", in_service(VECTOR), false);
+    }
+    NO_EOI.store(false, SeqCst);
+    wrmsr(SINT0 + SOURCE as u32, VECTOR);
+    test_device(NO_ROUTE, 0);
+    test_device(ASSERT, 0);
+    interrupts("a route that is gone", 0);
+
+    let post = |kind: u64, text: u64| {
+        put(&[CONNECTION, kind | 12 << 32, text, 0x77]);
+        call(POST_MESSAGE, INPUT, 0).0
+    };
+    check("not connected", post(1, 0), INVALID_CONNECTION);
+    test_device(CONNECT_MESSAGES, CONNECTION);
+    check("a message", post(5, 0x1234_5678_9abc), SUCCESS);
+    check("it is there", soon(full), true);
+    check("type, length and sender", (slot(0), slot(1)), (12 << 32 | 5, CONNECTION));
+    check("what it says", (slot(2), slot(3) as u32), (0x1234_5678_9abc, 0x77));
+    interrupts("its interrupt", 1);
+    check("another, while it is there", post(6, 2), SUCCESS);
+    check("one waits", slot(0) >> 40 & 1, 1);
+    check("a third", post(7, 3), INSUFFICIENT_BUFFERS);
+    interrupts("no interrupt yet", 0);
+    check("the flag", empty_slot(), true);
+    wrmsr(EOM, 0);
+    check("then it comes", (slot(0), slot(2)), (12 << 32 | 6, 2));
+    interrupts("with its interrupt", 1);
+    check("nothing waits", empty_slot(), false);
+    check("room again", post(7, 3), SUCCESS);
+    check("at the end of an interrupt, too", post(8, 4), SUCCESS);
+    empty_slot();
+    interrupts("the interrupts of both", 2);
+    check("the second", slot(0) as u32, 8);
+    empty_slot();
+    put(&[1 << 24 | CONNECTION, 1]);
+    check("a number that is too large", call(POST_MESSAGE, INPUT, 0).0, INVALID_CONNECTION);
+    test_device(DISCONNECT_MESSAGES, CONNECTION);
+    check("disconnected", post(5, 0), INVALID_CONNECTION);
+
+    let flags = EVENTS + SOURCE * 256 + CONNECTION / 8;
+    let flag = || peek(flags & !7) >> (flags % 8 * 8 + CONNECTION % 8) & 1;
+    let signal = |event: u64| call(SIGNAL_EVENT | FAST, event, 0).0;
+    check("no event", signal(CONNECTION), INVALID_CONNECTION);
+    test_device(CONNECT_EVENTS, CONNECTION);
+    check("an event", (signal(CONNECTION), flag()), (SUCCESS, 1));
+    interrupts("an event's interrupt", 1);
+    check("once more", signal(CONNECTION), SUCCESS);
+    interrupts("its flag is set still", 0);
+    unsafe { asm!("lock btr dword ptr [{}], {1:e}", in(reg) EVENTS + SOURCE * 256, in(reg) CONNECTION) };
+    check("cleared", flag(), 0);
+    put(&[CONNECTION]);
+    check("by memory", (call(SIGNAL_EVENT, INPUT, 0).0, flag()), (SUCCESS, 1));
+    interrupts("an event's interrupt", 1);
+    check("a flag that there is not", signal(CONNECTION | 1 << 32), INVALID_PARAMETER);
+    check("reserved bits", signal(CONNECTION | 1 << 48), INVALID_INPUT);
+    test_device(DISCONNECT_EVENTS, CONNECTION);
+    check("an event, disconnected", signal(CONNECTION), INVALID_CONNECTION);
+    poke(flags & !7, 0);
+    wrmsr(SINT0 + SOURCE as u32, VECTOR | 1 << 16);
+    handle(VECTOR, None);
+}
+
 /// Type and length of a message of a timer.
 const EXPIRED: u64 = 0x18_8000_0010;
 

@@ -280,8 +280,7 @@ fn destinations(own: u32) {
     let [_, second] = &TAKEN[V as usize];
     check("a level: the other", soon(|| second.load(SeqCst) >= 3), true);
     line(PIN, 0);
-    a_while();
-    check("and its ends", entry(PIN) & REMOTE, 0);
+    check("and its ends", soon(|| entry(PIN) & REMOTE == 0), true);
     took(V);
     // Whatever the vector says.
     redirect(PIN, 0xff | NMI_MODE, own);

@@ -111,17 +111,48 @@ pub fn run() {
     if features >> 6 & 1 != 0 {
         ends();
     }
+    if features >> 4 & 1 != 0 {
+        asynchronous(features >> 14 & 1 != 0);
+    }
     for (name, register, bit) in [
         ("asynchronous page faults", 0x4b56_4d02, 4),
         ("stolen time", 0x4b56_4d03, 5),
         ("ends of interrupts", 0x4b56_4d04, 6),
         ("polling", 0x4b56_4d05, 12),
         ("interrupts of asynchronous page faults", 0x4b56_4d06, 14),
+        ("acknowledgements of such", 0x4b56_4d07, 14),
         ("migration", 0x4b56_4d08, 17),
     ] {
         let there = features >> bit & 1 != 0;
         check(name, (try_rdmsr(register).is_some(), try_wrmsr(register, 0) == NONE), (there, there));
     }
+}
+
+/// Asynchronous page faults: what the registers hold and refuse. Whether there is ever one is the host's affair.
+fn asynchronous(by_interrupt: bool) {
+    const CONTROL: u32 = 0x4b56_4d02;
+    const VECTOR: u32 = 0x4b56_4d06;
+    const ACKNOWLEDGE: u32 = 0x4b56_4d07;
+    let at = &raw const STOLEN as u64;
+    check("ASYNC_PF at first", rdmsr(CONTROL), 0);
+    for bits in [1, 3] {
+        check("ASYNC_PF: on", (try_wrmsr(CONTROL, at | bits), rdmsr(CONTROL)), (NONE, at | bits));
+    }
+    for bit in [2, 4, 5] {
+        check("ASYNC_PF: reserved bits", try_wrmsr(CONTROL, at | 1 << bit | 1), GP);
+    }
+    check("ASYNC_PF: no RAM", try_wrmsr(CONTROL, 1 << 39 | 1), GP);
+    check("ASYNC_PF stays", rdmsr(CONTROL), at | 3);
+    if by_interrupt {
+        check("ASYNC_PF_INT", (try_wrmsr(VECTOR, 0xf3), rdmsr(VECTOR)), (NONE, 0xf3));
+        check("ASYNC_PF_INT: reserved bits", try_wrmsr(VECTOR, 0x1f3), GP);
+        check("ASYNC_PF: by interrupts", try_wrmsr(CONTROL, at | 9), NONE);
+        check("ASYNC_PF_ACK", try_wrmsr(ACKNOWLEDGE, 1), NONE);
+        wrmsr(VECTOR, 0);
+    } else {
+        check("ASYNC_PF: by interrupts", try_wrmsr(CONTROL, at | 9), GP);
+    }
+    check("ASYNC_PF: off", (try_wrmsr(CONTROL, 0), rdmsr(CONTROL)), (NONE, 0));
 }
 
 #[repr(C, align(64))]

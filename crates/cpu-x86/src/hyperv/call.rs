@@ -4,6 +4,8 @@
 //! is follows from the call, the length of its variable header and its number of repetitions. Repetitions are
 //! all done at once, so a call is never to be continued by its caller.
 
+use accel::Posted;
+
 use crate::cpu::Cpu;
 use crate::exception::{Exception, Result};
 use crate::reg::{RAX, RBX, RCX, RDI, RDX, RSI};
@@ -21,6 +23,7 @@ mod status {
     pub(super) const INVALID_PARAMETER: u16 = 5;
     pub(super) const ACCESS_DENIED: u16 = 6;
     pub(super) const INVALID_CONNECTION_ID: u16 = 0x12;
+    pub(super) const INSUFFICIENT_BUFFERS: u16 = 0x13;
 }
 
 /// Call codes.
@@ -266,9 +269,8 @@ impl Cpu {
             code::SEND_SYNTHETIC_CLUSTER_IPI_EX => {
                 self.send_interrupts(header[0], &Processors::set(&header[1..])?)
             }
-            code::POST_MESSAGE => post_message(header),
-            // Nobody has a port to be connected to.
-            _ => fail(status::INVALID_CONNECTION_ID),
+            code::POST_MESSAGE => self.post_message(header[0], &bytes[8..]),
+            _ => self.signal_event(header[0]),
         }
     }
 
@@ -349,13 +351,48 @@ impl Cpu {
         self.break_block = true;
         Ok(())
     }
-}
 
-/// Says what is wrong with a message that is posted; the least is that nobody is there to take it.
-fn post_message(header: &[u64]) -> Outcome {
-    let (kind, len) = (header[1] as u32, (header[1] >> 32) as u32);
-    if kind == 0 || kind >> 31 != 0 || len > MAX_MESSAGE {
-        return fail(status::INVALID_PARAMETER);
+    /// A message: its type, its length, and its payload.
+    fn post_message(&mut self, connection: u64, message: &[u8]) -> Outcome {
+        let word = |at: usize| {
+            message[at..at + 4].iter().rev().fold(0u32, |word, &byte| word << 8 | u32::from(byte))
+        };
+        let (kind, len) = (word(0), word(4));
+        if kind == 0 || kind >> 31 != 0 || len > MAX_MESSAGE {
+            return fail(status::INVALID_PARAMETER);
+        }
+        let connection = self.connection(connection as u32)?;
+        let Some(Place { partition, .. }) = &self.partition else {
+            return fail(status::INVALID_CONNECTION_ID);
+        };
+        let posted = partition.post_message(connection, kind, &message[8..8 + len as usize]);
+        self.break_block = true;
+        match posted {
+            Posted::Taken => Ok(()),
+            Posted::Unconnected => fail(status::INVALID_CONNECTION_ID),
+            Posted::Full => fail(status::INSUFFICIENT_BUFFERS),
+        }
     }
-    fail(status::INVALID_CONNECTION_ID)
+
+    /// `event` is a connection, and above it the number of a flag: each connection leads to one.
+    fn signal_event(&mut self, event: u64) -> Outcome {
+        let connection = self.connection(event as u32)?;
+        let Some(Place { partition, .. }) = &self.partition else {
+            return fail(status::INVALID_CONNECTION_ID);
+        };
+        if event >> 48 != 0 {
+            return fail(status::INVALID_HYPERCALL_INPUT);
+        }
+        if event >> 32 != 0 {
+            return fail(status::INVALID_PARAMETER);
+        }
+        let signalled = partition.signal_event(connection);
+        self.break_block = true;
+        if signalled { Ok(()) } else { fail(status::INVALID_CONNECTION_ID) }
+    }
+
+    /// The number of a connection has 24 bits.
+    fn connection(&self, id: u32) -> Outcome<u32> {
+        if id >> 24 == 0 { Ok(id) } else { fail(status::INVALID_CONNECTION_ID) }
+    }
 }

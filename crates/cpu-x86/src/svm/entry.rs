@@ -2,7 +2,7 @@
 
 use super::exit::{code, event};
 use super::vmcb::{Vmcb, at};
-use super::{ASIDS, LBR_VIRTUALIZATION_ENABLE, has};
+use super::{ASIDS, LBR_VIRTUALIZATION_ENABLE, has, int_ctl};
 use crate::cpu::Cpu;
 use crate::exception::{Exception, vector};
 use crate::flags::bits;
@@ -164,7 +164,10 @@ impl Cpu {
         let physical = self.limits.phys_bits;
         let beyond = |base: u64, len: u64| base.saturating_add(len) > 1 << physical;
         let maps = beyond(control.msrpm, MSRPM_LEN) || beyond(control.iopm, IOPM_LEN);
-        if !vmrun || control.asid == 0 || maps {
+        // Virtual NMIs are for guests whose host has the others.
+        let nmi = control.intercepts[3] >> (code::NMI % 32) & 1 != 0;
+        let nmis = self.svm_has(has::VNMI) && control.int_ctl & int_ctl::V_NMI_ENABLE != 0 && !nmi;
+        if !vmrun || control.asid == 0 || maps || nmis {
             return None;
         }
         if control.nested {
@@ -187,7 +190,7 @@ impl Cpu {
         let caches = cr0 & CR0_CD == 0 && cr0 & CR0_NW != 0;
         if caches
             || cr0 >> 32 != 0
-            || cr3 >> self.limits.phys_bits != 0
+            || (cr3 & !self.limits.cr3_tags) >> self.limits.phys_bits != 0
             || cr4 & !self.limits.cr4 != 0
         {
             return false;
@@ -294,6 +297,9 @@ impl Cpu {
             self.rip = next_rip;
         }
         self.ends_step = true;
+        if event.vector == vector::NMI && self.has_virtual_nmi() {
+            self.svm.control.int_ctl |= int_ctl::V_NMI_MASK;
+        }
         let by = if is_instruction { Source::Software } else { source };
         match self.deliver(event.vector, by, event.error_code) {
             Ok(()) => Delivered::Yes,

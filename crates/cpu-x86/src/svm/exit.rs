@@ -223,7 +223,8 @@ impl Cpu {
                 vmcb.put_u64(at::DEBUG_CTL + 8 * n, value);
             }
         }
-        let changed = int_ctl::V_TPR | int_ctl::V_IRQ | int_ctl::V_GIF;
+        let nmi = int_ctl::V_NMI | int_ctl::V_NMI_MASK;
+        let changed = int_ctl::V_TPR | int_ctl::V_IRQ | int_ctl::V_GIF | nmi;
         let interrupts = vmcb.u64(at::INT_CTL) & !changed | self.svm.control.int_ctl & changed;
         vmcb.put_u64(at::INT_CTL, interrupts);
         let shadow = vmcb.u64(at::INTERRUPT_SHADOW) & !1 | u64::from(self.shadow);

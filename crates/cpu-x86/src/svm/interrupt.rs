@@ -1,10 +1,14 @@
 //! Interrupts in this mode (APM volume 2, sections 15.17 and 15.21): the global interrupt flag, virtual
-//! interrupts and the virtual task priority.
+//! interrupts and the virtual task priority, virtual NMIs.
+//!
+//! A virtual NMI that is due is found when the run loop looks up, which `Signal::Code` has it do.
 
 use super::exit::code;
+use accel::Signal;
+
 use super::{has, int_ctl};
 use crate::cpu::Cpu;
-use crate::exception::Exception;
+use crate::exception::{Exception, vector};
 use crate::flags::bits;
 use crate::interrupt::{Delivered, Source};
 
@@ -31,6 +35,45 @@ impl Cpu {
         enabled && self.svm_has(has::VGIF)
     }
 
+    /// Whether the running guest's NMIs are virtual.
+    pub(super) fn has_virtual_nmi(&self) -> bool {
+        let enabled = self.svm.guest && self.svm.control.int_ctl & int_ctl::V_NMI_ENABLE != 0;
+        enabled && self.svm_has(has::VNMI)
+    }
+
+    /// Whether the running guest's global interrupt flag, or the CPU's if it has none, lets events in.
+    fn is_open(&self) -> bool {
+        let own = !self.has_virtual_gif() || self.svm.control.int_ctl & int_ctl::V_GIF != 0;
+        self.svm.gif && own
+    }
+
+    /// Whether a virtual NMI is to be taken now, the interrupt shadow left aside.
+    #[inline]
+    pub(crate) fn virtual_nmi_is_due(&self) -> bool {
+        const STATE: u64 = int_ctl::V_NMI | int_ctl::V_NMI_MASK;
+        self.svm.guest
+            && self.svm.control.int_ctl & STATE == int_ctl::V_NMI
+            && self.has_virtual_nmi()
+            && self.is_open()
+    }
+
+    /// Takes the virtual NMI that is due.
+    pub(crate) fn take_virtual_nmi(&mut self) -> Delivered {
+        self.svm.control.int_ctl &= !int_ctl::V_NMI;
+        self.svm.control.int_ctl |= int_ctl::V_NMI_MASK;
+        self.deliver_event(Exception::plain(vector::NMI), Source::External)
+    }
+
+    /// What holds off NMIs ends: their handler returns.
+    pub(crate) fn unblock_nmis(&mut self) {
+        if self.has_virtual_nmi() {
+            self.svm.control.int_ctl &= !int_ctl::V_NMI_MASK;
+            self.update_virtual_interrupt();
+        } else {
+            self.nmi_blocked = false;
+        }
+    }
+
     /// STGI and CLGI.
     pub(super) fn set_gif(&mut self, gif: bool) {
         if self.has_virtual_gif() {
@@ -50,9 +93,11 @@ impl Cpu {
         let control = self.svm.control.int_ctl;
         let urgent = control & int_ctl::V_IGN_TPR != 0
             || control >> int_ctl::PRIORITY_SHIFT & 15 > control & 15;
-        let open = self.svm.gif && (!self.has_virtual_gif() || control & int_ctl::V_GIF != 0);
-        let waits = self.svm.guest && control & int_ctl::V_IRQ != 0 && urgent && open;
+        let waits = self.svm.guest && control & int_ctl::V_IRQ != 0 && urgent && self.is_open();
         self.care_flags = if waits { STEPPING | bits::IF } else { STEPPING };
+        if self.virtual_nmi_is_due() {
+            self.signals.raise(Signal::Code);
+        }
     }
 
     /// Whether a virtual interrupt is to be taken now, the interrupt shadow left aside.

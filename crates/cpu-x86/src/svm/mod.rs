@@ -61,6 +61,7 @@ mod has {
     pub(super) const PAUSE_THRESHOLD: u32 = 1 << 12;
     pub(super) const VIRTUAL_VMLOAD: u32 = 1 << 15;
     pub(super) const VGIF: u32 = 1 << 16;
+    pub(super) const VNMI: u32 = 1 << 25;
     pub(super) const ADDRESS_CHECK: u32 = 1 << 28;
 }
 
@@ -69,9 +70,12 @@ pub(crate) mod int_ctl {
     pub(crate) const V_TPR: u64 = 0xff;
     pub(crate) const V_IRQ: u64 = 1 << 8;
     pub(crate) const V_GIF: u64 = 1 << 9;
+    pub(crate) const V_NMI: u64 = 1 << 11;
+    pub(crate) const V_NMI_MASK: u64 = 1 << 12;
     pub(crate) const V_IGN_TPR: u64 = 1 << 20;
     pub(crate) const V_INTR_MASKING: u64 = 1 << 24;
     pub(crate) const V_GIF_ENABLE: u64 = 1 << 25;
+    pub(crate) const V_NMI_ENABLE: u64 = 1 << 26;
     pub(crate) const PRIORITY_SHIFT: u32 = 16;
     pub(crate) const VECTOR_SHIFT: u32 = 32;
 }

@@ -24,18 +24,16 @@ impl Cpu {
         if self.cr4 & CR4_PCIDE != 0 { (self.cr3 & 0xfff) as u16 } else { 0 }
     }
 
-    /// Writes CR0 with all checks and consequences.
-    pub(crate) fn write_cr0(&mut self, value: u64) -> Result {
+    /// What CR0 would have for `value`, and EFER with it, unless it can't be written.
+    fn check_cr0(&self, value: u64) -> Result<(u64, u64)> {
         let set = |bit: u64| value & bit != 0;
         if value >> 32 != 0 || set(CR0_PG) && !set(CR0_PE) || set(CR0_NW) && !set(CR0_CD) {
             return Err(Exception::GP0);
         }
-        let value = value & CR0_VALID | CR0_ET;
-        let changed = value ^ self.cr0;
         let mut efer = self.efer;
-        if changed & CR0_PG != 0 {
+        if (value ^ self.cr0) & CR0_PG != 0 {
             let long_code = self.seg[usize::from(CS)].has(attr::LONG);
-            if value & CR0_PG != 0 {
+            if set(CR0_PG) {
                 if efer & EFER_LME != 0 {
                     if self.cr4 & CR4_PAE == 0 || long_code {
                         return Err(Exception::GP0);
@@ -49,6 +47,13 @@ impl Cpu {
                 efer &= !EFER_LMA;
             }
         }
+        Ok((value & CR0_VALID | CR0_ET, efer))
+    }
+
+    /// Writes CR0 with all checks and consequences.
+    pub(crate) fn write_cr0(&mut self, value: u64) -> Result {
+        let (value, efer) = self.check_cr0(value)?;
+        let changed = value ^ self.cr0;
         if changed & CR0_PG != 0 && Self::is_pae(value, self.cr4, efer) {
             self.pdptes = self.read_pdptes(self.cr3)?;
         }
@@ -66,14 +71,20 @@ impl Cpu {
         Ok(())
     }
 
-    /// Writes CR3: another address space.
-    pub(crate) fn write_cr3(&mut self, value: u64) -> Result {
+    /// What CR3 would have for `value`, unless it can't be written.
+    fn check_cr3(&self, value: u64) -> Result<u64> {
         let pcids = self.cr4 & CR4_PCIDE != 0;
-        let keep = pcids && value >> 63 != 0;
         let value = if pcids { value & !(1 << 63) } else { value };
-        if self.long_mode() && value >> self.limits.phys_bits != 0 {
+        if self.long_mode() && (value & !self.limits.cr3_tags) >> self.limits.phys_bits != 0 {
             return Err(Exception::GP0);
         }
+        Ok(value)
+    }
+
+    /// Writes CR3: another address space.
+    pub(crate) fn write_cr3(&mut self, value: u64) -> Result {
+        let keep = self.cr4 & CR4_PCIDE != 0 && value >> 63 != 0;
+        let value = self.check_cr3(value)?;
         if Self::is_pae(self.cr0, self.cr4, self.efer) {
             self.pdptes = self.read_pdptes(value)?;
         }
@@ -83,8 +94,8 @@ impl Cpu {
         Ok(())
     }
 
-    /// Writes CR4.
-    pub(crate) fn write_cr4(&mut self, value: u64) -> Result {
+    /// Whether CR4 can be written.
+    fn check_cr4(&self, value: u64) -> Result {
         let changed = value ^ self.cr4;
         let gains = changed & value;
         if value & !self.limits.cr4 != 0
@@ -93,6 +104,13 @@ impl Cpu {
         {
             return Err(Exception::GP0);
         }
+        Ok(())
+    }
+
+    /// Writes CR4.
+    pub(crate) fn write_cr4(&mut self, value: u64) -> Result {
+        self.check_cr4(value)?;
+        let changed = value ^ self.cr4;
         const RELOADS: u64 = CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP;
         if changed & RELOADS != 0 && Self::is_pae(self.cr0, value, self.efer) {
             self.pdptes = self.read_pdptes(self.cr3)?;
@@ -147,9 +165,19 @@ fn write_cr(cpu: &mut Cpu, op: &Op) -> Result {
         return Err(Exception::UD);
     }
     require_cpl0(cpu)?;
-    cpu.intercept_mov_cr(code::CR_WRITE, op.dst, op.src)?;
     let mask = if cpu.mode.is_64() { u64::MAX } else { 0xffff_ffff };
     let value = cpu.gpr(op.src) & mask;
+    if cpu.svm.guest {
+        // What a register can't have is found before the intercept, but for what is in memory.
+        match op.dst {
+            0 => cpu.check_cr0(value).map(|_| ())?,
+            3 => cpu.check_cr3(value).map(|_| ())?,
+            4 => cpu.check_cr4(value)?,
+            8 if value > 15 => return Err(Exception::GP0),
+            _ => {}
+        }
+    }
+    cpu.intercept_mov_cr(code::CR_WRITE, op.dst, op.src)?;
     match op.dst {
         0 => {
             cpu.intercept_cr0_change(value, Cpu::mov_cr_info(op.src))?;
@@ -171,8 +199,9 @@ fn write_cr(cpu: &mut Cpu, op: &Op) -> Result {
 
 fn lmsw(cpu: &mut Cpu, op: &Op) -> Result {
     require_cpl0(cpu)?;
-    cpu.intercept(code::CR_WRITE)?;
+    // All exceptions come before the intercept.
     let value = u64::from(super::source16(cpu, op, op.dst)?);
+    cpu.intercept(code::CR_WRITE)?;
     // PE can be set, not cleared.
     let low = CR0_MP | CR0_EM | CR0_TS;
     let value = cpu.cr0 & !low | value & (low | CR0_PE);

@@ -47,10 +47,12 @@ fn store(cpu: &mut Cpu, n: u8, value: u64) {
 
 fn write(cpu: &mut Cpu, op: &Op) -> Result {
     let index = register(cpu, op.dst)?;
-    cpu.intercept_assisted(code::DR_WRITE + u32::from(op.dst), u64::from(op.src))?;
     let value = if cpu.mode.is_64() { cpu.gpr(op.src) } else { cpu.gpr(op.src) & 0xffff_ffff };
+    if matches!(index, 6 | 7) && value >> 32 != 0 {
+        return Err(Exception::GP0);
+    }
+    cpu.intercept_assisted(code::DR_WRITE + u32::from(op.dst), u64::from(op.src))?;
     cpu.dr[index] = match index {
-        6 | 7 if value >> 32 != 0 => return Err(Exception::GP0),
         6 => value & 0xe00f | DR6_FIXED,
         7 => value & 0xffff_2fff | DR7_FIXED,
         _ => value,

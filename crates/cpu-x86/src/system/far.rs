@@ -46,11 +46,11 @@ fn iret<const SIZE: u8>(cpu: &mut Cpu, _: &Op) -> Result {
 
 fn int_n(cpu: &mut Cpu, op: &Op) -> Result {
     let vector = op.imm as u8;
+    cpu.intercept_assisted(code::SOFTWARE_INTERRUPT, vector.into())?;
     let by_program = cpu.mode.is_vm86() && cpu.cr4 & CR4_VME != 0;
     if cpu.mode.is_vm86() && cpu.iopl() != 3 && !by_program {
         return Err(Exception::GP0);
     }
-    cpu.intercept_assisted(code::SOFTWARE_INTERRUPT, vector.into())?;
     if by_program {
         if cpu.redirected_interrupt(vector)? {
             return Ok(());
@@ -78,9 +78,8 @@ fn into(cpu: &mut Cpu, _: &Op) -> Result {
 }
 
 fn int1(cpu: &mut Cpu, _: &Op) -> Result {
+    // By its own intercept alone: it is no exception, though its vector is one's.
     cpu.intercept(code::ICEBP)?;
-    // A trap: who intercepts it finds it done.
-    cpu.intercept(code::EXCEPTION + u32::from(vector::DB)).inspect_err(|_| cpu.keep_rip = true)?;
     cpu.software_interrupt(vector::DB, Source::Icebp)
 }
 

@@ -68,16 +68,18 @@ fn is_virtual(cpu: &Cpu, size: usize) -> Result<bool> {
 }
 
 fn pushf<T: Int>(cpu: &mut Cpu, _: &Op) -> Result {
-    let is_virtual = is_virtual(cpu, T::BYTES)?;
+    // An intercept comes before what the mode refuses.
     cpu.intercept(code::PUSHF)?;
+    let is_virtual = is_virtual(cpu, T::BYTES)?;
     let flags =
         if is_virtual { cpu.virtual_flags() } else { cpu.rflags() & !(bits::VM | bits::RF) };
     cpu.push(T::from_u64(flags))
 }
 
 fn popf<T: Int>(cpu: &mut Cpu, _: &Op) -> Result {
-    let is_virtual = is_virtual(cpu, T::BYTES)?;
+    // An intercept comes before what the mode refuses.
     cpu.intercept(code::POPF)?;
+    let is_virtual = is_virtual(cpu, T::BYTES)?;
     if is_virtual {
         let before = cpu.gpr[4];
         let value = cpu.pop::<T>()?.to_u64();

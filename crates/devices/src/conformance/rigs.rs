@@ -37,7 +37,7 @@ use crate::piix::{Piix3, Piix4Pm, PmOptions, reg};
 use crate::pvpanic::{self, PvPanic, PvPanicPci};
 use crate::rom::SystemRom;
 use crate::scsi::{Lun, LunOptions, Transport};
-use crate::testdev::{Edu, EduConfig, PcTestDev, PciTestDev};
+use crate::testdev::{Edu, EduConfig, HyperVTestDev, PcTestDev, PciTestDev};
 use crate::testing::Everything;
 use crate::uart16550::{COM_PORTS, Uart16550};
 use crate::usb::hid::{Hid, HidKind};
@@ -82,6 +82,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("I440fx", i440fx),
         entry("I8042", i8042),
         entry("I8237", i8237),
+        entry("HyperVTestDev", hyperv_testdev),
         entry("I8254", i8254),
         entry("I8259", i8259),
         entry("IoApic", io_apic),
@@ -559,6 +560,23 @@ fn hyperv() -> Rig {
         partition.write_register(processor, register, value).into()
     };
     rig.other(other).keep(kept)
+}
+
+fn hyperv_testdev() -> Rig {
+    let mut kept = None;
+    let (rig, _): (Rig, Arc<HyperVTestDev>) = Rig::new(|bench| {
+        let bus = apic_bus(bench, 2);
+        let memory = Arc::new(GuestMemory::new(&[(0, 0x10_0000)]).unwrap());
+        let clock: Arc<dyn GuestClock> = Arc::new(BenchClock(bench.clock.clone()));
+        let options = Options { intel: true, direct_timers: true, phys_bits: 40 };
+        let (timers, control) = (&bench.timers, bench.wishes.clone());
+        let hyperv = HyperV::new(options, &memory, &bus, &clock, timers, control).unwrap();
+        kept = Some((bus, memory));
+        let device = HyperVTestDev::new(hyperv).unwrap();
+        device.attach(&bench.ports).unwrap();
+        device
+    });
+    rig.target(Space::Ports, 0x3000, 4).keep(kept)
 }
 
 fn local_apic() -> Rig {

@@ -4,7 +4,7 @@
 //!
 //! Which registers a guest may use, and its calls, are the CPU's (`cpu-x86::hyperv`); what is here has all of
 //! them. There are no other partitions and no devices on a VMBus, so no message or event comes from anywhere
-//! but timers.
+//! but timers and the guest itself, whose connections a test device makes ([`HyperV::connect`]).
 //!
 //! - `overlay`: pages over guest memory.
 //! - `synic`: what each virtual processor has.
@@ -19,9 +19,9 @@ mod synic;
 mod tests;
 mod timer;
 
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
-use accel::{GuestClock, Partition};
+use accel::{GuestClock, Partition, Posted};
 use bus::{Device, MachineControl, Notice, ShutdownCause, TimerQueue};
 use memory::map::Access;
 use memory::{GuestMemory, MemoryError, PAGE_SIZE};
@@ -31,6 +31,7 @@ use vmstate::{RestoreError, Saved, State};
 use crate::lapic::{ApicBus, Ends};
 use crate::lock;
 use overlay::Overlay;
+pub use synic::Message;
 use synic::{Processor, Registers};
 
 /// Register numbers ("Synthetic MSRs").
@@ -140,7 +141,7 @@ pub struct HyperVState {
 
 impl State for HyperVState {
     const NAME: &'static str = "hyperv";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn validate(&self) -> Result<(), String> {
         let Shared { hypercall, guest_os_id, .. } = self.shared;
@@ -157,6 +158,14 @@ impl State for HyperVState {
     }
 }
 
+/// Where the connections lead by which a guest posts messages and signals events.
+pub trait Connections: Send + Sync {
+    /// As [`Partition::post_message`].
+    fn post_message(&self, connection: u32, kind: u32, payload: &[u8]) -> Posted;
+    /// As [`Partition::signal_event`].
+    fn signal_event(&self, connection: u32) -> bool;
+}
+
 /// A machine as Hyper-V's partition.
 pub struct HyperV {
     options: Options,
@@ -166,6 +175,7 @@ pub struct HyperV {
     reference_page: Arc<Overlay>,
     processors: Vec<Arc<Processor>>,
     shared: Mutex<Shared>,
+    connections: OnceLock<Weak<dyn Connections>>,
 }
 
 impl HyperV {
@@ -204,6 +214,7 @@ impl HyperV {
             reference_page,
             processors,
             shared: Mutex::new(Shared { stable: true, ..Shared::default() }),
+            connections: OnceLock::new(),
         });
         for (index, apic) in apics.iter().enumerate() {
             let ends: Arc<dyn Ends> = partition.clone();
@@ -211,6 +222,35 @@ impl HyperV {
             apic.connect_ends(index, ends);
         }
         Ok(partition)
+    }
+
+    /// Has guests' connections lead to `connections`, unless they lead elsewhere already: then false.
+    pub fn connect(&self, connections: Weak<dyn Connections>) -> bool {
+        self.connections.set(connections).is_ok()
+    }
+
+    fn connections(&self) -> Option<Arc<dyn Connections>> {
+        self.connections.get().and_then(Weak::upgrade)
+    }
+
+    /// Whether there is a source of interrupts `source` of `processor`.
+    pub fn has_source(&self, processor: u8, source: u8) -> bool {
+        usize::from(processor) < self.processors.len() && usize::from(source) < synic::SOURCES
+    }
+
+    /// A message for a source that there is; false if one of the same origin waits there already.
+    pub fn deliver(&self, processor: u8, source: u8, message: Message) -> bool {
+        self.processors[usize::from(processor)].post(source, message)
+    }
+
+    /// Sets event flag `flag`, below 2048, of a source that there is.
+    pub fn set_event(&self, processor: u8, source: u8, flag: u16) {
+        self.processors[usize::from(processor)].set_event(source, flag);
+    }
+
+    /// Has a source that there is interrupt.
+    pub fn assert(&self, processor: u8, source: u8) {
+        self.processors[usize::from(processor)].assert(source);
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -348,6 +388,16 @@ impl Partition for HyperV {
             shared.stable = agree;
             self.publish(&mut shared);
         }
+    }
+
+    fn post_message(&self, connection: u32, kind: u32, payload: &[u8]) -> Posted {
+        self.connections().map_or(Posted::Unconnected, |connections| {
+            connections.post_message(connection, kind, payload)
+        })
+    }
+
+    fn signal_event(&self, connection: u32) -> bool {
+        self.connections().is_some_and(|connections| connections.signal_event(connection))
     }
 
     fn is_protected(&self, address: u64) -> bool {

@@ -85,6 +85,12 @@ impl Overlay {
         let _ = self.block.write(self.bytes.start + offset, bytes);
     }
 
+    /// Sets bit `bit` of the byte at `offset`; whether it was set before.
+    pub(super) fn set_bit(&self, offset: u64, bit: u32) -> bool {
+        let before = self.block.set_bits(self.bytes.start + offset, 1 << bit);
+        before.is_ok_and(|byte| byte >> bit & 1 != 0)
+    }
+
     /// All of it; `None` if it is all zeroes.
     pub(super) fn contents(&self) -> Option<Vec<u8>> {
         let bytes = self.read::<{ PAGE_SIZE as usize }>(0);

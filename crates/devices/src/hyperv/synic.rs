@@ -3,7 +3,8 @@
 //!
 //! The controller is an extension of the local APIC, by which its interrupts go. A message is put into the
 //! slot of its source in the message page when the guest has emptied the slot; until then it waits, and a
-//! flag in the slot tells the guest so. The only messages are those of timers, each of which has room for one.
+//! flag in the slot tells the guest so. Messages are those of timers, each of which has room for one, and those
+//! that a device brings here ([`super::HyperV::deliver`]), which wait in the order in which they came.
 
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -19,7 +20,9 @@ use crate::lapic::LocalApic;
 use crate::lock;
 
 /// Sources of interrupts.
-const SOURCES: usize = 16;
+pub(super) const SOURCES: usize = 16;
+/// Bytes of a source's event flags.
+const EVENT_BYTES: u64 = 256;
 /// Timers.
 const TIMERS: usize = 4;
 /// SCONTROL: messages are delivered.
@@ -45,8 +48,29 @@ mod message {
     pub(super) const PENDING: u8 = 1;
     /// HvMessageTimerExpired.
     pub(super) const TIMER_EXPIRED: u32 = 0x8000_0010;
-    /// Length of a timer's payload.
-    pub(super) const TIMER_PAYLOAD: u8 = 24;
+}
+
+/// A message from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Its type, never 0.
+    pub kind: u32,
+    /// Who it comes from.
+    pub origin: u64,
+    /// At most [`Message::LONGEST`] bytes.
+    pub payload: Vec<u8>,
+}
+
+impl Message {
+    /// The most bytes of a payload.
+    pub const LONGEST: usize = 240;
+
+    fn validate(&self) -> Result<(), String> {
+        if self.kind == 0 || self.payload.len() > Self::LONGEST {
+            return Err(format!("a message of type 0, or of {} bytes", self.payload.len()));
+        }
+        Ok(())
+    }
 }
 
 /// Registers of a virtual processor.
@@ -58,6 +82,8 @@ pub(super) struct Registers {
     sources: [u64; SOURCES],
     assist: u64,
     timers: [SyntheticTimer; TIMERS],
+    /// Messages from elsewhere that wait, and their sources.
+    waiting: Vec<(u8, Message)>,
 }
 
 impl Default for Registers {
@@ -69,6 +95,7 @@ impl Default for Registers {
             sources: [MASKED; SOURCES],
             assist: 0,
             timers: Default::default(),
+            waiting: Vec::new(),
         }
     }
 }
@@ -78,7 +105,16 @@ impl Registers {
         if let Some(source) = self.sources.iter().find(|&&source| !is_source(source)) {
             return Err(format!("a synthetic interrupt source holds {source:#x}"));
         }
+        if self.waiting.iter().any(|&(source, _)| usize::from(source) >= SOURCES) {
+            return Err("a message waits for a source that there is not".into());
+        }
+        self.waiting.iter().try_for_each(|(_, message)| message.validate())?;
         self.timers.iter().try_for_each(SyntheticTimer::validate)
+    }
+
+    /// Whether messages are delivered.
+    fn takes_messages(&self) -> bool {
+        self.control & ENABLED != 0 && page_of(self.messages).is_some()
     }
 
     /// Vectors of the sources whose interrupts end by themselves.
@@ -243,15 +279,69 @@ impl Processor {
             }
         }
         self.deliver(registers, now);
+        self.deliver_waiting(registers);
         match registers.timers.iter().filter_map(SyntheticTimer::deadline).min() {
             Some(deadline) => self.timer.arm(self.reference.host_time(deadline)),
             None => self.timer.disarm(),
         }
     }
 
-    /// Delivers the messages that wait, first those that have waited longest.
+    /// Takes a message from elsewhere; false if one of the same origin waits already.
+    pub(super) fn post(&self, source: u8, message: Message) -> bool {
+        let mut registers = self.registers();
+        let mut waiting = registers.waiting.iter();
+        if waiting.any(|(other, earlier)| (*other, earlier.origin) == (source, message.origin)) {
+            return false;
+        }
+        registers.waiting.push((source, message));
+        self.look(&mut registers);
+        true
+    }
+
+    /// Sets an event flag of a source, which interrupts unless the flag was set.
+    pub(super) fn set_event(&self, source: u8, flag: u16) {
+        let registers = self.registers();
+        if registers.control & ENABLED == 0 || page_of(registers.events).is_none() {
+            return;
+        }
+        let at = u64::from(source) * EVENT_BYTES + u64::from(flag / 8);
+        if !self.events.set_bit(at, u32::from(flag % 8)) {
+            self.interrupt(&registers, source.into());
+        }
+    }
+
+    /// Has a source interrupt.
+    pub(super) fn assert(&self, source: u8) {
+        self.interrupt(&self.registers(), source.into());
+    }
+
+    fn interrupt(&self, registers: &Registers, source: usize) {
+        let interrupt = registers.sources[source];
+        if interrupt & (MASKED | POLLING) == 0 {
+            self.apic.request(interrupt as u8);
+        }
+    }
+
+    /// Delivers messages from elsewhere, those to a source in their order.
+    fn deliver_waiting(&self, registers: &mut Registers) {
+        if !registers.takes_messages() {
+            return;
+        }
+        let mut full = 0u16;
+        for (source, message) in std::mem::take(&mut registers.waiting) {
+            let bit = 1 << source;
+            if full & bit == 0 && self.put(source.into(), false, &message) {
+                self.interrupt(registers, source.into());
+            } else {
+                full |= bit;
+                registers.waiting.push((source, message));
+            }
+        }
+    }
+
+    /// Delivers the messages of timers that wait, first those that have waited longest.
     fn deliver(&self, registers: &mut Registers, now: u64) {
-        let open = registers.control & ENABLED != 0 && page_of(registers.messages).is_some();
+        let open = registers.takes_messages();
         loop {
             let waiting = registers.timers.iter().enumerate();
             let mut waiting: Vec<_> = waiting
@@ -264,13 +354,10 @@ impl Processor {
                     continue;
                 }
                 let others = waiting[i + 1..].iter().any(|&(.., later)| later == source);
-                if self.put(source, others, &payload(n, expired, now)) {
+                if self.put(source, others, &timer_message(n, expired, now)) {
                     registers.timers[n].message = None;
                     progress = true;
-                    let interrupt = registers.sources[source];
-                    if interrupt & (MASKED | POLLING) == 0 {
-                        self.apic.request(interrupt as u8);
-                    }
+                    self.interrupt(registers, source);
                 }
             }
             if !progress {
@@ -281,7 +368,7 @@ impl Processor {
 
     /// Puts a message into the slot of `source`; false if that is not empty, which it then knows that a
     /// message waits for.
-    fn put(&self, source: usize, others: bool, payload: &[u8; 24]) -> bool {
+    fn put(&self, source: usize, others: bool, message: &Message) -> bool {
         let slot = source as u64 * message::SIZE;
         let is_empty = || u32::from_le_bytes(self.messages.read(slot + message::TYPE)) == 0;
         if !is_empty() {
@@ -293,13 +380,13 @@ impl Processor {
                 return false;
             }
         }
-        let mut rest = [0; 12 + 24];
-        rest[0] = message::TIMER_PAYLOAD;
-        rest[1] = if others { message::PENDING } else { 0 };
-        rest[12..].copy_from_slice(payload);
+        let flags = if others { message::PENDING } else { 0 };
+        let mut rest = vec![message.payload.len() as u8, flags, 0, 0];
+        rest.extend(message.origin.to_le_bytes());
+        rest.extend(&message.payload);
         self.messages.write(slot + 4, &rest);
         fence(Ordering::SeqCst);
-        self.messages.write(slot + message::TYPE, &message::TIMER_EXPIRED.to_le_bytes());
+        self.messages.write(slot + message::TYPE, &message.kind.to_le_bytes());
         true
     }
 
@@ -344,10 +431,8 @@ impl Processor {
 }
 
 /// What a timer's message says: which timer, when it expired, and when that was told.
-fn payload(timer: usize, expired: u64, now: u64) -> [u8; 24] {
-    let mut payload = [0; 24];
-    payload[0] = timer as u8;
-    payload[8..16].copy_from_slice(&expired.to_le_bytes());
-    payload[16..].copy_from_slice(&now.to_le_bytes());
-    payload
+fn timer_message(timer: usize, expired: u64, now: u64) -> Message {
+    let words = [timer as u64, expired, now];
+    let payload = words.into_iter().flat_map(u64::to_le_bytes).collect();
+    Message { kind: message::TIMER_EXPIRED, origin: 0, payload }
 }

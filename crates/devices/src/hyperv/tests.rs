@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
-use accel::{GuestClock, InterruptController, Partition};
-use bus::{BusDevice, Device};
+use accel::{GuestClock, InterruptController, Partition, Posted};
+use bus::{AddressSpace, BusDevice, Device};
 use memory::{GuestMemory, WriteTarget};
 
 use super::{HyperV, Options, register as reg};
 use crate::lapic::testing::{Bench, BenchClock};
+use crate::testdev::HyperVTestDev;
 use crate::testing::Wishes;
 
 /// Where the message page is put.
@@ -319,4 +320,76 @@ fn what_is_no_register_is_none() {
     assert_eq!(rig.hyperv.read_register(1, reg::SCONTROL), None);
     assert!(!rig.hyperv.write_register(1, reg::SCONTROL, 0));
     rig.hyperv.interrupt(7, 0x50);
+}
+
+#[test]
+fn a_test_device_has_sources_interrupt_and_messages_and_events_come() {
+    let rig = rig(2);
+    for (register, value) in [
+        (reg::SCONTROL, 1),
+        (reg::SIEFP, 0x5001),
+        (reg::SIMP, MESSAGES | 1),
+        (reg::SINT0 + SOURCE as u32, VECTOR),
+    ] {
+        assert!(rig.hyperv.write_register(1, register, value));
+    }
+    let device = HyperVTestDev::new(rig.hyperv.clone()).unwrap();
+    assert!(HyperVTestDev::new(rig.hyperv.clone()).is_none(), "there is one already");
+    let ports = AddressSpace::new();
+    device.attach(&ports).unwrap();
+    let command = |command: u64, connection: u64| {
+        ports.write(0x3000, 4, connection << 24 | command << 16 | 1 << 8 | SOURCE);
+    };
+    let apic = &rig.bench.bus.apics()[1];
+    let taken = || {
+        let vector = apic.acknowledge();
+        apic.end_interrupt();
+        vector.map(u64::from)
+    };
+    let pages = rig.hyperv.processors[1].pages();
+    let slot = |at: u64| pages[1].read::<1>(SOURCE * 256 + at)[0];
+    command(3, 0);
+    assert_eq!(taken(), None, "there is no route");
+    command(1, 0);
+    ports.write(0x3000, 2, 3);
+    assert_eq!(taken(), None, "a command has 32 bits");
+    command(3, 0);
+    assert_eq!(taken(), Some(VECTOR));
+    for nowhere in [1 << 8 | 16, 2 << 8 | SOURCE] {
+        ports.write(0x3000, 4, 1 << 16 | nowhere);
+        ports.write(0x3000, 4, 3 << 16 | nowhere);
+    }
+    assert_eq!(taken(), None, "there are no such sources");
+
+    assert_eq!(rig.hyperv.post_message(9, 7, &[1, 2]), Posted::Unconnected);
+    command(4, 9);
+    assert_eq!(rig.hyperv.post_message(9, 7, &[1, 2]), Posted::Taken);
+    assert_eq!([0, 4, 5, 8, 16, 17].map(slot), [7, 2, 0, 9, 1, 2]);
+    assert_eq!(taken(), Some(VECTOR));
+    assert_eq!(rig.hyperv.post_message(9, 8, &[3]), Posted::Taken);
+    assert_eq!(rig.hyperv.post_message(9, 8, &[3]), Posted::Full);
+    assert_eq!((slot(5), taken()), (1, None), "others wait");
+
+    let flags = || pages[0].read::<2>(SOURCE * 256);
+    assert!(!rig.hyperv.signal_event(9));
+    command(6, 9);
+    assert!(rig.hyperv.signal_event(9) && rig.hyperv.signal_event(9));
+    assert_eq!((flags(), taken(), taken()), ([0, 2], Some(VECTOR), None));
+
+    // Both keep what they have.
+    let (partition, connections) = (rig.hyperv.save(), device.save());
+    rig.hyperv.reset();
+    device.reset();
+    assert!(!rig.hyperv.signal_event(9));
+    assert_eq!(rig.hyperv.post_message(9, 7, &[]), Posted::Unconnected);
+    rig.hyperv.restore(&partition).unwrap();
+    device.restore(&connections).unwrap();
+    assert_eq!(slot(0), 7);
+    pages[1].write(SOURCE * 256, &[0; 4]);
+    assert!(rig.hyperv.write_register(1, reg::EOM, 0));
+    assert_eq!((slot(0), slot(16)), (8, 3), "what waited comes");
+    command(5, 9);
+    command(7, 9);
+    assert_eq!(rig.hyperv.post_message(9, 7, &[]), Posted::Unconnected);
+    assert!(!rig.hyperv.signal_event(9));
 }

@@ -116,7 +116,7 @@ pub struct Pc {
     pub(super) vmgenid: Option<Arc<VmGenId>>,
     pub(super) boot_order: BootOrder,
     /// What Hyper-V's interface needs of the board, if the CPU model offers any of it.
-    hyperv: Option<Arc<HyperV>>,
+    pub(super) hyperv: Option<Arc<HyperV>>,
     /// The disks of the IDE interface.
     pub(super) disk_geometry: [Option<(Geometry, Translation)>; 4],
     /// Which sleep states there are.
@@ -140,6 +140,9 @@ impl Pc {
         let layout = Layout::with_low_memory(spec.memory, spec.board.max_low_memory);
         let memory = Arc::new(GuestMemory::new(&layout.ram())?);
         advise_host(&memory, &spec.board);
+        if spec.board.lock_memory {
+            lock_memory()?;
+        }
         let cpu_group = Arc::new(CpuGroup::default());
         let group = Arc::clone(&cpu_group);
         memory.set_change_hook(move |change| match change {
@@ -651,6 +654,17 @@ fn advise_host(memory: &GuestMemory, board: &BoardSpec) {
             eprintln!("rhea: warning: {option}: {reason}");
         }
     }
+}
+
+/// Keeps all memory of this process, what it has and what it will have, in the host's RAM.
+fn lock_memory() -> Result<(), BuildError> {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).map_err(|reason| {
+        BuildError::Device(format!(
+            "-overcommit mem-lock=on: the host does not lock memory: {reason}; raise its limit \
+             (ulimit -l) or leave mem-lock off"
+        ))
+    })
 }
 
 fn topology(spec: &MachineSpec) -> Topology {

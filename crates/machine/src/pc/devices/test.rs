@@ -1,7 +1,7 @@
 //! Devices for tests and debugging.
 
 use devices::debug::{DebugConsole, DebugExit};
-use devices::testdev::{Edu, EduConfig, PcTestDev, PciTestDev};
+use devices::testdev::{Edu, EduConfig, HyperVTestDev, PcTestDev, PciTestDev};
 use options::Properties;
 
 use super::{Driver, PciPlace};
@@ -16,6 +16,13 @@ pub(super) const DRIVERS: &[Driver] = &[
         bus: "PCI",
         description: "function to learn driver writing with",
         make: edu,
+    },
+    Driver {
+        name: "hyperv-testdev",
+        aliases: &[],
+        bus: "ISA",
+        description: "a port that has Hyper-V's interrupts, messages and events come",
+        make: hyperv_testdev,
     },
     Driver {
         name: "isa-debug-exit",
@@ -57,6 +64,18 @@ fn edu(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildE
         Ok(Edu::new(path, EduConfig { dma_mask }, wiring, memory, timers))
     })?;
     pc.devices.push(function);
+    Ok(())
+}
+
+/// Without Hyper-V's interface there is nothing that its commands could do.
+fn hyperv_testdev(pc: &mut Pc, _: &str, properties: Properties) -> Result<(), BuildError> {
+    properties.finish()?;
+    let Some(partition) = pc.hyperv.clone() else { return Ok(()) };
+    let device = HyperVTestDev::new(partition).ok_or_else(|| {
+        BuildError::Device("hyperv-testdev: there is one already; leave one of them off".into())
+    })?;
+    device.attach(&pc.ports)?;
+    pc.devices.push(device);
     Ok(())
 }
 
