@@ -227,6 +227,32 @@ fn a_second_floppy_controller_shares_the_firsts_dma_channel() {
     });
 }
 
+/// Functions of a slot beside the first are found only if that says that there are more.
+#[test]
+fn a_slot_has_several_functions_if_the_first_says_so() {
+    testkit::run("a_slot_has_several_functions_if_the_first_says_so", || {
+        let first = "edu,addr=4,multifunction=on";
+        let second = "virtio-gpu-pci,addr=4.1,disable-legacy=on";
+        let mut machine = Qtest::start(&binary(), &["-device", first, "-device", second])?;
+        for (devfn, id, header) in [(0x20, 0x11e8_1234, 0x80), (0x21, 0x1050_1af4, 0)] {
+            ensure!(machine.config_read(devfn, 0, 4)? == id);
+            ensure!(machine.config_read(devfn, 0xe, 1)? == header);
+        }
+        for (arguments, reason) in [
+            (["edu,addr=4", "edu,addr=4.1"], "can't be populated in function 4.1"),
+            (["edu,addr=4.1", "edu,addr=4"], "4.0 indicates single function, but 4.1 is already"),
+        ] {
+            let output = std::process::Command::new(binary())
+                .args(["-nodefaults", "-display", "none"])
+                .args(arguments.into_iter().flat_map(|device| ["-device", device]))
+                .output()?;
+            let message = String::from_utf8_lossy(&output.stderr);
+            ensure!(!output.status.success() && message.contains(reason), "{message}");
+        }
+        Ok(())
+    });
+}
+
 /// What each action does about a watchdog that expires, after the event that tells of it.
 #[test]
 fn a_watchdog_does_what_it_was_told_to() {

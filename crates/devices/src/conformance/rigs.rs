@@ -648,6 +648,7 @@ fn pci_wiring(bench: &Bench) -> PciWiring {
         intx: bench.line(11),
         pin: 1,
         msi: Arc::new(NoMsi),
+        multifunction: false,
     }
 }
 
@@ -917,6 +918,7 @@ fn uhci() -> Rig {
             intx: bench.line(11),
             pin: 4,
             msi: Arc::new(NoMsi),
+            multifunction: false,
         };
         // All schedules are TDs that lead to themselves.
         let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
@@ -1057,6 +1059,7 @@ fn piix_ide() -> Rig {
             intx: bench.line(11),
             pin: 1,
             msi: Arc::new(NoMsi),
+            multifunction: false,
         };
         let memory = memory.insert(Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap()));
         let irqs = ide::IRQS.map(|irq| bench.line(irq));

@@ -46,6 +46,7 @@ fn bench() -> Bench {
         intx: bus::IrqLine::new(lines.clone(), 4),
         pin: 4,
         msi: Arc::new(NoMsi),
+        multifunction: false,
     };
     let uhci = Uhci::new("uhci0", UhciModel::PIIX3, wiring, memory.clone(), &timers);
     let places = UsbBus::default();
