@@ -182,6 +182,49 @@ fn the_smbus_and_watchdogs_answer_as_qemus() {
     });
 }
 
+/// What virtio devices and a Serial ATA adapter say of themselves before a driver comes.
+#[test]
+fn virtio_devices_describe_themselves_as_qemus() {
+    const DISK: &str = "logical_block_size=4096,physical_block_size=4096,num-queues=3,queue-size=64,\
+                        cyls=16,heads=8,secs=30,min_io_size=8192,opt_io_size=65536,config-wce=off,\
+                        seg-max-adjust=off,event_idx=off,indirect_desc=off,discard_granularity=65536";
+    testkit::run("virtio_devices_describe_themselves_as_qemus", || {
+        let Some(peer) = testkit::peer() else {
+            let reason = "there is no qemu-system-x86_64";
+            testkit::skip("virtio_devices_describe_themselves_as_qemus", reason);
+            return Ok(());
+        };
+        let directory = tempfile::tempdir()?;
+        let start = |binary: &Path, name: &str| -> Result<Qtest> {
+            let mut arguments = Vec::new();
+            for drive in ["d0", "d1"] {
+                let image = directory.path().join(format!("{name}-{drive}"));
+                std::fs::write(&image, vec![0; 1954 * 512])?;
+                let drive = format!("if=none,id={drive},format=raw,file={}", image.display());
+                arguments.extend(["-drive".to_owned(), drive]);
+            }
+            for device in [
+                "virtio-keyboard-pci,addr=4,serial=abc",
+                "virtio-mouse-pci,addr=5",
+                "virtio-tablet-pci,addr=6",
+                "virtio-gpu-pci,addr=7,max_outputs=2",
+                "virtio-scsi-pci,addr=8",
+                "virtio-blk-pci,drive=d0,addr=9,serial=abc",
+                &format!("virtio-blk-pci,drive=d1,addr=0xa,{DISK}"),
+                "ich9-ahci,addr=0xb,multifunction=on",
+                "virtio-rng-pci,addr=0xb.1",
+            ] {
+                arguments.extend(["-device".to_owned(), device.to_owned()]);
+            }
+            Qtest::start(binary, &arguments)
+        };
+        let (mut ours, mut theirs) = (start(&binary(), "ours")?, start(&peer, "theirs")?);
+        let differences = qtest::compare(&mut ours, &mut theirs, include_str!("qtest/virtio"))?;
+        ensure!(differences.is_empty(), "{differences:#?}");
+        Ok(())
+    });
+}
+
 /// Two floppy controllers have one DMA channel and one interrupt line, as the board wires them by default.
 #[test]
 fn a_second_floppy_controller_shares_the_firsts_dma_channel() {

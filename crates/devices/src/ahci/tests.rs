@@ -292,6 +292,26 @@ fn dma_moves_data_through_regions() {
 }
 
 #[test]
+fn a_sector_that_is_in_the_image_in_part_can_be_read_and_written() {
+    let open = |dir: &std::path::Path| {
+        let path = dir.join("disk");
+        std::fs::write(&path, (0..1000).map(content).collect::<Vec<_>>()).unwrap();
+        Arc::new(Drive::open("disk", &path, &DriveOptions::default()).unwrap())
+    };
+    let bench = Bench::with(open, Workers::None);
+    bench.start();
+    bench.run(HD, &command(IDENTIFY, 0, 0, 0), &[], &[(DATA_AT, 512)]);
+    assert_eq!(bench.bytes(DATA_AT + 120, 4), [2, 0, 0, 0], "sectors");
+    let (_, tfd, _) = bench.run(HD, &command(READ_DMA_EXT, 1, 1, 0), &[], &[(DATA_AT, 512)]);
+    assert_eq!(tfd, DONE);
+    assert_eq!(bench.bytes(DATA_AT, 512), [expected(512, 488), vec![0; 24]].concat());
+    bench.memory.write(DATA_AT, &[0xa5; 512]).unwrap();
+    let (_, tfd, _) = bench.run(HD, &command(WRITE_DMA_EXT, 1, 1, 0), &[], &[(DATA_AT, 512)]);
+    assert_eq!(tfd, DONE);
+    assert_eq!(std::fs::read(bench.dir.path().join("disk")).unwrap()[512..], [0xa5; 512]);
+}
+
+#[test]
 fn too_few_regions_overflow() {
     let bench = Bench::new(Workers::None);
     let (is, _, count) = bench.run(HD, &command(READ_DMA_EXT, 0, 2, 0), &[], &[(DATA_AT, 1000)]);

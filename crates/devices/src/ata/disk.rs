@@ -289,7 +289,7 @@ impl Disk {
 
     /// Sectors of the disk, as many as there are now.
     pub fn sectors(&self) -> u64 {
-        self.drive.size() / SECTOR
+        self.drive.sectors()
     }
 
     fn check_state(&self, state: &DiskState, front: &Front) -> Result<(), String> {

@@ -649,6 +649,7 @@ fn pci_wiring(bench: &Bench) -> PciWiring {
         pin: 1,
         msi: Arc::new(NoMsi),
         multifunction: false,
+        rom: None,
     }
 }
 
@@ -919,6 +920,7 @@ fn uhci() -> Rig {
             pin: 4,
             msi: Arc::new(NoMsi),
             multifunction: false,
+            rom: None,
         };
         // All schedules are TDs that lead to themselves.
         let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
@@ -1060,6 +1062,7 @@ fn piix_ide() -> Rig {
             pin: 1,
             msi: Arc::new(NoMsi),
             multifunction: false,
+            rom: None,
         };
         let memory = memory.insert(Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap()));
         let irqs = ide::IRQS.map(|irq| bench.line(irq));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock, Weak};
 use ::bus::{AddressSpace, IrqLine, IrqSink, MsiSink};
 
 use super::config::{HEADER_MULTIFUNCTION, reg};
-use super::{Devfn, PciFunction};
+use super::{Devfn, OptionRom, PciFunction};
 use crate::lock;
 
 /// What a function needs of its surroundings; see [`PciBus::wiring`].
@@ -24,6 +24,8 @@ pub struct PciWiring {
     pub msi: Arc<dyn MsiSink>,
     /// The function says that its slot may have more.
     pub multifunction: bool,
+    /// What the user puts into its expansion ROM.
+    pub rom: Option<OptionRom>,
 }
 
 /// Why a function found no place on the bus.
@@ -180,6 +182,7 @@ impl PciBus {
             pin,
             msi: Arc::clone(&self.msi),
             multifunction: false,
+            rom: None,
         }
     }
 

@@ -94,13 +94,19 @@ pub struct EndpointState {
 
 impl PciEndpoint {
     /// A function without BARs and capabilities.
-    pub fn new(identity: &Identity, wiring: PciWiring) -> Self {
+    pub fn new(identity: &Identity, mut wiring: PciWiring) -> Self {
         let mut config = ConfigSpace::new(identity, wiring.pin);
         if wiring.multifunction {
             config.set_multifunction();
         }
         let windows = [const { None }; 6];
-        Self { config, wiring, windows, rom: None, msi: None, msix: None, intx: false }
+        let rom = wiring.rom.take();
+        let mut endpoint =
+            Self { config, wiring, windows, rom: None, msi: None, msix: None, intx: false };
+        if let Some(rom) = rom {
+            endpoint.add_rom(rom);
+        }
+        endpoint
     }
 
     /// The registers.

@@ -47,6 +47,7 @@ fn bench() -> Bench {
         pin: 4,
         msi: Arc::new(NoMsi),
         multifunction: false,
+        rom: None,
     };
     let uhci = Uhci::new("uhci0", UhciModel::PIIX3, wiring, memory.clone(), &timers);
     let places = UsbBus::default();

@@ -306,7 +306,7 @@ impl VirtioBlk {
     }
 
     fn capacity(&self) -> u64 {
-        self.drive.size().div_ceil(SECTOR)
+        self.drive.sectors()
     }
 
     /// Byte offset, length and flags of a discard or write-zeroes request; `known` are the flags that

@@ -77,7 +77,8 @@ fn vga(
     mut properties: Properties,
     kind: VgaKind,
 ) -> Result<(), BuildError> {
-    let place = PciPlace::take(pc, &mut properties)?;
+    let rom = (kind == VgaKind::Primary).then_some(VGA_BIOS);
+    let mut place = PciPlace::take_with_rom(pc, &mut properties, rom)?;
     let defaults = VgaOptions::default();
     let options = VgaOptions {
         memory_mib: properties.take_number("vgamem_mb")?.unwrap_or(defaults.memory_mib),
@@ -86,8 +87,7 @@ fn vga(
         x_res: properties.take_number("xres")?.unwrap_or(defaults.x_res),
         y_res: properties.take_number("yres")?.unwrap_or(defaults.y_res),
     };
-    let rom = (kind == VgaKind::Primary).then_some(VGA_BIOS);
-    let rom = pc.take_rom(&mut properties, rom)?;
+    let rom = place.rom.take();
     let option = properties.option().to_owned();
     properties.finish()?;
     let failed = |e: String| BuildError::Device(format!("{option}: {e}"));
@@ -139,9 +139,11 @@ fn virtio_gpu(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(),
 }
 
 fn virtio_vga(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
-    let transport = VirtioTransport::take(pc, path, &mut properties, Generation::OnlyModern)?;
+    let rom = Some("vgabios-virtio.bin");
+    let mut place = PciPlace::take_with_rom(pc, &mut properties, rom)?;
+    let rom = place.rom.take();
+    let transport = VirtioTransport::at(place, path, &mut properties, Generation::OnlyModern)?;
     let memory_mib = properties.take_number("vgamem_mb")?.unwrap_or(8);
-    let rom = pc.take_rom(&mut properties, Some("vgabios-virtio.bin"))?;
     let gpu = take_gpu(&mut properties)?;
     let option = properties.option().to_owned();
     properties.finish()?;

@@ -17,7 +17,7 @@ mod watchdog;
 
 use std::sync::Arc;
 
-use devices::pci::{Devfn, PciFunction, PciWiring, SlotError};
+use devices::pci::{Devfn, OptionRom, PciFunction, PciWiring, SlotError};
 use options::{OptionError, Properties};
 use serde_json::{Map, Value};
 
@@ -149,15 +149,25 @@ impl Pc {
     }
 }
 
-/// Where on the PCI bus a device goes (`bus=`, `addr=`), and whether it says that others may be in its slot
-/// (`multifunction=`).
+/// Where on the PCI bus a device goes (`bus=`, `addr=`), whether it says that others may be in its slot
+/// (`multifunction=`), and its expansion ROM (`romfile=`, `rombar=`).
 struct PciPlace {
     address: Option<Devfn>,
     multifunction: bool,
+    rom: Option<OptionRom>,
 }
 
 impl PciPlace {
-    fn take(pc: &Pc, properties: &mut Properties) -> Result<Self, OptionError> {
+    fn take(pc: &Pc, properties: &mut Properties) -> Result<Self, BuildError> {
+        Self::take_with_rom(pc, properties, None)
+    }
+
+    /// The same for a device that has the ROM `default` unless the user says.
+    fn take_with_rom(
+        pc: &Pc,
+        properties: &mut Properties,
+        default: Option<&str>,
+    ) -> Result<Self, BuildError> {
         let address = match properties.take("addr") {
             None => None,
             Some(text) => Some(text.parse::<Devfn>().map_err(|e| {
@@ -166,13 +176,18 @@ impl PciPlace {
         };
         pc.buses.take(properties, |bus| matches!(bus, Bus::Pci).then_some(()))?;
         let multifunction = properties.take_bool("multifunction")?.unwrap_or(false);
-        Ok(Self { address, multifunction })
+        let rom = pc.take_rom(properties, default)?;
+        Ok(Self { address, multifunction, rom })
     }
 
     /// Reserves the place for a function called `name`; returns it with its wires.
     fn reserve(&self, pc: &Pc, name: &str) -> Result<(Devfn, PciWiring), SlotError> {
         let devfn = pc.pci.reserve_in_slot(self.address, name, self.multifunction)?;
-        let wiring = PciWiring { multifunction: self.multifunction, ..pc.pci.wiring(devfn, 1) };
+        let wiring = PciWiring {
+            multifunction: self.multifunction,
+            rom: self.rom.clone(),
+            ..pc.pci.wiring(devfn, 1)
+        };
         Ok((devfn, wiring))
     }
 }

@@ -6,7 +6,7 @@ use devices::pci::Devfn;
 use devices::virtio::balloon::VirtioBalloon;
 use devices::virtio::rng::{RngLimit, VirtioRng};
 use devices::virtio::{VirtioDevice, VirtioPci, VirtioPciOptions};
-use options::{OptionError, Properties};
+use options::Properties;
 
 use super::{Driver, ON_OFF_AUTO, PciPlace};
 use crate::BuildError;
@@ -101,8 +101,18 @@ impl VirtioTransport {
         path: &str,
         properties: &mut Properties,
         generation: Generation,
-    ) -> Result<Self, OptionError> {
+    ) -> Result<Self, BuildError> {
         let place = PciPlace::take(pc, properties)?;
+        Self::at(place, path, properties, generation)
+    }
+
+    /// The same for a device whose place is known.
+    pub(super) fn at(
+        place: PciPlace,
+        path: &str,
+        properties: &mut Properties,
+        generation: Generation,
+    ) -> Result<Self, BuildError> {
         let (disable_legacy, disable_modern) = match generation {
             Generation::Transitional => (false, false),
             Generation::Modern => (true, false),
