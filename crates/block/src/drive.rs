@@ -326,6 +326,12 @@ impl Drive {
         self.medium().map_or(0, |m| m.node.size())
     }
 
+    /// Sectors of 512 bytes, 0 without a medium. The last may be in the medium only in part: the rest of it
+    /// reads as zeroes, and is there once it was written.
+    pub fn sectors(&self) -> u64 {
+        self.size().div_ceil(512)
+    }
+
     /// Whether there is a medium in the drive, the tray open or not.
     pub fn is_inserted(&self) -> bool {
         self.medium().is_some()

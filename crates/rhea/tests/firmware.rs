@@ -102,6 +102,46 @@ fn option_roms_run_before_the_disk_is_booted() {
     });
 }
 
+/// The same as the ROM of a PCI function, whose ids the emulator has to put in. SeaBIOS runs it if it has no
+/// driver of its own for the function.
+fn pci_rom(text: &str) -> Vec<u8> {
+    const ENTRY: usize = 0x40;
+    let plain = option_rom(text);
+    // The code, without what fills up the sector.
+    let code = &plain[3..=6 + 3 * text.len()];
+    let mut rom = vec![0x55, 0xaa, 1, 0xeb, ENTRY as u8 - 5];
+    rom.resize(0x18, 0);
+    // Where the data structure is, and the structure: an image of a sector for PCs, the last.
+    rom.extend([0x1c, 0, 0, 0]);
+    rom.extend(b"PCIR");
+    rom.extend([0, 0, 0, 0, 0, 0, 0x18, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0x80]);
+    rom.resize(ENTRY, 0);
+    rom.extend(code);
+    rom.resize(512, 0);
+    let sum = rom.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    rom[511] = sum.wrapping_neg();
+    rom
+}
+
+#[test]
+fn pci_functions_have_the_roms_that_they_are_given() {
+    with_firmware("pci_functions_have_the_roms_that_they_are_given", |mut builder| {
+        for (name, device) in [("one", "edu"), ("two", "virtio-rng-pci"), ("three", "i6300esb")] {
+            let rom = builder.path(name);
+            fs::write(&rom, pci_rom(&format!("<rom {name}>")))?;
+            builder = builder.args(["-device", &format!("{device},romfile={}", rom.display())]);
+        }
+        let image = builder.path("disk.raw");
+        boot_disk(&image, "<sector>")?;
+        let mut vm = builder.args(["-hda", &image.display().to_string()]).spawn()?;
+        let log = vm.serial.wait_for("<sector>")?;
+        for name in ["one", "two", "three"] {
+            ensure!(log.contains(&format!("<rom {name}>")), "{log}");
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_missing_bios_is_an_error_that_names_the_package() {
     testkit::run("a_missing_bios_is_an_error_that_names_the_package", || {

@@ -182,6 +182,49 @@ fn the_smbus_and_watchdogs_answer_as_qemus() {
     });
 }
 
+/// What virtio devices and a Serial ATA adapter say of themselves before a driver comes.
+#[test]
+fn virtio_devices_describe_themselves_as_qemus() {
+    const DISK: &str = "logical_block_size=4096,physical_block_size=4096,num-queues=3,queue-size=64,\
+                        cyls=16,heads=8,secs=30,min_io_size=8192,opt_io_size=65536,config-wce=off,\
+                        seg-max-adjust=off,event_idx=off,indirect_desc=off,discard_granularity=65536";
+    testkit::run("virtio_devices_describe_themselves_as_qemus", || {
+        let Some(peer) = testkit::peer() else {
+            let reason = "there is no qemu-system-x86_64";
+            testkit::skip("virtio_devices_describe_themselves_as_qemus", reason);
+            return Ok(());
+        };
+        let directory = tempfile::tempdir()?;
+        let start = |binary: &Path, name: &str| -> Result<Qtest> {
+            let mut arguments = Vec::new();
+            for drive in ["d0", "d1"] {
+                let image = directory.path().join(format!("{name}-{drive}"));
+                std::fs::write(&image, vec![0; 1954 * 512])?;
+                let drive = format!("if=none,id={drive},format=raw,file={}", image.display());
+                arguments.extend(["-drive".to_owned(), drive]);
+            }
+            for device in [
+                "virtio-keyboard-pci,addr=4,serial=abc",
+                "virtio-mouse-pci,addr=5",
+                "virtio-tablet-pci,addr=6",
+                "virtio-gpu-pci,addr=7,max_outputs=2",
+                "virtio-scsi-pci,addr=8",
+                "virtio-blk-pci,drive=d0,addr=9,serial=abc",
+                &format!("virtio-blk-pci,drive=d1,addr=0xa,{DISK}"),
+                "ich9-ahci,addr=0xb,multifunction=on",
+                "virtio-rng-pci,addr=0xb.1",
+            ] {
+                arguments.extend(["-device".to_owned(), device.to_owned()]);
+            }
+            Qtest::start(binary, &arguments)
+        };
+        let (mut ours, mut theirs) = (start(&binary(), "ours")?, start(&peer, "theirs")?);
+        let differences = qtest::compare(&mut ours, &mut theirs, include_str!("qtest/virtio"))?;
+        ensure!(differences.is_empty(), "{differences:#?}");
+        Ok(())
+    });
+}
+
 /// Two floppy controllers have one DMA channel and one interrupt line, as the board wires them by default.
 #[test]
 fn a_second_floppy_controller_shares_the_firsts_dma_channel() {
@@ -222,6 +265,32 @@ fn a_second_floppy_controller_shares_the_firsts_dma_channel() {
             for _ in 1..7 {
                 machine.inb(data)?;
             }
+        }
+        Ok(())
+    });
+}
+
+/// Functions of a slot beside the first are found only if that says that there are more.
+#[test]
+fn a_slot_has_several_functions_if_the_first_says_so() {
+    testkit::run("a_slot_has_several_functions_if_the_first_says_so", || {
+        let first = "edu,addr=4,multifunction=on";
+        let second = "virtio-gpu-pci,addr=4.1,disable-legacy=on";
+        let mut machine = Qtest::start(&binary(), &["-device", first, "-device", second])?;
+        for (devfn, id, header) in [(0x20, 0x11e8_1234, 0x80), (0x21, 0x1050_1af4, 0)] {
+            ensure!(machine.config_read(devfn, 0, 4)? == id);
+            ensure!(machine.config_read(devfn, 0xe, 1)? == header);
+        }
+        for (arguments, reason) in [
+            (["edu,addr=4", "edu,addr=4.1"], "can't be populated in function 4.1"),
+            (["edu,addr=4.1", "edu,addr=4"], "4.0 indicates single function, but 4.1 is already"),
+        ] {
+            let output = std::process::Command::new(binary())
+                .args(["-nodefaults", "-display", "none"])
+                .args(arguments.into_iter().flat_map(|device| ["-device", device]))
+                .output()?;
+            let message = String::from_utf8_lossy(&output.stderr);
+            ensure!(!output.status.success() && message.contains(reason), "{message}");
         }
         Ok(())
     });

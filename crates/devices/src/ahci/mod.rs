@@ -314,10 +314,10 @@ impl Adapter {
         port
     }
 
-    fn reset_ports(&self) {
+    fn reset_ports(&self, reset: impl Fn(&mut Port)) {
         for index in 0..PORTS {
             let mut port = self.port(index);
-            port.reset();
+            reset(&mut port);
             drop(self.wait_idle(index, port));
         }
     }
@@ -347,7 +347,7 @@ impl Adapter {
         }
         match offset {
             hba::GHC if value & GHC_RESET != 0 => {
-                self.reset_ports();
+                self.reset_ports(Port::reset_by_adapter);
                 let mut global = lock(&self.global);
                 let before = self.interrupts(&global);
                 (global.control, global.is) = (0, 0);
@@ -470,7 +470,7 @@ impl Device for Ahci {
 
     fn reset(&self) {
         self.adapter.work.pause();
-        self.adapter.reset_ports();
+        self.adapter.reset_ports(Port::reset);
         let mut global = lock(&self.adapter.global);
         *global = Global::default();
         lock(&self.adapter.endpoint).reset();

@@ -227,7 +227,7 @@ impl Port {
         self.registers.is & self.registers.ie != 0
     }
 
-    /// Power on, or a reset of the whole adapter. Jobs being done are dropped.
+    /// Power on. Jobs being done are dropped.
     pub(super) fn reset(&mut self) {
         self.drop_commands();
         self.registers = Registers::RESET;
@@ -236,6 +236,14 @@ impl Port {
             device.reset();
         }
         self.connect();
+    }
+
+    /// A reset of the adapter by software, over which it keeps where list and frames are (AHCI 1.3.1,
+    /// section 10.4.3).
+    pub(super) fn reset_by_adapter(&mut self) {
+        let Registers { list, frames, .. } = self.registers;
+        self.reset();
+        (self.registers.list, self.registers.frames) = (list, frames);
     }
 
     /// The device's power-on or reset is done.

@@ -111,6 +111,7 @@ impl Bench {
 
     fn start_port(&self, port: usize) {
         self.set(port, port_reg::CLB, self.list(port) as u32);
+        self.set(port, port_reg::CLBU, 0);
         self.set(port, port_reg::FB, (self.list(port) + FRAMES) as u32);
         self.set(port, port_reg::CMD, 0x16);
         self.set(port, port_reg::SERR, u32::MAX);
@@ -291,6 +292,26 @@ fn dma_moves_data_through_regions() {
 }
 
 #[test]
+fn a_sector_that_is_in_the_image_in_part_can_be_read_and_written() {
+    let open = |dir: &std::path::Path| {
+        let path = dir.join("disk");
+        std::fs::write(&path, (0..1000).map(content).collect::<Vec<_>>()).unwrap();
+        Arc::new(Drive::open("disk", &path, &DriveOptions::default()).unwrap())
+    };
+    let bench = Bench::with(open, Workers::None);
+    bench.start();
+    bench.run(HD, &command(IDENTIFY, 0, 0, 0), &[], &[(DATA_AT, 512)]);
+    assert_eq!(bench.bytes(DATA_AT + 120, 4), [2, 0, 0, 0], "sectors");
+    let (_, tfd, _) = bench.run(HD, &command(READ_DMA_EXT, 1, 1, 0), &[], &[(DATA_AT, 512)]);
+    assert_eq!(tfd, DONE);
+    assert_eq!(bench.bytes(DATA_AT, 512), [expected(512, 488), vec![0; 24]].concat());
+    bench.memory.write(DATA_AT, &[0xa5; 512]).unwrap();
+    let (_, tfd, _) = bench.run(HD, &command(WRITE_DMA_EXT, 1, 1, 0), &[], &[(DATA_AT, 512)]);
+    assert_eq!(tfd, DONE);
+    assert_eq!(std::fs::read(bench.dir.path().join("disk")).unwrap()[512..], [0xa5; 512]);
+}
+
+#[test]
 fn too_few_regions_overflow() {
     let bench = Bench::new(Workers::None);
     let (is, _, count) = bench.run(HD, &command(READ_DMA_EXT, 0, 2, 0), &[], &[(DATA_AT, 1000)]);
@@ -394,7 +415,18 @@ fn resets_bring_the_signature() {
         assert_eq!(bench.get(HD, port_reg::CI), 0);
     }
     assert_eq!(bench.frame_area(HD, 0x40, 8), [0x34, 0, 0x50, 1, 1, 0, 0, 0]);
+    // And as a command, to a disk and to a packet device.
+    for (port, status, count) in [(HD, 0x50, [1, 0, 0, 1]), (CD, 0, [1, 0x14, 0xeb, 1])] {
+        let (is, tfd, _) = bench.run(port, &command(0x90, 0, 0, 0), &[], &[]);
+        assert_eq!((is, tfd), (1, 1 << 8 | status), "port {port}");
+        assert_eq!(bench.frame_area(port, 0x42, 2), [status as u8, 1]);
+        let signature = [4, 5, 6, 12].map(|at| bench.frame_area(port, 0x40 + at, 1)[0]);
+        assert_eq!(signature, count, "port {port}");
+    }
+    let places = [port_reg::CLB, port_reg::FB].map(|register| bench.get(HD, register));
     bench.write(hba::GHC, GHC_RESET);
+    assert_eq!([port_reg::CLB, port_reg::FB].map(|register| bench.get(HD, register)), places);
+    assert!(places.iter().all(|&place| place != 0));
     assert_eq!(bench.read(hba::GHC), GHC_AHCI);
     assert_eq!(bench.get(HD, port_reg::CMD), 6);
     assert_eq!(bench.get(HD, port_reg::SIG), u32::MAX);

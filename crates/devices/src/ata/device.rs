@@ -250,6 +250,9 @@ impl AtaDevice {
             return;
         }
         self.generation += 1;
+        if code == op::DIAGNOSTIC {
+            return self.diagnose();
+        }
         self.front.set_data(Vec::new());
         self.kind.unit_mut().command(&mut self.front, code);
     }
@@ -347,7 +350,7 @@ impl AtaDevice {
         self.front.interrupt = false;
     }
 
-    /// EXECUTE DEVICE DIAGNOSTIC, which a channel sends to all its devices.
+    /// EXECUTE DEVICE DIAGNOSTIC, which a parallel channel sends to all its devices.
     pub fn diagnose(&mut self) {
         self.generation += 1;
         self.kind.unit_mut().forget();

@@ -42,6 +42,7 @@ pub(super) mod op {
     pub(in super::super) const READ_QUEUED: u8 = 0x60;
     pub(in super::super) const WRITE_QUEUED: u8 = 0x61;
     pub(in super::super) const SEEK: u8 = 0x70;
+    pub(in super::super) const DIAGNOSTIC: u8 = 0x90;
     pub(in super::super) const INIT_PARAMETERS: u8 = 0x91;
     pub(in super::super) const STANDBY_IMMEDIATE_OLD: u8 = 0x94;
     pub(in super::super) const IDLE_IMMEDIATE_OLD: u8 = 0x95;
@@ -288,7 +289,7 @@ impl Disk {
 
     /// Sectors of the disk, as many as there are now.
     pub fn sectors(&self) -> u64 {
-        self.drive.size() / SECTOR
+        self.drive.sectors()
     }
 
     fn check_state(&self, state: &DiskState, front: &Front) -> Result<(), String> {

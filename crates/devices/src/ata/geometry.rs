@@ -40,7 +40,7 @@ impl Geometry {
 
     /// The geometry that whoever partitioned `drive` saw, or that goes by its size.
     pub fn guess(drive: &Drive) -> (Self, Translation) {
-        let total = drive.size() / super::SECTOR;
+        let total = drive.sectors();
         let by_size = Self::for_size(total);
         match logical(drive, total) {
             // The disk was seen through a translation; it has itself no more than 16 heads.

@@ -666,6 +666,8 @@ fn pci_wiring(bench: &Bench) -> PciWiring {
         intx: bench.line(11),
         pin: 1,
         msi: Arc::new(NoMsi),
+        multifunction: false,
+        rom: None,
     }
 }
 
@@ -935,6 +937,8 @@ fn uhci() -> Rig {
             intx: bench.line(11),
             pin: 4,
             msi: Arc::new(NoMsi),
+            multifunction: false,
+            rom: None,
         };
         // All schedules are TDs that lead to themselves.
         let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
@@ -1075,6 +1079,8 @@ fn piix_ide() -> Rig {
             intx: bench.line(11),
             pin: 1,
             msi: Arc::new(NoMsi),
+            multifunction: false,
+            rom: None,
         };
         let memory = memory.insert(Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap()));
         let irqs = ide::IRQS.map(|irq| bench.line(irq));

@@ -46,7 +46,7 @@ impl FloppyUnit {
 
     /// Writes a sector.
     pub(super) fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        if offset + data.len() as u64 > self.drive.size() {
+        if offset + data.len() as u64 > self.drive.sectors() * 512 {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
         self.drive.write_bytes(offset, data)

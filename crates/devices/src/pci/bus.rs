@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use ::bus::{AddressSpace, IrqLine, IrqSink, MsiSink};
 
-use super::{Devfn, PciFunction};
+use super::config::{HEADER_MULTIFUNCTION, reg};
+use super::{Devfn, OptionRom, PciFunction};
 use crate::lock;
 
 /// What a function needs of its surroundings; see [`PciBus::wiring`].
@@ -21,6 +22,10 @@ pub struct PciWiring {
     pub pin: u8,
     /// Takes message-signalled interrupts.
     pub msi: Arc<dyn MsiSink>,
+    /// The function says that its slot may have more.
+    pub multifunction: bool,
+    /// What the user puts into its expansion ROM.
+    pub rom: Option<OptionRom>,
 }
 
 /// Why a function found no place on the bus.
@@ -38,6 +43,20 @@ pub enum SlotError {
         name: String,
         /// Who has it.
         occupant: String,
+    },
+    /// Function 0 of the slot says that it is the only one.
+    #[error("PCI: single function device can't be populated in function {:x}.{}",
+        .devfn.slot(), .devfn.function())]
+    Alone {
+        /// The place asked for.
+        devfn: Devfn,
+    },
+    /// A function 0 that says that it is the only one came after others.
+    #[error("PCI: {0:x}.0 indicates single function, but {0:x}.{1} is already populated.",
+        .other.slot(), .other.function())]
+    Others {
+        /// Who has a place in the slot.
+        other: Devfn,
     },
     /// All slots are taken.
     #[error("PCI: no slot/function available for {name}, all in use or reserved")]
@@ -84,6 +103,41 @@ impl PciBus {
     /// # Errors
     /// If the place is taken, or none is free.
     pub fn reserve(&self, wanted: Option<Devfn>, name: &str) -> Result<Devfn, SlotError> {
+        self.reserve_in_slot(wanted, name, false)
+    }
+
+    /// The same for a function that says, if `multifunction` is set, that its slot may have more.
+    ///
+    /// # Errors
+    /// The same, or if the functions of the slot would not be found because function 0 does not say so.
+    pub fn reserve_in_slot(
+        &self,
+        wanted: Option<Devfn>,
+        name: &str,
+        multifunction: bool,
+    ) -> Result<Devfn, SlotError> {
+        let devfn = self.reserve_place(wanted, name)?;
+        self.check_slot(devfn, multifunction).inspect_err(|_| self.release(devfn))?;
+        Ok(devfn)
+    }
+
+    /// Whether drivers would find all functions of the slot, with a new one at `devfn`.
+    fn check_slot(&self, devfn: Devfn, multifunction: bool) -> Result<(), SlotError> {
+        if devfn.function() > 0 {
+            let first = self.function(Devfn::new(devfn.slot(), 0));
+            let alone = first.is_some_and(|first| {
+                first.read_config(reg::HEADER_TYPE, 1) & u32::from(HEADER_MULTIFUNCTION) == 0
+            });
+            return if alone { Err(SlotError::Alone { devfn }) } else { Ok(()) };
+        }
+        let mut others = (1..8).map(|function| Devfn::new(devfn.slot(), function));
+        match others.find(|&other| self.function(other).is_some()) {
+            Some(other) if !multifunction => Err(SlotError::Others { other }),
+            _ => Ok(()),
+        }
+    }
+
+    fn reserve_place(&self, wanted: Option<Devfn>, name: &str) -> Result<Devfn, SlotError> {
         let mut places = self.places.write().unwrap_or_else(|e| e.into_inner());
         let devfn = match wanted {
             Some(devfn) => match places.get(&devfn) {
@@ -127,6 +181,8 @@ impl PciBus {
             intx: IrqLine::new(sink, input),
             pin,
             msi: Arc::clone(&self.msi),
+            multifunction: false,
+            rom: None,
         }
     }
 

@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Bit of the header type: the slot has several functions.
+pub(super) const HEADER_MULTIFUNCTION: u8 = 0x80;
+
 /// Offsets and bits of the standard header.
 pub mod reg {
     /// Vendor id, 16 bits.
@@ -175,7 +178,8 @@ impl ConfigSpace {
 
     /// Marks the function as one of several in its slot.
     pub fn set_multifunction(&mut self) {
-        self.define(reg::HEADER_TYPE, &[self.initial[usize::from(reg::HEADER_TYPE)] | 0x80]);
+        let kind = self.initial[usize::from(reg::HEADER_TYPE)];
+        self.define(reg::HEADER_TYPE, &[kind | HEADER_MULTIFUNCTION]);
     }
 
     /// Declares base address register `index` of `size` bytes, a power of two, at least 4 for ports

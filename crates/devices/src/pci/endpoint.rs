@@ -39,9 +39,14 @@ impl Window {
         Self { behind, mapped: None }
     }
 
+    /// Where it is mapped.
+    fn address(&self) -> Option<u64> {
+        self.mapped.map(|(address, _)| address)
+    }
+
     /// Moves the window to `wanted`, an address and a size, or takes it away.
     fn place(&mut self, wanted: Option<(u64, u64)>) {
-        if self.mapped.map(|(address, _)| address) == wanted.map(|(address, _)| address) {
+        if self.address() == wanted.map(|(address, _)| address) {
             return;
         }
         let old = self.mapped.take().map(|(_, place)| place);
@@ -89,10 +94,19 @@ pub struct EndpointState {
 
 impl PciEndpoint {
     /// A function without BARs and capabilities.
-    pub fn new(identity: &Identity, wiring: PciWiring) -> Self {
-        let config = ConfigSpace::new(identity, wiring.pin);
+    pub fn new(identity: &Identity, mut wiring: PciWiring) -> Self {
+        let mut config = ConfigSpace::new(identity, wiring.pin);
+        if wiring.multifunction {
+            config.set_multifunction();
+        }
         let windows = [const { None }; 6];
-        Self { config, wiring, windows, rom: None, msi: None, msix: None, intx: false }
+        let rom = wiring.rom.take();
+        let mut endpoint =
+            Self { config, wiring, windows, rom: None, msi: None, msix: None, intx: false };
+        if let Some(rom) = rom {
+            endpoint.add_rom(rom);
+        }
+        endpoint
     }
 
     /// The registers.
@@ -207,15 +221,31 @@ impl PciEndpoint {
         self.place_windows();
     }
 
+    /// Puts the windows where the registers say. Of those that lie over each other the first register's is
+    /// on top, whichever came first, so that it is the same after the state was restored.
     fn place_windows(&mut self) {
-        for (index, window) in self.windows.iter_mut().enumerate() {
-            let wanted = self.config.bar_window(index).map(|(_, address, size)| (address, size));
-            if let Some(window) = window {
-                window.place(wanted);
+        let config = &self.config;
+        let bars = self.windows.iter_mut().enumerate().filter_map(|(index, window)| {
+            let place = config.bar_window(index).map(|(_, address, size)| (address, size));
+            window.as_mut().map(|window| (window, place))
+        });
+        let rom = self.rom.as_mut().map(|rom| (rom, config.rom_window()));
+        let mut windows: Vec<_> = bars.chain(rom).collect();
+        if windows.iter().all(|(window, place)| window.address() == place.map(|place| place.0)) {
+            return;
+        }
+        let places: Vec<_> = windows.iter().filter_map(|(_, place)| *place).collect();
+        for (window, place) in &mut windows {
+            let Some((start, size)) = *place else { continue };
+            let meets = |&(other, len): &(u64, u64)| {
+                other < start.saturating_add(size) && start < other.saturating_add(len)
+            };
+            if places.iter().filter(|place| meets(place)).count() > 1 {
+                window.place(None);
             }
         }
-        if let Some(rom) = &mut self.rom {
-            rom.place(self.config.rom_window());
+        for (window, place) in windows {
+            window.place(place);
         }
     }
 
@@ -356,5 +386,33 @@ mod tests {
         assert_eq!(ports.read(0xd004, 1), None);
         assert_eq!(mmio.read(0xfebf_000c, 4), None);
         assert!(!is_memory(0xd000_0000));
+    }
+
+    struct Constant(u64);
+    impl BusDevice for Constant {
+        fn read(&self, _offset: u64, _size: u8) -> u64 {
+            self.0
+        }
+        fn write(&self, _offset: u64, _size: u8, _value: u64) {}
+    }
+
+    #[test]
+    fn of_windows_over_each_other_the_same_is_on_top_whichever_came_first() {
+        for registers in [[0x10, 0x14], [0x14, 0x10]] {
+            let (ports, mmio) = (Arc::new(AddressSpace::new()), Arc::new(AddressSpace::new()));
+            let router = [0; 4].map(|_| IrqLine::new(Arc::new(Wire::default()), 0));
+            let bus = PciBus::new(ports, mmio.clone(), router, Arc::new(NoMsi));
+            let mut endpoint = PciEndpoint::new(&IDENTITY, bus.wiring(Devfn::new(3, 0), 1));
+            let kind = BarKind::Memory32 { prefetchable: false };
+            endpoint.add_bar(0, kind, 0x1000, Arc::new(Constant(0)));
+            endpoint.add_bar(1, kind, 0x1000, Arc::new(Constant(1)));
+            endpoint.write(reg::COMMAND, 2, 2);
+            for register in registers {
+                endpoint.write(register, 4, 0xfeb0_0000);
+            }
+            assert_eq!(mmio.read(0xfeb0_0000, 4), Some(0));
+            endpoint.write(0x10, 4, 0xfec0_0000);
+            assert_eq!(mmio.read(0xfeb0_0000, 4), Some(1));
+        }
     }
 }

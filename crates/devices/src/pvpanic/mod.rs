@@ -1,7 +1,8 @@
 //! `pvpanic` and `pvpanic-pci`: by writing a byte, a guest says that its kernel panicked.
 //!
 //! Follows "PVPANIC DEVICE" of QEMU's specifications. Bit 0 of the byte is a panic, bit 1 says that the
-//! guest deals with it itself, by starting a crash kernel. Reading tells which of these are known. On the
+//! guest deals with it itself, by starting a crash kernel. Reading tells which of these a guest should use; one
+//! that writes another is heard all the same, as by QEMU. On the
 //! ISA bus it is a port, on PCI the first byte of BAR 0.
 
 use std::sync::{Arc, Mutex, Weak};
@@ -40,10 +41,9 @@ struct Register {
 
 impl Register {
     fn write(&self, value: u8) {
-        let known = value & self.events;
-        if known & PANICKED != 0 {
+        if value & PANICKED != 0 {
             self.control.notify(Notice::Panicked);
-        } else if known & CRASH_LOADED != 0 {
+        } else if value & CRASH_LOADED != 0 {
             self.control.notify(Notice::CrashLoaded);
         }
     }
@@ -62,7 +62,7 @@ impl State for PvPanicState {
 pub struct PvPanic(Register);
 
 impl PvPanic {
-    /// A device that knows the bits `events`.
+    /// A device that offers the bits `events`.
     pub fn new(events: u8, control: Arc<dyn MachineControl>) -> Arc<Self> {
         Arc::new(Self(Register { events: events & EVENTS, control }))
     }
@@ -122,7 +122,7 @@ pub struct PvPanicPci {
 }
 
 impl PvPanicPci {
-    /// A function named `path` that knows the bits `events`.
+    /// A function named `path` that offers the bits `events`.
     pub fn new(
         path: &str,
         events: u8,
@@ -207,7 +207,8 @@ mod tests {
         }
         assert_eq!(wishes.taken(), ["notice CrashLoaded", "notice Panicked"]);
         PvPanic::new(2, wishes.clone()).attach(&ports, 0x506).unwrap();
+        assert_eq!(ports.read(0x506, 1), Some(2));
         ports.write(0x506, 1, 1);
-        assert!(wishes.taken().is_empty());
+        assert_eq!(wishes.taken(), ["notice Panicked"], "not offered, and heard");
     }
 }

@@ -147,7 +147,7 @@ impl Lun {
 
     /// Blocks of the medium, 0 without one.
     pub(super) fn blocks(&self) -> u64 {
-        self.drive.size() / self.block_size()
+        self.drive.sectors() * 512 / self.block_size()
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, LunState> {

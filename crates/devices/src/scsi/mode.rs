@@ -97,7 +97,7 @@ impl Lun {
     fn geometry(&self) -> (u32, u8, u8) {
         const HEADS: u64 = 16;
         const SECTORS: u64 = 63;
-        let cylinders = (self.drive.size() / 512 / (HEADS * SECTORS)).clamp(2, 16383);
+        let cylinders = (self.drive.sectors() / (HEADS * SECTORS)).clamp(2, 16383);
         (cylinders as u32, HEADS as u8, SECTORS as u8)
     }
 

@@ -81,6 +81,25 @@ impl Bench {
 }
 
 #[test]
+fn the_last_block_may_be_in_the_image_in_part() {
+    for (len, options, last) in [
+        (1000, LunOptions::disk(), 1),
+        (512, LunOptions::disk(), 0),
+        (2 * 2048 - 1, LunOptions::cdrom(Transport::Scsi), 1),
+        // Less than a sector of the image is missing, or more.
+        (2 * 2048 - 512, LunOptions::cdrom(Transport::Scsi), 0),
+    ] {
+        let block = options.logical_block_size as usize;
+        let bench = bench(options, len, &DriveOptions::default());
+        let _ = bench.run(&[op::TEST_UNIT_READY]);
+        assert_eq!(bench.run(&[op::READ_CAPACITY_10]).unwrap()[..4], [0, 0, 0, last], "{len}");
+        let data = bench.run(&[op::READ_10, 0, 0, 0, 0, last, 0, 0, 1, 0]).unwrap();
+        let there = (usize::from(last) * block..).map(|at| if at < len { content(at) } else { 0 });
+        assert!(data == there.take(block).collect::<Vec<_>>(), "{len}");
+    }
+}
+
+#[test]
 fn inquiry_tells_who_it_is() {
     let disk = disk();
     let data = disk.run(&[op::INQUIRY, 0, 0, 0, 255, 0]).unwrap();

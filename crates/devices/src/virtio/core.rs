@@ -121,14 +121,11 @@ impl VirtioCore {
     pub(super) fn new(
         device: Arc<dyn VirtioDevice>,
         memory: Arc<GuestMemory>,
-        modern: bool,
+        transport_features: u64,
         legacy: bool,
         msix: Option<Arc<MsiX>>,
     ) -> Arc<Self> {
-        let mut offered = device.features() | feature::INDIRECT_DESC | feature::EVENT_IDX;
-        if modern {
-            offered |= feature::VERSION_1 | feature::RING_RESET;
-        }
+        let offered = device.features() | transport_features;
         let sizes = device.queue_sizes();
         assert!(sizes.len() <= 64, "{} queues", sizes.len());
         let core = Arc::new(Self {

@@ -11,7 +11,7 @@ use vmstate::{RestoreError, Saved, State};
 use super::core::CoreState;
 use super::legacy::{self, LegacyBar};
 use super::modern::{self, Layout, ModernBar};
-use super::{VirtioCore, VirtioDevice};
+use super::{VirtioCore, VirtioDevice, feature};
 use crate::lock;
 use crate::pci::{
     BarKind, EndpointState, Identity, MsiX, OptionRom, PciEndpoint, PciFunction, PciWiring,
@@ -47,7 +47,7 @@ mod window {
 }
 
 /// How a virtio device shows itself on PCI.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtioPciOptions {
     /// The device's id.
     pub id: String,
@@ -57,6 +57,33 @@ pub struct VirtioPciOptions {
     pub disable_modern: bool,
     /// MSI-X vectors, 0 for none; `None` for as many as the kind wants.
     pub vectors: Option<u16>,
+    /// Offer that each side says from which entry on it wants to hear of more.
+    pub event_idx: bool,
+    /// Offer tables of descriptors outside the ring.
+    pub indirect_desc: bool,
+}
+
+impl Default for VirtioPciOptions {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            disable_legacy: false,
+            disable_modern: false,
+            vectors: None,
+            event_idx: true,
+            indirect_desc: true,
+        }
+    }
+}
+
+impl VirtioPciOptions {
+    /// The features of the transport that are offered.
+    fn features(&self) -> u64 {
+        let when = |yes: bool, bit: u64| if yes { bit } else { 0 };
+        when(self.indirect_desc, feature::INDIRECT_DESC)
+            | when(self.event_idx, feature::EVENT_IDX)
+            | when(!self.disable_modern, feature::VERSION_1 | feature::RING_RESET)
+    }
 }
 
 /// Why a device could not be made.
@@ -150,7 +177,8 @@ impl VirtioPci {
         memory: Arc<GuestMemory>,
         (class, front): (u32, Option<VgaFront>),
     ) -> Result<Arc<Self>, TransportError> {
-        let VirtioPciOptions { id, disable_legacy, disable_modern, vectors } = options;
+        let features = options.features();
+        let VirtioPciOptions { id, disable_legacy, disable_modern, vectors, .. } = options;
         if disable_legacy && disable_modern {
             return Err(TransportError::NoMode);
         }
@@ -179,7 +207,7 @@ impl VirtioPci {
         let workers = device.workers();
         let layout = if front.is_some() { Layout::VGA } else { Layout::PAGES };
         let (modern, legacy) = (!disable_modern, !disable_legacy);
-        let core = VirtioCore::new(device, memory.clone(), modern, legacy, msix.clone());
+        let core = VirtioCore::new(device, memory.clone(), features, legacy, msix.clone());
         let mut endpoint = PciEndpoint::new(&identity, wiring);
         if legacy {
             let size = legacy::bar_size(config_len, msix.is_some());

@@ -46,6 +46,8 @@ fn bench() -> Bench {
         intx: bus::IrqLine::new(lines.clone(), 4),
         pin: 4,
         msi: Arc::new(NoMsi),
+        multifunction: false,
+        rom: None,
     };
     let uhci = Uhci::new("uhci0", UhciModel::PIIX3, wiring, memory.clone(), &timers);
     let places = UsbBus::default();

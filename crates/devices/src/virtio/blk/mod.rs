@@ -96,7 +96,20 @@ pub struct BlkOptions {
     pub write_zeroes: bool,
     /// Let other processes write to the image meanwhile.
     pub share_rw: bool,
+    /// Let the driver turn the write cache on and off.
+    pub config_wce: bool,
+    /// Take as many segments in a request as fit the queue, and not always [`FIXED_SEGMENTS`].
+    pub adjust_segments: bool,
+    /// Cylinders, heads and sectors, instead of those that follow from the size.
+    pub geometry: Option<(u16, u8, u8)>,
+    /// Least and best size of I/O in bytes, 0 if there is none: multiples of the logical block size.
+    pub io_sizes: (u32, u32),
+    /// Unit of discards in bytes; `None` for the logical block size.
+    pub discard_granularity: Option<u32>,
 }
+
+/// Segments of a request for old drivers that can't do with more.
+const FIXED_SEGMENTS: u16 = 126;
 
 impl Default for BlkOptions {
     fn default() -> Self {
@@ -109,6 +122,11 @@ impl Default for BlkOptions {
             discard: true,
             write_zeroes: true,
             share_rw: false,
+            config_wce: true,
+            adjust_segments: true,
+            geometry: None,
+            io_sizes: (0, 0),
+            discard_granularity: None,
         }
     }
 }
@@ -125,6 +143,12 @@ pub enum BlkError {
     /// Block sizes that it can't have.
     #[error(transparent)]
     BlockSize(#[from] BlockSizeError),
+    /// A size of I/O that is no multiple of the logical block size.
+    #[error("{0} must be a multiple of logical_block_size")]
+    IoSize(&'static str),
+    /// A least size of I/O that the configuration has no room for.
+    #[error("min_io_size must not exceed 65535 logical blocks")]
+    LeastIoSize,
     /// No queue.
     #[error("num-queues property must be larger than 0")]
     NoQueue,
@@ -139,6 +163,16 @@ pub enum BlkError {
 impl BlkOptions {
     fn check(&self) -> Result<(), BlkError> {
         block_size::check(self.logical_block_size, self.physical_block_size)?;
+        let block = self.logical_block_size;
+        let (least, best) = self.io_sizes;
+        for (name, size) in [("min_io_size", least), ("opt_io_size", best)] {
+            if !size.is_multiple_of(block) {
+                return Err(BlkError::IoSize(name));
+            }
+        }
+        if least / block > u32::from(u16::MAX) {
+            return Err(BlkError::LeastIoSize);
+        }
         match self.num_queues {
             0 => return Err(BlkError::NoQueue),
             1..=MAX_QUEUES => {}
@@ -272,7 +306,7 @@ impl VirtioBlk {
     }
 
     fn capacity(&self) -> u64 {
-        self.drive.size().div_ceil(SECTOR)
+        self.drive.sectors()
     }
 
     /// Byte offset, length and flags of a discard or write-zeroes request; `known` are the flags that
@@ -321,8 +355,12 @@ impl VirtioBlk {
     fn geometry(&self) -> (u16, u8, u8) {
         const HEADS: u64 = 16;
         const SECTORS: u64 = 63;
-        let cylinders = (self.capacity() / (HEADS * SECTORS)).clamp(2, 16383);
-        (cylinders as u16, HEADS as u8, SECTORS as u8)
+        let cylinders = (self.capacity() / (HEADS * SECTORS)).clamp(2, 16383) as u16;
+        let derived = (cylinders, HEADS as u8, SECTORS as u8);
+        let (cylinders, heads, sectors) = self.options.geometry.unwrap_or(derived);
+        // Tracks of whole blocks.
+        let in_block = self.options.logical_block_size / SECTOR as u32;
+        (cylinders, heads, sectors - (u32::from(sectors) % in_block) as u8)
     }
 }
 
@@ -336,11 +374,11 @@ impl VirtioDevice for VirtioBlk {
             | feature::GEOMETRY
             | feature::BLK_SIZE
             | feature::FLUSH
-            | feature::TOPOLOGY
-            | feature::CONFIG_WCE;
+            | feature::TOPOLOGY;
         let when = |yes: bool, bit: u64| if yes { bit } else { 0 };
         always
             | when(self.drive.is_read_only(), feature::RO)
+            | when(self.options.config_wce, feature::CONFIG_WCE)
             | when(self.options.num_queues > 1, feature::MQ)
             | when(self.options.discard, feature::DISCARD)
             | when(self.options.write_zeroes, feature::WRITE_ZEROES)
@@ -358,17 +396,22 @@ impl VirtioDevice for VirtioBlk {
         let options = &self.options;
         let exponent = options.physical_block_size.ilog2() - options.logical_block_size.ilog2();
         let (cylinders, heads, sectors) = self.geometry();
-        let alignment = options.logical_block_size / SECTOR as u32;
+        let (least, best) = options.io_sizes;
+        let blocks = |bytes: u32| bytes / options.logical_block_size;
+        let granularity = options.discard_granularity.unwrap_or(options.logical_block_size);
+        let alignment = granularity / SECTOR as u32;
+        let segments =
+            if options.adjust_segments { options.queue_size - 2 } else { FIXED_SEGMENTS };
         let mut config = Vec::with_capacity(CONFIG_LEN);
         config.extend(self.capacity().to_le_bytes());
         config.extend(0_u32.to_le_bytes()); // size_max
-        config.extend(u32::from(options.queue_size - 2).to_le_bytes()); // seg_max
+        config.extend(u32::from(segments).to_le_bytes()); // seg_max
         config.extend(cylinders.to_le_bytes());
         config.extend([heads, sectors]);
         config.extend(options.logical_block_size.to_le_bytes());
         config.extend([exponent as u8, 0]); // alignment_offset
-        config.extend(0_u16.to_le_bytes()); // min_io_size
-        config.extend(0_u32.to_le_bytes()); // opt_io_size
+        config.extend((blocks(least) as u16).to_le_bytes()); // min_io_size
+        config.extend(blocks(best).to_le_bytes()); // opt_io_size
         config.extend([u8::from(self.drive.write_cache()), 0]);
         config.extend(options.num_queues.to_le_bytes());
         config.extend(MAX_DISCARD_SECTORS.to_le_bytes());

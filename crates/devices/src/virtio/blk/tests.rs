@@ -454,6 +454,43 @@ fn features_that_were_not_offered_are_not_accepted() {
 }
 
 #[test]
+fn the_configuration_says_what_the_user_chose() {
+    let disk = disk(&DriveOptions::default());
+    let options = BlkOptions {
+        logical_block_size: 4096,
+        physical_block_size: 4096,
+        config_wce: false,
+        adjust_segments: false,
+        geometry: Some((16, 8, 30)),
+        io_sizes: (8192, 65536),
+        discard_granularity: Some(65536),
+        queue_size: 512,
+        ..BlkOptions::default()
+    };
+    let device = VirtioBlk::new(disk.drive.clone(), "blk0", options).unwrap();
+    let transport = VirtioPciOptions { event_idx: false, indirect_desc: false, ..pci_options() };
+    let machine = Machine::new(Machine::memory(), device, transport);
+    assert_eq!(machine.read(4, 4), 0x6654);
+    assert_eq!(machine.read(0x200c, 4), 126);
+    assert_eq!(machine.read(0x2010, 4), 24 << 24 | 8 << 16 | 16, "tracks of whole blocks");
+    assert_eq!(machine.read(0x201a, 2), 2);
+    assert_eq!(machine.read(0x201c, 4), 16);
+    assert_eq!(machine.read(0x202c, 4), 128);
+}
+
+#[test]
+fn sizes_of_io_are_whole_blocks() {
+    let refused = |least: u32, best: u32| {
+        let disk = disk(&DriveOptions::default());
+        let options = BlkOptions { io_sizes: (least, best), ..BlkOptions::default() };
+        VirtioBlk::new(disk.drive.clone(), "blk0", options).err().unwrap().to_string()
+    };
+    assert_eq!(refused(1000, 0), "min_io_size must be a multiple of logical_block_size");
+    assert_eq!(refused(512, 700), "opt_io_size must be a multiple of logical_block_size");
+    assert_eq!(refused(32 << 20, 0), "min_io_size must not exceed 65535 logical blocks");
+}
+
+#[test]
 fn both_interfaces_cannot_be_disabled() {
     let disk = disk(&DriveOptions::default());
     let device = VirtioBlk::new(disk.drive.clone(), "blk0", BlkOptions::default()).unwrap();

@@ -227,7 +227,7 @@ impl VirtioDevice for VirtioGpu {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        vec![256, 16]
+        vec![64, 16]
     }
 
     fn connect(&self, core: Weak<VirtioCore>) {

@@ -156,7 +156,11 @@ impl Adapter {
         }
         if id != 0 {
             let small = rect.width < MIN_SIDE || rect.height < MIN_SIDE;
-            if !self.resource(id)?.contains(rect) || small {
+            let resource = self.resource(id)?;
+            if resource.backing().is_none() {
+                return Err(Failure::Unspecified);
+            }
+            if !resource.contains(rect) || small {
                 return Err(Failure::InvalidParameter);
             }
         }
@@ -209,7 +213,7 @@ impl Adapter {
     fn detach(&mut self, request: &Request<'_>) -> Outcome {
         let resource = self.resource(request.u32(24))?;
         if resource.backing().is_none() {
-            return Err(Failure::InvalidResource);
+            return Err(Failure::Unspecified);
         }
         let before = resource.host_memory();
         resource.set_backing(None);

@@ -141,6 +141,20 @@ fn what_is_wrong_is_refused_and_memory_is_bounded() {
 }
 
 #[test]
+fn a_resource_without_memory_is_not_shown() {
+    let gpu = VirtioGpu::new(GpuOptions::default());
+    let machine = machine(&gpu);
+    let mut queue = start(&machine);
+    assert_eq!(ask(&mut queue, request::RESOURCE_CREATE_2D, &[1, 2, 64, 32]), ok::NO_DATA);
+    for (kind, words) in [
+        (request::SET_SCANOUT, &[0, 0, 64, 32, 0, 1][..]),
+        (request::RESOURCE_DETACH_BACKING, &[1, 0]),
+    ] {
+        assert_eq!(ask(&mut queue, kind, words), Failure::Unspecified as u32, "{kind:#x}");
+    }
+}
+
+#[test]
 fn a_viewer_s_wish_reaches_the_driver() {
     let gpu = VirtioGpu::new(GpuOptions { outputs: 2, ..GpuOptions::default() });
     let machine = machine(&gpu);

@@ -232,7 +232,9 @@ impl VirtioInput {
     /// What the configuration shows of a selection.
     fn selected(&self, select: u8, subselect: u8) -> Vec<u8> {
         match select {
-            select::NAME => self.what.name().into(),
+            select::NAME | select::SERIAL | select::IDS if subselect != 0 => Vec::new(),
+            // With the zero that ends it, as drivers find it elsewhere.
+            select::NAME => [self.what.name().as_bytes(), &[0]].concat(),
             select::SERIAL => self.serial.clone().unwrap_or_default().into(),
             select::IDS => {
                 let [product, version] = self.what.ids();

@@ -47,7 +47,7 @@ fn the_configuration_describes_the_device() {
     machine.map_bars();
     assert_eq!(machine.config(0, 4), 0x1052_1af4);
     assert_eq!(machine.config(8, 4), 0x0980_0001);
-    assert_eq!(select(&machine, 1, 0), b"QEMU Virtio Tablet");
+    assert_eq!(select(&machine, 1, 0), b"QEMU Virtio Tablet\0");
     assert_eq!(select(&machine, 2, 0), b"42");
     assert_eq!(select(&machine, 3, 0), [6, 0, 0x27, 6, 3, 0, 2, 0]);
     assert_eq!(select(&machine, 0x11, 3), [3]);
@@ -56,6 +56,9 @@ fn the_configuration_describes_the_device() {
     assert_eq!(select(&machine, 0x12, 1)[4..8], [0xff, 0x7f, 0, 0]);
     assert!(select(&machine, 0x12, 2).is_empty());
     assert!(select(&machine, 0x77, 0).is_empty());
+    for selection in 1..=3 {
+        assert!(select(&machine, selection, 1).is_empty(), "{selection} has no parts");
+    }
     let Fixture { machine, .. } = fixture(InputKind::Keyboard);
     machine.map_bars();
     assert_eq!(select(&machine, 0x11, 0x11), [7]);

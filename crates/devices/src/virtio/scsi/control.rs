@@ -88,7 +88,7 @@ impl VirtioScsi {
                 self.end(core, Response::Aborted, |_, a| a == at);
             }
             // There is never an auto contingent allegiance.
-            function::CLEAR_ACA => {}
+            function::CLEAR_ACA => return Response::Rejected,
             function::I_T_NEXUS_RESET => {
                 self.end(core, Response::Reset, |_, a| of_target(a));
                 let units = self.bus.units().into_iter();

@@ -174,7 +174,7 @@ impl Pc {
     /// Takes the ROM that a PCI function is to have out of its properties: `romfile=`, or else `default`;
     /// none with `rombar=0` or an empty name. A machine that boots a kernel directly does without the
     /// default if that is not to be had.
-    pub(super) fn take_rom(
+    pub(in crate::pc) fn take_rom(
         &self,
         properties: &mut Properties,
         default: Option<&str>,

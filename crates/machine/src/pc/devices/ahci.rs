@@ -23,11 +23,8 @@ fn ich9_ahci(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), 
     let place = PciPlace::take(pc, &mut properties)?;
     let option = properties.option().to_owned();
     properties.finish()?;
-    let devfn = pc
-        .pci
-        .reserve(place.0, "ich9-ahci")
-        .map_err(|e| BuildError::Device(format!("{option}: {e}")))?;
-    let wiring = pc.pci.wiring(devfn, 1);
+    let (devfn, wiring) =
+        place.reserve(pc, "ich9-ahci").map_err(|e| BuildError::Device(format!("{option}: {e}")))?;
     let adapter =
         Ahci::new(path, wiring, pc.memory.clone(), Workers::Threads).map_err(BuildError::Thread)?;
     pc.pci.attach(devfn, adapter.clone());

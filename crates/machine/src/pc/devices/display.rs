@@ -77,7 +77,8 @@ fn vga(
     mut properties: Properties,
     kind: VgaKind,
 ) -> Result<(), BuildError> {
-    let place = PciPlace::take(pc, &mut properties)?;
+    let rom = (kind == VgaKind::Primary).then_some(VGA_BIOS);
+    let mut place = PciPlace::take_with_rom(pc, &mut properties, rom)?;
     let defaults = VgaOptions::default();
     let options = VgaOptions {
         memory_mib: properties.take_number("vgamem_mb")?.unwrap_or(defaults.memory_mib),
@@ -86,14 +87,12 @@ fn vga(
         x_res: properties.take_number("xres")?.unwrap_or(defaults.x_res),
         y_res: properties.take_number("yres")?.unwrap_or(defaults.y_res),
     };
-    let rom = (kind == VgaKind::Primary).then_some(VGA_BIOS);
-    let rom = pc.take_rom(&mut properties, rom)?;
+    let rom = place.rom.take();
     let option = properties.option().to_owned();
     properties.finish()?;
     let failed = |e: String| BuildError::Device(format!("{option}: {e}"));
     let name = if kind == VgaKind::Primary { "VGA" } else { "secondary-vga" };
-    let devfn = pc.pci.reserve(place.0, name).map_err(|e| failed(e.to_string()))?;
-    let wiring = pc.pci.wiring(devfn, 1);
+    let (devfn, wiring) = place.reserve(pc, name).map_err(|e| failed(e.to_string()))?;
     let clock = pc.timers.clock().clone();
     let device = VgaPci::new(path, kind, options, rom, clock, wiring, &pc.memory)?;
     if kind == VgaKind::Primary {
@@ -129,7 +128,7 @@ fn take_gpu(properties: &mut Properties) -> Result<Arc<VirtioGpu>, BuildError> {
 }
 
 fn virtio_gpu(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
-    let transport = VirtioTransport::take(pc, path, &mut properties, Generation::Modern)?;
+    let transport = VirtioTransport::take(pc, path, &mut properties, Generation::OnlyModern)?;
     let gpu = take_gpu(&mut properties)?;
     properties.finish()?;
     pc.add_virtio(path, gpu.clone(), transport)?;
@@ -140,16 +139,17 @@ fn virtio_gpu(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(),
 }
 
 fn virtio_vga(pc: &mut Pc, path: &str, mut properties: Properties) -> Result<(), BuildError> {
-    let transport = VirtioTransport::take(pc, path, &mut properties, Generation::Modern)?;
+    let rom = Some("vgabios-virtio.bin");
+    let mut place = PciPlace::take_with_rom(pc, &mut properties, rom)?;
+    let rom = place.rom.take();
+    let transport = VirtioTransport::at(place, path, &mut properties, Generation::OnlyModern)?;
     let memory_mib = properties.take_number("vgamem_mb")?.unwrap_or(8);
-    let rom = pc.take_rom(&mut properties, Some("vgabios-virtio.bin"))?;
     let gpu = take_gpu(&mut properties)?;
     let option = properties.option().to_owned();
     properties.finish()?;
     let failed = |e: String| BuildError::Device(format!("{option}: {e}"));
-    let devfn =
-        pc.pci.reserve(transport.place.0, "virtio-vga").map_err(|e| failed(e.to_string()))?;
-    let wiring = pc.pci.wiring(devfn, 1);
+    let (devfn, wiring) =
+        transport.place.reserve(pc, "virtio-vga").map_err(|e| failed(e.to_string()))?;
     let vga = VgaOptions { memory_mib, edid: false, ..VgaOptions::default() };
     let clock = pc.timers.clock().clone();
     let heads = gpu.outputs();

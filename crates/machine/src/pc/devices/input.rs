@@ -43,7 +43,7 @@ fn make(
     mut properties: Properties,
     kind: InputKind,
 ) -> Result<(), BuildError> {
-    let mut transport = VirtioTransport::take(pc, path, &mut properties, Generation::Modern)?;
+    let mut transport = VirtioTransport::take(pc, path, &mut properties, Generation::OnlyModern)?;
     transport.default_vectors(VECTORS);
     let console = take_console(&mut properties)?;
     let serial = properties.take("serial");

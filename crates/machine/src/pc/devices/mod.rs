@@ -17,7 +17,7 @@ mod watchdog;
 
 use std::sync::Arc;
 
-use devices::pci::{Devfn, PciFunction, PciWiring};
+use devices::pci::{Devfn, OptionRom, PciFunction, PciWiring, SlotError};
 use options::{OptionError, Properties};
 use serde_json::{Map, Value};
 
@@ -109,8 +109,8 @@ impl Pc {
         make: impl FnOnce(PciWiring) -> Result<Arc<F>, String>,
     ) -> Result<Arc<F>, BuildError> {
         let failed = |e: String| BuildError::Device(format!("device {path}: {e}"));
-        let devfn = self.pci.reserve(place.0, name).map_err(|e| failed(e.to_string()))?;
-        let function = make(self.pci.wiring(devfn, 1)).map_err(failed)?;
+        let (devfn, wiring) = place.reserve(self, name).map_err(|e| failed(e.to_string()))?;
+        let function = make(wiring).map_err(failed)?;
         self.pci.attach(devfn, function.clone());
         Ok(function)
     }
@@ -149,11 +149,25 @@ impl Pc {
     }
 }
 
-/// Where on the PCI bus a device goes (`bus=`, `addr=`).
-struct PciPlace(Option<Devfn>);
+/// Where on the PCI bus a device goes (`bus=`, `addr=`), whether it says that others may be in its slot
+/// (`multifunction=`), and its expansion ROM (`romfile=`, `rombar=`).
+struct PciPlace {
+    address: Option<Devfn>,
+    multifunction: bool,
+    rom: Option<OptionRom>,
+}
 
 impl PciPlace {
-    fn take(pc: &Pc, properties: &mut Properties) -> Result<Self, OptionError> {
+    fn take(pc: &Pc, properties: &mut Properties) -> Result<Self, BuildError> {
+        Self::take_with_rom(pc, properties, None)
+    }
+
+    /// The same for a device that has the ROM `default` unless the user says.
+    fn take_with_rom(
+        pc: &Pc,
+        properties: &mut Properties,
+        default: Option<&str>,
+    ) -> Result<Self, BuildError> {
         let address = match properties.take("addr") {
             None => None,
             Some(text) => Some(text.parse::<Devfn>().map_err(|e| {
@@ -161,6 +175,19 @@ impl PciPlace {
             })?),
         };
         pc.buses.take(properties, |bus| matches!(bus, Bus::Pci).then_some(()))?;
-        Ok(Self(address))
+        let multifunction = properties.take_bool("multifunction")?.unwrap_or(false);
+        let rom = pc.take_rom(properties, default)?;
+        Ok(Self { address, multifunction, rom })
+    }
+
+    /// Reserves the place for a function called `name`; returns it with its wires.
+    fn reserve(&self, pc: &Pc, name: &str) -> Result<(Devfn, PciWiring), SlotError> {
+        let devfn = pc.pci.reserve_in_slot(self.address, name, self.multifunction)?;
+        let wiring = PciWiring {
+            multifunction: self.multifunction,
+            rom: self.rom.clone(),
+            ..pc.pci.wiring(devfn, 1)
+        };
+        Ok((devfn, wiring))
     }
 }

@@ -90,7 +90,10 @@ fn virtio_scsi(
 }
 
 /// A property in bytes that fits 32 bits.
-fn take_bytes(properties: &mut Properties, key: &'static str) -> Result<Option<u32>, OptionError> {
+pub(super) fn take_bytes(
+    properties: &mut Properties,
+    key: &'static str,
+) -> Result<Option<u32>, OptionError> {
     Ok(properties.take_size(key, 1)?.map(|bytes| bytes.try_into().unwrap_or(u32::MAX)))
 }
 

@@ -8,6 +8,7 @@ use block::{Drive, DriveOptions, OnError};
 use devices::virtio::blk::{BlkOptions, MAX_QUEUES, VirtioBlk};
 use options::{OptionError, Properties};
 
+use super::scsi::take_bytes;
 use super::virtio::{Generation, VirtioTransport};
 use super::{Driver, ON_OFF_AUTO};
 use crate::BuildError;
@@ -64,6 +65,18 @@ fn virtio_blk(
         discard: properties.take_bool("discard")?.unwrap_or(defaults.discard),
         write_zeroes: properties.take_bool("write-zeroes")?.unwrap_or(defaults.write_zeroes),
         share_rw: properties.take_bool("share-rw")?.unwrap_or(defaults.share_rw),
+        config_wce: properties.take_bool("config-wce")?.unwrap_or(defaults.config_wce),
+        adjust_segments: properties
+            .take_bool("seg-max-adjust")?
+            .unwrap_or(defaults.adjust_segments),
+        geometry: take_geometry(&mut properties)?,
+        io_sizes: (
+            take_bytes(&mut properties, "min_io_size")?.unwrap_or(0),
+            take_bytes(&mut properties, "opt_io_size")?.unwrap_or(0),
+        ),
+        // All ones stand for one that follows from the blocks.
+        discard_granularity: take_bytes(&mut properties, "discard_granularity")?
+            .filter(|&bytes| bytes != u32::MAX),
     };
     let on_read_error = properties.take_choice("rerror", OnError::READ)?;
     let on_write_error = properties.take_choice("werror", OnError::WRITE)?;
@@ -82,6 +95,25 @@ fn virtio_blk(
     let devfn = pc.add_virtio(path, device, transport)?;
     pc.boot_order.add(bootindex, pci_path("scsi", devfn) + "/disk@0,0");
     Ok(())
+}
+
+/// `cyls`, `heads` and `secs` of a disk that has them at its front, if any is given.
+fn take_geometry(properties: &mut Properties) -> Result<Option<(u16, u8, u8)>, OptionError> {
+    let option = properties.option().to_owned();
+    let mut part = |name| -> Result<u32, OptionError> {
+        Ok(properties.take_number::<u32>(name)?.unwrap_or(0))
+    };
+    let [cylinders, heads, sectors] = [part("cyls")?, part("heads")?, part("secs")?];
+    if [cylinders, heads, sectors] == [0; 3] {
+        return Ok(None);
+    }
+    let parts = [("cyls", cylinders, 65535), ("heads", heads, 255), ("secs", sectors, 255)];
+    for (name, value, most) in parts {
+        if !(1..=most).contains(&value) {
+            return Err(OptionError::new(format!("{option}: {name} must be between 1 and {most}")));
+        }
+    }
+    Ok(Some((cylinders as u16, heads as u8, sectors as u8)))
 }
 
 /// What to do about an image that can't be opened, if it is firmware of a package that is not there.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use block::OnError;
-use devices::pci::{Devfn, PciFunction};
+use devices::pci::{Devfn, PciFunction, PciWiring};
 use devices::scsi::{Kind, Lun, LunOptions, Transport};
 use devices::usb::hid::{Hid, HidKind};
 use devices::usb::hub::{self, UsbHub};
@@ -111,13 +111,19 @@ impl Pc {
             .pci
             .reserve(Some(CHIPSET_PLACE), "piix3-usb-uhci")
             .map_err(|e| BuildError::Device(e.to_string()))?;
-        self.add_uhci("piix3-usb-uhci", devfn, UhciModel::PIIX3, None);
+        let wiring = self.pci.wiring(devfn, UhciModel::PIIX3.pin);
+        self.add_uhci("piix3-usb-uhci", (devfn, wiring), UhciModel::PIIX3, None);
         Ok(())
     }
 
     /// Puts a controller at a place that was reserved; its bus is called after `id` if it has one.
-    fn add_uhci(&mut self, path: &str, devfn: Devfn, model: UhciModel, id: Option<&str>) {
-        let wiring = self.pci.wiring(devfn, model.pin);
+    fn add_uhci(
+        &mut self,
+        path: &str,
+        (devfn, wiring): (Devfn, PciWiring),
+        model: UhciModel,
+        id: Option<&str>,
+    ) {
         let uhci = Uhci::new(path, model, wiring, self.memory.clone(), &self.timers);
         self.pci.attach(devfn, uhci.clone() as Arc<dyn PciFunction>);
         let name = match id {
@@ -157,9 +163,12 @@ fn uhci(
     let place = PciPlace::take(pc, &mut properties)?;
     properties.finish()?;
     let failed = |e: String| BuildError::Device(format!("device {path}: {e}"));
-    let devfn = pc.pci.reserve(place.0, "uhci").map_err(|e| failed(e.to_string()))?;
+    let (devfn, wiring) = place.reserve(pc, "uhci").map_err(|e| failed(e.to_string()))?;
+    // The board's first is not on pin A.
+    let wiring =
+        PciWiring { multifunction: wiring.multifunction, ..pc.pci.wiring(devfn, model.pin) };
     let id = path.strip_prefix("/machine/peripheral/");
-    pc.add_uhci(path, devfn, model, id);
+    pc.add_uhci(path, (devfn, wiring), model, id);
     Ok(())
 }
 

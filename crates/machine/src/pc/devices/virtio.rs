@@ -6,7 +6,7 @@ use devices::pci::Devfn;
 use devices::virtio::balloon::VirtioBalloon;
 use devices::virtio::rng::{RngLimit, VirtioRng};
 use devices::virtio::{VirtioDevice, VirtioPci, VirtioPciOptions};
-use options::{OptionError, Properties};
+use options::Properties;
 
 use super::{Driver, ON_OFF_AUTO, PciPlace};
 use crate::BuildError;
@@ -65,6 +65,9 @@ pub(super) enum Generation {
     Either,
     Transitional,
     Modern,
+    /// A device that never was for older drivers, which has `disable-legacy` and `disable-modern` all the
+    /// same.
+    OnlyModern,
 }
 
 impl Pc {
@@ -76,11 +79,8 @@ impl Pc {
         transport: VirtioTransport,
     ) -> Result<Devfn, BuildError> {
         let failed = |e: String| BuildError::Device(format!("device {path}: {e}"));
-        let devfn = self
-            .pci
-            .reserve(transport.place.0, device.kind().name)
-            .map_err(|e| failed(e.to_string()))?;
-        let wiring = self.pci.wiring(devfn, 1);
+        let (devfn, wiring) =
+            transport.place.reserve(self, device.kind().name).map_err(|e| failed(e.to_string()))?;
         let pci = VirtioPci::new(device, transport.options, wiring, self.memory.clone())
             .map_err(|e| failed(e.to_string()))?;
         self.pci.attach(devfn, pci.clone());
@@ -101,20 +101,43 @@ impl VirtioTransport {
         path: &str,
         properties: &mut Properties,
         generation: Generation,
-    ) -> Result<Self, OptionError> {
+    ) -> Result<Self, BuildError> {
         let place = PciPlace::take(pc, properties)?;
+        Self::at(place, path, properties, generation)
+    }
+
+    /// The same for a device whose place is known.
+    pub(super) fn at(
+        place: PciPlace,
+        path: &str,
+        properties: &mut Properties,
+        generation: Generation,
+    ) -> Result<Self, BuildError> {
         let (disable_legacy, disable_modern) = match generation {
             Generation::Transitional => (false, false),
             Generation::Modern => (true, false),
-            Generation::Either => {
+            Generation::Either | Generation::OnlyModern => {
                 let legacy = properties.take_choice("disable-legacy", ON_OFF_AUTO)?.flatten();
                 let modern = properties.take_bool("disable-modern")?;
-                (legacy.unwrap_or(false), modern.unwrap_or(false))
+                let both_off = legacy == Some(true) && modern == Some(true);
+                match generation {
+                    // What there is only for version 1 drivers is the same whatever they say.
+                    Generation::OnlyModern => (true, both_off),
+                    _ => (legacy.unwrap_or(false), modern.unwrap_or(false)),
+                }
             }
         };
         let vectors = properties.take_number("vectors")?;
-        let options =
-            VirtioPciOptions { id: path.to_owned(), disable_legacy, disable_modern, vectors };
+        let event_idx = properties.take_bool("event_idx")?.unwrap_or(true);
+        let indirect_desc = properties.take_bool("indirect_desc")?.unwrap_or(true);
+        let options = VirtioPciOptions {
+            id: path.to_owned(),
+            disable_legacy,
+            disable_modern,
+            vectors,
+            event_idx,
+            indirect_desc,
+        };
         Ok(Self { place, options })
     }
 
