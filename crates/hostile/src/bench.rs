@@ -42,6 +42,7 @@ const KINDS: &[Kind] = &[
             -chardev null,id=debug -device isa-debugcon,chardev=debug,iobase=0xe9 \
             -device isa-debug-exit -device pvpanic -device pvpanic-pci -device vmgenid \
             -device pc-testdev -device pci-testdev,membar=64k -device edu \
+            -cpu max,hv-passthrough -device hyperv-testdev \
             -device ib700 -device i6300esb -device isa-fdc,iobase=0x370,irq=10,dma=1 \
             -device usb-hub,port=1,id=hub -device usb-kbd,port=1.1 -device usb-mouse,port=1.2 \
             -device usb-tablet,port=1.3 \

@@ -40,6 +40,22 @@ fn boot_disk(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
+/// It is said, and no reason not to start.
+#[test]
+fn a_boot_splash_that_is_not_there_is_done_without() {
+    with_firmware("a_boot_splash_that_is_not_there_is_done_without", |builder| {
+        let image = builder.path("disk.raw");
+        boot_disk(&image, "<sector>")?;
+        let drive = format!("file={},format=raw,if=ide,index=0", image.display());
+        let splash = "menu=off,splash=/nowhere/splash.jpg";
+        let mut vm = builder.args(["-drive", &drive, "-boot", splash]).spawn()?;
+        vm.serial.wait_for("<sector>")?;
+        let said = vm.stderr();
+        ensure!(said.contains("warning: -boot splash=/nowhere/splash.jpg: "), "{said}");
+        Ok(())
+    });
+}
+
 /// SeaBIOS comes up by way of fw_cfg, shadow RAM, the tables' script and system management mode, and
 /// starts what `bootindex` says.
 #[test]

@@ -49,8 +49,8 @@ impl Compiler<'_> {
                 self.save();
                 let displacement = self.access_at(GUEST_RSP, -(self.word() as i32), For::Write);
                 self.push_return(displacement, op.next_rip);
-                self.slow_returns();
                 self.remember_return(op.next_rip);
+                self.slow_returns();
                 self.go_to(op.rip(), op.imm);
                 Some(true)
             }
@@ -160,14 +160,13 @@ impl Compiler<'_> {
         self.asm.m(Code::Jmp_rm64, near_plus_8(jumps.at + CODE, S2));
     }
 
-    /// Enters where the code for the return address `rip` is, which is on top of the stack, into the table of
-    /// returns.
+    /// Enters where the code for the return address `rip` is, which [`Self::push_return`] has just put on top of the
+    /// stack, into the table of returns.
     fn remember_return(&mut self, rip: u64) {
         if !self.places.chains || !self.is_near(rip) {
             return;
         }
         let (returns, not) = (self.places.returns(), self.asm.label());
-        self.address(S2, rip);
         self.asm.mov_imm(S1, RETURN_MASK.into());
         self.asm.rr(Code::And_r32_rm32, low32(S1), low32(GUEST_RSP));
         // The first is what is looked at when the bell has been rung. It stays empty.
@@ -203,15 +202,11 @@ impl Compiler<'_> {
         }
     }
 
-    /// Stores the return address `rip` to what [`S1`] and the displacement tell, and moves the stack pointer.
+    /// Stores the return address `rip` to what [`S1`] and the displacement tell, and moves the stack pointer. [`S2`]
+    /// has the address, too.
     fn push_return(&mut self, displacement: i64, rip: u64) {
-        let to = at_plus(S1, displacement);
-        if self.places.wide {
-            self.address(S2, rip);
-            self.asm.mr(Code::Mov_rm64_r64, to, S2);
-        } else {
-            self.asm.mi(Code::Mov_rm32_imm32, to, rip as i32);
-        }
+        self.address(S2, rip);
+        self.store_word(at_plus(S1, displacement), S2);
         self.move_stack(-(self.word() as i32));
     }
 

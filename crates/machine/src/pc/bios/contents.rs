@@ -1,6 +1,7 @@
 //! What firmware is told of the machine (QEMU's documentation, "QEMU Firmware Configuration (fw_cfg)
 //! Device"; SeaBIOS's documentation, "Runtime config").
 
+use std::path::Path;
 use std::sync::Arc;
 
 use devices::fw_cfg::{Content, FileError, key};
@@ -127,15 +128,23 @@ impl Pc {
             self.add_item("etc/boot-menu-wait", time.to_le_bytes().to_vec())?;
         }
         let Some(path) = &boot.splash else { return Ok(()) };
-        let failed = |reason: &dyn std::fmt::Display| {
-            BuildError::Device(format!("-boot splash={}: {reason}", path.display()))
-        };
+        match self.splash(path) {
+            Ok((name, picture)) => self.add_item(name, picture),
+            // A picture is no reason not to start.
+            Err(reason) => {
+                eprintln!("rhea: warning: -boot splash={}: {reason}", path.display());
+                Ok(())
+            }
+        }
+    }
+
+    /// The picture at `path`, and the name that firmware looks for it by.
+    fn splash(&self, path: &Path) -> Result<(&'static str, Vec<u8>), String> {
         let found = self.rom_files.find(&path.to_string_lossy());
-        let picture = files::read(found.as_ref().unwrap_or(path), ITEM_MAX);
-        let picture = picture.map_err(|e| failed(&e))?;
-        let name =
-            splash_name(&picture).ok_or_else(|| failed(&"neither a JPEG nor a BMP picture"))?;
-        self.add_item(name, picture)
+        let picture = files::read(found.as_deref().unwrap_or(path), ITEM_MAX);
+        let picture = picture.map_err(|reason| reason.to_string())?;
+        let name = splash_name(&picture).ok_or("neither a JPEG nor a BMP picture")?;
+        Ok((name, picture))
     }
 
     fn add_user_item(&self, item: &FwCfgItem) -> Result<(), BuildError> {
