@@ -106,11 +106,13 @@ fn median(rounds: &[Vec<f64>], index: usize) -> Option<f64> {
     let mut values: Vec<f64> =
         rounds.iter().filter_map(|values| values.get(index).copied()).collect();
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+    let middle = [values.len().checked_sub(1)? / 2, values.len() / 2];
+    Some(middle.into_iter().map(|index| values[index]).sum::<f64>() / 2.0)
 }
 
 #[test]
-fn median_is_the_middle_one() {
+fn median_is_the_middle_one_or_between_two() {
+    assert_eq!(median(&[vec![4.0], vec![1.0], vec![2.0], vec![3.0]], 0), Some(2.5));
     assert_eq!(median(&[vec![3.0], vec![1.0], vec![2.0]], 0), Some(2.0));
     assert_eq!(median(&[], 0), None);
 }
