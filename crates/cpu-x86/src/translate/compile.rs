@@ -20,12 +20,12 @@ use super::group::{Touch, Window, WindowMiss, Windows, touches};
 use super::loans::{Loan, loans};
 use super::memory::number;
 use super::regs::{S1, S2};
-use super::state::{JUMP_SHIFT, JUMPS, Jump, PAGES, RETURNS, Site, WINDOWS, at};
+use super::state::{JUMP_SHIFT, JUMPS, Jump, PAGES, RETURNS, Site, WINDOWS, at, jump_table};
 use super::thunks::Missed;
 use super::x87::Notes;
 use crate::host::PAGE_OFFSET;
 use crate::op::{Op, OpFlags};
-use crate::tlb::{CLASSES, Class};
+use crate::tlb::Class;
 
 /// Length of the code before what links from the same page lead to.
 pub(super) const ENTRY: usize = 11;
@@ -75,18 +75,18 @@ pub(super) struct Places {
 impl Places {
     /// The jump cache of `class`, for the code's mode.
     pub(super) fn jumps_of(&self, class: Class) -> JumpTable {
-        JumpTable::numbered(class as usize + if self.wide { 0 } else { CLASSES })
+        JumpTable::numbered(jump_table(class, self.wide))
     }
 
     /// The table of pages for the code's class and mode, relative to the stack pointer.
     pub(super) fn pages(&self) -> i32 {
-        let table = self.class as usize + if self.wide { 0 } else { CLASSES };
+        let table = jump_table(self.class, self.wide);
         before_state(at::PAGES) + (size_of::<[Jump; PAGES]>() * table) as i32
     }
 
     /// The table of returns for the code's class and mode.
     pub(super) fn returns(&self) -> JumpTable {
-        let table = self.class as usize + if self.wide { 0 } else { CLASSES };
+        let table = jump_table(self.class, self.wide);
         JumpTable {
             at: before_state(at::RETURNS) + (size_of::<[Jump; RETURNS]>() * table) as i32,
             mask: in_state(at::BELL_FOR_RETURNS),

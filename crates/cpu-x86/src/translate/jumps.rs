@@ -1,13 +1,13 @@
 //! The jump caches of a CPU: where the code for an address is *as the page tables are now*.
 //!
-//! Translated code looks addresses up in their tables, those to return to in tables of returns first. Which entries are used, and which lead to the
-//! translations of which page, is known here, so that they can be emptied: all of a class when its TLB has
-//! dropped entries for instructions, those of a page when it was written.
+//! Translated code looks addresses up in their tables, those to return to in tables of returns first. Which
+//! entries are used, and which lead to the translations of which page, is known here, so that they can be
+//! emptied: all of a class when its TLB has dropped entries for instructions, those of a page when it was written.
 
 use memory::CodeVersion;
 
 use super::cache::{Cache, Key};
-use super::state::{JUMP_TABLES, JUMPS, Jump, PAGES, Tables, jump_index, no_jump};
+use super::state::{JUMP_TABLES, JUMPS, Jump, PAGES, Tables, jump_index, jump_table, no_jump};
 use crate::counters::{Count, Counters};
 use crate::host::PAGE_OFFSET;
 use crate::segment::Mode;
@@ -68,16 +68,16 @@ impl Jumps {
 
     /// Which jump cache is for code of `key`.
     pub(super) fn table(&mut self, tables: &mut Tables, key: Key, counters: &Counters) -> usize {
-        let class = key.class as usize;
+        let (class, table) = (key.class as usize, jump_table(key.class, key.mode.is_64()));
         if key.mode.is_64() {
-            return class;
+            return table;
         }
         self.has_narrow = true;
         if self.narrow_modes[class] != key.mode {
             self.narrow_modes[class] = key.mode;
-            self.empty(tables, CLASSES + class, counters);
+            self.empty(tables, table, counters);
         }
-        CLASSES + class
+        table
     }
 
     /// Empties the jump cache numbered `table`.
@@ -121,12 +121,7 @@ impl Jumps {
         let mapping = cache.mapping(n);
         if tables.mapping(table, page) != u64::from(mapping) {
             let index = tables.set_page(table, page, mapping);
-            let used = &mut self.used_pages[table];
-            if used.len() >= 2 * PAGES {
-                used.sort_unstable();
-                used.dedup();
-            }
-            used.push(index as u16);
+            note_used(&mut self.used_pages[table], index as u16, PAGES);
         }
         for (index, number) in cache.pages_of(n).enumerate() {
             let is_new = self.note(cache, number, place);
@@ -143,16 +138,9 @@ impl Jumps {
         let entry = tables.get_mut(table, index);
         let was_empty = entry.rip == no_jump(index);
         *entry = jump;
-        if !was_empty {
-            return;
+        if was_empty {
+            note_used(&mut self.used[table], index as u32, JUMPS);
         }
-        let used = &mut self.used[table];
-        if used.len() >= 2 * JUMPS {
-            // Entries were emptied and filled again one by one, and are in the list as often.
-            used.sort_unstable();
-            used.dedup();
-        }
-        used.push(index as u32);
     }
 
     /// Takes note that entries at `place` may lead to page number `page`; tells whether that is new.
@@ -208,4 +196,14 @@ impl Jumps {
         }
         any
     }
+}
+
+/// Adds entry `index`, of a table of `entries`, to the list of those that are `used`.
+fn note_used<T: Ord>(used: &mut Vec<T>, index: T, entries: usize) {
+    if used.len() >= 2 * entries {
+        // Entries were emptied and filled again one by one, and are in the list as often.
+        used.sort_unstable();
+        used.dedup();
+    }
+    used.push(index);
 }

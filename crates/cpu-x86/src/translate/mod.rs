@@ -84,7 +84,7 @@ use group::Windows;
 use jumps::Jumps;
 pub(crate) use shared::Sharing;
 use shared::{Held, Kind, Shared};
-use state::{Jump, Reached, Site, at};
+use state::{Jump, Reached, Site, at, jump_table};
 use thunks::Missed;
 use vector::HostFeatures;
 
@@ -661,10 +661,7 @@ impl Translator {
             leave: self.shared.thunks.leave,
             leave_by_link: self.shared.thunks.leave_by_link,
             leave_for_link: self.shared.thunks.leave_for_link,
-            by_cache: {
-                let table = key.class as usize + if wide { 0 } else { CLASSES };
-                self.shared.thunks.by_cache[table]
-            },
+            by_cache: self.shared.thunks.by_cache[jump_table(key.class, wide)],
             units: self.shared.thunks.units,
             refill: {
                 let mut refill = self.shared.thunks.refill;

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use crate::flags::bits::{AF, CF, OF, PF, SF, ZF};
 use crate::host::PAGE_OFFSET;
 use crate::near::{Plain, distance, distance_of_word};
-use crate::tlb::{CLASSES, FirstLevel};
+use crate::tlb::{CLASSES, Class, FirstLevel};
 
 /// Bits of an address that do not select an entry: there is hardly more than one target in four bytes.
 pub(super) const JUMP_SHIFT: u32 = 2;
@@ -173,6 +173,11 @@ pub(super) const LEFT_KERNEL: u32 = 2;
 /// Jump caches: one a class for 64-bit code, and one for code of 32 bits.
 pub(super) const JUMP_TABLES: usize = 2 * CLASSES;
 
+/// Which is for code of `class`, of 64 bits if it is `wide`.
+pub(super) fn jump_table(class: Class, wide: bool) -> usize {
+    class as usize + if wide { 0 } else { CLASSES }
+}
+
 /// How many entries each has, a power of two.
 pub(super) const JUMPS: usize = 1 << 16;
 
@@ -232,7 +237,7 @@ impl Tables {
         index
     }
 
-    /// The mapping that entry `index` of the table of pages tells that belongs to jump cache `table`; none is 0.
+    /// Which mapping the page at `page` is by that table; 0 if it does not tell.
     pub(super) fn mapping(&self, table: usize, page: u64) -> u64 {
         let entry = &self.pages[table][page_index(page)];
         if entry.rip == page { entry.code } else { 0 }

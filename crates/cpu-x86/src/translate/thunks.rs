@@ -115,7 +115,6 @@ pub(super) fn write(start: u64, avx: bool) -> (Placed, Thunks) {
     writer.asm.rm(Code::Or_r64_rm64, S1, page);
     writer.asm.rr(Code::Mov_r32_rm32, low32(S2), low32(S2));
     let out_by_link = writer.asm.label();
-    writer.asm.jmp(out_by_link);
     let leave_for_link = writer.jumped_to();
     writer.asm.jmp(out_by_link);
     let leave = writer.jumped_to();

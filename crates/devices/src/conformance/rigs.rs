@@ -530,16 +530,22 @@ fn irq_router() -> Rig {
     rig.inputs(router, 16).other(other)
 }
 
+/// Hyper-V's interface for two CPUs, and what has to live as long.
+fn new_hyperv(bench: &Bench) -> (Arc<HyperV>, (Arc<ApicBus>, Arc<GuestMemory>)) {
+    let bus = apic_bus(bench, 2);
+    let memory = Arc::new(GuestMemory::new(&[(0, 0x10_0000)]).unwrap());
+    let clock: Arc<dyn GuestClock> = Arc::new(BenchClock(bench.clock.clone()));
+    let options = Options { intel: true, direct_timers: true, phys_bits: 40 };
+    let (timers, control) = (&bench.timers, bench.wishes.clone());
+    let hyperv = HyperV::new(options, &memory, &bus, &clock, timers, control).unwrap();
+    (hyperv, (bus, memory))
+}
+
 fn hyperv() -> Rig {
     let mut kept = None;
     let (rig, hyperv): (Rig, Arc<HyperV>) = Rig::new(|bench| {
-        let bus = apic_bus(bench, 2);
-        let memory = Arc::new(GuestMemory::new(&[(0, 0x10_0000)]).unwrap());
-        let clock: Arc<dyn GuestClock> = Arc::new(BenchClock(bench.clock.clone()));
-        let options = Options { intel: true, direct_timers: true, phys_bits: 40 };
-        let (timers, control) = (&bench.timers, bench.wishes.clone());
-        let hyperv = HyperV::new(options, &memory, &bus, &clock, timers, control).unwrap();
-        kept = Some((bus, memory));
+        let (hyperv, keep) = new_hyperv(bench);
+        kept = Some(keep);
         hyperv
     });
     let partition = hyperv.clone();
@@ -565,13 +571,8 @@ fn hyperv() -> Rig {
 fn hyperv_testdev() -> Rig {
     let mut kept = None;
     let (rig, _): (Rig, Arc<HyperVTestDev>) = Rig::new(|bench| {
-        let bus = apic_bus(bench, 2);
-        let memory = Arc::new(GuestMemory::new(&[(0, 0x10_0000)]).unwrap());
-        let clock: Arc<dyn GuestClock> = Arc::new(BenchClock(bench.clock.clone()));
-        let options = Options { intel: true, direct_timers: true, phys_bits: 40 };
-        let (timers, control) = (&bench.timers, bench.wishes.clone());
-        let hyperv = HyperV::new(options, &memory, &bus, &clock, timers, control).unwrap();
-        kept = Some((bus, memory));
+        let (hyperv, keep) = new_hyperv(bench);
+        kept = Some(keep);
         let device = HyperVTestDev::new(hyperv).unwrap();
         device.attach(&bench.ports).unwrap();
         device
@@ -931,15 +932,7 @@ fn usb_storage() -> Rig {
 fn uhci() -> Rig {
     let mut keep = None;
     let (rig, uhci) = Rig::new(|bench| {
-        let wiring = PciWiring {
-            ports: Arc::downgrade(&bench.ports),
-            mmio: Arc::downgrade(&bench.mmio),
-            intx: bench.line(11),
-            pin: 4,
-            msi: Arc::new(NoMsi),
-            multifunction: false,
-            rom: None,
-        };
+        let wiring = PciWiring { pin: 4, ..pci_wiring(bench) };
         // All schedules are TDs that lead to themselves.
         let memory = Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap());
         let uhci = Uhci::new("uhci0", UhciModel::PIIX3, wiring, memory, &bench.timers);
@@ -1073,15 +1066,7 @@ fn piix_ide() -> Rig {
     const BUS_MASTER: u32 = 0xc000;
     let mut memory = None;
     let (rig, ide) = Rig::new(|bench| {
-        let wiring = PciWiring {
-            ports: Arc::downgrade(&bench.ports),
-            mmio: Arc::downgrade(&bench.mmio),
-            intx: bench.line(11),
-            pin: 1,
-            msi: Arc::new(NoMsi),
-            multifunction: false,
-            rom: None,
-        };
+        let wiring = pci_wiring(bench);
         let memory = memory.insert(Arc::new(GuestMemory::new(&[(0, 1 << 20)]).unwrap()));
         let irqs = ide::IRQS.map(|irq| bench.line(irq));
         let controller = PiixIde::new(wiring, irqs, memory, Workers::None).unwrap();
