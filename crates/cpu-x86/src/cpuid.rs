@@ -7,18 +7,18 @@ use crate::cpu::Cpu;
 use crate::feature::Word;
 use crate::fpu::xsave;
 use crate::hyperv::MAX_HYPERV;
-use crate::model::Vendor;
+use crate::model::{Vendor, first_levels, further_levels};
 use crate::msr::index;
 use crate::pmu::Pmu;
 use crate::regs::{CR4_OSXSAVE, CR4_PKE};
 
-/// Highest standard leaf.
-const MAX_STANDARD: u32 = 0xd;
 /// The hypervisor's leaves: who it is, and what KVM offers. Where Hyper-V's interface is offered, it is in the
 /// first place, and KVM's follows.
 const HYPERVISOR: u32 = 0x4000_0000;
 const SECOND_HYPERVISOR: u32 = 0x4000_0100;
 const LAST_HYPERVISOR: u32 = 0x4000_01ff;
+/// The time-stamp counter's and the APIC timer's frequencies in kHz, as VMware tells them.
+const FREQUENCIES: u32 = 0x4000_0010;
 
 /// Leaf 1: CLFLUSH works on 8 times 8 bytes.
 const CLFLUSH_SIZE: u32 = 8 << 8;
@@ -79,25 +79,6 @@ impl Topology {
     }
 }
 
-/// A cache, as leaf 4 and leaf 0x8000_001d tell of one.
-struct Cache {
-    /// 1 for data, 2 for instructions, 3 for both.
-    kind: u32,
-    level: u32,
-    ways: u32,
-    sets: u32,
-    /// Shared by all of a socket instead of a core.
-    shared: bool,
-}
-
-/// 32 KiB for data and for instructions, 512 KiB a core, 16 MiB a socket, all with lines of 64 bytes.
-const CACHES: [Cache; 4] = [
-    Cache { kind: 1, level: 1, ways: 8, sets: 64, shared: false },
-    Cache { kind: 2, level: 1, ways: 8, sets: 64, shared: false },
-    Cache { kind: 3, level: 2, ways: 8, sets: 1024, shared: false },
-    Cache { kind: 3, level: 3, ways: 16, sets: 16384, shared: true },
-];
-
 /// What CPUID returns for a leaf.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Leaf {
@@ -127,18 +108,23 @@ pub(crate) fn signature(max: u32, text: &[u8; 12], order: [usize; 3]) -> Leaf {
 impl Cpu {
     /// Leaf `index`, subleaf `sub`.
     pub(crate) fn cpuid(&self, index: u32, sub: u32) -> Leaf {
-        let highest = self.highest_extended();
+        let model = &self.config.model;
         match index {
-            0..=MAX_STANDARD => self.cpuid_standard(index, sub),
+            _ if index <= model.highest_standard() => self.cpuid_standard(index, sub),
             HYPERVISOR..=LAST_HYPERVISOR if self.features(Word::Leaf1Ecx) >> 31 != 0 => {
                 self.cpuid_hypervisor(index, sub)
             }
-            0x8000_0000.. if index <= highest => self.cpuid_extended(index, sub),
-            // An Intel processor answers as if asked for its highest leaf.
-            _ if self.config.model.vendor == Vendor::Intel => {
-                self.cpuid_standard(MAX_STANDARD, sub)
-            }
-            _ => Leaf::default(),
+            0x8000_0000.. if index <= model.highest_extended() => self.cpuid_extended(index, sub),
+            _ => self.cpuid_beyond(sub),
+        }
+    }
+
+    /// A leaf above the highest. An Intel processor answers as if asked for its highest standard leaf.
+    fn cpuid_beyond(&self, sub: u32) -> Leaf {
+        let model = &self.config.model;
+        match model.vendor {
+            Vendor::Intel => self.cpuid_standard(model.highest_standard(), sub),
+            Vendor::Amd => Leaf::default(),
         }
     }
 
@@ -151,12 +137,25 @@ impl Cpu {
             _ if hyperv && index <= HYPERVISOR + MAX_HYPERV => {
                 self.cpuid_hyperv(index - HYPERVISOR)
             }
-            _ if model.kvm && index == kvm => signature(kvm + 1, b"KVMKVMKVM\0\0\0", [0, 1, 2]),
+            _ if model.kvm && index == kvm => {
+                let last = if self.tells_frequencies() { FREQUENCIES } else { kvm + 1 };
+                signature(last, b"KVMKVMKVM\0\0\0", [0, 1, 2])
+            }
+            FREQUENCIES if self.tells_frequencies() => {
+                leaf((self.clock.tsc_hz() / 1000) as u32, crate::vmware::APIC_HZ / 1000, 0, 0)
+            }
             _ if model.kvm && index == kvm + 1 => leaf(self.kvm_features(), 0, 0, 0),
             HYPERVISOR => signature(HYPERVISOR, b"RheaRheaRhea", [0, 1, 2]),
-            _ if model.vendor == Vendor::Intel => self.cpuid_standard(MAX_STANDARD, sub),
-            _ => Leaf::default(),
+            _ => self.cpuid_beyond(sub),
         }
+    }
+
+    /// Whether there is the leaf of frequencies: they are fixed, and KVM's leaves are in the first place, where who
+    /// looks for it expects them.
+    fn tells_frequencies(&self) -> bool {
+        let model = &self.config.model;
+        let fixed = model.tsc_hz.is_some() || model.features.has_name("invtsc");
+        model.kvm && !model.hyperv.is_on() && model.frequency_leaf && fixed
     }
 
     fn features(&self, word: Word) -> u32 {
@@ -170,20 +169,16 @@ impl Cpu {
         self.features(Word::Leaf1Edx) & if is_off { !APIC } else { u32::MAX }
     }
 
-    fn highest_extended(&self) -> u32 {
-        match self.config.model.vendor {
-            Vendor::Intel => 0x8000_0008,
-            Vendor::Amd => 0x8000_0021,
-        }
-    }
-
     fn cpuid_standard(&self, index: u32, sub: u32) -> Leaf {
         let apic_id = self.config.apic_id;
         let topology = self.config.topology;
         let package = topology.package();
         let intel = self.config.model.vendor == Vendor::Intel;
         match index {
-            0 => signature(MAX_STANDARD, self.config.model.vendor_letters, [0, 2, 1]),
+            0 => {
+                let model = &self.config.model;
+                signature(model.highest_standard(), model.vendor_letters, [0, 2, 1])
+            }
             1 => {
                 let mut ecx = self.features(Word::Leaf1Ecx);
                 if self.cr4 & CR4_OSXSAVE != 0 {
@@ -215,7 +210,7 @@ impl Cpu {
                 let (eax, ebx, edx) = Pmu::cpuid();
                 leaf(eax, ebx, 0, edx)
             }
-            0xb => match sub {
+            0xb if self.config.model.topology_leaf => match sub {
                 // Threads of a core, then logical processors of a socket.
                 0 => leaf(topology.thread_bits(), topology.threads, 0x100, apic_id),
                 1 => leaf(topology.package_bits(), package, 0x201, apic_id),
@@ -228,14 +223,16 @@ impl Cpu {
 
     /// Leaf 4 and leaf 0x8000_001d: cache number `sub`.
     fn cpuid_cache(&self, sub: u32) -> Leaf {
-        let Some(cache) = CACHES.get(sub as usize) else { return Leaf::default() };
+        let Some(cache) = self.config.model.caches.get(sub as usize) else {
+            return Leaf::default();
+        };
         let topology = self.config.topology;
-        let sharing = if cache.shared { topology.package() } else { topology.threads };
-        let mut eax = cache.kind | cache.level << 5 | 1 << 8 | (sharing - 1) << 14;
+        let sharing = if cache.is_last() { topology.package() } else { topology.threads };
+        let [mut eax, ebx, ecx] = cache.leaf(sharing);
         if self.config.model.vendor == Vendor::Intel {
             eax |= ((topology.cores - 1) & 0x3f) << 26;
         }
-        leaf(eax, 63 | (cache.ways - 1) << 22, cache.sets - 1, 0)
+        leaf(eax, ebx, ecx, 0)
     }
 
     fn cpuid_xsave(&self, sub: u32) -> Leaf {
@@ -266,9 +263,9 @@ impl Cpu {
         let amd = model.vendor == Vendor::Amd;
         match index {
             0x8000_0000 if amd => {
-                signature(self.highest_extended(), model.vendor_letters, [0, 2, 1])
+                signature(model.highest_extended(), model.vendor_letters, [0, 2, 1])
             }
-            0x8000_0000 => leaf(self.highest_extended(), 0, 0, 0),
+            0x8000_0000 => leaf(model.highest_extended(), 0, 0, 0),
             0x8000_0001 => {
                 let mut ecx = self.features(Word::ExtendedEcx);
                 let mut edx = self.features(Word::ExtendedEdx);
@@ -285,11 +282,14 @@ impl Cpu {
                 let at = (index - 0x8000_0002) as usize * 4;
                 leaf(word(brand, at), word(brand, at + 1), word(brand, at + 2), word(brand, at + 3))
             }
-            // First level caches: 32 KiB, 8-way, lines of 64 bytes, for data and for instructions.
-            0x8000_0005 if amd => leaf(0x01ff_01ff, 0x01ff_01ff, 0x2008_0140, 0x2008_0140),
-            // Second level: 512 KiB, 8-way; third: 16 MiB, 16-way.
-            0x8000_0006 if amd => leaf(0, 0x4200_4200, 0x0200_6140, 32 << 18 | 0x8140),
-            0x8000_0006 => leaf(0, 0, 0x0200_6040, 0),
+            0x8000_0005 if amd => {
+                let [data, instructions] = first_levels(&model.caches);
+                leaf(0x01ff_01ff, 0x01ff_01ff, data, instructions)
+            }
+            0x8000_0006 => {
+                let [second, third] = further_levels(&model.caches, !amd);
+                leaf(0, if amd { 0x4200_4200 } else { 0 }, second, third)
+            }
             0x8000_0007 => leaf(0, 0, 0, self.features(Word::PowerEdx)),
             0x8000_0008 => {
                 let ecx =

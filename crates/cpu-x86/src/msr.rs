@@ -22,15 +22,21 @@ const MC_BANKS: usize = 10;
 #[allow(missing_docs)]
 pub(crate) mod index {
     pub(crate) const TSC: u32 = 0x10;
+    pub(crate) const PLATFORM_ID: u32 = 0x17;
     pub(crate) const APIC_BASE: u32 = 0x1b;
+    pub(crate) const POWER_ON: u32 = 0x2a;
+    pub(crate) const FREQUENCY_ID: u32 = 0x2c;
     pub(crate) const TSC_ADJUST: u32 = 0x3b;
     pub(crate) const SPEC_CTRL: u32 = 0x48;
     pub(crate) const PRED_CMD: u32 = 0x49;
     pub(crate) const PATCH_LEVEL: u32 = 0x8b;
+    pub(crate) const PLATFORM_INFO: u32 = 0xce;
     pub(crate) const MPERF: u32 = 0xe7;
     pub(crate) const APERF: u32 = 0xe8;
     pub(crate) const MTRR_CAP: u32 = 0xfe;
     pub(crate) const ARCH_CAPABILITIES: u32 = 0x10a;
+    pub(crate) const SECOND_LEVEL_CONTROL: u32 = 0x11e;
+    pub(crate) const MISC_FEATURES: u32 = 0x140;
     pub(crate) const SYSENTER_CS: u32 = 0x174;
     pub(crate) const SYSENTER_ESP: u32 = 0x175;
     pub(crate) const SYSENTER_EIP: u32 = 0x176;
@@ -73,7 +79,11 @@ pub(crate) mod index {
     pub(crate) const TOP_MEM: u32 = 0xc001_001a;
     pub(crate) const TOP_MEM2: u32 = 0xc001_001d;
     pub(crate) const NB_CFG: u32 = 0xc001_001f;
+    pub(crate) const PATCH_LOADER: u32 = 0xc001_0020;
     pub(crate) const INT_PENDING: u32 = 0xc001_0055;
+    pub(crate) const MMIO_CONFIGURATION: u32 = 0xc001_0058;
+    pub(crate) const SMM_ADDR: u32 = 0xc001_0112;
+    pub(crate) const SMM_MASK: u32 = 0xc001_0113;
     pub(crate) const VM_CR: u32 = 0xc001_0114;
     pub(crate) const VM_HSAVE_PA: u32 = 0xc001_0117;
     pub(crate) const OSVW_LENGTH: u32 = 0xc001_0140;
@@ -83,6 +93,8 @@ pub(crate) mod index {
     pub(crate) const DC_CFG: u32 = 0xc001_1022;
     pub(crate) const BU_CFG: u32 = 0xc001_1023;
     pub(crate) const DE_CFG: u32 = 0xc001_1029;
+    pub(crate) const BU_CFG2: u32 = 0xc001_102a;
+    pub(crate) const EX_CFG: u32 = 0xc001_102c;
 }
 
 /// IA32_ARCH_CAPABILITIES: nothing is executed speculatively, so no data leaks through a misprediction,
@@ -100,6 +112,16 @@ const OSVW_LENGTH_RESET: u64 = 5;
 const OSVW_LENGTH_BITS: u32 = 16;
 /// MISC_ENABLE: fast strings.
 const MISC_ENABLE_RESET: u64 = 1;
+/// PLATFORM_INFO: programs can be kept from CPUID; below, the time-stamp counter's rate in [`RATIO_HZ`].
+const PLATFORM_INFO_CPUID_FAULTING: u64 = 1 << 31;
+const PLATFORM_INFO_RATIO_SHIFT: u32 = 8;
+const RATIO_HZ: u64 = 100_000_000;
+/// MISC_FEATURES: programs are kept from CPUID.
+const MISC_FEATURES_CPUID_FAULTING: u64 = 1 << 0;
+/// FREQUENCY_ID: the core's clock is once the bus's, of 100 MHz.
+const FREQUENCY_ID: u64 = 1 << 24;
+/// SECOND_LEVEL_CONTROL: the cache is there, and on.
+const SECOND_LEVEL_CONTROL: u64 = 1 << 8 | 1 << 0;
 /// PAT after reset: WB, WT, UC-, UC, twice.
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// MTRRcap: fixed ranges, write-combining, and the variable ranges.
@@ -144,6 +166,7 @@ pub(crate) struct Msrs {
     /// 64 KiB, two of 16 KiB, eight of 4 KiB ranges.
     mtrr_fixed: [u64; 11],
     misc_enable: u64,
+    misc_features: u64,
     debug_ctl: u64,
     /// Where the last branch came from and went to, then the same of the last one before an event.
     last_branch: [u64; 4],
@@ -182,6 +205,7 @@ impl Msrs {
             mtrr_variable: [0; 2 * VARIABLE_MTRRS],
             mtrr_fixed: [0; 11],
             misc_enable: MISC_ENABLE_RESET,
+            misc_features: 0,
             debug_ctl: 0,
             last_branch: [0; 4],
             spec_ctrl: 0,
@@ -223,6 +247,7 @@ const SAVED: &[u32] = &[
     index::SPEC_CTRL,
     index::MPERF,
     index::APERF,
+    index::MISC_FEATURES,
     index::SYSENTER_CS,
     index::SYSENTER_ESP,
     index::SYSENTER_EIP,
@@ -391,19 +416,49 @@ impl Cpu {
             | index::TOP_MEM2
             | index::NB_CFG
             | index::INT_PENDING
+            | index::MMIO_CONFIGURATION
+            | index::SMM_ADDR
+            | index::SMM_MASK
             | index::LS_CFG
             | index::IC_CFG
             | index::DC_CFG
-            | index::BU_CFG => 0,
+            | index::BU_CFG
+            | index::BU_CFG2
+            | index::EX_CFG => 0,
             // LFENCE serialises.
             index::DE_CFG => 1 << 1,
             _ => {
                 let counter = msrs.pmu.as_ref().and_then(|pmu| pmu.read(register));
                 return counter
+                    .or_else(|| self.read_intel_msr(register))
                     .or_else(|| self.read_svm_msr(register))
                     .or_else(|| self.read_kvm_msr(register));
             }
         })
+    }
+
+    /// Reads a register that Intel's processors have (SDM volume 4, sections 2.3, 2.17 and 2.23).
+    fn read_intel_msr(&self, register: u32) -> Option<u64> {
+        let family = self.config.model.family;
+        let ratio = self.clock.tsc_hz() / RATIO_HZ & 0xff;
+        match register {
+            _ if !self.limits.intel => None,
+            // The first of platforms; nothing was strapped at power-on.
+            index::PLATFORM_ID | index::POWER_ON => Some(0),
+            index::FREQUENCY_ID => (family == 15).then_some(FREQUENCY_ID),
+            index::SECOND_LEVEL_CONTROL => (family == 6).then_some(SECOND_LEVEL_CONTROL),
+            index::PLATFORM_INFO => {
+                Some(PLATFORM_INFO_CPUID_FAULTING | ratio << PLATFORM_INFO_RATIO_SHIFT)
+            }
+            index::MISC_FEATURES => Some(self.msrs.misc_features),
+            _ => None,
+        }
+    }
+
+    /// Whether the program may execute CPUID. System management mode always may.
+    pub(crate) fn may_identify(&self) -> bool {
+        let kept = self.msrs.misc_features & MISC_FEATURES_CPUID_FAULTING != 0;
+        !kept || self.cpl == 0 || self.in_smm()
     }
 
     /// Writes model-specific register `register`; false if there is none or it can't have this value.
@@ -427,6 +482,7 @@ impl Cpu {
             index::OSVW_LENGTH | index::OSVW_STATUS if !self.has(Groups::OSVW) => return false,
             index::PKRS => return self.write_pkrs(value),
             index::XSS => return self.has(Groups::XSAVES) && value == 0,
+            index::MISC_FEATURES if !self.limits.intel => return false,
             hyperv::index::FIRST..=hyperv::index::LAST => {
                 return self.write_hyperv_msr(register, value);
             }
@@ -465,6 +521,9 @@ impl Cpu {
             index::SYSENTER_ESP => (&mut msrs.sysenter_esp, canonical),
             index::SYSENTER_EIP => (&mut msrs.sysenter_eip, canonical),
             index::MISC_ENABLE => (&mut msrs.misc_enable, true),
+            index::MISC_FEATURES => {
+                (&mut msrs.misc_features, value & !MISC_FEATURES_CPUID_FAULTING == 0)
+            }
             index::MTRR_FIRST..=index::MTRR_LAST => {
                 let n = (register - index::MTRR_FIRST) as usize;
                 let is_mask = n & 1 != 0;
@@ -498,12 +557,18 @@ impl Cpu {
             index::PATCH_LEVEL
             | index::SYSCFG
             | index::NB_CFG
+            | index::PATCH_LOADER
             | index::INT_PENDING
+            | index::MMIO_CONFIGURATION
+            | index::SMM_ADDR
+            | index::SMM_MASK
             | index::LS_CFG
             | index::IC_CFG
             | index::DC_CFG
             | index::BU_CFG
-            | index::DE_CFG => return true,
+            | index::DE_CFG
+            | index::BU_CFG2
+            | index::EX_CFG => return true,
             _ => {
                 self.sync_performance();
                 let msrs = &mut self.msrs;

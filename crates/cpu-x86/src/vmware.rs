@@ -14,7 +14,7 @@ pub(crate) const PORT: u16 = 0x5658;
 /// "VMXh".
 const MAGIC: u32 = 0x564d_5868;
 /// Frequency of the local APICs' timers.
-const APIC_HZ: u32 = 1_000_000_000;
+pub(crate) const APIC_HZ: u32 = 1_000_000_000;
 /// How far behind the host's a guest's clock may be, in microseconds.
 const MAX_LAG: u32 = 1_000_000;
 /// What a command that there is not returns in EAX.

@@ -144,6 +144,27 @@ fn machine_check() {
     }
 }
 
+/// Programs can be kept from CPUID (SDM volume 3, section 2.3.1 and volume 2, CPUID).
+fn cpuid_faulting() {
+    const PLATFORM_INFO: u32 = 0xce;
+    const MISC_FEATURES: u32 = 0x140;
+    if !is_intel() {
+        return absent("MISC_FEATURES", MISC_FEATURES);
+    }
+    check("PLATFORM_INFO is read-only", try_wrmsr(PLATFORM_INFO, 0), GP);
+    if try_rdmsr(PLATFORM_INFO).is_none_or(|info| info >> 31 & 1 == 0) {
+        return;
+    }
+    register("MISC_FEATURES", MISC_FEATURES, &[1, 0], &[2, 1 << 63]);
+    let identify = || user!(["xor eax, eax", "push rbx", "cpuid", "pop rbx"], out("eax") _, out("ecx") _, out("edx") _);
+    check("a program's CPUID", identify(), NONE);
+    wrmsr(MISC_FEATURES, 1);
+    check("a program's CPUID that faults", identify(), GP);
+    check("the system's CPUID", cpuid(0, 0)[0] != 0, true);
+    wrmsr(MISC_FEATURES, 0);
+    check("a program's CPUID again", identify(), NONE);
+}
+
 fn others() {
     absent("nothing", 0x0000_3fff);
     absent("nothing", 0xc000_1fff);
@@ -153,6 +174,7 @@ fn others() {
     if is_intel() {
         register("MISC_ENABLE", 0x1a0, &[1, 0x1801], &[]);
     }
+    cpuid_faulting();
     if has(7, 3, 26) {
         register("SPEC_CTRL", 0x48, &[1, 0], &[1 << 20, 1 << 40]);
         check("PRED_CMD", try_wrmsr(0x49, 1), NONE);

@@ -14,6 +14,9 @@ use crate::regs::CR4_TSD;
 use crate::svm::code;
 
 fn cpuid(cpu: &mut Cpu, _: &Op) -> Result {
+    if !cpu.may_identify() {
+        return Err(Exception::GP0);
+    }
     cpu.intercept(code::CPUID)?;
     let leaf = cpu.cpuid(cpu.reg(RAX), cpu.reg(RCX));
     cpu.set_reg(RAX, leaf.eax);

@@ -37,7 +37,7 @@ use memory::{Change, GuestMemory, HostAdvice};
 
 use super::bios::{self, BootOrder, RomFiles};
 use super::boot::{self, BootImages, Entry};
-use super::cpu::{BoardClock, CpuView, SmiInput};
+use super::cpu::{BoardClock, CpuView, SmiInput, TSC_HZ};
 use super::devices::{Bus, Buses, LoadedImage};
 use super::door::Door;
 use super::firmware;
@@ -157,8 +157,11 @@ impl Pc {
             Accelerator::Qtest => TimerQueue::without_thread(Clock::manual()),
         };
         let day = Arc::new(Reference::new(&spec.rtc, timers.clock()));
-        let clock: Arc<dyn GuestClock> =
-            Arc::new(BoardClock { clock: timers.clock().clone(), day: Arc::clone(&day) });
+        let clock: Arc<dyn GuestClock> = Arc::new(BoardClock {
+            clock: timers.clock().clone(),
+            day: Arc::clone(&day),
+            tsc_hz: spec.cpu.tsc_hz.unwrap_or(TSC_HZ),
+        });
         let signals: Vec<_> = (0..spec.smp.cpus).map(|_| Arc::new(Signals::default())).collect();
         let (ports, mmio) = (Arc::new(AddressSpace::new()), Arc::new(AddressSpace::new()));
         let topology = topology(spec);

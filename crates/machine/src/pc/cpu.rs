@@ -9,8 +9,11 @@ use devices::fpu_error::FpuError;
 use devices::lapic::LocalApic;
 use devices::mc146818::Reference;
 
-/// Ticks of the time-stamp counter per second. One a nanosecond: exact in both directions.
-pub const TSC_HZ: u64 = 1_000_000_000;
+const NS: u64 = 1_000_000_000;
+
+/// Ticks of the time-stamp counter per second, where the CPU model has none of its own. One a nanosecond: exact
+/// in both directions.
+pub const TSC_HZ: u64 = NS;
 
 /// The machine's clock as CPUs read it.
 pub struct BoardClock {
@@ -18,6 +21,8 @@ pub struct BoardClock {
     pub clock: Clock,
     /// Time of day.
     pub day: Arc<Reference>,
+    /// Ticks of the time-stamp counter per second.
+    pub tsc_hz: u64,
 }
 
 impl GuestClock for BoardClock {
@@ -26,7 +31,11 @@ impl GuestClock for BoardClock {
     }
 
     fn tsc(&self) -> u64 {
-        self.clock.now_ns()
+        let ns = self.clock.now_ns();
+        match self.tsc_hz {
+            NS => ns,
+            hz => (u128::from(ns) * u128::from(hz) / u128::from(NS)) as u64,
+        }
     }
 
     fn time_of_day_ns(&self) -> u64 {
@@ -34,7 +43,7 @@ impl GuestClock for BoardClock {
     }
 
     fn tsc_hz(&self) -> u64 {
-        TSC_HZ
+        self.tsc_hz
     }
 }
 
