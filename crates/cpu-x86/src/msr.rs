@@ -440,7 +440,7 @@ impl Cpu {
     /// Reads a register that Intel's processors have (SDM volume 4, sections 2.3, 2.17 and 2.23).
     fn read_intel_msr(&self, register: u32) -> Option<u64> {
         let family = self.config.model.family;
-        let ratio = self.clock.tsc_hz() / RATIO_HZ & 0xff;
+        let ratio = (self.clock.tsc_hz() / RATIO_HZ) & 0xff;
         match register {
             _ if !self.limits.intel => None,
             // The first of platforms; nothing was strapped at power-on.

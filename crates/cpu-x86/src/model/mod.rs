@@ -407,7 +407,7 @@ impl CpuModel {
 
 #[cfg(test)]
 mod tests {
-    use super::known::{HOST, MODELS};
+    use super::known::MODELS;
     use super::*;
     use crate::feature::{PERFCTR_CORE, is_absent};
 
