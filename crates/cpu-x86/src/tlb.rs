@@ -223,6 +223,11 @@ struct Table {
     global: Vec<u16>,
     /// Bit n: entry n is global.
     is_global: [u64; L1_ENTRIES / 64],
+    /// The entries that have the right to write, and maybe some that have not, each once: whoever marks a page
+    /// as code, or is told that somebody did, looks through those only.
+    writable: Vec<u16>,
+    /// Bit n: entry n is among them.
+    is_writable: [u64; L1_ENTRIES / 64],
     /// Bit n: an entry for instructions was replaced, of a page whose number hashes to n.
     replaced: [u64; REPLACED_WORDS],
     /// There is such an entry; one that was not global.
@@ -236,6 +241,8 @@ impl Default for Table {
             local: Vec::new(),
             global: Vec::new(),
             is_global: [0; L1_ENTRIES / 64],
+            writable: Vec::new(),
+            is_writable: [0; L1_ENTRIES / 64],
             replaced: [0; REPLACED_WORDS],
             any_replaced: false,
             local_replaced: false,
@@ -294,6 +301,25 @@ impl Table {
         } else {
             self.local = listed;
         }
+    }
+
+    /// Takes note that entry `index` has the right to write.
+    fn note_writable(&mut self, index: usize) {
+        let (word, bit) = (&mut self.is_writable[index / 64], 1 << (index % 64));
+        if *word & bit == 0 {
+            *word |= bit;
+            self.writable.push(index as u16);
+        }
+    }
+
+    /// The entries that may have the right to write, which have it no more.
+    fn take_writable(&mut self) -> impl Iterator<Item = usize> {
+        let is_writable = &mut self.is_writable;
+        self.writable.drain(..).map(move |index| {
+            let index = usize::from(index) % L1_ENTRIES;
+            is_writable[index / 64] &= !(1 << (index % 64));
+            index
+        })
     }
 
     fn used(&self) -> impl Iterator<Item = usize> {
@@ -378,6 +404,10 @@ impl Tlb {
             table.note_replaced(page, was_global);
         }
         entries[index] = new;
+        let [_, writable, _] = rights;
+        if writable {
+            table.note_writable(index);
+        }
         if was_empty || was_global != global {
             table.set_global(index, global);
             table.note_used(index, &entries[..]);
@@ -466,6 +496,7 @@ impl Tlb {
                 let index = usize::from(index) % L1_ENTRIES;
                 entries[index] = TlbEntry::empty(index);
             }
+            table.take_writable().for_each(drop);
             self.change_code(class);
         }
     }
@@ -493,10 +524,8 @@ impl Tlb {
 
     /// Takes away the right to write from all first-level entries: whoever writes has to ask again.
     pub(crate) fn forbid_writes(&mut self) {
-        for (entries, table) in self.l1.iter_mut().zip(&self.tables) {
-            for index in table.used() {
-                entries[index].forbid_writes(index);
-            }
+        for (entries, table) in self.l1.iter_mut().zip(&mut self.tables) {
+            table.take_writable().for_each(|index| entries[index].forbid_writes(index));
         }
     }
 
@@ -646,12 +675,13 @@ impl Tlb {
     pub(crate) fn let_write(&mut self, class: Class, linear: u64, host: HostPtr, allowed: bool) {
         let index = l1_index(linear);
         self.l1[class as usize][index].let_write(index, linear, host, allowed);
+        self.tables[class as usize].note_writable(index);
     }
 
     /// Takes away the right to write to the host page at `host` from every first-level entry.
     pub(crate) fn protect(&mut self, host: HostPtr) {
         for (entries, table) in self.l1.iter_mut().zip(&self.tables) {
-            for index in table.used() {
+            for index in table.writable.iter().map(|&index| usize::from(index) % L1_ENTRIES) {
                 entries[index].protect(index, host);
             }
         }
