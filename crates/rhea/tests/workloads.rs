@@ -2,11 +2,12 @@
 //! compute on the host, with the C library's, OpenSSL's and numpy's choice of instructions for x86-64-v3.
 //!
 //! The guest comes from `cargo xtask guests storage-linux workloads workloads-initramfs`; without it these
-//! tests are skipped, loudly.
+//! tests are skipped, loudly. The disk with many languages comes from `cargo xtask guests languages.img`.
 
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use testkit::{Guest, Vm, VmBuilder};
 
 /// Where the guest has the programs.
@@ -89,6 +90,32 @@ fn stress_ng_finds_no_mistake() {
             ensure!(said.contains("successful run completed"), "{said}");
             ensure!(!said.contains("fail:") && !said.contains("error:"), "{said}");
         }
+        Ok(())
+    });
+}
+
+/// What the compilers and virtual machines of many languages make, they make the same of as on the host where
+/// the disk was made.
+#[test]
+#[ignore = "minutes, and a disk of 4 GB"]
+fn languages_compute_what_they_compute_on_the_host() {
+    testkit::run("languages_compute_what_they_compute_on_the_host", || {
+        let disk = testkit::workspace().join("guest/images/languages.img");
+        ensure!(disk.is_file(), "no disk: run `cargo xtask guests languages.img`");
+        let guest = Guest::find().context("no guest: run `cargo xtask guest`")?;
+        let builder = VmBuilder::new(&testkit::binary(env!("CARGO_BIN_EXE_rhea")))?;
+        let drive = format!("file={},if=virtio,format=raw,snapshot=on", disk.display());
+        let builder = builder.linux(&guest, "commands");
+        let mut vm = builder.args(["-m", "3072", "-smp", "2", "-drive", &drive]).spawn()?;
+        vm.serial.wait_for("rhea-guest: commands\r\n")?;
+        let mounts = "mount -t ext4 /dev/vda /mnt && mount -t proc proc /mnt/proc && \
+             mount -t devtmpfs dev /mnt/dev && mount -t tmpfs tmp /mnt/tmp";
+        output(&mut vm, mounts)?;
+        vm.serial.send("chroot /mnt sh /languages/results > /tmp/results\n")?;
+        let done = vm.serial.comes_within("rhea-guest: status 0\r\n", Duration::from_secs(1500));
+        ensure!(done, "the languages have not come to an end");
+        let difference = output(&mut vm, "diff /mnt/languages/expected /tmp/results; true")?;
+        ensure!(difference.trim().is_empty(), "guest and host differ:\n{difference}");
         Ok(())
     });
 }

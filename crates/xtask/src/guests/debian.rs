@@ -24,7 +24,7 @@ const ROOT_START: u64 = 16 << 20;
 const ROOT_SIZE: u64 = 768 << 20;
 /// The file system's name, by which the kernel and GRUB find it on any disk.
 const LABEL: &str = "rhea-root";
-const MIRROR: &str = "http://deb.debian.org/debian";
+pub(super) const MIRROR: &str = "http://deb.debian.org/debian";
 const INCLUDE: &str = "systemd-sysv,udev,kmod,initramfs-tools,linux-image-cloud-amd64,\
                        pciutils,dmidecode";
 
@@ -57,17 +57,14 @@ configfile /boot/grub/grub.cfg
 ";
 
 pub(super) fn disk(kitchen: &Kitchen, image: &Path) -> Result<()> {
-    if !is_root()? {
-        bail!("debootstrap has to be run as root");
-    }
     let folder = kitchen.scratch("debian")?;
     let root = folder.join("root");
-    install(kitchen, &root)?;
+    install(kitchen, &root, INCLUDE)?;
     configure(&root)?;
     let core = folder.join("core.img");
     grub(kitchen, &root, &folder, &core)?;
     let root_image = folder.join("root.ext4");
-    make_root(&root, &root_image)?;
+    file_system(&root, &root_image, ROOT_SIZE, LABEL)?;
     let esp = folder.join("esp.fat");
     make_esp(kitchen, &folder, &esp)?;
 
@@ -92,12 +89,16 @@ fn is_root() -> Result<bool> {
     Ok(uid.split_whitespace().nth(1) == Some("0"))
 }
 
-fn install(kitchen: &Kitchen, root: &Path) -> Result<()> {
+/// Has debootstrap make a system with the packages `include`, separated by commas, in folder `root`.
+pub(super) fn install(kitchen: &Kitchen, root: &Path, include: &str) -> Result<()> {
+    if !is_root()? {
+        bail!("debootstrap has to be run as root");
+    }
     let debootstrap = kitchen.packages.unpacked("debootstrap")?;
     // It finds its scripts by a variable of its environment.
     let home = format!("DEBOOTSTRAP_DIR={}", debootstrap.join("usr/share/debootstrap").display());
     let program = debootstrap.join("usr/sbin/debootstrap");
-    let include = format!("--include={INCLUDE}");
+    let include = format!("--include={include}");
     println!("guests: debootstrap");
     run(
         "env",
@@ -113,6 +114,13 @@ fn install(kitchen: &Kitchen, root: &Path) -> Result<()> {
     )
 }
 
+/// Runs a command of the system in folder `root`.
+pub(super) fn chroot(root: &Path, command: &[&str]) -> Result<()> {
+    let mut arguments = vec![root.as_os_str()];
+    arguments.extend(command.iter().map(OsStr::new));
+    run("chroot", &arguments)
+}
+
 fn configure(root: &Path) -> Result<()> {
     let write = |path: &str, text: &str| {
         let path = root.join(path);
@@ -126,17 +134,11 @@ fn configure(root: &Path) -> Result<()> {
         "etc/initramfs-tools/modules",
         "virtio_pci\nvirtio_blk\nvirtio_scsi\nata_piix\nahci\nsd_mod\next4\n",
     )?;
-    let root_name = root.as_os_str();
-    let chroot = |command: &[&str]| {
-        let mut arguments = vec![root_name];
-        arguments.extend(command.iter().map(OsStr::new));
-        run("chroot", &arguments)
-    };
-    chroot(&["passwd", "-d", "root"])?;
-    chroot(&["update-initramfs", "-u"])?;
+    chroot(root, &["passwd", "-d", "root"])?;
+    chroot(root, &["update-initramfs", "-u"])?;
     // Nobody waits for these in a test.
-    chroot(&["systemctl", "mask", "apt-daily.timer", "apt-daily-upgrade.timer"])?;
-    chroot(&["apt-get", "clean"])?;
+    chroot(root, &["systemctl", "mask", "apt-daily.timer", "apt-daily-upgrade.timer"])?;
+    chroot(root, &["apt-get", "clean"])?;
     for path in ["usr/share/doc", "usr/share/man", "usr/share/locale", "var/lib/apt/lists"] {
         let _ = fs::remove_dir_all(root.join(path));
     }
@@ -191,9 +193,10 @@ fn make_core(
     run(common.join("usr/bin/grub-mkimage"), &arguments)
 }
 
-fn make_root(root: &Path, image: &Path) -> Result<()> {
-    File::create(image)?.set_len(ROOT_SIZE)?;
-    let options = ["-q", "-F", "-t", "ext4", "-L", LABEL, "-E"];
+/// Makes an ext4 file system of `size` bytes, most of them holes, with what is in folder `root`.
+pub(super) fn file_system(root: &Path, image: &Path, size: u64, label: &str) -> Result<()> {
+    File::create(image)?.set_len(size)?;
+    let options = ["-q", "-F", "-t", "ext4", "-L", label, "-E"];
     let mut arguments: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
     arguments.push(OsStr::new("lazy_itable_init=0,lazy_journal_init=0"));
     arguments.extend([OsStr::new("-d"), root.as_os_str(), image.as_os_str()]);

@@ -1,8 +1,8 @@
 //! `cargo xtask guests`: disks, CDs and kernels that tests boot, made from Debian packages.
 //!
 //! Packages are downloaded and unpacked below `guest/images`, never installed, and each image is made
-//! once: a recipe that changes gets a new name for its stamp. Only the Debian disk needs to be root, for
-//! debootstrap.
+//! once: a recipe that changes gets a new name for its stamp. Only the disks with a Debian system need to be
+//! made by root, for debootstrap.
 //!
 //! | module | what it makes |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | `boot_media` | CDs and a floppy disk |
 //! | `display` | an initramfs with drivers of graphics adapters |
 //! | `input` | an initramfs with drivers of input devices |
+//! | `languages` | a disk with compilers and virtual machines of many languages: 4 GB, made when asked for by name |
 //! | `nested` | Linux that runs guests by KVM |
 //! | `platform` | Linux with drivers for the PC itself, and tools that show it |
 //! | `programs` | programs of packages in an initramfs |
@@ -23,6 +24,7 @@ mod boot_media;
 mod debian;
 mod display;
 mod input;
+mod languages;
 mod nested;
 mod packages;
 mod platform;
@@ -68,6 +70,9 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "debian.img", version: 3, make: debian::disk },
 ];
 
+/// What takes more to make than most want: only made if asked for by name.
+const BY_NAME: &[Recipe] = &[Recipe { file: "languages.img", version: 1, make: languages::disk }];
+
 const BENCH_TOOLS: Recipe = Recipe { file: "bench-tools", version: 1, make: bench_tools::folder };
 
 /// Where images are made, and from what.
@@ -95,18 +100,22 @@ impl Kitchen {
     }
 }
 
-/// Makes the images with these names, or all. One that can't be made does not keep the others from it.
+/// Makes the images with these names, or all that tests boot without being asked. One that can't be made does not
+/// keep the others from it.
 pub(crate) fn make(names: &[String]) -> Result<()> {
     let kitchen = Kitchen::new()?;
-    if let Some(name) = names.iter().find(|name| !RECIPES.iter().any(|r| r.file == **name)) {
-        let known: Vec<&str> = RECIPES.iter().map(|recipe| recipe.file).collect();
+    let all = || RECIPES.iter().chain(BY_NAME);
+    if let Some(name) = names.iter().find(|name| !all().any(|r| r.file == **name)) {
+        let known: Vec<&str> = all().map(|recipe| recipe.file).collect();
         bail!("there is no guest '{name}'; there are {}", known.join(", "));
     }
     let mut failures = Vec::new();
-    for recipe in RECIPES {
-        if (names.is_empty() || names.iter().any(|name| name == recipe.file))
-            && let Err(error) = bake(&kitchen, recipe)
-        {
+    let wanted: Vec<&Recipe> = match names {
+        [] => RECIPES.iter().collect(),
+        names => all().filter(|recipe| names.iter().any(|name| name == recipe.file)).collect(),
+    };
+    for recipe in wanted {
+        if let Err(error) = bake(&kitchen, recipe) {
             println!("guests: no {}: {error:#}", recipe.file);
             failures.push(recipe.file);
         }
