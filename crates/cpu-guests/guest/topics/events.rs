@@ -202,6 +202,23 @@ fn returns() {
     set_descriptor(FREE_SLOT, 0x00cf_9100_0000_ffff);
     check("SS is read-only", iret(FREE.into(), None, 2, 0x08, None), (GP, FREE.into()));
     set_descriptor(FREE_SLOT, 0);
+    // Null selectors lose their RPL on the way to CPL 3 (SDM volume 2, IRET), and no more.
+    let base = rdmsr(0xc000_0101);
+    unsafe { asm!("mov ds, {0:x}", "mov gs, {0:x}", in(reg) 3) };
+    wrmsr(0xc000_0101, 0x1234_5678);
+    let (ds, gs): (u32, u32);
+    user!(["mov eax, ds", "mov ecx, gs"], out("eax") ds, out("ecx") gs);
+    check("null selectors with RPL at CPL 3", (ds, gs), (0, 0));
+    check("the base of one", rdmsr(0xc000_0101), 0x1234_5678);
+    wrmsr(0xc000_0101, base);
+    // And within a level they stay.
+    let ds: u32;
+    unsafe {
+        asm!("mov eax, 3", "mov ds, eax", "mov rdx, rsp", "push 0x10", "push rdx", "pushfq", "push 0x08",
+            "lea rdx, [rip + 2f]", "push rdx", "iretq", "2: mov eax, ds", "mov edx, 0x10", "mov ds, edx",
+            out("eax") ds, out("rdx") _);
+    }
+    check("and within CPL 0", ds, 3);
     // NT in long mode.
     check("with NT", attempt!(["push 0x4002", "popfq", "iretq"]), GP);
     check("code", last().trap.code, 0);
