@@ -18,7 +18,7 @@ use crate::state::{Activity, Segment};
 use crate::svm::code;
 use crate::task::Cause;
 
-/// Bit 0 of an error code: the event came from outside the program.
+/// Bit 0 of an error code: the event came from outside.
 const EXTERNAL: u16 = 1;
 /// The error code of a security exception that an INIT raised (APM volume 2, section 8.2.21).
 const REDIRECTED_INIT: u16 = 1;
@@ -126,7 +126,9 @@ impl Cpu {
             self.deliver_gate(vector, source, error_code)
         };
         done.map_err(|mut fault| {
-            let external = source == Source::Exception || source == Source::External;
+            // To Intel an earlier exception is outside the program; to AMD it is not outside the processor.
+            let external =
+                source == Source::External || source == Source::Exception && self.limits.intel;
             if external && matches!(fault.vector, vector::TS..=vector::GP) {
                 fault.error_code = fault.error_code.map(|code| code | EXTERNAL);
             }

@@ -185,8 +185,10 @@ impl Cpu {
         self.ends_step = false;
         let met_before = self.pending_debug & DR6_BREAKPOINTS;
         if let Err(exception) = self.run_one() {
-            // An instruction that did not come to its end meets its breakpoints when it is tried again.
-            self.pending_debug = self.pending_debug & !DR6_BREAKPOINTS | met_before;
+            // An instruction that did not come to its end meets its breakpoints when it is tried again. What
+            // a load of SS before it met is lost by a fault, as on processors.
+            let kept = if exception == Exception::RETRY { met_before } else { 0 };
+            self.pending_debug = self.pending_debug & !DR6_BREAKPOINTS | kept;
             if shielded {
                 self.system_flags |= RF;
             }

@@ -326,7 +326,13 @@ impl Cpu {
         for index in [ES, DS, FS, GS] {
             let segment = &self.seg[usize::from(index)];
             let conforming = segment.has(attr::CODE | attr::CONFORMING);
-            if segment.has(attr::PRESENT) && !conforming && segment.dpl() < cpl {
+            let unusable = if is_null(segment.selector) {
+                // Nothing is lost but the level in the selector, which processors clear.
+                segment.selector != 0
+            } else {
+                segment.has(attr::PRESENT) && !conforming && segment.dpl() < cpl
+            };
+            if unusable {
                 // The base stays for 64-bit code, which does not look at the rest.
                 let base = segment.base;
                 self.set_segment(index, Segment { base, ..Segment::default() });

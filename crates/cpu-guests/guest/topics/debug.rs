@@ -279,6 +279,23 @@ fn after_stack_segment(dr7: u64) {
     enters!("MOV SS, INT n", stub(0x91), ["int 0x91"]);
     handle(BP, None);
     handle(0x91, None);
+    // It is lost if that instruction faults, or is itself a debug trap (Linux's selftest `mov_ss_trap` has this
+    // from processors).
+    set_dr7(dr7);
+    begin();
+    let vector = attempt!(["mov ss, [rip + {s}]", "ud2"], s = sym SELECTOR);
+    check("MOV SS, UD2", (vector, count()), (UD, 0));
+    begin();
+    let vector = attempt!(["mov ss, [rip + {s}]", "mov al, [{at}]"], s = sym SELECTOR,
+        at = in(reg) 1u64 << 63, out("al") _);
+    check("MOV SS, a fault of an operand", (vector, count()), (GP, 0));
+    begin();
+    let start: u64;
+    unsafe {
+        asm!("lea {0}, [rip + 2f]", "mov ss, [rip + {s}]", "2: .byte 0xf1", "nop", out(reg) start, s = sym SELECTOR);
+    }
+    set_dr7(0x400);
+    expect("MOV SS, ICEBP", start, &[(1, 0)]);
     // Into 64-bit code of CPL 0, which is where we are.
     let (star, lstar, mask) = (rdmsr(0xc000_0081), rdmsr(0xc000_0082), rdmsr(0xc000_0084));
     wrmsr(0xc000_0081, u64::from(CODE64) << 32);

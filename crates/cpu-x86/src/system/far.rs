@@ -7,7 +7,7 @@ use crate::exception::{Exception, Result, vector};
 use crate::interrupt::Source;
 use crate::op::{Handler, Op};
 use crate::reg::addr_mask;
-use crate::regs::CR4_VME;
+use crate::regs::{CR4_VME, DR6_BREAKPOINTS};
 use crate::svm::code;
 
 /// The far pointer in memory: offset, then selector.
@@ -80,6 +80,9 @@ fn into(cpu: &mut Cpu, _: &Op) -> Result {
 fn int1(cpu: &mut Cpu, _: &Op) -> Result {
     // By its own intercept alone: it is no exception, though its vector is one's.
     cpu.intercept(code::ICEBP)?;
+    // What a load of SS met is not told in the handler of debug exceptions, which begins anyhow: on a stack of
+    // the interrupt stack table a second frame would take the place of the first.
+    cpu.pending_debug &= !DR6_BREAKPOINTS;
     cpu.software_interrupt(vector::DB, Source::Icebp)
 }
 
