@@ -22,6 +22,7 @@ const MC_BANKS: usize = 10;
 #[allow(missing_docs)]
 pub(crate) mod index {
     pub(crate) const TSC: u32 = 0x10;
+    pub(crate) const PLATFORM_ID: u32 = 0x17;
     pub(crate) const APIC_BASE: u32 = 0x1b;
     pub(crate) const TSC_ADJUST: u32 = 0x3b;
     pub(crate) const SPEC_CTRL: u32 = 0x48;
@@ -68,6 +69,8 @@ pub(crate) mod index {
     pub(crate) const GS_BASE: u32 = 0xc000_0101;
     pub(crate) const KERNEL_GS_BASE: u32 = 0xc000_0102;
     pub(crate) const TSC_AUX: u32 = 0xc000_0103;
+    pub(crate) const COUNTERS_FIRST: u32 = 0xc001_0000;
+    pub(crate) const COUNTERS_LAST: u32 = 0xc001_0007;
     pub(crate) const SYSCFG: u32 = 0xc001_0010;
     pub(crate) const HWCR: u32 = 0xc001_0015;
     pub(crate) const TOP_MEM: u32 = 0xc001_001a;
@@ -83,6 +86,7 @@ pub(crate) mod index {
     pub(crate) const DC_CFG: u32 = 0xc001_1022;
     pub(crate) const BU_CFG: u32 = 0xc001_1023;
     pub(crate) const DE_CFG: u32 = 0xc001_1029;
+    pub(crate) const BU_CFG2: u32 = 0xc001_102a;
 }
 
 /// IA32_ARCH_CAPABILITIES: nothing is executed speculatively, so no data leaks through a misprediction,
@@ -345,6 +349,8 @@ impl Cpu {
             index::PKRS if self.has(Groups::PKS) => msrs.pkrs.into(),
             // No component of the processor's state is the supervisor's alone.
             index::XSS if self.has(Groups::XSAVES) => 0,
+            // The first of the platforms that microcode is for.
+            index::PLATFORM_ID if self.limits.intel => 0,
             // A microcode level that no erratum workaround asks to be newer.
             index::PATCH_LEVEL => 0x0100_0065,
             index::MTRR_CAP => MTRR_CAP,
@@ -394,9 +400,11 @@ impl Cpu {
             | index::LS_CFG
             | index::IC_CFG
             | index::DC_CFG
-            | index::BU_CFG => 0,
+            | index::BU_CFG
+            | index::BU_CFG2 => 0,
             // LFENCE serialises.
             index::DE_CFG => 1 << 1,
+            _ if self.is_still_counter(register) => 0,
             _ => {
                 let counter = msrs.pmu.as_ref().and_then(|pmu| pmu.read(register));
                 return counter
@@ -452,6 +460,7 @@ impl Cpu {
                 return there;
             }
             index::MPERF | index::APERF => return self.write_effective_frequency(register, value),
+            _ if self.is_still_counter(register) => return true,
             _ => {}
         }
         let canonical = self.is_canonical_base(value);
@@ -503,6 +512,7 @@ impl Cpu {
             | index::IC_CFG
             | index::DC_CFG
             | index::BU_CFG
+            | index::BU_CFG2
             | index::DE_CFG => return true,
             _ => {
                 self.sync_performance();
@@ -517,6 +527,13 @@ impl Cpu {
             *slot = value;
         }
         valid
+    }
+
+    /// Whether `register` is of the four counters that all of AMD's processors have and no bit in CPUID tells
+    /// of, on a CPU without counters: it reads as zero, and kernels that clear it (Xen) go on.
+    fn is_still_counter(&self, register: u32) -> bool {
+        let is_amds = !self.limits.intel && self.msrs.pmu.is_none();
+        is_amds && (index::COUNTERS_FIRST..=index::COUNTERS_LAST).contains(&register)
     }
 
     /// Whether the model has the registers of `group`.
