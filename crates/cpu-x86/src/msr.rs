@@ -74,6 +74,8 @@ pub(crate) mod index {
     pub(crate) const GS_BASE: u32 = 0xc000_0101;
     pub(crate) const KERNEL_GS_BASE: u32 = 0xc000_0102;
     pub(crate) const TSC_AUX: u32 = 0xc000_0103;
+    pub(crate) const COUNTERS_FIRST: u32 = 0xc001_0000;
+    pub(crate) const COUNTERS_LAST: u32 = 0xc001_0007;
     pub(crate) const SYSCFG: u32 = 0xc001_0010;
     pub(crate) const HWCR: u32 = 0xc001_0015;
     pub(crate) const TOP_MEM: u32 = 0xc001_001a;
@@ -427,6 +429,7 @@ impl Cpu {
             | index::EX_CFG => 0,
             // LFENCE serialises.
             index::DE_CFG => 1 << 1,
+            _ if self.is_still_counter(register) => 0,
             _ => {
                 let counter = msrs.pmu.as_ref().and_then(|pmu| pmu.read(register));
                 return counter
@@ -443,7 +446,7 @@ impl Cpu {
         let ratio = (self.clock.tsc_hz() / RATIO_HZ) & 0xff;
         match register {
             _ if !self.limits.intel => None,
-            // The first of platforms; nothing was strapped at power-on.
+            // The first of the platforms that microcode is for; nothing was strapped at power-on.
             index::PLATFORM_ID | index::POWER_ON => Some(0),
             index::FREQUENCY_ID => (family == 15).then_some(FREQUENCY_ID),
             index::SECOND_LEVEL_CONTROL => (family == 6).then_some(SECOND_LEVEL_CONTROL),
@@ -508,6 +511,7 @@ impl Cpu {
                 return there;
             }
             index::MPERF | index::APERF => return self.write_effective_frequency(register, value),
+            _ if self.is_still_counter(register) => return true,
             _ => {}
         }
         let canonical = self.is_canonical_base(value);
@@ -582,6 +586,13 @@ impl Cpu {
             *slot = value;
         }
         valid
+    }
+
+    /// Whether `register` is of the four counters that all of AMD's processors have and no bit in CPUID tells
+    /// of, on a CPU without counters: it reads as zero, and kernels that clear it (Xen) go on.
+    fn is_still_counter(&self, register: u32) -> bool {
+        let is_amds = !self.limits.intel && self.msrs.pmu.is_none();
+        is_amds && (index::COUNTERS_FIRST..=index::COUNTERS_LAST).contains(&register)
     }
 
     /// Whether the model has the registers of `group`.

@@ -173,6 +173,15 @@ fn others() {
     absent("x2APIC register outside the mode", 0x802);
     if is_intel() {
         register("MISC_ENABLE", 0x1a0, &[1, 0x1801], &[]);
+        check("PLATFORM_ID", try_rdmsr(0x17).map(|id| id & !(7 << 50)), Some(0));
+        check("PLATFORM_ID is read-only", try_wrmsr(0x17, 0), GP);
+        absent("AMD's PERF_CTL0", 0xc001_0000);
+    } else {
+        absent("Intel's PLATFORM_ID", 0x17);
+        // There is no AMD processor without them, so CPUID does not tell.
+        for n in 0xc001_0000..0xc001_0008 {
+            register("PERF_CTL or PERF_CTR", n, &[0], &[]);
+        }
     }
     cpuid_faulting();
     if has(7, 3, 26) {

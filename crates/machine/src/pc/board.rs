@@ -36,6 +36,7 @@ use input::InputHub;
 use memory::{Change, GuestMemory, HostAdvice};
 
 use super::bios::{self, BootOrder, RomFiles};
+use super::bios_data;
 use super::boot::{self, BootImages, Entry};
 use super::cpu::{BoardClock, CpuView, SmiInput, TSC_HZ};
 use super::devices::{Bus, Buses, LoadedImage};
@@ -541,6 +542,7 @@ impl Pc {
         let Some(boot) = &self.boot else { return Ok(()) };
         let rsdp = self.write_tables()?;
         self.write_smbios()?;
+        bios_data::write(&self.memory)?;
         let screen = |wish: Option<Wish>| {
             let door = self.door();
             if !text_mode::set(&door) {

@@ -1,6 +1,7 @@
 //! The `pc` machine: i440FX and PIIX3 on PCI.
 
 mod bios;
+mod bios_data;
 pub mod board;
 pub mod boot;
 mod cmos;

@@ -221,6 +221,35 @@ fn a_32_bit_kernel_runs_busybox() {
     });
 }
 
+/// A hypervisor sets up what a maker's CPU of model `cpu` has, starts the second from real mode, and runs Linux
+/// below the privilege that a kernel has elsewhere.
+fn xen(name: &str, cpu: &str) {
+    let images = ["xen", "storage-linux", "storage-initramfs"];
+    with_images(name, images, |builder, [xen, linux, initramfs]| {
+        let words = "console=hvc0 cryptomgr.notests rhea.test=smp";
+        let modules = format!("{linux} {words},{initramfs}");
+        let mut vm = builder
+            .args(["-m", "512", "-smp", "2", "-cpu", cpu, "-kernel", &xen, "-initrd", &modules])
+            .args(["-append", "com1=115200,8n1 console=com1"])
+            .spawn()?;
+        vm.serial.wait_for("Brought up 2 CPUs")?;
+        vm.serial.wait_for("Building a PV Dom0")?;
+        vm.serial.wait_for("rhea-guest: smp passed")?;
+        ensure!(vm.wait_exit()?.success());
+        Ok(())
+    });
+}
+
+#[test]
+fn xen_runs_linux_on_amds_cpus() {
+    xen("xen_runs_linux_on_amds_cpus", "qemu64");
+}
+
+#[test]
+fn xen_runs_linux_on_intels_cpus() {
+    xen("xen_runs_linux_on_intels_cpus", "Haswell");
+}
+
 /// A boot loader asks what to load, on the screen and on the serial port; the kernel is memtest86+.
 fn loader_with_memtest(builder: VmBuilder, loader: &str, name: &str) -> Result<()> {
     let mut vm = builder.args(["-m", "16"]).spawn()?;

@@ -6,7 +6,7 @@ use crate::cpio::Archive;
 use anyhow::{Context as _, Result};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What ISOLINUX and SYSLINUX are told: they show a prompt, on the serial port too, and boot memtest86+.
 const CONFIGURATION: &str = "\
@@ -91,6 +91,23 @@ pub(super) fn installer_kernel(kitchen: &Kitchen, image: &Path) -> Result<()> {
 pub(super) fn installer_initrd(kitchen: &Kitchen, image: &Path) -> Result<()> {
     let tree = kitchen.packages.unpacked(INSTALLER)?;
     fs::copy(tree.join(INSTALLER_FILES).join("initrd.gz"), image)?;
+    Ok(())
+}
+
+/// The hypervisor as a multiboot kernel: an ELF file.
+pub(super) fn xen(kitchen: &Kitchen, image: &Path) -> Result<()> {
+    let package = kitchen.packages.versioned("xen-system-amd64", "xen-hypervisor-")?;
+    let tree = kitchen.packages.unpacked(&package)?;
+    let kernel = kitchen.scratch("xen")?.join("xen");
+    let compressed = kernel.with_extension("gz");
+    let boot = tree.join("boot");
+    // Its configuration and its form for UEFI are there, too.
+    let is_it = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "gz");
+    let mut files = fs::read_dir(&boot)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let found = files.find(is_it).context("the package has no compressed kernel")?;
+    fs::copy(found, &compressed)?;
+    run("gzip", &[OsStr::new("-d"), compressed.as_os_str()])?;
+    fs::rename(&kernel, image)?;
     Ok(())
 }
 

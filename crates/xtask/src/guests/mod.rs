@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `packages` | the packages, unpacked |
 //! | `bench_tools` | programs for `cargo xtask bench cpu`, which no test needs: made when it asks |
-//! | `boot_media` | CDs and a floppy disk |
+//! | `boot_media` | CDs, a floppy disk, and kernels as they are in packages |
 //! | `display` | an initramfs with drivers of graphics adapters |
 //! | `input` | an initramfs with drivers of input devices |
 //! | `languages` | a disk with compilers and virtual machines of many languages: 4 GB, made when asked for by name |
@@ -57,6 +57,7 @@ const RECIPES: &[Recipe] = &[
     Recipe { file: "floppy.img", version: 1, make: boot_media::floppy },
     Recipe { file: "installer-linux", version: 1, make: boot_media::installer_kernel },
     Recipe { file: "installer-initrd", version: 1, make: boot_media::installer_initrd },
+    Recipe { file: "xen", version: 1, make: boot_media::xen },
     Recipe { file: "linux-686", version: 1, make: boot_media::kernel_686 },
     Recipe { file: "initramfs-686", version: 1, make: boot_media::initramfs_686 },
     Recipe { file: "storage-linux", version: 2, make: storage::kernel },

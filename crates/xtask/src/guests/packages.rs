@@ -51,12 +51,17 @@ impl Packages {
 
     /// The versioned package that a kernel's meta package stands for.
     pub(super) fn kernel_of(&self, meta: &str) -> Result<String> {
+        self.versioned(meta, "linux-image-")
+    }
+
+    /// The package that `meta` depends on whose name begins with `prefix`.
+    pub(super) fn versioned(&self, meta: &str, prefix: &str) -> Result<String> {
         self.update()?;
         let output = self.apt("apt-cache")?.args(["depends", meta]).output()?;
         String::from_utf8_lossy(&output.stdout)
             .lines()
             .filter_map(|line| line.trim().trim_start_matches('|').strip_prefix("Depends: "))
-            .find(|name| name.starts_with("linux-image-") && !name.contains("-unsigned"))
+            .find(|name| name.starts_with(prefix) && !name.contains("-unsigned"))
             .map(str::to_owned)
             .with_context(|| format!("apt knows no package {meta}"))
     }
