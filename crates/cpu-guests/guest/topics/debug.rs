@@ -125,9 +125,7 @@ fn single_step() {
         start,
         &[(5, BS), (12, BS), (12, BS), (12, BS), (14, BS), (15, BS), (23, BS), (24, BS)],
     );
-    handle(DB, None);
-    let known = attempt!([".byte 0xf1"]) == DB;
-    handle(DB, Some(on_debug));
+    let known = knows_icebp();
     check("ICEBP is known", known, true);
     if !known {
         return;
@@ -139,6 +137,14 @@ fn single_step() {
     let start: u64;
     unsafe { asm!("lea {0}, [rip]", ".byte 0xf1", out(reg) start) };
     expect("ICEBP alone", start, &[(1, 0)]);
+}
+
+/// Whether ICEBP is a debug trap; emulators may not know it.
+fn knows_icebp() -> bool {
+    handle(DB, None);
+    let known = attempt!([".byte 0xf1"]) == DB;
+    handle(DB, Some(on_debug));
+    known
 }
 
 fn instruction_breakpoints() {
@@ -289,13 +295,18 @@ fn after_stack_segment(dr7: u64) {
     let vector = attempt!(["mov ss, [rip + {s}]", "mov al, [{at}]"], s = sym SELECTOR,
         at = in(reg) 1u64 << 63, out("al") _);
     check("MOV SS, a fault of an operand", (vector, count()), (GP, 0));
-    begin();
-    let start: u64;
-    unsafe {
-        asm!("lea {0}, [rip + 2f]", "mov ss, [rip + {s}]", "2: .byte 0xf1", "nop", out(reg) start, s = sym SELECTOR);
-    }
     set_dr7(0x400);
-    expect("MOV SS, ICEBP", start, &[(1, 0)]);
+    if knows_icebp() {
+        set_dr7(dr7);
+        begin();
+        let start: u64;
+        unsafe {
+            asm!("lea {0}, [rip + 2f]", "mov ss, [rip + {s}]", "2: .byte 0xf1", "nop", out(reg) start,
+                s = sym SELECTOR);
+        }
+        set_dr7(0x400);
+        expect("MOV SS, ICEBP", start, &[(1, 0)]);
+    }
     // Into 64-bit code of CPL 0, which is where we are.
     let (star, lstar, mask) = (rdmsr(0xc000_0081), rdmsr(0xc000_0082), rdmsr(0xc000_0084));
     wrmsr(0xc000_0081, u64::from(CODE64) << 32);

@@ -233,7 +233,7 @@ fn xen(name: &str, cpu: &str) {
             .args(["-append", "com1=115200,8n1 console=com1"])
             .spawn()?;
         vm.serial.wait_for("Brought up 2 CPUs")?;
-        vm.serial.wait_for("Building a PV Dom0")?;
+        vm.serial.wait_for("Dom0 has maximum 2 VCPUs")?;
         vm.serial.wait_for("rhea-guest: smp passed")?;
         ensure!(vm.wait_exit()?.success());
         Ok(())
