@@ -504,7 +504,9 @@ mod tests {
         assert_eq!(levels("Nehalem,+xsave"), (0xd, 0x8000_0008));
         assert_eq!(levels("Conroe,level=4,xlevel=0x80000004"), (4, 0x8000_0004));
         assert_eq!(levels("qemu64,min-level=0x16,min-xlevel=0x8000001a"), (0x16, 0x8000_001a));
+        assert_eq!(levels("max,level=4,level=0xffffffff,xlevel=4294967295"), levels("max"));
         assert!(CpuModel::parse("max,level=0x100000000").is_err());
+        assert!(CpuModel::parse("max,min-level=0x40000000").is_err());
     }
 
     #[test]

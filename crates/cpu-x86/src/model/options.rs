@@ -10,6 +10,9 @@ use crate::mmu::PHYS_BITS;
 pub(super) const MIN_PHYS_BITS: u32 = 32;
 pub(super) const MAX_PHYS_BITS: u32 = 52;
 
+/// The highest standard leaf that a model can have: those of hypervisors follow.
+const MAX_STANDARD: u32 = 0x3fff_ffff;
+
 /// Ticks a second that a time-stamp counter can have: what time can be told by, and what no processor comes near.
 const TSC_HZ: std::ops::RangeInclusive<u64> = 1_000_000..=100_000_000_000;
 
@@ -108,9 +111,12 @@ impl CpuModel {
                 limit @ MIN_PHYS_BITS.. => self.phys_bits_limit = limit,
                 _ => return Err(bad()),
             },
-            "level" => self.levels.standard.exact = Some(number(u32::MAX)?),
+            // All ones ask for what there is by default.
+            "level" if plain == Some(u32::MAX.into()) => self.levels.standard.exact = None,
+            "xlevel" if plain == Some(u32::MAX.into()) => self.levels.extended.exact = None,
+            "level" => self.levels.standard.exact = Some(number(MAX_STANDARD)?),
             "xlevel" => self.levels.extended.exact = Some(number(u32::MAX)?),
-            "min-level" => self.levels.standard.least = number(u32::MAX)?,
+            "min-level" => self.levels.standard.least = number(MAX_STANDARD)?,
             "min-xlevel" => self.levels.extended.least = number(u32::MAX)?,
             "full-cpuid-auto-level" => self.levels.by_features = switch()?,
             "cpuid-0xb" => self.topology_leaf = switch()?,
