@@ -342,6 +342,26 @@ fn is_controllers(register: u32) -> bool {
     )
 }
 
+/// Whether a register reads as zero and takes anything: of what it configures on AMD's processors there is nothing
+/// here.
+fn is_inert(register: u32) -> bool {
+    matches!(
+        register,
+        index::SYSCFG
+            | index::NB_CFG
+            | index::INT_PENDING
+            | index::MMIO_CONFIGURATION
+            | index::SMM_ADDR
+            | index::SMM_MASK
+            | index::LS_CFG
+            | index::IC_CFG
+            | index::DC_CFG
+            | index::BU_CFG
+            | index::BU_CFG2
+            | index::EX_CFG
+    )
+}
+
 impl Cpu {
     /// The time-stamp counter as the guest sees it.
     pub(crate) fn tsc(&self) -> u64 {
@@ -413,23 +433,10 @@ impl Cpu {
                 msrs.osvw[(register - index::OSVW_LENGTH) as usize]
             }
             hyperv::index::FIRST..=hyperv::index::LAST => return self.read_hyperv_msr(register),
-            index::SYSCFG
-            | index::TOP_MEM
-            | index::TOP_MEM2
-            | index::NB_CFG
-            | index::INT_PENDING
-            | index::MMIO_CONFIGURATION
-            | index::SMM_ADDR
-            | index::SMM_MASK
-            | index::LS_CFG
-            | index::IC_CFG
-            | index::DC_CFG
-            | index::BU_CFG
-            | index::BU_CFG2
-            | index::EX_CFG => 0,
+            index::TOP_MEM | index::TOP_MEM2 => 0,
             // LFENCE serialises.
             index::DE_CFG => 1 << 1,
-            _ if self.is_still_counter(register) => 0,
+            _ if is_inert(register) || self.is_still_counter(register) => 0,
             _ => {
                 let counter = msrs.pmu.as_ref().and_then(|pmu| pmu.read(register));
                 return counter
@@ -511,7 +518,7 @@ impl Cpu {
                 return there;
             }
             index::MPERF | index::APERF => return self.write_effective_frequency(register, value),
-            _ if self.is_still_counter(register) => return true,
+            _ if is_inert(register) || self.is_still_counter(register) => return true,
             _ => {}
         }
         let canonical = self.is_canonical_base(value);
@@ -558,21 +565,7 @@ impl Cpu {
             index::OSVW_STATUS => (&mut msrs.osvw[1], true),
             // Writable, without effect.
             index::PRED_CMD => return value & !1 == 0,
-            index::PATCH_LEVEL
-            | index::SYSCFG
-            | index::NB_CFG
-            | index::PATCH_LOADER
-            | index::INT_PENDING
-            | index::MMIO_CONFIGURATION
-            | index::SMM_ADDR
-            | index::SMM_MASK
-            | index::LS_CFG
-            | index::IC_CFG
-            | index::DC_CFG
-            | index::BU_CFG
-            | index::DE_CFG
-            | index::BU_CFG2
-            | index::EX_CFG => return true,
+            index::PATCH_LEVEL | index::PATCH_LOADER | index::DE_CFG => return true,
             _ => {
                 self.sync_performance();
                 let msrs = &mut self.msrs;
