@@ -97,7 +97,7 @@ fn stress_ng_finds_no_mistake() {
 /// What the compilers and virtual machines of many languages make, they make the same of as on the host where
 /// the disk was made.
 #[test]
-#[ignore = "minutes, and a disk of 4 GB"]
+#[ignore = "minutes, and a disk of 2 GB"]
 fn languages_compute_what_they_compute_on_the_host() {
     testkit::run("languages_compute_what_they_compute_on_the_host", || {
         let disk = testkit::workspace().join("guest/images/languages.img");

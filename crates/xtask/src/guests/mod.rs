@@ -11,7 +11,7 @@
 //! | `boot_media` | CDs, a floppy disk, and kernels as they are in packages |
 //! | `display` | an initramfs with drivers of graphics adapters |
 //! | `input` | an initramfs with drivers of input devices |
-//! | `languages` | a disk with compilers and virtual machines of many languages: 4 GB, made when asked for by name |
+//! | `languages` | a disk with compilers and virtual machines of many languages: 2 GB, made when asked for by name |
 //! | `nested` | Linux that runs guests by KVM |
 //! | `platform` | Linux with drivers for the PC itself, and tools that show it |
 //! | `programs` | programs of packages in an initramfs |
