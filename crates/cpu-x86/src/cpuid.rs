@@ -11,6 +11,7 @@ use crate::model::{Vendor, first_levels, further_levels};
 use crate::msr::index;
 use crate::pmu::Pmu;
 use crate::regs::{CR4_OSXSAVE, CR4_PKE};
+use crate::vmware::APIC_HZ;
 
 /// The hypervisor's leaves: who it is, and what KVM offers. Where Hyper-V's interface is offered, it is in the
 /// first place, and KVM's follows.
@@ -108,22 +109,22 @@ pub(crate) fn signature(max: u32, text: &[u8; 12], order: [usize; 3]) -> Leaf {
 impl Cpu {
     /// Leaf `index`, subleaf `sub`.
     pub(crate) fn cpuid(&self, index: u32, sub: u32) -> Leaf {
-        let model = &self.config.model;
+        let [standard, extended] = self.limits.highest_leaves;
         match index {
-            _ if index <= model.highest_standard() => self.cpuid_standard(index, sub),
+            _ if index <= standard => self.cpuid_standard(index, sub),
             HYPERVISOR..=LAST_HYPERVISOR if self.features(Word::Leaf1Ecx) >> 31 != 0 => {
                 self.cpuid_hypervisor(index, sub)
             }
-            0x8000_0000.. if index <= model.highest_extended() => self.cpuid_extended(index, sub),
+            0x8000_0000.. if index <= extended => self.cpuid_extended(index, sub),
             _ => self.cpuid_beyond(sub),
         }
     }
 
     /// A leaf above the highest. An Intel processor answers as if asked for its highest standard leaf.
     fn cpuid_beyond(&self, sub: u32) -> Leaf {
-        let model = &self.config.model;
-        match model.vendor {
-            Vendor::Intel => self.cpuid_standard(model.highest_standard(), sub),
+        let [standard, _] = self.limits.highest_leaves;
+        match self.config.model.vendor {
+            Vendor::Intel => self.cpuid_standard(standard, sub),
             Vendor::Amd => Leaf::default(),
         }
     }
@@ -142,7 +143,7 @@ impl Cpu {
                 signature(last, b"KVMKVMKVM\0\0\0", [0, 1, 2])
             }
             FREQUENCIES if self.tells_frequencies() => {
-                leaf((self.clock.tsc_hz() / 1000) as u32, crate::vmware::APIC_HZ / 1000, 0, 0)
+                leaf((self.clock.tsc_hz() / 1000) as u32, APIC_HZ / 1000, 0, 0)
             }
             _ if model.kvm && index == kvm + 1 => leaf(self.kvm_features(), 0, 0, 0),
             HYPERVISOR => signature(HYPERVISOR, b"RheaRheaRhea", [0, 1, 2]),
@@ -176,8 +177,8 @@ impl Cpu {
         let intel = self.config.model.vendor == Vendor::Intel;
         match index {
             0 => {
-                let model = &self.config.model;
-                signature(model.highest_standard(), model.vendor_letters, [0, 2, 1])
+                let [standard, _] = self.limits.highest_leaves;
+                signature(standard, self.config.model.vendor_letters, [0, 2, 1])
             }
             1 => {
                 let mut ecx = self.features(Word::Leaf1Ecx);
@@ -261,11 +262,10 @@ impl Cpu {
         let topology = self.config.topology;
         let package = topology.package();
         let amd = model.vendor == Vendor::Amd;
+        let [_, highest] = self.limits.highest_leaves;
         match index {
-            0x8000_0000 if amd => {
-                signature(model.highest_extended(), model.vendor_letters, [0, 2, 1])
-            }
-            0x8000_0000 => leaf(model.highest_extended(), 0, 0, 0),
+            0x8000_0000 if amd => signature(highest, model.vendor_letters, [0, 2, 1]),
+            0x8000_0000 => leaf(highest, 0, 0, 0),
             0x8000_0001 => {
                 let mut ecx = self.features(Word::ExtendedEcx);
                 let mut edx = self.features(Word::ExtendedEdx);

@@ -95,6 +95,8 @@ pub(crate) struct Limits {
     pub(crate) xgetbv1: bool,
     /// Bits of MXCSR that can be set.
     pub(crate) mxcsr: u32,
+    /// The highest standard and the highest extended leaf of CPUID.
+    pub(crate) highest_leaves: [u32; 2],
     /// Width of physical addresses.
     pub(crate) phys_bits: u32,
     /// 5-level paging is there.
@@ -161,6 +163,7 @@ impl Limits {
                 | bits(&[("avx", component::AVX), ("pku", component::PKRU)]),
             xgetbv1: model.features.has_name("xgetbv1"),
             mxcsr: MXCSR_MASK | bits(&[("misalignsse", MXCSR_MM.into())]) as u32,
+            highest_leaves: [model.highest_standard(), model.highest_extended()],
             phys_bits: model.phys_bits,
             la57: model.features.has_name("la57"),
             cr3_tags: bits(&[("lam", CR3_LAM_U57 | CR3_LAM_U48)]),
@@ -179,7 +182,7 @@ impl Limits {
 
 /// The highest leaves of CPUID: what they are at least, and what they are whatever there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Levels {
+struct Levels {
     standard: Level,
     extended: Level,
     /// Features that have leaves of their own raise them.
@@ -223,7 +226,7 @@ pub struct CpuModel {
     host_phys_bits: bool,
     phys_bits_limit: u32,
     /// The highest standard and extended leaves of CPUID.
-    pub(crate) levels: Levels,
+    levels: Levels,
     /// Its caches, as CPUID tells of them.
     pub(crate) caches: Vec<Cache>,
     /// Whether leaf 0xb tells of the topology.
@@ -342,46 +345,43 @@ impl CpuModel {
         model
     }
 
-    /// The highest of `leaves` whose words have features, or `least`.
-    fn raised(&self, least: u32, leaves: &[(Word, u32)]) -> u32 {
-        let by_features = self.levels.by_features;
-        let used = leaves.iter().filter(|(word, _)| by_features && self.features.word(*word) != 0);
-        used.map(|(_, leaf)| *leaf).fold(least, u32::max)
+    /// The highest of those of `leaves` that are needed, unless `level` says otherwise.
+    fn highest(&self, level: Level, leaves: &[(bool, u32)]) -> u32 {
+        let needed = leaves.iter().filter(|(needed, _)| *needed && self.levels.by_features);
+        level.exact.unwrap_or_else(|| needed.map(|(_, leaf)| *leaf).fold(level.least, u32::max))
     }
 
     /// The highest standard leaf of CPUID.
-    pub(crate) fn highest_standard(&self) -> u32 {
-        let Level { least, exact } = self.levels.standard;
-        let xsave = if self.features.has_name("xsave") { 0xd } else { 0 };
-        let counters = if self.pmu && self.vendor == Vendor::Intel { 0xa } else { 0 };
-        let own = if self.levels.by_features { xsave.max(counters) } else { 0 };
+    fn highest_standard(&self) -> u32 {
+        let any = |words: &[Word]| words.iter().any(|&word| self.features.word(word) != 0);
+        let seven = [Word::Leaf7Ebx, Word::Leaf7Ecx, Word::Leaf7Edx, Word::Leaf7Sub1Eax];
         let leaves = [
-            (Word::Leaf6Eax, 6),
-            (Word::Leaf7Ebx, 7),
-            (Word::Leaf7Ecx, 7),
-            (Word::Leaf7Edx, 7),
-            (Word::Leaf7Sub1Eax, 7),
+            (any(&[Word::Leaf6Eax]), 6),
+            (any(&seven), 7),
+            (self.pmu && self.vendor == Vendor::Intel, 0xa),
+            (self.features.has_name("xsave"), 0xd),
         ];
-        exact.unwrap_or_else(|| self.raised(least.max(own), &leaves))
+        self.highest(self.levels.standard, &leaves)
     }
 
     /// The highest extended leaf of CPUID, or zero.
-    pub(crate) fn highest_extended(&self) -> u32 {
-        let Level { least, exact } = self.levels.extended;
-        let named = |&(name, leaf)| if self.features.has_name(name) { leaf } else { 0 };
-        let own = [("svm", 0x8000_000a_u32), ("topoext", 0x8000_001e)].iter().map(named).max();
-        let own = own.filter(|_| self.levels.by_features).unwrap_or(0);
+    fn highest_extended(&self) -> u32 {
+        let any = |word| self.features.word(word) != 0;
+        // Those above 0x8000_0008 are AMD's.
+        let amd = self.vendor == Vendor::Amd;
         let leaves = [
-            (Word::ExtendedEcx, 0x8000_0001),
-            (Word::ExtendedEdx, 0x8000_0001),
-            (Word::PowerEdx, 0x8000_0007),
-            (Word::AddressEbx, 0x8000_0008),
-            (Word::Extended2Eax, 0x8000_0021),
+            (any(Word::ExtendedEcx) || any(Word::ExtendedEdx), 0x8000_0001),
+            (any(Word::PowerEdx), 0x8000_0007),
+            (any(Word::AddressEbx), 0x8000_0008),
+            (amd && self.features.has_name("svm"), 0x8000_000a),
+            (amd && self.features.has_name("topoext"), 0x8000_001e),
+            (amd && any(Word::Extended2Eax), 0x8000_0021),
         ];
-        let raised = self.raised(least.max(own), &leaves);
-        // Those above are AMD's.
-        let highest = if self.vendor == Vendor::Intel { raised.min(0x8000_0008) } else { raised };
-        exact.unwrap_or(highest)
+        let Level { mut least, exact } = self.levels.extended;
+        if !amd {
+            least = least.min(0x8000_0008);
+        }
+        self.highest(Level { least, exact }, &leaves)
     }
 
     /// Family, model and stepping as leaf 1 and RDX at reset tell them.
